@@ -1,0 +1,30 @@
+"""Initial weights: the same bytes on every platform, from the counter-based generator and a quantile table."""
+
+import numpy as np
+
+from kernels.arithmetic import normal_table
+from kernels.layout import Shape
+from kernels.philox import INITIAL_WEIGHTS, words
+
+GAIN = 16  # 1.0 in 4 fractional bits
+CONSTANT_COLUMN = 64  # of the embedding in recipe egg: a feature that every byte shares
+
+
+def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
+    """(parameters,) int8: round(16 z) for matrices, 16 for gains, 0 for biases.
+
+    In recipe ``egg`` the head is zero, so that the first loss is exactly 8 bits a byte.
+    """
+    flat = np.zeros(shape.parameters, np.int8)
+    for name, weights in shape.views(flat).items():
+        if weights.ndim == 1:
+            weights[...] = 0 if ".gru.b_" in name else GAIN
+        elif name != "head.weight" or recipe == "paper":
+            drawn = words(
+                seed, INITIAL_WEIGHTS, shape.tensors[name].number, 0, -(-weights.size // 2)
+            )
+            halfwords = drawn.astype("<u4").view("<u2")[: weights.size]  # the low half comes first
+            weights[...] = normal_table()[halfwords].reshape(weights.shape)
+        if name == "embedding.weight" and recipe == "egg":
+            weights[:, 0] = CONSTANT_COLUMN
+    return flat

@@ -1,0 +1,49 @@
+"""Integer arithmetic: its definition (``reference``), and the same on the CPU (``cpu``) and the GPU (``cuda``)."""
+
+from collections.abc import Callable
+
+from kernels.backend import Backend, Noise, TracedVotes
+from kernels.layout import BackendError, Shape
+
+__all__ = ["BACKENDS", "Backend", "BackendError", "Noise", "Shape", "TracedVotes", "get_backend"]
+
+BACKENDS = ("auto", "numpy", "numba", "cupy")
+
+
+def get_backend(
+    name: str = "auto", *, threads: int | None = None, notify: Callable[[str], None] | None = None
+) -> Backend:
+    """The backend of that name, ready to use; only ``auto`` falls back to another.
+
+    name : "auto" (the fastest there is), "numpy", "numba" or "cupy"
+    threads : of the CPU backend; None is as many as the process may use. Results do not depend on it.
+    notify : is told in one line what was chosen and why
+    Raises BackendError, one line, for an unknown name or a backend that is not there.
+    """
+    if name not in BACKENDS:
+        raise BackendError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    if threads is not None and threads < 1:
+        raise BackendError(f"{threads} threads: at least 1 is needed")
+    if name == "cupy":
+        raise BackendError("backend cupy: the CUDA backend is not written yet; use --backend numba")
+    if name == "numpy":
+        from kernels.reference import NumpyBackend
+
+        backend, why = NumpyBackend(), "asked for"
+    else:
+        try:
+            from kernels.cpu import NumbaBackend
+
+            backend, why = (
+                NumbaBackend(threads),
+                "asked for" if name == "numba" else "no GPU backend yet",
+            )
+        except ImportError as error:
+            if name == "numba":
+                raise BackendError(f"backend numba: {error}; pip install numba") from error
+            from kernels.reference import NumpyBackend
+
+            backend, why = NumpyBackend(), f"numba cannot be imported ({error})"
+    if notify:
+        notify(f"backend {backend.name}: {backend.description} ({why})")
+    return backend

@@ -1,0 +1,151 @@
+"""Fixed-point constants, tables and the integer logarithm: one definition that every backend uses.
+
+Everything here is computed from integers (``math.isqrt`` and a Taylor series in big integers), so that the
+tables are the same on every platform. See docs/arithmetic.md.
+"""
+
+from functools import cache
+from math import isqrt
+
+import numpy as np
+
+FRACTION_BITS = 4  # of a weight: the integer 16 means 1.0
+LIMIT = 127  # |weight|, |activation| <= 127; -128 never occurs
+VOCABULARY = 256
+SIXTEENTHS, FINE = 16, 256  # units of a score: 1/16 bit (published), 1/256 bit (recipe egg)
+CREDIT_LIMIT, CREDIT_MEAN = 128, 32  # of a scaled credit: its bound, and its mean magnitude
+CREDIT_SCALE_FLOOR = 16  # 1/16 bit, in 1/256 bit
+DISCOUNT = 179  # of the reward-to-go, in 1/256 a token
+VOTE_LIMIT = 8191  # of one (group, token) row of votes: 8191 * 127 * 1024 < 2**31
+VOTE_BITS = 10  # fractional bits of a vote
+VOTE_ROWS = 1024  # (group, token) rows that int32 holds
+MASTER_BITS = 8  # fractional bits of a master weight
+
+
+def clip8(v):
+    """Limit integers to [-127, 127], the range of weights and activations."""
+    return np.clip(v, -LIMIT, LIMIT)
+
+
+def round_shift(v, s: int):
+    """v / 2**s, rounded half up; a negative s shifts left."""
+    return (v + (1 << (s - 1))) >> s if s > 0 else v << -s
+
+
+def round_div(v, m: int):
+    """v / m for m > 0, rounded half up."""
+    return (2 * v + m) // (2 * m)
+
+
+def product_shift(k: int) -> int:
+    """Right shift of a product with k inputs, k a power of four: 4 + log2(k) / 2."""
+    return FRACTION_BITS + (k.bit_length() - 1) // 2
+
+
+def _floor_power_of_two(numerator: int, log2_denominator: int) -> int:
+    """floor(2**(numerator / 2**log2_denominator)), exact: floors of nested square roots nest."""
+    value = 1 << numerator
+    for _ in range(log2_denominator):
+        value = isqrt(value)
+    return value
+
+
+@cache
+def exp2_table() -> np.ndarray:
+    """(256,) int32: e[j] = floor(16 * 2**(j / 16)); the sum of 256 of them is below 2**28."""
+    table = [_floor_power_of_two(16 * 4 + j, 4) for j in range(VOCABULARY)]
+    return np.array(table, np.int32)
+
+
+@cache
+def log2_thresholds(fraction: int) -> np.ndarray:
+    """(fraction,) uint32: ceil(2**(31 + j / fraction)), fraction 16 or 256, of the integer logarithm."""
+    bits = fraction.bit_length() - 1
+    # 2**(31 + j / fraction) is an integer for j = 0 alone, elsewhere the ceiling is the floor + 1.
+    table = [_floor_power_of_two(31 * fraction + j, bits) + (j > 0) for j in range(fraction)]
+    return np.array(table, np.uint32)
+
+
+def floor_log2(v: np.ndarray, fraction: int) -> np.ndarray:
+    """floor(fraction * log2(v / 16)) of positive integers v < 2**32, as int64."""
+    v = np.asarray(v, np.int64)
+    top = np.searchsorted(1 << np.arange(32), v, side="right") - 1  # the top bit's position
+    mantissa = (v << (31 - top)).astype(np.uint32)
+    steps = np.searchsorted(log2_thresholds(fraction), mantissa, side="right") - 1
+    return (top - FRACTION_BITS) * fraction + steps
+
+
+_PHI_BITS = 128  # of the fixed-point series below
+
+
+@cache
+def _sqrt_two_pi() -> int:
+    """sqrt(2 pi) with _PHI_BITS fractional bits, pi by Machin's formula."""
+    one = 1 << (2 * _PHI_BITS)
+
+    def arctan_inverse(n: int) -> int:
+        power, total, k = one // n, 0, 0
+        while power:
+            total += power // (2 * k + 1) * (-1) ** k
+            power, k = power // (n * n), k + 1
+        return total
+
+    pi = 4 * (4 * arctan_inverse(5) - arctan_inverse(239))
+    return isqrt(2 * pi)
+
+
+@cache
+def normal_cdf(numerator: int, denominator: int) -> int:
+    """Phi(numerator / denominator), the normal distribution function, times 2**64, rounded down.
+
+    Phi(x) = 1/2 + (x + x**3 / 3 + x**5 / (3 * 5) + ...) exp(-x**2 / 2) / sqrt(2 pi) would need exp; the
+    alternating series sum (-1)**k x**(2k+1) / (2**k k! (2k+1)) needs none and 128 bits bear its cancellation.
+    """
+    x_squared = (numerator * numerator << _PHI_BITS) // (denominator * denominator)
+    term = (abs(numerator) << (2 * _PHI_BITS)) // denominator
+    total, k = 0, 0
+    while term:
+        total += term // (2 * k + 1) * (-1) ** k
+        k += 1
+        term = (term * x_squared >> _PHI_BITS) // (2 * k)
+    half = (total // _sqrt_two_pi()) >> (_PHI_BITS - 64)  # total has 2 * _PHI_BITS fractional bits
+    return (1 << 63) + (half if numerator >= 0 else -half)
+
+
+@cache
+def normal_table() -> np.ndarray:
+    """(65536,) int8: round(16 z), z the normal quantile of (m + 1/2) / 65536."""
+    thresholds = [normal_cdf(2 * v + 1, 32) for v in range(-LIMIT, LIMIT)]
+    # (2 m + 1) / 131072 > Phi  <=>  2 m + 1 > floor(Phi * 131072), the left side being an integer.
+    bounds = np.array([t >> (64 - 17) for t in thresholds], np.int64)
+    counts = np.searchsorted(bounds, 2 * np.arange(65536) + 1, side="left")
+    return (counts - LIMIT).astype(np.int8)
+
+
+def normal_quantile_sixteenths(numerator: int, denominator: int) -> int:
+    """The largest integer j with Phi(j / 16) <= numerator / denominator, for a share of 1/2 or more."""
+    j = 0
+    while normal_cdf(j + 1, 16) * denominator <= numerator << 64:
+        j += 1
+        if j == 16 * 9:  # Phi is 1 - 1e-19 there: a share that is nearly 1
+            break
+    return j
+
+
+@cache
+def cosine_table() -> np.ndarray:
+    """(1025,) int64: round(2**30 cos(pi/2 * k / 1024)), a quarter wave, for schedules."""
+    bits = 96
+    half_pi = (_sqrt_two_pi() ** 2 >> _PHI_BITS) // 4
+    table = []
+    for k in range(1025):
+        x = (half_pi >> (_PHI_BITS - bits)) * k >> 10
+        term, total, n = 1 << bits, 0, 0
+        while term:
+            total += term
+            n += 2
+            term = -(((term * x >> bits) * x >> bits) // (n * (n - 1)))
+            if abs(term) <= 1:
+                break
+        table.append(round_shift(total, bits - 30))
+    return np.array(table, np.int64)
