@@ -1,0 +1,109 @@
+"""The cache folder: where prepared corpora lie, and who may write there at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.corpus import FORMAT
+from data.errors import DataError
+from data.source import Source
+
+Notify = Callable[[str], None]
+
+
+def cache_root(cache: Path | None = None) -> Path:
+    """Return the cache folder: the argument, else `EGG_CACHE`, else the platform's own."""
+    if cache is None:
+        cache = os.environ.get("EGG_CACHE") or None
+    if cache is None:
+        import platformdirs
+
+        cache = platformdirs.user_cache_dir("egg", appauthor=False)
+    return Path(cache).expanduser().absolute()
+
+
+def corpora_folder(cache: Path | None = None) -> Path:
+    """Return the folder below which every prepared corpus has its own."""
+    return cache_root(cache) / "corpora"
+
+
+def corpus_folder(source: Source, cache: Path | None = None) -> Path:
+    """Return the folder of a source's prepared corpus, `<name>-<key>`."""
+    facts = json.dumps([FORMAT, source.identity], sort_keys=True)
+    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", source.name).strip("-.")[:48] or "corpus"
+    return corpora_folder(cache) / f"{name}-{key}"
+
+
+def partial_folder(folder: Path) -> Path:
+    """Return the folder in which a corpus is put together before it gets its own name."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body, which writes at `path`, into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"cannot write {path} ({reason}): free space there or set EGG_CACHE to another folder"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path, notify: Notify, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of one corpus folder: one process at a time prepares or removes it.
+
+    The lock goes with its process, however that ends. Raises DataError if it cannot be had:
+    the cache cannot be written, or `wait` is false and another process holds it.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path, folder, notify, wait)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_lock(folder: Path) -> None:
+    """Remove a corpus folder's lock file; only for a process which holds that lock."""
+    folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
+
+
+def _acquire(path: Path, folder: Path, notify: Notify, wait: bool) -> int:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this platform: one process at a time is up to the user
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    waiting = False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise DataError(
+                        f"{folder} is being prepared by another process: wait for it or stop it"
+                    ) from None
+                if not waiting:
+                    notify(f"waiting for another process that prepares {folder.name}")
+                    waiting = True
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever held it may have removed the file: then others lock a new one.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

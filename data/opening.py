@@ -1,0 +1,68 @@
+"""From a specification, as after `--data`, to a prepared corpus."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from data.cache import Notify, corpus_folder, locked, writing
+from data.corpus import Corpus, DamagedCorpus, load_corpus
+from data.errors import DataError
+from data.local import path_source, stdlib_source
+from data.source import Source
+from data.tokens import prepare
+
+
+def open_corpus(
+    spec: str,
+    *,
+    cache: Path | None = None,
+    column: str = "text",
+    progress: bool = False,
+    notify: Notify | None = None,
+) -> Corpus:
+    """Return the corpus of a specification, prepared first if the cache does not have it yet.
+
+    spec : `stdlib`, or the path of a file or folder (see `data.local.path_source`); write
+        `./stdlib` for a folder of that name
+    cache : the cache folder; default `EGG_CACHE`, else the platform's own
+    column : the column or key of tables that holds the text
+    progress : show a progress bar on stderr while preparing
+    notify : called with a line of text for each notice, such as `preparing ...`
+
+    Raises DataError if the corpus cannot be found, read or prepared.
+    """
+    notify = notify or (lambda line: None)
+    source = _source(spec, column)
+    folder = corpus_folder(source, cache)
+    # Without a lock at first: a prepared corpus opens from a cache that cannot be written.
+    try:
+        corpus = load_corpus(folder)
+    except DamagedCorpus:
+        corpus = None
+    if corpus is not None:
+        return corpus
+    with locked(folder, notify):
+        try:
+            corpus = load_corpus(folder)
+        except DamagedCorpus as damage:
+            notify(f"{damage}: preparing {spec} again")
+            with writing(folder):
+                shutil.rmtree(folder)
+            corpus = None
+        if corpus is None:
+            notify(f"preparing {spec} in {folder}")
+            prepare(source, folder, progress=progress, notify=notify)
+    try:
+        corpus = load_corpus(folder)
+    except DamagedCorpus as damage:
+        raise DataError(f"{damage}: another process changes the cache, try again") from damage
+    if corpus is None:
+        raise DataError(f"{folder} was removed by another process: try again")
+    return corpus
+
+
+def _source(spec: str, column: str) -> Source:
+    if spec == "stdlib":
+        return stdlib_source()
+    return path_source(spec, column)

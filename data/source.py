@@ -1,0 +1,39 @@
+"""What a corpus is read from: an identity, and per split an iterator over documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# A document is its bytes, or its bytes in blocks where it may be too large for memory.
+Document = bytes | Iterator[bytes]
+
+# Called with the number of documents to leave out from the start (a preparation that goes on).
+Reader = Callable[[int], Iterator[Document]]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The documents of a source, found but not yet read."""
+
+    readers: dict[str, Reader]
+    """One reader per split, in the order in which the splits are written."""
+    size_hint: int | None = None
+    """Bytes expected on disk, all splits together; None where that is unknown."""
+    stamp: str = ""
+    """Version of the documents, where the identity cannot tell (a data set on a hub)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where documents come from; its identity decides which prepared corpus is its own."""
+
+    name: str
+    """Short name, the first half of the cache folder's name."""
+    spec: str
+    """The specification as given by the caller."""
+    identity: dict[str, Any]
+    """JSON values that change whenever the documents may have changed."""
+    load: Callable[[], Contents]
+    """Finds the documents; called only when the corpus is not in the cache yet."""

@@ -1,0 +1,166 @@
+"""From the documents of a source to a prepared corpus: all splits, a manifest, then its name.
+
+A corpus is put together in `<folder>.partial`, which a later attempt can continue, and renamed
+when it is whole: a folder under its own name never holds half a corpus.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data.cache import Notify, partial_folder, writing
+from data.corpus import ALL, FORMAT, MANIFEST, fingerprint_of
+from data.errors import DataError
+from data.pieces import Report, SplitWriter, journal_path, read_journal
+from data.source import Contents, Source
+
+SOURCE = "source.json"
+"""What a partial folder is a part of; the finished folder has the manifest instead."""
+
+MARGIN = 16 << 20
+"""Bytes of disk wanted beyond the expected size of a corpus."""
+
+
+def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> None:
+    """Write a source's documents to `folder`, going on from an interrupted attempt if any.
+
+    The caller holds the folder's lock. Raises DataError if the source cannot be read or has
+    an empty split, or the folder cannot be written.
+    """
+    contents = source.load()
+    partial = partial_folder(folder)
+    with writing(partial):
+        done = _begin(source, contents, partial, notify)
+    try:
+        _check_disk(contents, partial, done)
+        splits: dict[str, dict[str, Any]] = {}
+        with _progress_bar(source.name, contents.size_hint, progress) as report:
+            for split, read in contents.readers.items():
+                with SplitWriter(partial, split, report) as writer:
+                    if not writer.complete:
+                        for document in read(writer.counts.read):
+                            writer.add(document)
+                        writer.finish()
+                    splits[split] = writer.figures()
+        for split in splits:
+            if not splits[split]["documents"]:
+                where = "" if split == ALL else f" in its split {split}"
+                raise DataError(
+                    f"{source.spec} has no text{where}: name something with at least one "
+                    "document that is not empty"
+                )
+    except Exception:
+        if _bytes_done(contents, partial) == 0:  # nothing that a second attempt could use
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    manifest = {
+        "format": FORMAT,
+        "name": source.name,
+        "spec": source.spec,
+        "fingerprint": fingerprint_of(splits),
+        "splits": splits,
+        "source": source.identity,
+    }
+    with writing(folder):
+        for split in splits:
+            journal_path(partial, split).unlink()
+        (partial / SOURCE).unlink()
+        _write_json(partial / MANIFEST, manifest)
+        os.rename(partial, folder)
+        _sync_folder(folder.parent)
+
+
+def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) -> int:
+    """Make the partial folder, or keep one that fits; return the bytes it has already."""
+    head = {
+        "format": FORMAT,
+        "name": source.name,
+        "spec": source.spec,
+        "stamp": contents.stamp,
+        "splits": list(contents.readers),
+    }
+    if partial.exists():
+        done = _bytes_done(contents, partial)
+        if done and _fits(partial, head):
+            notify(f"going on with {source.name} after {done / 1e6:,.1f} MB")
+            return done
+        if done:
+            notify(f"{source.name} has changed since its preparation began: beginning anew")
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    _write_json(partial / SOURCE, head)
+    return 0
+
+
+def _fits(partial: Path, head: dict[str, Any]) -> bool:
+    try:
+        found = json.loads((partial / SOURCE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return all(found.get(fact) == head[fact] for fact in ("format", "stamp", "splits"))
+
+
+def _bytes_done(contents: Contents, partial: Path) -> int:
+    journals = [read_journal(journal_path(partial, split)) for split in contents.readers]
+    return sum(journal[-1]["counts"]["size"] for journal in journals if journal)
+
+
+def _check_disk(contents: Contents, partial: Path, done: int) -> None:
+    if contents.size_hint is None:
+        return
+    needed = contents.size_hint - done + MARGIN
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise DataError(
+            f"not enough disk at {partial.parent}: {needed / 1e9:,.2f} GB needed, "
+            f"{free / 1e9:,.2f} GB free; free some or set EGG_CACHE to a larger disk"
+        )
+
+
+@contextmanager
+def _progress_bar(name: str, size_hint: int | None, progress: bool) -> Iterator[Report]:
+    """Show bytes, documents and time left; gives the function to call with news of them."""
+    if not progress:
+        yield lambda split, size, documents: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        desc=f"preparing {name}", total=size_hint, unit="B", unit_scale=True, mininterval=0.5
+    ) as bar:
+
+        def report(split: str, size: int, documents: int) -> None:
+            bar.set_postfix_str(f"{split}, {documents:,} documents", refresh=False)
+            bar.update(size)
+
+        yield report
+        bar.total = bar.n  # what was expected is an estimate
+        bar.refresh()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename last through a power cut, where the platform lets a folder be synced."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

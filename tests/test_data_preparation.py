@@ -1,0 +1,251 @@
+"""Preparation: whole or not there, gone on with after a crash, and one process at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from data import DataError, open_corpus
+from data import pieces as pieces_module
+from data.cache import corpus_folder, partial_folder
+from data.local import path_source
+from data.source import Contents, Source
+from data.tokens import prepare
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("EGG_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def book(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("first edition")
+    return path
+
+
+def folders(cache: Path) -> list[str]:
+    return sorted(path.name for path in (cache / "corpora").iterdir() if path.is_dir())
+
+
+def open_with_notices(path: Path) -> tuple[bytes, str]:
+    notices = []
+    corpus = open_corpus(str(path), notify=notices.append)
+    return corpus.split(corpus.splits[0]).tobytes(), " / ".join(notices)
+
+
+def test_second_opening_reads_the_cache(book, cache):
+    assert "preparing" in open_with_notices(book)[1]
+    (folder,) = folders(cache)
+    before = (cache / "corpora" / folder / "all.bin").stat()
+    assert open_with_notices(book) == (b"\0first edition", "")
+    assert (cache / "corpora" / folder / "all.bin").stat() == before
+    assert sorted(path.name for path in (cache / "corpora" / folder).iterdir()) == [
+        "all.bin",
+        "manifest.json",
+    ]
+
+
+def test_changed_source_is_prepared_anew(book):
+    open_with_notices(book)
+    status = book.stat()
+    book.write_text("other edition")  # of the same size
+    os.utime(book, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert open_with_notices(book)[0] == b"\0other edition"
+
+
+@pytest.mark.parametrize("name", ["all.bin", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_damaged_corpus_is_prepared_again_with_a_notice(book, cache, name, damage):
+    open_with_notices(book)
+    path = cache / "corpora" / folders(cache)[0] / name
+    if damage == "truncate":
+        os.truncate(path, 5)
+    else:
+        path.unlink()
+    text, notices = open_with_notices(book)
+    assert text == b"\0first edition"
+    assert name in notices
+    assert "again" in notices
+    assert open_with_notices(book)[1] == ""
+
+
+def test_failed_preparation_leaves_nothing(tmp_path, cache):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(DataError):
+        open_corpus(str(tmp_path / "empty.txt"))
+    assert folders(cache) == []
+
+
+def test_disk_is_checked_before_anything_is_written(book, cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(100, 90, 10))
+    with pytest.raises(DataError, match=r"not enough disk at .*EGG_CACHE"):
+        open_corpus(str(book))
+    assert folders(cache) == []
+
+
+class Crash(Exception):
+    """Stands for whatever ends a process."""
+
+
+def test_interrupted_preparation_goes_on_after_its_last_piece(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(pieces_module, "PIECE", 1000)
+    monkeypatch.setattr(pieces_module, "BLOCK", 64)
+    documents = {
+        split: [bytes([65 + i % 26]) * (i % 50) + b"\0" * (i % 3) for i in range(count)]
+        for split, count in (("train", 300), ("validation", 120))
+    }
+    taken = []
+    crash_after = None
+
+    def reader(split):
+        def read(skip):
+            for number in range(skip, len(documents[split])):
+                if len(taken) == crash_after:
+                    raise Crash
+                taken.append((split, number))
+                yield documents[split][number]
+
+        return read
+
+    source = Source(
+        "made",
+        "made",
+        {"kind": "test"},
+        lambda: Contents({split: reader(split) for split in documents}),
+    )
+    folder = corpus_folder(source)
+    notices = []
+
+    def attempt(target, limit):
+        nonlocal crash_after
+        taken.clear()
+        crash_after = limit
+        prepare(source, target, progress=False, notify=notices.append)
+
+    straight = folder.with_name("straight")
+    attempt(straight, None)
+    total = len(taken)
+    assert total == 420
+
+    for limit in (170, 100, 110):
+        with pytest.raises(Crash):
+            attempt(folder, limit)
+        assert not folder.exists()
+    # What a crash leaves after the last whole piece counts for nothing.
+    partial = partial_folder(folder)
+    with open(partial / "train.bin", "ab") as file:
+        file.write(b"half a block")
+    with open(partial / "train.journal", "ab") as file:
+        file.write(b'{"counts": {"rea')
+    attempt(folder, None)
+    assert len(notices) == 3
+    assert all("going on with made" in notice for notice in notices)
+    assert len(taken) < total - 250
+    for name in ("train.bin", "validation.bin"):
+        assert (folder / name).read_bytes() == (straight / name).read_bytes()
+    assert (folder / "manifest.json").read_bytes() == (straight / "manifest.json").read_bytes()
+
+
+def test_piece_that_changed_on_disk_is_written_again(cache, monkeypatch):
+    monkeypatch.setattr(pieces_module, "PIECE", 10)
+    texts = [b"document %d" % number for number in range(20)]
+    fail = True
+
+    def read(skip):
+        for number in range(skip, 20):
+            if number == 15 and fail:
+                raise Crash
+            yield texts[number]
+
+    source = Source("made", "made", {"kind": "test"}, lambda: Contents({"all": read}))
+    folder = corpus_folder(source)
+    with pytest.raises(Crash):
+        prepare(source, folder, progress=False, notify=print)
+    path = partial_folder(folder) / "all.bin"
+    raw = bytearray(path.read_bytes())
+    raw[60] ^= 1
+    path.write_bytes(raw)
+    fail = False
+    prepare(source, folder, progress=False, notify=print)
+    assert (folder / "all.bin").read_bytes() == b"".join(b"\0" + text for text in texts)
+
+
+def test_partial_preparation_of_another_version_is_begun_anew(cache, monkeypatch):
+    monkeypatch.setattr(pieces_module, "PIECE", 10)
+
+    def source(stamp, text, fail):
+        def read(skip):
+            yield from [text] * (4 - skip)
+            if fail:
+                raise Crash
+
+        return Source("m", "m", {"kind": "test"}, lambda: Contents({"all": read}, stamp=stamp))
+
+    folder = corpus_folder(source("1", b"", False))
+    with pytest.raises(Crash):
+        prepare(source("1", b"first edition", True), folder, progress=False, notify=print)
+    notices = []
+    prepare(source("2", b"other edition", False), folder, progress=False, notify=notices.append)
+    assert (folder / "all.bin").read_bytes() == b"\0other edition" * 4
+    assert "beginning anew" in notices[0]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from data.cache import locked
+with locked(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+OPEN = """
+import sys
+from data import open_corpus
+corpus = open_corpus(sys.argv[1], notify=lambda line: print(line, flush=True))
+print(corpus.fingerprint)
+"""
+
+
+def test_processes_that_prepare_the_same_corpus_at_once_all_succeed(tmp_path, cache):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(40):
+        (texts / f"{number}.txt").write_bytes(os.urandom(50_000).replace(b"\0", b""))
+    command = [sys.executable, "-c", OPEN, str(texts)]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    results = {process.communicate()[0].splitlines()[-1] for process in running}
+    assert [process.returncode for process in running] == [0] * 4
+    assert results == {open_corpus(str(texts)).fingerprint}
+    assert len(folders(cache)) == 1
+
+
+def test_lock_goes_with_a_killed_process(book, cache):
+    folder = corpus_folder(path_source(str(book), "text"))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", OPEN, str(book)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert "waiting for another process" in waiting.stdout.readline()
+    time.sleep(0.1)
+    assert waiting.poll() is None
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert waiting.communicate(timeout=30)[0].splitlines()[-1] == open_corpus(str(book)).fingerprint
