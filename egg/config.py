@@ -6,8 +6,8 @@ no result and is not part of the configuration.
 
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 from egg.errors import EggError
 from kernels.layout import BackendError, Shape
@@ -38,7 +38,7 @@ class ModelConfig:
     """Width D of a layer: 16, 64, 256 or 1024, a power of four so that every division is a shift."""
     num_layers: int = 2
     """Layers L, each a gated recurrent unit and an MLP."""
-    vocab_size: int = field(default=VOCABULARY, init=False)  # bytes, always
+    vocab_size: ClassVar[int] = VOCABULARY  # bytes, always
 
     def __post_init__(self) -> None:
         try:
@@ -231,7 +231,9 @@ def differences(a: Config, b: Config) -> list[str]:
 
 def to_json(config: Config) -> dict[str, Any]:
     """The object that config.json holds."""
-    return {"format": FORMAT, **asdict(config)}
+    there = {"format": FORMAT, **asdict(config)}
+    there["model"]["vocab_size"] = VOCABULARY
+    return there
 
 
 def model_from_json(there: Any, where: str) -> ModelConfig:
@@ -282,7 +284,7 @@ def from_json(there: Any, where: str) -> Config:
 def _section(kind: type, there: dict, where: str):
     """A dataclass from an object of JSON, with its values' types checked."""
     hints = typing.get_type_hints(kind)
-    known = {f.name: there[f.name] for f in fields(kind) if f.init and f.name in there}
+    known = {f.name: there[f.name] for f in fields(kind) if f.name in there}
     for name, value in known.items():
         if not _fits(value, hints[name]):
             raise EggError(f"{where}: {name} is {value!r}, not a value that field can have")

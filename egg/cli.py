@@ -1,0 +1,85 @@
+"""The ``egg`` command: one table of subcommands, and one line instead of a traceback."""
+
+import importlib
+import os
+import signal
+import sys
+
+from egg import __version__
+from egg.errors import EggError
+
+COMMANDS = {
+    "train": ("egg.cli_train", "train a model, or go on with a run"),
+    "eval": ("egg.cli_eval", "measure a model's bits per byte on a text"),
+}
+"""Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``egg COMMAND ...`` and return the exit status.
+
+    argv : arguments after the program's name; None is the command line's
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"egg {__version__}")
+        return 0
+    return run(argv[0], argv[1:], prog=f"egg {argv[0]}")
+
+
+def run(command: str, argv: list[str], *, prog: str) -> int:
+    """Run one command and return the exit status: 2 for bad input, told in one line on stderr.
+
+    prog : how the user called it, for help and advice
+    """
+    try:
+        if command not in COMMANDS:
+            raise EggError(
+                f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)"
+            )
+        return importlib.import_module(COMMANDS[command][0]).main(argv, prog)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has gone. Without this the interpreter complains once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        return _fail("out of memory: a smaller --population-size or --hidden-size needs less", 2)
+    except Exception as error:
+        if not isinstance(error, _bad_input()):
+            raise
+        return _fail(str(error), 2)
+
+
+def _bad_input() -> tuple[type[Exception], ...]:
+    # Imported late, when something is wrong already: `egg --version` and `--help` should be quick.
+    from data import DataError
+    from kernels import BackendError
+
+    return EggError, DataError, BackendError, OSError
+
+
+def _fail(line: str, status: int) -> int:
+    print(f"egg: {line}", file=sys.stderr)
+    return status
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"egg {__version__}: an integer-only byte-level language model, trained by evolution alone",
+            "",
+            "usage: egg COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "egg COMMAND --help tells more, egg --version the version. To begin with:",
+            "  egg train --preset quickstart",
+        ]
+    )

@@ -1,0 +1,157 @@
+"""Command lines from dataclasses, by tyro: how numbers are written, and one line for what is wrong."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from decimal import Decimal, InvalidOperation
+from typing import TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from egg.errors import EggError
+
+T = TypeVar("T")
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+NONE = "none"
+
+
+def parse(kind: type[T], argv: list[str], *, prog: str, default: T | None = None) -> T:
+    """An instance of a dataclass from a command line; a later equal flag wins.
+
+    default : what the flags override; its values are what ``--help`` shows
+    Raises EggError, one line, for arguments that cannot be; SystemExit(0) after ``--help``.
+    """
+    complaint = io.StringIO()
+    environment = {}
+    if os.environ.get("NO_COLOR"):
+        environment["TERM"] = "dumb"  # tyro knows no NO_COLOR, but this
+    if not {"-h", "--help"} & set(argv):
+        environment["COLUMNS"] = "10000"  # a complaint in one line can be taken apart
+    options = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint), _environment(environment):
+            return tyro.cli(
+                tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)(kind),
+                args=argv,
+                prog=prog,
+                registry=_registry(),
+                **options,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise EggError(_one_line(complaint.getvalue(), prog)) from None
+
+
+def given(argv: list[str], name: str) -> list[str]:
+    """The values that a command line gives a flag, in their order; spelled as tyro reads it.
+
+    name : the field's, ``member_tokens`` for ``--member-tokens`` or ``--member_tokens``
+    """
+    values = []
+    for at, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") == name:
+            values += [value] if equals else argv[at + 1 : at + 2]
+    return values
+
+
+def whole_number(text: str) -> int:
+    """An integer as people write it: 4096, 10_000_000, 10M, 1e9, 0.5G."""
+    plain = text.strip().replace("_", "").replace(",", "")
+    unit = UNITS.get(plain[-1:].upper(), 1)
+    try:
+        number = Decimal(plain[:-1] if unit > 1 else plain) * unit
+        # The bound is far beyond any sensible number, and keeps 1e999999999 from filling memory.
+        if number.is_finite() and abs(number) < 10**30 and number == int(number):
+            return int(number)
+    except InvalidOperation:
+        pass
+    raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
+
+
+def number(text: str) -> float:
+    """A real number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number: write it like 0.5") from None
+
+
+def _registry() -> ConstructorRegistry:
+    """How flags are read, for each type that a field can have."""
+    registry = ConstructorRegistry()
+    readers = {int: ("INT", whole_number), float: ("NUMBER", number), str: ("TEXT", str)}
+
+    @registry.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        for kind, (metavar, read) in readers.items():
+            if info.type in (kind, kind | None):
+                # Without a None among the types, "none" is text like any other.
+                optional = info.type != kind
+                return PrimitiveConstructorSpec(
+                    nargs=1,
+                    metavar=metavar,
+                    instance_from_str=lambda args, read=read, optional=optional: (
+                        None if optional and args[0].lower() == NONE else read(args[0])
+                    ),
+                    is_instance=lambda value, kind=kind: value is None or isinstance(value, kind),
+                    str_from_instance=lambda value: [_written(value)],
+                )
+        return None
+
+    return registry
+
+
+def _written(value) -> str:
+    """A default as the help shows it."""
+    if value is None:
+        return NONE
+    if isinstance(value, int) and value >= 10**6:
+        for letter in "TGM":
+            if value % UNITS[letter] == 0:
+                return f"{value // UNITS[letter]}{letter}"
+    return str(value)
+
+
+def _one_line(complaint: str, prog: str) -> str:
+    """What tyro says in a box, in one line: its first paragraph."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
+    rows = [row.strip(" │|") for row in text.splitlines()[1:]]
+    paragraph = []
+    for row in rows:
+        if not row or set(row) <= set("─-+╰╯"):
+            break
+        paragraph.append(row)
+    line = " ".join(paragraph)
+    line = re.sub(r"^Error parsing (\S+):", r"\1:", line)
+    line = re.sub(
+        r"^invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\)\.?$",
+        lambda m: f"{m[2]} {m[1]}: choose {m[3].replace(chr(39), '')}",
+        line,
+    )
+    line = re.sub(r"^Missing value for argument '(\S+)'.*", r"\1: a value is missing", line)
+    line = re.sub(r"^Unrecognized options: (\S+?),?( .*)?$", r"unknown argument \1", line)
+    return f"{line or 'arguments that cannot be'} ({prog} --help)"
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]):
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def say(line: str) -> None:
+    """A notice: on standard error, so that standard output is the result alone."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,251 @@
+"""``egg train``, which ``train.py`` is too."""
+
+import os
+import shlex
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from egg import checkpoint
+from egg.cli_data import absolute, facts, open_for_training
+from egg.cli_options import given, parse
+from egg.config import (
+    DEFAULT_PRESET,
+    PRESETS,
+    STOPS,
+    Config,
+    EvolutionConfig,
+    ModelConfig,
+    RunConfig,
+    differences,
+    flag,
+    from_json,
+    preset,
+    without_stops,
+)
+from egg.errors import EggError
+from egg.evaluate import Evaluation, evaluate, sample
+from egg.evolution import Evolution
+from egg.plots import plot_loss
+from egg.progress import Progress, count, duration
+from egg.runlog import METRICS
+from egg.trainer import Outcome, Trainer
+from kernels import get_backend
+
+ON_RESUME = (
+    *STOPS,
+    "eval_every",
+    "eval_bytes",
+    "checkpoint_every",
+)  # what a resumed run may change
+FINAL_EVALUATION_SECONDS = 60  # a whole validation split that takes longer is left to `egg eval`
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a byte-level language model by evolution, with integers alone.
+
+    To begin with: --preset quickstart. A member-token is one byte read by one member of the
+    population. Numbers may be written 10M or 1e9. Stops count from the run's beginning; one given
+    here replaces the preset's.
+    """
+
+    model: ModelConfig
+    evolution: EvolutionConfig
+    run: RunConfig
+    preset: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(PRESETS) + "}")] = DEFAULT_PRESET
+    """Values that all other flags override; quickstart needs no network."""
+    out: str | None = None
+    """Folder of the run; none: runs/PRESET-DATE-TIME."""
+    resume: str | None = None
+    """Go on with the run in this folder, from its newest checkpoint."""
+    backend: str = "auto"
+    """auto, numpy, numba or cupy; changes the speed, not the result."""
+    threads: int | None = None
+    """Threads of a CPU backend; none: as many as the process may use."""
+
+    @property
+    def config(self) -> Config:
+        """What these arguments train."""
+        run = replace(self.run, data=absolute(self.run.data))
+        return Config(self.preset, self.model, self.evolution, run)
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Train as the arguments say; returns the exit status."""
+    resumed = given(argv, "resume")
+    if resumed:
+        return _resume(Path(resumed[-1]), argv, prog)
+    chosen = (given(argv, "preset") or [DEFAULT_PRESET])[-1]
+    arguments = _parse(argv, prog, preset(chosen))
+    run = _new_folder(arguments.out, arguments.preset)
+    return _train(arguments, run, prog)
+
+
+def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
+    if any(given(argv, name) for name in STOPS):
+        default = without_stops(default)
+    return parse(
+        TrainArguments,
+        argv,
+        prog=prog,
+        default=TrainArguments(default.model, default.evolution, default.run, default.preset),
+    )
+
+
+def _new_folder(out: str | None, preset_name: str) -> Path:
+    """Where a new run goes; nothing is made yet."""
+    if out is None:
+        name = Path("runs") / f"{preset_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run, again = name, 1
+        while run.exists():
+            again += 1
+            run = name.with_name(f"{name.name}-{again}")
+    elif not out:
+        raise EggError("--out is empty: give the run a folder")
+    else:
+        run = Path(out)
+    if run.exists() and not run.is_dir():
+        raise EggError(f"--out {run}: there is a file of that name, give a folder")
+    for name in (checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS):
+        if (run / name).exists():
+            raise EggError(
+                f"--out {run} holds a run already: give another folder, or go on with --resume {run}"
+            )
+    parent = run.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise EggError(f"--out {run}: {parent} cannot be written, give another folder")
+    return run
+
+
+def _resume(run: Path, argv: list[str], prog: str) -> int:
+    if not run.is_dir():
+        raise EggError(f"--resume {run}: no such folder; give a run's")
+    if (run / checkpoint.MODEL).exists():
+        raise EggError(
+            f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}"
+        )
+    saved = checkpoint.find(run)
+    there = checkpoint.read_config(saved)
+    config = from_json(there, str(saved / checkpoint.CONFIG))
+    arguments = _parse(argv, prog, config)
+    if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
+        raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
+    for name in differences(config, arguments.config):
+        if name not in ON_RESUME:
+            raise EggError(
+                f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and keeps it, "
+                f"leave {flag(name)} away"
+            )
+    if not os.access(run, os.W_OK | os.X_OK):
+        raise EggError(f"--resume {run}: the folder cannot be written")
+    return _train(arguments, run, prog, saved, there)
+
+
+def _value(config: Config, name: str):
+    sections = (config, config.model, config.evolution, config.run)
+    return next(getattr(s, name) for s in sections if hasattr(s, name))
+
+
+def _train(
+    arguments: TrainArguments, run: Path, prog: str, saved: Path | None = None, there: dict | None = None
+) -> int:  # fmt: skip
+    """Train in a folder, anew or from a saved checkpoint, and tell how it went."""
+    config, progress = arguments.config, Progress()
+    backend = get_backend(arguments.backend, threads=arguments.threads, notify=progress.note)
+    corpus, text, validation = open_for_training(
+        config.run.data, config.run.data_column, progress.note
+    )
+    evolution = Evolution(config, backend, text)
+    if saved:
+        _restore(evolution, saved, there, corpus)
+    validation_text = corpus.split(validation)
+    measured = sample(validation_text, config.run.eval_bytes)
+    trainer = Trainer(config, evolution, measured, facts(corpus), run, progress)
+    if trainer.finished:
+        progress.note(
+            f"{run} has reached its stop at step {evolution.step_number:,}: nothing to do; "
+            "give a later --steps, --member-tokens or --minutes to go on"
+        )
+        return 0
+    progress.note(_opening(config, evolution, corpus, run))
+    outcome = trainer.train()
+    if outcome.interrupted:
+        progress.note(
+            f"stopped at step {evolution.step_number:,}, saved {outcome.checkpoint}; "
+            f"go on with: {prog} --resume {shlex.quote(str(run))}"
+        )
+        return 128 + outcome.interrupted
+    picture = plot_loss(run)
+    evaluation = outcome.evaluation
+    if measured is not validation_text and evaluation:
+        evaluation = _whole(evolution, validation_text, evaluation, progress, outcome)
+    progress.note(_closing(evolution, evaluation, validation, outcome))
+    progress.note(f"checkpoint: {outcome.checkpoint}")
+    progress.note(f"loss curve: {picture}")
+    return 0
+
+
+def _restore(evolution: Evolution, saved: Path, there: dict, corpus) -> None:
+    """Put a fresh evolution where a checkpoint stands."""
+    began_with = there.get("corpus", {})
+    if began_with.get("fingerprint") != corpus.fingerprint:
+        raise EggError(
+            f"{corpus.name} is not the text the run was begun with (fingerprint "
+            f"{corpus.fingerprint[:12]}, then {str(began_with.get('fingerprint'))[:12]}): "
+            "bring that back, or begin a new run"
+        )
+    weights = checkpoint.read_weights(saved, evolution.shape)
+    try:
+        evolution.load_state(checkpoint.read_state(saved))
+    except EggError as error:
+        raise EggError(f"{saved / checkpoint.STATE}: {error}") from error
+    same = (evolution.weights == weights).all()
+    if not same or evolution.step_number != checkpoint.step_of(saved):
+        raise EggError(
+            f"{saved}: its {checkpoint.MODEL} and {checkpoint.STATE} are not of the same step, "
+            "remove it to go on from the checkpoint before"
+        )
+
+
+def _opening(config: Config, evolution: Evolution, corpus, run: Path) -> str:
+    e = config.evolution
+    begins = f"from step {evolution.step_number:,}, " if evolution.step_number else ""
+    return (
+        f"{evolution.shape.parameters:,} parameters, recipe {e.recipe}, "
+        f"{e.population_size:,} members x {e.seq_len} bytes a step, {corpus.name} "
+        f"({count(corpus.bytes(corpus.training_split))} bytes), {begins}into {run}"
+    )
+
+
+def _whole(
+    evolution: Evolution, text, part: Evaluation, progress: Progress, outcome: Outcome
+) -> Evaluation:
+    """The whole validation split's measurement, if it does not take too long."""
+    if part.seconds * text.size / part.bytes > FINAL_EVALUATION_SECONDS:
+        progress.note(
+            f"measured on a sample of the validation split; all of it: egg eval {outcome.checkpoint}"
+        )
+        return part
+    return evaluate(evolution.backend, evolution.shape, evolution.weights, text)
+
+
+def _closing(
+    evolution: Evolution, evaluation: Evaluation | None, split: str, outcome: Outcome
+) -> str:
+    line = (
+        f"step {evolution.step_number:,}, {count(evolution.member_tokens)} member-tokens in "
+        f"{duration(outcome.seconds)}"
+    )
+    if evaluation is None:
+        return line
+    return (
+        f"{line}: {evaluation.bits_per_byte:.4f} bits per byte on {evaluation.bytes:,} bytes of "
+        f"{split} (perplexity {evaluation.byte_perplexity:.3f}, integer score "
+        f"{evaluation.integer_bits_per_byte:.4f})"
+    )

@@ -1,0 +1,87 @@
+"""A trained model to read text with: ``egg.load``."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egg import checkpoint
+from egg.config import model_from_json
+from egg.errors import EggError
+from kernels import Backend, Shape, get_backend
+from kernels.reference import scores
+
+
+@dataclass(frozen=True)
+class Model:
+    """Unperturbed weights and the backend that computes with them."""
+
+    shape: Shape
+    """Hidden size, layers, and the tensors' places."""
+    weights: np.ndarray = field(repr=False)
+    """(parameters,) int8; ``shape.views(weights)`` has them by name."""
+    backend: Backend = field(repr=False)
+    """Results do not depend on which."""
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """What the model expects after each byte, read from state zero.
+
+        tokens : (T,) uint8; a 0 separates documents and resets the state, so begin with one
+        returns : (T, 256) int8, row t after byte t, in sixteenths of a bit: the probability of
+            byte v is 2**(logits[t, v] / 16) over the row's sum of such powers
+        Raises EggError for tokens of another shape or dtype.
+        Source: arXiv 2511.16652 v2, appendix G; docs/arithmetic.md.
+        """
+        tokens = _checked(tokens)
+        states = np.zeros((1, self.shape.num_layers, self.shape.hidden_size), np.int8)
+        if not tokens.size:
+            return np.zeros((0, 256), np.int8)
+        model = self.backend.prepare(self.shape, self.weights)
+        return self.backend.forward(model, tokens[None], states)[0][0]
+
+    def scores(self, tokens: np.ndarray) -> np.ndarray:
+        """The integer log-likelihood of each byte given those before it.
+
+        tokens : (T,) uint8, as for ``logits``; T is at least 1
+        returns : (T - 1,) int32 in sixteenths of a bit, entry t that of byte t + 1; at most 0 but
+            for the tables' rounding, about 0.03 bits too good on average
+        Raises EggError for tokens of another shape or dtype, or none at all.
+        Source: arXiv 2511.16652 v2, appendix G; docs/arithmetic.md.
+        """
+        tokens = _checked(tokens)
+        if not tokens.size:
+            raise EggError("no tokens: scores need at least one byte")
+        return scores(self.logits(tokens[:-1]), tokens[1:])
+
+
+def load(path: str | Path, backend: str = "auto", threads: int | None = None) -> Model:
+    """The model in a folder.
+
+    path : a run (its newest checkpoint), a checkpoint, or any folder with a model.safetensors and a
+        config.json that holds ``{"model": {"hidden_size": D, "num_layers": L, "vocab_size": 256}}``
+    backend : "auto" (the fastest there is), "numpy", "numba" or "cupy"; results do not depend on it
+    threads : of a CPU backend; None is as many as the process may use
+    Raises EggError for a folder that holds no such model, kernels.BackendError for a backend that is
+        not there.
+    """
+    shape, weights, _ = read_model(path)
+    return Model(shape, weights, get_backend(backend, threads=threads))
+
+
+def read_model(path: str | Path) -> tuple[Shape, np.ndarray, dict[str, Any]]:
+    """A folder's model without a backend: shape, (parameters,) int8, and what config.json holds."""
+    folder = checkpoint.find(path)
+    config = checkpoint.read_config(folder)
+    shape = model_from_json(config, str(folder / checkpoint.CONFIG)).shape
+    return shape, checkpoint.read_weights(folder, shape), config
+
+
+def _checked(tokens: np.ndarray) -> np.ndarray:
+    tokens = np.asarray(tokens)
+    if tokens.dtype != np.uint8 or tokens.ndim != 1:
+        raise EggError(
+            f"tokens are {tokens.dtype}{list(tokens.shape)}: a (T,) uint8 array is needed, "
+            "np.frombuffer(bytes, np.uint8)"
+        )
+    return np.ascontiguousarray(tokens)

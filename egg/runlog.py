@@ -1,0 +1,100 @@
+"""metrics.jsonl: what a run measured, one line of JSON a step."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egg.errors import EggError
+
+METRICS = "metrics.jsonl"
+VALIDATION = "validation_bits_per_byte"
+
+
+@dataclass(frozen=True)
+class History:
+    """What the log of a run says up to a step."""
+
+    best: float | None = None
+    """The lowest validation bits per byte so far."""
+    seconds: float = 0.0
+    """Time the run had taken at that step."""
+    end: int = 0
+    """Bytes of the file up to that step's line, or up to what is to be put in its place."""
+    last: dict[str, Any] | None = None
+    """The line to write in place of that step's, if it has to change."""
+
+
+def read_history(run: Path, step: int, eval_every: int) -> History:
+    """What a run's log holds up to a step; killed runs may have written more.
+
+    Raises EggError if the file cannot be read.
+    """
+    path = run / METRICS
+    best, seconds, end, last = None, 0.0, 0, None
+    try:
+        for begin, line, record in read_lines(path) if path.exists() else ():
+            if record["step"] > step:
+                break
+            seconds, end, last = record["seconds"], begin + len(line), (begin, record)
+            best = _lower(best, record.get(VALIDATION))
+    except OSError as error:
+        raise EggError(f"cannot read {path}: {error.strerror or error}") from error
+    # What a run measures at its end is not measured in the middle of a longer one.
+    if last and VALIDATION in last[1] and not (eval_every and last[1]["step"] % eval_every == 0):
+        begin, record = last
+        return History(best, seconds, begin, {k: v for k, v in record.items() if k != VALIDATION})
+    return History(best, seconds, end)
+
+
+class RunLog:
+    """Appends lines to a run's log, after dropping what its history does not hold."""
+
+    def __init__(self, run: Path, history: History):
+        """Open the log; raises EggError if it cannot be written."""
+        self.best = history.best
+        """The lowest validation bits per byte so far."""
+        path = run / METRICS
+        try:
+            self._file = open(path, "a", encoding="utf-8")
+            self._file.truncate(history.end)
+        except OSError as error:
+            raise EggError(f"cannot write {path}: {error.strerror or error}") from error
+        if history.last:
+            self.write(history.last)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line; it is on disk after ``flush``."""
+        self._file.write(json.dumps(record) + "\n")
+        self.best = _lower(self.best, record.get(VALIDATION))
+
+    def flush(self) -> None:
+        """Write everything through to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write everything, and close the file."""
+        self._file.close()
+
+
+def _lower(a: float | None, b: float | None) -> float | None:
+    return min((v for v in (a, b) if v is not None), default=None)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    """Each whole line of a log: where it begins, its bytes, its object; ends at the first torn one."""
+    begin = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+                complete = line.endswith(b"\n") and {"step", "seconds"} <= record.keys()
+            except (ValueError, AttributeError):
+                complete = False
+            if not complete:
+                return
+            yield begin, line, record
+            begin += len(line)

@@ -1,0 +1,192 @@
+"""The loop of a run: steps, measurements, checkpoints, and an orderly end."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egg import checkpoint
+from egg.config import Config, to_json
+from egg.errors import EggError
+from egg.evaluate import Evaluation, evaluate
+from egg.evolution import Evolution, StepReport
+from egg.progress import Progress, Status
+from egg.runlog import VALIDATION, RunLog, read_history
+
+SMOOTHING = 0.98  # of the training score and the speed that are shown: about the last 50 steps
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    checkpoint: Path
+    """The last checkpoint."""
+    interrupted: int | None
+    """The signal that ended it early, if one did."""
+    evaluation: Evaluation | None
+    """The last measurement on the validation text, None if there was none."""
+    seconds: float
+    """Time the run has taken since its beginning, pauses not counted."""
+
+
+class Trainer:
+    """Trains in a run directory until a stop of the configuration is reached, or Ctrl-C pressed.
+
+    evolution : fresh, or as loaded from the run's newest checkpoint
+    validation : (n,) uint8, documents with a NUL before each: what measurements read
+    corpus : facts about the text, kept in config.json
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        evolution: Evolution,
+        validation: np.ndarray,
+        corpus: dict[str, Any],
+        run: Path,
+        progress: Progress | None = None,
+    ):
+        self.config, self.evolution, self.validation = config, evolution, validation
+        self.run_folder = run
+        self.progress = progress or Progress()
+        self.content = to_json(config) | {"corpus": corpus}
+        self._measured: Evaluation | None = None
+        self._smooth: tuple[float, float] | None = None
+        self._signal: int | None = None
+        self._history = read_history(run, evolution.step_number, config.run.eval_every)
+
+    @property
+    def finished(self) -> bool:
+        """Whether a stop is reached, so that there is nothing to do."""
+        return any(share >= 1 for share in self._shares(self._history.seconds))
+
+    def train(self) -> Outcome:
+        """Go on until the stop; always leaves a checkpoint of the last step."""
+        try:
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            content = checkpoint.json_bytes(self.content)
+            checkpoint.replace_file(self.run_folder / checkpoint.CONFIG, content)
+        except OSError as error:
+            raise EggError(f"cannot write {self.run_folder}: {error.strerror or error}") from error
+        log = RunLog(self.run_folder, self._history)
+        self._clock_zero = time.perf_counter() - self._history.seconds
+        restore = self._catch_signals()
+        stop = self.finished
+        try:
+            while not stop and self._signal is None:
+                stop = self._step(log)
+            return Outcome(self._save(log), self._signal, self._measured, self._seconds())
+        finally:
+            restore()
+            self.progress.close()
+            log.close()
+
+    def _step(self, log: RunLog) -> bool:
+        """One step and its line in the log; returns whether a stop is reached."""
+        began = time.perf_counter()
+        report = self.evolution.step()
+        speed = self.config.tokens_per_step / (time.perf_counter() - began)
+        stop = any(share >= 1 for share in self._shares(self._seconds()))
+        record = {
+            "step": report.step,
+            "member_tokens": report.member_tokens,
+            "train_integer_bits_per_byte": report.train_integer_bits_per_byte,
+        }
+        if stop or _due(report.step, self.config.run.eval_every):
+            self._measured = self._evaluate()
+            record[VALIDATION] = self._measured.bits_per_byte
+        record |= {
+            "changed_share": report.changed_share,
+            "clipped_share": report.clipped_share,
+            "member_tokens_per_second": round(speed, 1),
+            "seconds": round(self._seconds(), 4),
+        }
+        log.write(record)
+        self._show(report, speed, log.best, stop)
+        if _due(report.step, self.config.run.checkpoint_every):
+            self._save(log)
+        return stop
+
+    def _evaluate(self) -> Evaluation:
+        e = self.evolution
+        return evaluate(e.backend, e.shape, e.weights, self.validation)
+
+    def _save(self, log: RunLog) -> Path:
+        log.flush()  # a checkpoint's line is there when the checkpoint is
+        e = self.evolution
+        return checkpoint.save_checkpoint(
+            self.run_folder, e.step_number, self.content, e.shape, e.weights, e.state()
+        )
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._clock_zero
+
+    def _shares(self, seconds: float) -> list[float]:
+        """How much of the way to each stop is done."""
+        stop, e = self.config.run, self.evolution
+        done = (
+            (e.step_number, stop.steps),
+            (e.member_tokens, stop.member_tokens),
+            (seconds, stop.minutes and 60 * stop.minutes),
+        )
+        return [at / end for at, end in done if end is not None]
+
+    def _show(self, report: StepReport, speed: float, best: float | None, stop: bool) -> None:
+        now = report.train_integer_bits_per_byte, speed
+        keep = SMOOTHING if self._smooth else 0.0
+        before = self._smooth or now
+        self._smooth = tuple(keep * b + (1 - keep) * n for b, n in zip(before, now, strict=True))
+        if not (stop or self.progress.due()):
+            return
+        train, speed = self._smooth
+        self.progress.show(
+            Status(
+                report.step,
+                report.member_tokens,
+                train,
+                self._measured and self._measured.bits_per_byte,
+                best,
+                speed,
+                min(1.0, max(self._shares(self._seconds()), default=0.0)),
+                self._seconds_left(speed),
+            )
+        )
+
+    def _seconds_left(self, speed: float) -> float:
+        stop, e = self.config.run, self.evolution
+        left = []
+        if stop.steps is not None:
+            left.append((stop.steps - e.step_number) * self.config.tokens_per_step / speed)
+        if stop.member_tokens is not None:
+            left.append((stop.member_tokens - e.member_tokens) / speed)
+        if stop.minutes is not None:
+            left.append(60 * stop.minutes - self._seconds())
+        return max(0.0, min(left, default=0.0))
+
+    def _catch_signals(self) -> Callable[[], None]:
+        """The first signal lets the step finish, the second ends at once; returns what undoes this."""
+        if threading.current_thread() is not threading.main_thread():
+            return lambda: None
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def finish(number: int, frame) -> None:
+            self._signal = number
+            restore()
+
+        for number in before:
+            signal.signal(number, finish)
+        return restore
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
