@@ -32,12 +32,9 @@ def get_backend(
         backend, why = NumpyBackend(), "asked for"
     else:
         try:
-            from kernels.cpu import NumbaBackend
+            from kernels.cpu import load
 
-            backend, why = (
-                NumbaBackend(threads),
-                "asked for" if name == "numba" else "no GPU backend yet",
-            )
+            backend, why = load(threads), "asked for" if name == "numba" else "the fastest here"
         except ImportError as error:
             if name == "numba":
                 raise BackendError(f"backend numba: {error}; pip install numba") from error

@@ -87,7 +87,7 @@ class Model:
         h_mld[tokens_m == 0] = 0
         x = self.embedding(tokens_m)
         for i in range(self.shape.num_layers):
-            layer, h = f"layers.{i}.", h_mld[:, i]
+            layer, h = f"layers.{i}.", h_mld[:, i].copy()  # the trace keeps it
             u = norm(x, self.vector(layer + "ln1.weight"))
             f = clip8(
                 self.product(layer + "gru.w_f", u)

@@ -1,0 +1,53 @@
+"""The Numba backend for CPUs: ``load`` chooses the instruction set, and where compiled code is kept."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from kernels.cpu.isa import InstructionSet, detect
+from kernels.layout import BackendError
+
+
+def load(threads: int | None = None):
+    """The Numba backend for this CPU; compiles nothing yet.
+
+    Raises BackendError if EGG_CPU names an instruction set that is not there.
+    """
+    from numba.core import config
+
+    from kernels.cpu import simd
+
+    chosen = detect()
+    if simd.instruction_set not in (None, chosen.name):
+        raise BackendError(
+            f"EGG_CPU={chosen.name}: this process has already compiled for {simd.instruction_set}; "
+            "start a new one"
+        )
+    simd.instruction_set = chosen.name
+    # Numba keys its cache by a function's own file; ours is keyed by all sources and the instruction set.
+    before, config.CACHE_DIR = config.CACHE_DIR, str(code_folder(chosen))
+    try:
+        from kernels.cpu.backend import NumbaBackend
+    finally:
+        config.CACHE_DIR = before
+    return NumbaBackend(chosen, threads)
+
+
+def code_folder(instruction_set: InstructionSet) -> Path:
+    """Where compiled code is kept: below EGG_CACHE or the platform's cache folder; temporary if that is not writable."""
+    import numba
+    from platformdirs import user_cache_dir
+
+    key = hashlib.sha256(f"{numba.__version__} {instruction_set.name}".encode())
+    here = Path(__file__).parent
+    for source in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
+        key.update(source.read_bytes())
+    root = Path(os.environ.get("EGG_CACHE") or user_cache_dir("egg"))
+    folder = root / "kernels" / f"{instruction_set.name}-{key.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="egg-kernels-"))

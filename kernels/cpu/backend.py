@@ -1,0 +1,311 @@
+"""The Numba backend: cuts each call into blocks that fit the caches, and runs them on threads.
+
+Threads only ever add integers into places of their own, so the results do not depend on their number.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.arithmetic import (
+    VOCABULARY,
+    VOTE_ROWS,
+    exp2_table,
+    log2_thresholds,
+    product_shift,
+)
+from kernels.backend import Noise, TracedVotes
+from kernels.cpu import forward, pack, simd, votes
+from kernels.cpu.isa import InstructionSet
+from kernels.cpu.simd import aligned
+from kernels.layout import Shape
+
+BLOCK_BYTES = 384 << 10  # of a block's activations, states and signs: they stay in a core's second-level cache
+
+
+class Prepared(NamedTuple):
+    """A model as the kernels read it, and its shape."""
+
+    shape: Shape
+    model: forward.Model
+
+
+def available_cores() -> int:
+    """The cores this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def reciprocals() -> tuple[np.ndarray, np.ndarray]:
+    """floor(2**s / m) and s = 15 + ceil(log2 m) for the norm's divisors m = 1..127; see ``forward.norm_rows``."""
+    shifts = np.array([15 + max(m - 1, 0).bit_length() for m in range(128)], np.int64)
+    return np.array([(1 << int(s)) // max(m, 1) for m, s in enumerate(shifts)], np.int64), shifts
+
+
+class NumbaBackend:
+    """See ``kernels.backend`` for what each call takes and returns."""
+
+    name = "numba"
+
+    def __init__(self, instruction_set: InstructionSet, threads: int | None = None):
+        self.threads = threads or available_cores()
+        self.description = f"Numba, {instruction_set.description}, {self.threads} threads"
+        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._tables = forward.Tables(
+            exp2_table()[-16:].copy(), log2_thresholds(16), log2_thresholds(256), *reciprocals()
+        )
+        self._buffers: dict = {}  # large arrays, kept from step to step: fresh pages cost more than their use
+
+    def _run(self, function, tasks):
+        """function(*task) for all tasks, on the threads; their results in order."""
+        if self._pool is None or len(tasks) == 1:
+            return [function(*task) for task in tasks]
+        return list(self._pool.map(lambda task: function(*task), tasks))
+
+    def _buffer(self, name, shape, dtype) -> np.ndarray:
+        """An array kept under a name until another shape is asked for; its contents are left over."""
+        kept = self._buffers.get(name)
+        if kept is None or kept.shape != shape:
+            kept = self._buffers[name] = aligned(shape, dtype)
+        return kept
+
+    def prepare(self, shape, weights):
+        packed = aligned(shape.parameters, np.int8)
+        packed[:] = weights
+        tensors = list(shape.tensors.values())
+        matrices = [t for t in tensors[1:] if len(t.shape) == 2]
+        start = np.zeros(len(tensors), np.int64)
+        for t, before in zip(matrices[1:], matrices, strict=False):
+            start[t.number] = start[before.number] + before.shape[0]
+        starts = np.empty(sum(t.shape[0] for t in matrices), np.int32)
+        tasks = []
+        for t in matrices:
+            panels = -(-t.shape[0] // 64)
+            tasks.append((weights, t.offset, *t.shape, packed, starts, start[t.number], 0, panels))
+        self._run(pack.pack_panels, tasks)
+        model = forward.Model(
+            shape.hidden_size,
+            shape.num_layers,
+            packed,
+            starts,
+            np.array([t.offset for t in tensors], np.int64),
+            start,
+            np.array([t.a >> 3 for t in tensors], np.int64),
+            np.array([t.b >> 3 for t in tensors], np.int64),
+        )
+        return Prepared(shape, model)
+
+    def _noise(self, shape: Shape, noise: Noise | None, *, tie_gates=False) -> forward.NoiseParameters:
+        if noise is None:
+            return forward.NoiseParameters(forward.CLEAN, False, 0, 0, 0, 0, 0)
+        mode = forward.ALONG_INPUT if noise.perturbation == "input" else forward.MOVED
+        shift = 4 - noise.sigma_shift
+        key = noise.seed & 0xFFFFFFFF, noise.seed >> 32
+        return forward.NoiseParameters(mode, tie_gates, *key, noise.step, shift, 1 << max(0, shift))
+
+    def _block(self, shape, members, length, *, text=1, state=1, keep=0, moved=False, traced=False):
+        """Buffers of a block of members; ``forward.Block`` says what each is."""
+        d, layers = shape.hidden_size, shape.num_layers
+        padded, stride = -(-members // 4) * 4, max(64, d)
+        noisy, seen = (padded if moved else 0), (members // text if traced else 0)
+        return forward.Block(
+            members,
+            padded,
+            stride,
+            text,
+            state,
+            keep,
+            _filled((forward.BUFFERS, padded, stride), np.uint8),
+            _filled((padded, 4 * stride), np.uint8),
+            _filled((layers, padded, stride), np.uint8),
+            np.empty((2, padded, VOCABULARY), np.int8),
+            np.zeros((padded, 2), np.int32),
+            np.zeros((noisy, -(-shape.sign_words // 64) * 64), np.uint32),
+            np.zeros((noisy, 2 * layers), np.int8),
+            np.zeros((length if moved else 0, padded), np.int8),
+            np.empty((length if moved else 0, forward.LAYER_PRODUCTS * layers + 1, padded), np.int32),
+            np.empty((seen, length, (forward.LAYER_INPUTS * layers + 1) * d), np.uint8),
+        )
+
+    def _members_per_block(self, shape, length, *, moved: bool) -> int:
+        """As many members as the second-level cache holds, at least 16, at most 128."""
+        stride = max(64, shape.hidden_size)
+        each = (forward.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
+        if moved:
+            each += 4 * shape.sign_words
+        return int(np.clip(BLOCK_BYTES // each // 16 * 16, 16, 128))
+
+    def _spread(self, items: int, per_block: int) -> list[tuple[int, int]]:
+        """Cut 0..items into nearly equal stretches of at most per_block, a multiple of the threads if possible."""
+        blocks = -(-items // per_block)
+        blocks = min(items, -(-blocks // self.threads) * self.threads)
+        return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
+
+    def forward(self, prepared, tokens, states):
+        shape, model = prepared
+        logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
+        states_out = np.empty_like(states)
+        if tokens.size == 0:
+            return logits, states.copy()
+        noise = self._noise(shape, None)
+
+        def run(first, last):
+            block = self._block(shape, last - first, tokens.shape[1])
+            forward.run_sequences(
+                model, noise, self._tables, block, tokens, states, states_out, first, logits
+            )
+
+        self._run(run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=False)))
+        return logits, states_out
+
+    def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
+        shape, model = prepared
+        scores = np.zeros(len(states), np.int32)
+        states_out = np.empty_like(states)
+        parameters = self._noise(shape, noise)
+
+        def run(first, last):
+            block = self._block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
+            forward.run_pair_block(
+                model, parameters, self._tables, block, tokens, states, states_out, first, first_pair, scores
+            )
+
+        self._run(run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=True) // 2))
+        return scores, states_out
+
+    def cast_traced_votes(
+        self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
+    ):
+        shape, model = prepared
+        length = tokens.shape[1] - 1
+        parameters = self._noise(shape, noise, tie_gates=True)
+        pairs_a_group = (length + 1) // 2
+        batch = max(1, VOTE_ROWS // 2 // pairs_a_group)  # groups whose rows one pass of the votes sums
+        z = self._buffer("votes", (shape.parameters,), np.int64)
+        views = shape.views(z)
+        for name, view in views.items():
+            if view.ndim == 1 or name == "embedding.weight":
+                view[...] = 0
+        states_out = np.empty_like(states)
+        scores = np.empty(len(tokens) * group_size, np.int32)
+        deviation = 0
+        for g in range(0, len(tokens), batch):
+            part = slice(g, g + batch)
+            deviation += self._cast_batch(
+                shape, model, parameters, tokens[part], states[part], states_out[part],
+                scores[g * group_size : (g + batch) * group_size], group_size, credit_scale,
+                (first_group + g) * group_size, noise.step % group_size, z, add=g > 0,
+            )  # fmt: skip
+        return TracedVotes(z, states_out, scores, deviation)
+
+    def _cast_batch(
+        self, shape, model, noise, tokens, states, states_out, scores, group_size, credit_scale, first,
+        keep, z, *, add,
+    ):  # fmt: skip
+        """Run a batch of groups, and add their votes to z."""
+        d, layers, length, groups = shape.hidden_size, shape.num_layers, tokens.shape[1] - 1, len(tokens)
+        pairs_a_group = (length + 1) // 2
+        pairs = groups * pairs_a_group
+        v_columns, x_columns = layers * 7 * d + VOCABULARY, (forward.LAYER_INPUTS * layers + 1) * d
+        v_rows = self._buffer("v", (pairs * v_columns,), np.int32)
+        x_rows = self._buffer("x", (pairs * x_columns,), np.int32)
+        embedding_rows = self._buffer("embedding", (groups, length, d), np.int32)
+
+        def run(begin, end):
+            members = (end - begin) * group_size
+            block = self._block(
+                shape, members, length,
+                text=group_size, state=group_size, keep=keep, moved=True, traced=True,
+            )  # fmt: skip
+            s0, s1 = np.empty((2, length, members), np.int32)
+            credit = np.empty((3, length, members), np.int32)
+            gains = np.zeros((2 * layers + 1, d), np.int64)
+            forward.run_group_block(
+                model, noise, self._tables, block, tokens, states, states_out, begin,
+                first + begin * group_size, s0, s1,
+            )  # fmt: skip
+            deviation = votes.assign_credit(tokens, begin, group_size, s0, s1, credit_scale, credit)
+            votes.cast_rows(
+                model, noise, block, group_size, credit, begin * pairs_a_group, pairs, v_rows, x_rows
+            )
+            votes.cast_vectors(
+                model, block, group_size, credit, gains, tokens, begin, embedding_rows, length
+            )
+            scores[begin * group_size : end * group_size] = s0.sum(0)
+            return deviation, gains
+
+        per_block = max(1, self._members_per_block(shape, length, moved=True) // group_size)
+        results = self._run(run, self._spread(groups, per_block))
+        names = [f"layers.{i}.{ln}.weight" for i in range(layers) for ln in ("ln1", "ln2")]
+        for k, name in enumerate([*names, "ln_out.weight"]):
+            z[shape.tensors[name].slice] += sum(gains[k] for _, gains in results)
+        votes.sum_embedding(z, d, tokens, 0, groups, length, embedding_rows)
+        self._sum_matrices(shape, z, v_rows, x_rows, pairs, add)
+        return sum(deviation for deviation, _ in results)
+
+    def _sum_matrices(self, shape, z, v_rows, x_rows, pairs, add):
+        """The votes' GEMM: each task owns a panel of one matrix's outputs."""
+        d = shape.hidden_size
+        tasks, biases = [], []
+        v_column = x_column = 0
+
+        def matrix(name, v_at, x_at):
+            t = shape.tensors[name]
+            panels = -(-t.shape[0] // 64)
+            tasks.extend((t.offset, *t.shape, v_at, x_at, panel) for panel in range(panels))
+
+        for i in range(shape.num_layers):
+            layer = f"layers.{i}."
+            for gate, other in (("f", 1), ("h", 2)):  # u_f reads h, u_h reads past
+                matrix(f"{layer}gru.w_{gate}", v_column, x_column)
+                matrix(f"{layer}gru.u_{gate}", v_column, x_column + other * d)
+                biases.append((shape.tensors[f"{layer}gru.b_{gate}"].offset, v_column))
+                v_column += d
+            matrix(layer + "mlp.w_up", v_column, x_column + forward.X_LN2 * d)
+            matrix(layer + "mlp.w_down", v_column + 4 * d, x_column + forward.X_MID * d)
+            v_column += 5 * d
+            x_column += forward.LAYER_INPUTS * d
+        matrix("head.weight", v_column, x_column)
+
+        slices = [(p, min(pairs, p + VOTE_ROWS // 2)) for p in range(0, pairs, VOTE_ROWS // 2)]
+        constant = 1 << product_shift(d)
+
+        def run(begin, end):
+            for at, outputs, inputs, v_at, x_at, panel in tasks[begin:end]:
+                for p, q in slices:
+                    votes.sum_matrix(
+                        z, at, outputs, inputs, v_rows, v_at, x_rows, x_at, p, q, pairs, panel,
+                        int(add or p > 0),
+                    )  # fmt: skip
+
+        self._run(run, self._spread(len(tasks), max(1, len(tasks) // (4 * self.threads))))
+        for at, v_at in biases:
+            votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
+
+    def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
+        raise NotImplementedError
+
+    def update_master(self, shape, master, votes_p, multipliers):
+        weights = np.empty(shape.parameters, np.int8)
+        tasks = []
+        for t, multiplier in zip(shape.tensors.values(), multipliers, strict=True):
+            for first in range(t.offset, t.offset + t.size, 1 << 18):
+                last = min(first + (1 << 18), t.offset + t.size)
+                tasks.append((master, votes_p, int(multiplier), weights, first, last))
+        self._run(votes.move_master, tasks)
+        return weights
+
+    def update_signs(self, weights, votes_p, threshold):
+        out = np.empty_like(weights)
+        votes.move_signs(weights, votes_p, int(threshold), out)
+        return out
+
+
+def _filled(shape, dtype):
+    """Offset bytes that mean zero."""
+    out = aligned(shape, dtype)
+    out[...] = 128
+    return out

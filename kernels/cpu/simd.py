@@ -1,0 +1,263 @@
+"""Integer vectors for Numba: sixteen int32 lanes that LLVM lowers to whatever the CPU has.
+
+A kernel written with these reads like the scalar formula, and its bytes never depend on the CPU. One operation is chosen by
+instruction set: ``dot4`` (64 products of unsigned and signed bytes into sixteen int32 sums), which AVX-512 VNNI does in one
+instruction. Plain Numba loops over int8 become neither: LLVM widens them to int16 and runs 7 to 20 times slower.
+
+Addresses are int64; loads and stores need no alignment. A matrix input is kept as *offset* bytes, value + 128, because the
+dot product wants one unsigned factor; what the offset adds, 128 * sum(W), is taken off where an accumulator starts.
+"""
+
+import operator
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from kernels.arithmetic import LIMIT
+
+LANES = 16
+I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+V_I32, V_I8, V_I64 = (ir.VectorType(t, LANES) for t in (I32, I8, I64))
+BYTES = ir.VectorType(I8, 4 * LANES)
+HALFWORDS = ir.VectorType(I16, 2 * LANES)
+
+instruction_set = None  # its name: set by kernels.cpu.load, before anything is compiled
+
+
+class VectorType(types.Type):
+    """The Numba type of a vector."""
+
+    def __init__(self, name, llvm_type):
+        super().__init__(name)
+        self.llvm_type = llvm_type
+
+
+i32x16 = VectorType("i32x16", V_I32)
+i8x64 = VectorType("i8x64", BYTES)
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, fe_type.llvm_type)
+
+
+def define(emit, result, *arguments):
+    """An operation usable in Numba functions from ``emit(builder, *llvm_values) -> llvm_value or None``."""
+    signature = result(*arguments)
+
+    def codegen(context, builder, _, values):
+        value = emit(builder, *values)
+        return context.get_dummy_value() if value is None else value
+
+    def typed(*_):
+        return signature, codegen
+
+    # Numba reads the number of arguments from the function itself.
+    by_arity = {
+        1: lambda ctx, a: typed(),
+        2: lambda ctx, a, b: typed(),
+        3: lambda ctx, a, b, c: typed(),
+        4: lambda ctx, a, b, c, d: typed(),
+        5: lambda ctx, a, b, c, d, e: typed(),
+    }
+    function = by_arity[len(arguments)]
+    function.__name__ = emit.__name__.lstrip("_")
+    return intrinsic(function)
+
+
+def constant(vector_type, value):
+    """A vector constant with every lane equal."""
+    return ir.Constant(vector_type, [value] * vector_type.count)
+
+
+def load(b, address, llvm_type):
+    """Load from an integer address."""
+    value = b.load(b.inttoptr(address, llvm_type.as_pointer()))
+    value.align = 1
+    return value
+
+
+def store(b, value, address):
+    """Store to an integer address."""
+    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = 1
+
+
+def broadcast(b, scalar, vector_type):
+    """Every lane equal to a scalar of the element type."""
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    one = b.insert_element(undefined, scalar, I32(0))
+    lanes = ir.Constant(ir.VectorType(I32, vector_type.count), [0] * vector_type.count)
+    return b.shuffle_vector(one, undefined, lanes)
+
+
+def call(b, name, result, *values):
+    """Call an LLVM intrinsic by name."""
+    function_type = ir.FunctionType(result, [v.type for v in values])
+    return b.call(cgutils.get_or_insert_function(b.module, function_type, name), values)
+
+
+def clip8(b, v):
+    """Limit lanes to [-127, 127]."""
+    v = call(b, "llvm.smax.v16i32", V_I32, v, constant(V_I32, -LIMIT))
+    return call(b, "llvm.smin.v16i32", V_I32, v, constant(V_I32, LIMIT))
+
+
+def bit_mask(b, address, lanes):
+    """``lanes`` bits from memory as <lanes x i1>."""
+    return b.bitcast(load(b, address, ir.IntType(lanes)), ir.VectorType(I1, lanes))
+
+
+def dot4(b, acc, unsigned, signed):
+    """acc + the sums of four products of unsigned bytes and signed bytes; |sum| <= 4 * 255 * 127 each."""
+    if instruction_set == "avx512vnni":
+        return call(b, "llvm.x86.avx512.vpdpbusd.512", V_I32, acc, unsigned, signed)
+    x, w = (b.bitcast(v, V_I32) for v in (unsigned, signed))
+    for at in range(0, 32, 8):
+        x_byte = b.and_(b.lshr(x, constant(V_I32, at)), constant(V_I32, 255))
+        w_byte = b.ashr(b.shl(w, constant(V_I32, 24 - at)), constant(V_I32, 24))
+        acc = b.add(acc, b.mul(x_byte, w_byte))
+    return acc
+
+
+def dot2(b, acc, x, y):
+    """acc + the sums of two products of int16, the halves of int32 lanes."""
+    if instruction_set == "avx512vnni":
+        return call(b, "llvm.x86.avx512.vpdpwssd.512", V_I32, acc, x, y)
+    x, y = (b.bitcast(v, V_I32) for v in (x, y))
+    half = constant(V_I32, 16)
+    acc = b.add(acc, b.mul(b.ashr(x, half), b.ashr(y, half)))
+    return b.add(acc, b.mul(b.ashr(b.shl(x, half), half), b.ashr(b.shl(y, half), half)))
+
+
+# --- operations on i32x16 -------------------------------------------------------------------------------------------
+
+
+def _offset_bytes(b, v):
+    return b.xor(b.trunc(v, V_I8), constant(V_I8, -128))
+
+
+def _load_offset(b, address):
+    return b.sub(b.zext(load(b, address, V_I8), V_I32), constant(V_I32, 128))
+
+
+def _select_bits(b, address, one, zero):
+    return b.select(bit_mask(b, address, LANES), one, zero)
+
+
+def _multiply_high(b, v, factor):
+    wide = b.mul(b.zext(v, V_I64), broadcast(b, b.and_(factor, I64(0xFFFFFFFF)), V_I64))
+    return b.trunc(b.lshr(wide, constant(V_I64, 32)), V_I32)
+
+
+def _shift_right(b, v, count):
+    return b.ashr(v, broadcast(b, b.trunc(count, I32), V_I32))
+
+
+def _shift_left(b, v, count):
+    return b.shl(v, broadcast(b, b.trunc(count, I32), V_I32))
+
+
+def _total(b, v):
+    return b.sext(call(b, "llvm.vector.reduce.add.v16i32", I32, v), I64)
+
+
+def _store_interleaved(b, address, v0, v1, v2, v3):
+    def shuffle(x, y, lanes):
+        return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    pairs = [lane for i in range(LANES) for lane in (i, LANES + i)]
+    quads = [lane for i in range(LANES) for lane in (2 * i, 2 * i + 1, 32 + 2 * i, 33 + 2 * i)]
+    store(b, shuffle(shuffle(v0, v1, pairs), shuffle(v2, v3, pairs), quads), address)
+
+
+splat = define(lambda b, s: broadcast(b, b.trunc(s, I32), V_I32), i32x16, types.int64)
+load_i8 = define(lambda b, at: b.sext(load(b, at, V_I8), V_I32), i32x16, types.int64)
+load_i32 = define(lambda b, at: load(b, at, V_I32), i32x16, types.int64)
+load_offset = define(_load_offset, i32x16, types.int64)  # value + 128 in memory
+store_i8 = define(lambda b, at, v: store(b, b.trunc(v, V_I8), at), types.void, types.int64, i32x16)
+store_i32 = define(lambda b, at, v: store(b, v, at), types.void, types.int64, i32x16)
+store_offset = define(lambda b, at, v: store(b, _offset_bytes(b, v), at), types.void, types.int64, i32x16)
+store_interleaved = define(_store_interleaved, types.void, types.int64, *[i32x16] * 4)
+clip8_lanes = define(clip8, i32x16, i32x16)
+absolute = define(lambda b, v: call(b, "llvm.abs.v16i32", V_I32, v, I1(0)), i32x16, i32x16)
+minimum = define(lambda b, v, w: call(b, "llvm.smin.v16i32", V_I32, v, w), i32x16, i32x16, i32x16)
+maximum = define(lambda b, v, w: call(b, "llvm.smax.v16i32", V_I32, v, w), i32x16, i32x16, i32x16)
+select_bits = define(_select_bits, i32x16, types.int64, i32x16, i32x16)  # bit 1 takes the first
+multiply_high = define(_multiply_high, i32x16, i32x16, types.int64)  # upper 32 bits, unsigned
+total = define(_total, types.int64, i32x16)  # of all lanes, in int32
+load_byte = define(lambda b, at: b.sext(load(b, at, I8), I64), types.int64, types.int64)
+
+
+def _operator(symbol, emit, right):
+    operation = define(emit, i32x16, i32x16, right)
+
+    @overload(symbol)
+    def overloaded(x, y):
+        if x is i32x16 and (y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))):
+            return lambda x, y: operation(x, y)
+
+
+for _symbol, _emit in (
+    (operator.add, lambda b, v, w: b.add(v, w)),
+    (operator.sub, lambda b, v, w: b.sub(v, w)),
+    (operator.mul, lambda b, v, w: b.mul(v, w)),
+    (operator.and_, lambda b, v, w: b.and_(v, w)),
+    (operator.or_, lambda b, v, w: b.or_(v, w)),
+    (operator.xor, lambda b, v, w: b.xor(v, w)),
+):
+    _operator(_symbol, _emit, i32x16)
+_operator(operator.rshift, _shift_right, types.int64)  # rounds towards minus infinity
+_operator(operator.lshift, _shift_left, types.int64)
+
+
+def exp2_lanes(b, table_address, j):
+    """e[j] for lanes 0..255: the last octave's sixteen values, shifted down; floors of shifts nest."""
+    octave = b.lshr(j, constant(V_I32, 4))
+    fraction = b.and_(j, constant(V_I32, 15))
+    if instruction_set == "avx512vnni":
+        table = load(b, table_address, V_I32)
+        value = call(b, "llvm.x86.avx512.permvar.si.512", V_I32, table, fraction)
+    else:
+        value = ir.Constant(V_I32, ir.Undefined)
+        for lane in range(LANES):
+            at = b.zext(b.extract_element(fraction, I32(lane)), I64)
+            element = load(b, b.add(table_address, b.shl(at, I64(2))), I32)
+            value = b.insert_element(value, element, I32(lane))
+    return b.lshr(value, b.sub(constant(V_I32, 15), octave))
+
+
+exp2 = define(exp2_lanes, i32x16, types.int64, i32x16)
+
+# --- sums over signs ------------------------------------------------------------------------------------------------
+
+
+def _add_signed_bytes(b, acc, address, bits):
+    x = b.xor(load(b, address, BYTES), constant(BYTES, -128))  # offset bytes to signed
+    signed = b.select(bit_mask(b, bits, 64), x, b.neg(x))
+    return dot4(b, acc, constant(BYTES, 1), signed)
+
+
+add_signed_bytes = define(_add_signed_bytes, i32x16, i32x16, types.int64, types.int64)  # acc, 64 bytes, 64 bits
+
+
+@intrinsic
+def address(typing_context, array):
+    """Address of an array's first element, int64."""
+
+    def codegen(context, builder, signature, args):
+        struct = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.ptrtoint(struct.data, I64)
+
+    return types.int64(array), codegen
+
+
+def aligned(shape, dtype) -> np.ndarray:
+    """An uninitialised array that begins at a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    at = -raw.ctypes.data % 64
+    return raw[at : at + size].view(dtype).reshape(shape)

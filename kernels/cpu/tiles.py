@@ -1,0 +1,138 @@
+"""Register tiles of the two matrix products: members x weights in the forward pass, outputs x inputs in the votes.
+
+A tile keeps 4 x 64 int32 sums in sixteen vector registers (4 x 16 where a matrix has only sixteen outputs), and
+each 64-byte load of the right factor serves four rows. The epilogue runs on the registers: nothing int32 is written.
+
+Right factors are packed in panels of 64 (or 16) columns: for every four inputs (votes: every two rows) the panel's columns
+lie side by side in 32-bit lanes, so that a step of the product loads whole vectors.
+"""
+
+from numba import types
+from numba.extending import intrinsic
+
+from kernels.cpu.simd import (
+    BYTES,
+    HALFWORDS,
+    I8,
+    I32,
+    I64,
+    LANES,
+    V_I8,
+    V_I32,
+    V_I64,
+    bit_mask,
+    broadcast,
+    clip8,
+    constant,
+    dot2,
+    dot4,
+    load,
+    store,
+)
+ROWS = 4
+
+
+def sums(b, dot, factor_type, x, x_row, x_step, w, w_step, steps, start, vectors):
+    """Emit the loop: acc[row][vector] = start[vector] + sum over steps of dot(x word of the row, w vector)."""
+    before = b.block
+    loop, done = b.append_basic_block("steps"), b.append_basic_block("done")
+    b.branch(loop)
+    b.position_at_end(loop)
+    x_at, w_at, left = b.phi(I64), b.phi(I64), b.phi(I64)
+    for phi, value in ((x_at, x), (w_at, w), (left, steps)):
+        phi.add_incoming(value, before)
+    acc = [[b.phi(V_I32) for _ in range(vectors)] for _ in range(ROWS)]
+    for row in acc:
+        for phi, value in zip(row, start, strict=True):
+            phi.add_incoming(value, before)
+    ws = [b.bitcast(load(b, b.add(w_at, I64(64 * v)), V_I32), factor_type) for v in range(vectors)]
+    after = []
+    for row in range(ROWS):
+        word = load(b, b.add(x_at, b.mul(x_row, I64(row))), I32)
+        xs = b.bitcast(broadcast(b, word, V_I32), factor_type)
+        after.append([dot(b, acc[row][v], xs, ws[v]) for v in range(vectors)])
+    x_next, w_next, left_next = b.add(x_at, x_step), b.add(w_at, w_step), b.sub(left, I64(1))
+    for phi, value in ((x_at, x_next), (w_at, w_next), (left, left_next)):
+        phi.add_incoming(value, loop)
+    for row in range(ROWS):
+        for v in range(vectors):
+            acc[row][v].add_incoming(after[row][v], loop)
+    b.cbranch(b.icmp_signed(">", left_next, I64(0)), loop, done)
+    b.position_at_end(done)
+    return after
+
+
+def _narrow(b, acc, shift, flip):
+    """clip8(acc >> shift) as bytes; flip is 0, or -128 to write offset bytes."""
+    return b.xor(b.trunc(clip8(b, b.ashr(acc, shift)), V_I8), flip)
+
+
+def _product_tile(vectors, clean, moved):
+    """clip8((W . x [+ gain(a p)]) >> shift) for 4 members and 16 * vectors outputs.
+
+    clean, moved : which results to write, without and with the perturbation's term
+    """
+    @intrinsic
+    def tile(typing_context, x, x_row, w, quads, start, shift, out, out_row, flip, bits, bits_row, gains, moved_out):
+        signature = types.void(*[types.int64] * 13)
+
+        def codegen(context, b, _, values):
+            x, x_row, w, quads, start, shift, out, out_row, flip, bits, bits_row, gains, moved_out = values
+            begin = [load(b, b.add(start, I64(64 * v)), V_I32) for v in range(vectors)]
+            acc = sums(
+                b, dot4, BYTES, x, x_row, I64(4), w, I64(64 * vectors), quads, begin, vectors
+            )
+            shift_v = broadcast(b, b.trunc(shift, I32), V_I32)
+            flip_v = broadcast(b, b.trunc(flip, I8), V_I8)
+            for row in range(ROWS):
+                if moved:  # gains: a pair of int32 a member, for the output signs +1 and -1
+                    at = b.add(gains, I64(8 * row))
+                    plus = broadcast(b, load(b, at, I32), V_I32)
+                    minus = broadcast(b, load(b, b.add(at, I64(4)), I32), V_I32)
+                    row_bits = b.add(bits, b.mul(bits_row, I64(row)))
+                row_at = b.mul(out_row, I64(row))
+                for v in range(vectors):
+                    offset = b.add(row_at, I64(LANES * v))
+                    if clean:
+                        store(b, _narrow(b, acc[row][v], shift_v, flip_v), b.add(out, offset))
+                    if moved:
+                        mask = bit_mask(b, b.add(row_bits, I64(2 * v)), LANES)
+                        term = b.select(mask, plus, minus)
+                        value = _narrow(b, b.add(acc[row][v], term), shift_v, flip_v)
+                        store(b, value, b.add(moved_out, offset))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
+def _vote_tile(vectors):
+    """Z (4 x 16 * vectors) int64 = or += sum over pairs of rows of v x^T, at most 512 pairs at a time."""
+
+    @intrinsic
+    def tile(typing_context, v, v_step, x, x_step, pairs, z, z_row, add):
+        signature = types.void(*[types.int64] * 8)
+
+        def codegen(context, b, _, values):
+            v, v_step, x, x_step, pairs, z, z_row, add = values
+            begin = [constant(V_I32, 0)] * vectors
+            # |sum| <= 1,024 rows * 8,191 * 127 < 2**31
+            acc = sums(b, dot2, HALFWORDS, v, I64(4), v_step, x, x_step, pairs, begin, vectors)
+            keep = broadcast(b, b.neg(add), V_I64)  # all ones where Z is added to, zero where it is set
+            for row in range(ROWS):
+                for k in range(vectors):
+                    at = b.add(z, b.add(b.mul(z_row, I64(row)), I64(8 * LANES * k)))
+                    old = b.and_(load(b, at, V_I64), keep)
+                    store(b, b.add(old, b.sext(acc[row][k], V_I64)), at)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
+clean_tile_4, clean_tile_1 = (_product_tile(v, clean=True, moved=False) for v in (4, 1))
+moved_tile_4, moved_tile_1 = (_product_tile(v, clean=False, moved=True) for v in (4, 1))
+both_tile_4 = _product_tile(4, clean=True, moved=True)  # the head's: it always has 256 outputs
+vote_tile_4, vote_tile_1 = (_vote_tile(v) for v in (4, 1))
