@@ -1,14 +1,22 @@
 """Text to bytes on disk, and from there to one stream of bytes per group of members."""
 
 from data.corpus import SPLITS, Corpus
+from data.description import Description, SplitDescription, describe
 from data.errors import DataError
+from data.inventory import Cleared, clear, list_corpora
 from data.opening import open_corpus
 from data.streams import read_chunks, stream_starts
 
 __all__ = [
     "SPLITS",
+    "Cleared",
     "Corpus",
     "DataError",
+    "Description",
+    "SplitDescription",
+    "clear",
+    "describe",
+    "list_corpora",
     "open_corpus",
     "read_chunks",
     "stream_starts",

@@ -16,6 +16,9 @@ from data.source import Source
 
 Notify = Callable[[str], None]
 
+PARTIAL = ".partial"
+"""Ends the name of a folder whose corpus is not whole yet."""
+
 
 def cache_root(cache: Path | None = None) -> Path:
     """Return the cache folder: the argument, else `EGG_CACHE`, else the platform's own."""
@@ -43,7 +46,7 @@ def corpus_folder(source: Source, cache: Path | None = None) -> Path:
 
 def partial_folder(folder: Path) -> Path:
     """Return the folder in which a corpus is put together before it gets its own name."""
-    return folder.with_name(f"{folder.name}.partial")
+    return folder.with_name(folder.name + PARTIAL)
 
 
 @contextmanager

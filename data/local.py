@@ -1,13 +1,12 @@
-"""Sources on this machine: the standard library's own code, and the user's files."""
+"""The user's own files as sources: one file, a folder, or a pattern."""
 
 from __future__ import annotations
 
-import hashlib
+import glob
 import os
-import platform
 import re
-import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +15,62 @@ from data.errors import DataError
 from data.readers import documents_of, is_table, size_hint
 from data.source import Contents, Document, Reader, Source
 
-# Left out of the standard library's sources: tests, what was installed beside it, and the tables
-# of character sets in `encodings`, which hold hardly any text and repeat one another, so that
-# held-out ones would not be unseen.
-STDLIB_SKIPPED = frozenset(
-    ["__pycache__", "dist-packages", "encodings", "idle_test", "site-packages", "test", "tests"]
-)
-# Written when the interpreter was built: facts about one machine.
-STDLIB_BUILT = ("_sysconfigdata", "config-")
-
-STDLIB_PARTS = 25
-"""One part in 25 of the standard library's files is held out for each of test and validation."""
-
-
-def stdlib_source() -> Source:
-    """Return the running interpreter's library sources, one document a file.
-
-    Splits by name alone: a file is held out for test or validation by the SHA-256 of its
-    relative path, modulo 25. About 10 MB; on CPython 3.11 0.48 MB of it are for validation.
-    Raises DataError where the interpreter has no library sources on disk.
-    """
-    root = Path(sysconfig.get_paths()["stdlib"])
-    files = [path for path in _walk(root, _stdlib_skips) if path.endswith(".py")]
-    if not files:
-        raise DataError(f"no library sources below {root}: name a file or folder of your own")
-    splits: dict[str, list[str]] = {name: [] for name in SPLITS}
-    for path in files:
-        splits[stdlib_split(path)].append(path)
-    identity = {"kind": "stdlib", "python": platform.python_version(), **_facts(root, files)}
-    return _files_source("stdlib", "stdlib", identity, root, splits, column="")
-
-
-def stdlib_split(relative: str) -> str:
-    """Return the split of a library file, from its path relative to the library's root."""
-    digest = hashlib.sha256(relative.encode()).digest()
-    part = int.from_bytes(digest[:8], "big") % STDLIB_PARTS
-    return {0: "test", 1: "validation"}.get(part, "train")
-
-
-def _stdlib_skips(name: str) -> bool:
-    return name in STDLIB_SKIPPED or name.startswith(STDLIB_BUILT)
-
 
 def path_source(spec: str, column: str) -> Source:
     """Return the source for a file or a folder.
 
-    A file of text is one document in the split `all`. A table (Parquet) has one document per
-    row, taken from `column`; its split is in its name, else it is `all`. A folder is read
+    A file of text is one document in the split `all`. A table (Parquet, JSONL) has one document
+    per row, taken from `column`; its split is in its name, else it is `all`. A folder is read
     recursively, hidden files left out, in the order of the names: subfolders called train,
     validation or test are its splits; else its tables, if it has any; else all its files.
+    Files may be compressed by gzip (.gz) or Zstandard (.zst).
     Raises DataError if there is nothing there, or nothing to read.
     """
-    path = Path(spec).expanduser()
-    try:
-        path = path.resolve(strict=True)
+    # Links are not resolved: a link's own name says what kind of file it stands for.
+    path = Path(os.path.abspath(Path(spec).expanduser()))
+    with _named(spec):
+        path.stat()
         if path.is_dir():
             root, splits = path, _folder_splits(path)
         elif path.is_file():
             root, splits = path.parent, _file_split(path.name)
         else:  # a pipe or a device: its end may never come
             raise DataError(f"{spec} is neither a file nor a folder: copy it to a file first")
-        files = [file for part in splits.values() for file in part]
-        if not files:
+        if not any(splits.values()):
             raise DataError(f"the folder {spec} has no files to read: name one with text in it")
-        identity = {"kind": "files", "column": column, **_facts(root, files)}
+        identity = {
+            "kind": "files",
+            "path": str(path),
+            "column": column,
+            **facts(root, splits),
+        }
+    return files_source(path.name, spec, identity, root, splits, column)
+
+
+def glob_source(spec: str, column: str) -> Source:
+    """Return the source for the files that match a pattern; `**` stands for any folders.
+
+    Files in the order of their paths; tables, if all files are, have their splits in their
+    names, otherwise all files together are the split `all`.
+    Raises DataError if no file matches or one cannot be read.
+    """
+    with _named(spec):
+        matches = glob.glob(os.path.expanduser(spec), recursive=True)
+        paths = sorted(os.path.abspath(path) for path in matches if os.path.isfile(path))
+        if not paths:
+            raise DataError(f"no file matches {spec}: name files that exist, or stdlib or minipile")
+        root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+        files = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+        splits = splits_by_name(files) if all(map(is_table, files)) else {ALL: files}
+        identity = {"kind": "files", "column": column, **facts(root, splits)}
+    return files_source(os.path.basename(spec), spec, identity, root, splits, column)
+
+
+@contextmanager
+def _named(spec: str) -> Iterator[None]:
+    """Turn an OSError of the body, which looks at what `spec` names, into a DataError."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(
             f"no such file or folder: {spec}; name one that exists, or stdlib or minipile"
@@ -89,10 +80,9 @@ def path_source(spec: str, column: str) -> Source:
             f"cannot read {error.filename or spec} ({error.strerror}): "
             "change its permissions or name another"
         ) from error
-    return _files_source(path.name, spec, identity, root, splits, column)
 
 
-def _files_source(
+def files_source(
     name: str,
     spec: str,
     identity: dict[str, Any],
@@ -100,6 +90,8 @@ def _files_source(
     splits: dict[str, list[str]],
     column: str,
 ) -> Source:
+    """Return the source that reads each split's files, given as paths relative to `root`."""
+
     def load() -> Contents:
         paths = {split: [root / file for file in files] for split, files in splits.items()}
         readers = {split: _reader(files, column) for split, files in paths.items()}
@@ -117,16 +109,24 @@ def _reader(files: list[Path], column: str) -> Reader:
     return read
 
 
-def _facts(root: Path, files: Iterable[str]) -> dict[str, Any]:
-    """Return what changes whenever one of the files does, as JSON values."""
-    rows = []
-    for file in files:
-        status = os.stat(os.path.join(root, file))
-        rows.append([file, status.st_size, status.st_mtime_ns])
-    return {"root": str(root), "files": rows}
+def facts(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
+    """Return what changes whenever a file or its split does, as JSON values.
+
+    Raises OSError for a file that is not there.
+    """
+
+    def rows(files: list[str]) -> Iterator[list[Any]]:
+        for file in files:
+            status = os.stat(os.path.join(root, file))
+            yield [file, status.st_size, status.st_mtime_ns]
+
+    return {
+        "root": str(root),
+        "files": {split: list(rows(files)) for split, files in splits.items()},
+    }
 
 
-def _walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[str]:
+def walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[str]:
     """Return the files below a folder as sorted relative POSIX paths, hidden ones left out.
 
     skips : tells of a file's or folder's name whether to leave it out too
@@ -150,15 +150,15 @@ def _folder_splits(folder: Path) -> dict[str, list[str]]:
     named = [name for name in SPLITS if (folder / name).is_dir()]
     if named:
         return {
-            name: [f"{name}/{file}" for file in _tables_first(_walk(folder / name))]
+            name: [f"{name}/{file}" for file in _tables_first(walk(folder / name))]
             for name in named
         }
-    files = _tables_first(_walk(folder))
-    return _splits_by_name(files) if files and is_table(files[0]) else {ALL: files}
+    files = _tables_first(walk(folder))
+    return splits_by_name(files) if files and is_table(files[0]) else {ALL: files}
 
 
 def _file_split(name: str) -> dict[str, list[str]]:
-    return _splits_by_name([name]) if is_table(name) else {ALL: [name]}
+    return splits_by_name([name]) if is_table(name) else {ALL: [name]}
 
 
 def _tables_first(files: list[str]) -> list[str]:
@@ -171,7 +171,7 @@ _SPLIT_WORDS = re.compile(
 )
 
 
-def _splits_by_name(files: list[str]) -> dict[str, list[str]]:
+def splits_by_name(files: list[str]) -> dict[str, list[str]]:
     """Sort tables by the split in their names, as in `train-00000-of-00012.parquet`."""
     splits: dict[str, list[str]] = {name: [] for name in (*SPLITS, ALL)}
     for file in files:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from pathlib import Path
 
 from data.cache import Notify, corpus_folder, locked, writing
 from data.corpus import Corpus, DamagedCorpus, load_corpus
 from data.errors import DataError
-from data.local import path_source, stdlib_source
+from data.local import glob_source, path_source
+from data.mixture import mixture_source, parse_mixture
 from data.source import Source
+from data.stdlib import stdlib_source
 from data.tokens import prepare
 
 
@@ -23,8 +26,10 @@ def open_corpus(
 ) -> Corpus:
     """Return the corpus of a specification, prepared first if the cache does not have it yet.
 
-    spec : `stdlib`, or the path of a file or folder (see `data.local.path_source`); write
-        `./stdlib` for a folder of that name
+    spec : `stdlib`, the sources of the running interpreter's library; or the path of a file or
+        folder, or a pattern such as `texts/**/*.md` (see `data.local`); or a mixture of such
+        with weights, `stdlib:2,path/to/file.jsonl:1` (see `data.mixture`); write `./stdlib` for
+        a folder of that name
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
     column : the column or key of tables that holds the text
     progress : show a progress bar on stderr while preparing
@@ -33,7 +38,13 @@ def open_corpus(
     Raises DataError if the corpus cannot be found, read or prepared.
     """
     notify = notify or (lambda line: None)
-    source = _source(spec, column)
+    parts = parse_mixture(spec)
+    if parts is None:
+        source = _source(spec, column)
+    else:
+        options = {"cache": cache, "column": column, "progress": progress, "notify": notify}
+        corpora = [(open_corpus(part, **options), weight) for part, weight in parts]
+        source = mixture_source(spec, corpora)
     folder = corpus_folder(source, cache)
     # Without a lock at first: a prepared corpus opens from a cache that cannot be written.
     try:
@@ -65,4 +76,6 @@ def open_corpus(
 def _source(spec: str, column: str) -> Source:
     if spec == "stdlib":
         return stdlib_source()
+    if glob.has_magic(spec) and not Path(spec).expanduser().exists():
+        return glob_source(spec, column)
     return path_source(spec, column)

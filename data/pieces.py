@@ -84,7 +84,7 @@ class SplitWriter:
         self.complete = False
         with writing(self.path):
             mode = "r+b" if self.path.exists() else "w+b"
-            self.file = open(self.path, mode)  # noqa: SIM115  __exit__ closes it
+            self.file = open(self.path, mode)  # __exit__ closes it
         try:
             with writing(self.path):
                 self._resume()

@@ -1,25 +1,30 @@
-"""Documents out of single files: text, and Parquet."""
+"""Documents out of single files: text, JSONL and Parquet, the first two possibly compressed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from data.errors import DataError
+from data.parquet import parquet_documents, parquet_size
 from data.source import Document
 
 BLOCK = 1 << 20
-"""Bytes read at a time from a file of text."""
+"""Bytes read at a time."""
 
-ROWS = 256
-"""Rows decoded at a time from Parquet: a few megabytes of ordinary documents."""
+ZSTD_BLOCK = 1 << 16
+"""Compressed bytes read at a time: what they grow to must fit into memory."""
+
+JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 def is_table(path: str | Path) -> bool:
     """Tell from its name whether a file holds many documents, one per row."""
-    return str(path).lower().endswith(".parquet")
+    return str(path).lower().endswith((".parquet", *JSONL))
 
 
 def documents_of(path: Path, column: str, skip: int) -> tuple[int, Iterator[Document]]:
@@ -27,119 +32,114 @@ def documents_of(path: Path, column: str, skip: int) -> tuple[int, Iterator[Docu
 
     Raises DataError, here or while iterating, for a file that cannot be read.
     """
-    if is_table(path):
-        return _parquet_documents(path, column, skip)
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return parquet_documents(path, column, skip)
+    if name.endswith(JSONL):
+        lines = _lines(path)
+        skipped = sum(1 for _ in islice(lines, skip))
+        return skip - skipped, _json_documents(path, column, lines)
     if skip:
         return skip - 1, iter(())
-    return 0, iter([_text_blocks(path)])
+    return 0, iter([blocks_of(path)])
 
 
 def size_hint(files: list[Path], column: str) -> int | None:
-    """Return about how many bytes the documents of all these files have, separators included.
+    """Return about how many bytes all documents have; None if some file is compressed.
 
     Raises DataError for a file that cannot be read.
     """
-    return sum(_parquet_size(file, column) if is_table(file) else _size(file) for file in files)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size + 1
-
-
-def _text_blocks(path: Path) -> Iterator[bytes]:
-    # Raw bytes, whatever their encoding: the model reads bytes.
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                yield block
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-
-
-def _unreadable(path: Path, reason: object) -> DataError:
-    return DataError(f"cannot read {path} ({reason}): mend it, or leave it out")
-
-
-def _open_parquet(path: Path, column: str) -> Any:
-    """Open a Parquet file and check its column; raises DataError."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # Buffered and not read ahead: a row group of gigabytes is then read page by page.
-        file = pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, f"as Parquet: {error}") from error
-    schema = file.schema_arrow
-    if column not in schema.names:
-        file.close()
-        raise DataError(
-            f"{path} has no column {column!r}: choose one of {', '.join(schema.names)} "
-            "with --data-column"
-        )
-    if not is_text_type(schema.field(column).type):
-        file.close()
-        raise DataError(
-            f"the column {column!r} of {path} is of type {schema.field(column).type}, not text: "
-            f"choose another of {', '.join(schema.names)} with --data-column"
-        )
-    return file
-
-
-def is_text_type(type_: Any) -> bool:
-    """Tell whether an Arrow type holds strings or raw bytes."""
-    import pyarrow as pa
-
-    return (
-        pa.types.is_string(type_)
-        or pa.types.is_large_string(type_)
-        or pa.types.is_binary(type_)
-        or pa.types.is_large_binary(type_)
+    if any(file.name.lower().endswith((".gz", ".zst")) for file in files):
+        return None
+    return sum(
+        parquet_size(file, column)
+        if file.name.lower().endswith(".parquet")
+        else file.stat().st_size + 1
+        for file in files
     )
 
 
-def column_bytes(array: Any) -> list[bytes]:
-    """Return the values of an Arrow array of text as bytes, not decoded; null becomes empty."""
-    import pyarrow as pa
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes, decompressed as its name demands; raw, whatever their encoding.
 
-    large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
-    raw = array.cast(pa.large_binary() if large else pa.binary())
-    return [value or b"" for value in raw.to_pylist()]
-
-
-def _parquet_size(path: Path, column: str) -> int:
-    with _open_parquet(path, column) as file:
-        metadata = file.metadata
-        index = metadata.schema.names.index(column) if column in metadata.schema.names else 0
-        groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
-        sizes = sum(group.column(index).total_uncompressed_size for group in groups)
-        # Parquet has four bytes of length before each value, we have one NUL.
-        return max(0, sizes - 3 * metadata.num_rows)
-
-
-def _parquet_documents(path: Path, column: str, skip: int) -> tuple[int, Iterator[bytes]]:
-    with _open_parquet(path, column) as file:
-        rows = file.metadata.num_rows
-    if skip >= rows:
-        return skip - rows, iter(())
-    return 0, _parquet_rows(path, column, skip)
+    Raises DataError for a file that cannot be read or ends too soon.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".zst":
+            yield from _zstd_blocks(path)
+            return
+        opened: Callable = gzip.open if suffix == ".gz" else open
+        with opened(path, "rb") as file:
+            while block := file.read(BLOCK):
+                yield block
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, getattr(error, "strerror", None) or error) from error
 
 
-def _parquet_rows(path: Path, column: str, skip: int) -> Iterator[bytes]:
-    import pyarrow as pa
+def _zstd_blocks(path: Path) -> Iterator[bytes]:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise unreadable(path, "the package zstandard is not installed") from error
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    frame = None  # a file may hold several frames, one after the other
+    try:
+        with open(path, "rb") as file:
+            while raw := file.read(ZSTD_BLOCK):
+                while raw:
+                    frame = frame or decompressor.decompressobj()
+                    yield frame.decompress(raw)
+                    raw = b""
+                    if frame.eof:
+                        raw, frame = frame.unused_data, None
+    except zstandard.ZstdError as error:
+        raise unreadable(path, error) from error
+    if frame is not None:
+        raise unreadable(path, "it ends in the middle of its compressed data")
 
-    with _open_parquet(path, column) as file:
-        metadata = file.metadata
-        first = 0
-        while skip >= metadata.row_group(first).num_rows:
-            skip -= metadata.row_group(first).num_rows
-            first += 1
-        groups = range(first, metadata.num_row_groups)
-        batches = file.iter_batches(ROWS, row_groups=groups, columns=[column], use_threads=False)
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, with their numbers from 1."""
+    number = 1
+    parts: list[bytes] = []
+    for block in blocks_of(path):
+        head, *rest = block.split(b"\n")
+        parts.append(head)
+        for part in rest:
+            line = b"".join(parts)
+            parts = [part]
+            if not line.isspace() and line:
+                yield number, line
+            number += 1
+    line = b"".join(parts)
+    if line and not line.isspace():
+        yield number, line
+
+
+def _json_documents(path: Path, column: str, lines: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    for number, line in lines:
         try:
-            for batch in batches:
-                values = column_bytes(batch.column(0))
-                yield from islice(values, skip, None)
-                skip = max(0, skip - len(values))
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, f"as Parquet: {error}") from error
+            row = json.loads(line)
+        except ValueError as error:
+            raise unreadable(path, f"line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise unreadable(path, f"line {number} is not a JSON object")
+        if column not in row:
+            raise DataError(
+                f"line {number} of {path} has no key {column!r}: choose one of {', '.join(row)} "
+                "with --data-column"
+            )
+        text = row[column]
+        if text is not None and not isinstance(text, str):
+            raise DataError(
+                f"{column!r} in line {number} of {path} is not text: choose another of "
+                f"{', '.join(row)} with --data-column"
+            )
+        # JSON can spell half a surrogate pair, which UTF-8 cannot.
+        yield (text or "").encode("utf-8", errors="replace")
+
+
+def unreadable(path: Path, reason: object) -> DataError:
+    """Return the error that says why a file cannot be read."""
+    return DataError(f"cannot read {path} ({reason}): mend it, or leave it out")

@@ -84,6 +84,7 @@ def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) ->
         "spec": source.spec,
         "stamp": contents.stamp,
         "splits": list(contents.readers),
+        "source": source.identity,
     }
     if partial.exists():
         done = _bytes_done(contents, partial)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import SPLITS, Corpus, DataError, open_corpus
-from data.local import stdlib_split
+from data.stdlib import stdlib_split
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,0 +1,156 @@
+"""Several corpora as one, interleaved in proportion to their weights."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+from data.corpus import ALL, SPLITS, Corpus, split_path
+from data.errors import DataError
+from data.source import Contents, Document, Reader, Source
+
+BLOCK = 1 << 20
+"""Bytes read at a time from a prepared corpus."""
+
+
+def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
+    """Return the parts of a mixture and their weights; None if `spec` is not a mixture.
+
+    A mixture is `part,part,...`, each part a specification of its own, with `:weight` after it
+    unless its weight is 1. What exists as a path is that path and no mixture.
+    Raises DataError for an empty part or a weight of zero.
+    """
+    if "," not in spec or Path(spec).expanduser().exists():
+        return None
+    parts = []
+    for text in spec.split(","):
+        part, weight = text.strip(), Fraction(1)
+        found = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", part)
+        if found and not Path(part).expanduser().exists():
+            part, weight = found[1].strip(), Fraction(found[2])
+        if not part or not weight:
+            raise DataError(
+                f"{text.strip()!r} is no part of a mixture: write {spec!r} as part:weight,"
+                "part:weight with weights above zero, such as stdlib:2,book.txt:1"
+            )
+        parts.append((part, weight))
+    return parts
+
+
+def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
+    """Return the mixture of prepared corpora, each with its weight.
+
+    The training splits are interleaved document by document so that each corpus has at any time
+    its share of the bytes, equal weights meaning equal bytes. The mixture ends when every corpus
+    has been read once; those that end before begin anew, so nothing is left out. Validation and
+    test are those of the parts, one after the other, each once. If no part is divided, the
+    mixture is not either: its one split is `all`.
+    Raises DataError if a part has nothing to train on.
+    """
+    corpora = [corpus for corpus, _ in parts]
+    weights = [weight for _, weight in parts]
+    identity = {
+        "kind": "mixture",
+        "parts": [[corpus.fingerprint, str(weight)] for corpus, weight in parts],
+    }
+    sources = [split_path(corpus.folder, corpus.training_split) for corpus in corpora]
+    undivided = all(corpus.splits == (ALL,) for corpus in corpora)
+
+    def load() -> Contents:
+        readers = {ALL if undivided else SPLITS[0]: _interleaved(sources, weights)}
+        size = _mixed_size(sources, weights)
+        for split in SPLITS[1:]:
+            paths = [split_path(c.folder, split) for c in corpora if split in c.splits]
+            if paths:
+                readers[split] = _one_after_the_other(paths)
+                size += sum(path.stat().st_size for path in paths)
+        return Contents(readers, size)
+
+    name = "+".join(corpus.name for corpus in corpora)
+    return Source(name, spec, identity, load)
+
+
+def _mixed_size(paths: list[Path], weights: list[Fraction]) -> int:
+    # The corpus that is read once sets the length.
+    longest = max(path.stat().st_size / weight for path, weight in zip(paths, weights, strict=True))
+    return int(longest * sum(weights))
+
+
+def _interleaved(paths: list[Path], weights: list[Fraction]) -> Reader:
+    # One byte of a corpus counts 1 / weight, in whole numbers: a share is due where it is least.
+    numerators = lcm(*(weight.numerator for weight in weights))
+    prices = [weight.denominator * (numerators // weight.numerator) for weight in weights]
+
+    def read(skip: int) -> Iterator[Document]:
+        streams: list[Any] = [_documents(path) for path in paths]
+        spent = [0] * len(paths)
+        unread = set(range(len(paths)))
+        while unread:
+            due = spent.index(min(spent))
+            document = next(streams[due], None)
+            if document is None:
+                unread.discard(due)
+                streams[due] = _documents(paths[due])
+                continue
+            size = 1  # the separator
+            if skip:
+                skip -= 1
+                size += sum(map(len, document))
+            else:
+                counted = _Counted(document)
+                yield counted
+                size += counted.size
+            spent[due] += size * prices[due]
+
+    return read
+
+
+class _Counted:
+    """An iterator over blocks that knows how many bytes went through it."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self.blocks = blocks
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self.blocks:
+            self.size += len(block)
+            yield block
+
+
+def _one_after_the_other(paths: list[Path]) -> Reader:
+    def read(skip: int) -> Iterator[Document]:
+        for path in paths:
+            for document in _documents(path):
+                if skip:
+                    skip -= 1
+                    deque(document, maxlen=0)
+                else:
+                    yield document
+
+    return read
+
+
+def _documents(path: Path) -> Iterator[Iterator[bytes]]:
+    """Yield the documents of a prepared split, each as its blocks, to be read before the next."""
+    with open(path, "rb") as file:
+        block, at = file.read(BLOCK), 1  # after the first document's separator
+
+        def document() -> Iterator[bytes]:
+            nonlocal block, at
+            while block:
+                end = block.find(b"\0", at)
+                if end >= 0:
+                    yield block[at:end]
+                    at = end + 1
+                    return
+                yield block[at:]
+                block, at = file.read(BLOCK), 0
+
+        while block:
+            yield document()
