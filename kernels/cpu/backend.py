@@ -17,19 +17,23 @@ from kernels.arithmetic import (
     product_shift,
 )
 from kernels.backend import Noise, TracedVotes
-from kernels.cpu import forward, pack, simd, votes
+from kernels.cpu import forward, pack, pair_votes, structures, votes
 from kernels.cpu.isa import InstructionSet
 from kernels.cpu.simd import aligned
 from kernels.layout import Shape
 
-BLOCK_BYTES = 384 << 10  # of a block's activations, states and signs: they stay in a core's second-level cache
+PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
+BLOCK_BYTES = (
+    384 << 10
+)  # of a block's activations, states and signs: they stay in a core's second-level cache
 
 
 class Prepared(NamedTuple):
-    """A model as the kernels read it, and its shape."""
+    """A model as the kernels read it, its shape, and the arrays that must live as long."""
 
     shape: Shape
-    model: forward.Model
+    model: structures.Model
+    arrays: tuple
 
 
 def available_cores() -> int:
@@ -54,9 +58,9 @@ class NumbaBackend:
         self.threads = threads or available_cores()
         self.description = f"Numba, {instruction_set.description}, {self.threads} threads"
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
-        self._tables = forward.Tables(
-            exp2_table()[-16:].copy(), log2_thresholds(16), log2_thresholds(256), *reciprocals()
-        )
+        logarithms = (log2_thresholds(n).astype(np.int64) for n in (16, 256))
+        self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
+        self._tables = structures.Tables(*map(_at, self._table_arrays))
         self._buffers: dict = {}  # large arrays, kept from step to step: fresh pages cost more than their use
 
     def _run(self, function, tasks):
@@ -86,9 +90,7 @@ class NumbaBackend:
             panels = -(-t.shape[0] // 64)
             tasks.append((weights, t.offset, *t.shape, packed, starts, start[t.number], 0, panels))
         self._run(pack.pack_panels, tasks)
-        model = forward.Model(
-            shape.hidden_size,
-            shape.num_layers,
+        arrays = (
             packed,
             starts,
             np.array([t.offset for t in tensors], np.int64),
@@ -96,44 +98,50 @@ class NumbaBackend:
             np.array([t.a >> 3 for t in tensors], np.int64),
             np.array([t.b >> 3 for t in tensors], np.int64),
         )
-        return Prepared(shape, model)
+        model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays))
+        return Prepared(shape, model, arrays)
 
-    def _noise(self, shape: Shape, noise: Noise | None, *, tie_gates=False) -> forward.NoiseParameters:
+    def _noise(
+        self, shape: Shape, noise: Noise | None, *, tie_gates=False
+    ) -> structures.NoiseParameters:
         if noise is None:
-            return forward.NoiseParameters(forward.CLEAN, False, 0, 0, 0, 0, 0)
-        mode = forward.ALONG_INPUT if noise.perturbation == "input" else forward.MOVED
+            return structures.NoiseParameters(structures.CLEAN, 0, 0, 0, 0, 0, 0)
+        mode = structures.ALONG_INPUT if noise.perturbation == "input" else structures.MOVED
         shift = 4 - noise.sigma_shift
         key = noise.seed & 0xFFFFFFFF, noise.seed >> 32
-        return forward.NoiseParameters(mode, tie_gates, *key, noise.step, shift, 1 << max(0, shift))
+        return structures.NoiseParameters(
+            mode, int(tie_gates), *key, noise.step, shift, 1 << max(0, shift)
+        )
 
     def _block(self, shape, members, length, *, text=1, state=1, keep=0, moved=False, traced=False):
-        """Buffers of a block of members; ``forward.Block`` says what each is."""
+        """A block of members, see ``structures.Block``, and the arrays that must live as long."""
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
         noisy, seen = (padded if moved else 0), (members // text if traced else 0)
-        return forward.Block(
-            members,
-            padded,
-            stride,
-            text,
-            state,
-            keep,
-            _filled((forward.BUFFERS, padded, stride), np.uint8),
+        words = -(-shape.sign_words // 64) * 64
+        arrays = (
+            _filled((structures.BUFFERS, padded, stride), np.uint8),
             _filled((padded, 4 * stride), np.uint8),
             _filled((layers, padded, stride), np.uint8),
             np.empty((2, padded, VOCABULARY), np.int8),
             np.zeros((padded, 2), np.int32),
-            np.zeros((noisy, -(-shape.sign_words // 64) * 64), np.uint32),
+            np.zeros((noisy, words), np.uint32),
             np.zeros((noisy, 2 * layers), np.int8),
             np.zeros((length if moved else 0, padded), np.int8),
-            np.empty((length if moved else 0, forward.LAYER_PRODUCTS * layers + 1, padded), np.int32),
-            np.empty((seen, length, (forward.LAYER_INPUTS * layers + 1) * d), np.uint8),
+            np.empty(
+                (length if moved else 0, structures.LAYER_PRODUCTS * layers + 1, padded), np.int32
+            ),
+            np.empty((seen, length, (structures.LAYER_INPUTS * layers + 1) * d), np.uint8),
         )
+        block = structures.Block(
+            members, padded, stride, length, text, state, keep, 4 * words, *map(_at, arrays)
+        )
+        return block, arrays
 
     def _members_per_block(self, shape, length, *, moved: bool) -> int:
         """As many members as the second-level cache holds, at least 16, at most 128."""
         stride = max(64, shape.hidden_size)
-        each = (forward.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
+        each = (structures.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
         if moved:
             each += 4 * shape.sign_words
         return int(np.clip(BLOCK_BYTES // each // 16 * 16, 16, 128))
@@ -145,7 +153,7 @@ class NumbaBackend:
         return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
 
     def forward(self, prepared, tokens, states):
-        shape, model = prepared
+        shape, model, _ = prepared
         logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
         states_out = np.empty_like(states)
         if tokens.size == 0:
@@ -153,7 +161,7 @@ class NumbaBackend:
         noise = self._noise(shape, None)
 
         def run(first, last):
-            block = self._block(shape, last - first, tokens.shape[1])
+            block, _arrays = self._block(shape, last - first, tokens.shape[1])
             forward.run_sequences(
                 model, noise, self._tables, block, tokens, states, states_out, first, logits
             )
@@ -162,28 +170,43 @@ class NumbaBackend:
         return logits, states_out
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
-        shape, model = prepared
+        shape, model, _ = prepared
         scores = np.zeros(len(states), np.int32)
         states_out = np.empty_like(states)
         parameters = self._noise(shape, noise)
 
         def run(first, last):
-            block = self._block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
+            block, _arrays = self._block(
+                shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True
+            )
             forward.run_pair_block(
-                model, parameters, self._tables, block, tokens, states, states_out, first, first_pair, scores
+                model,
+                parameters,
+                self._tables,
+                block,
+                tokens,
+                states,
+                states_out,
+                first,
+                first_pair,
+                scores,
             )
 
-        self._run(run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=True) // 2))
+        self._run(
+            run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=True) // 2)
+        )
         return scores, states_out
 
     def cast_traced_votes(
         self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
     ):
-        shape, model = prepared
+        shape, model, _ = prepared
         length = tokens.shape[1] - 1
         parameters = self._noise(shape, noise, tie_gates=True)
         pairs_a_group = (length + 1) // 2
-        batch = max(1, VOTE_ROWS // 2 // pairs_a_group)  # groups whose rows one pass of the votes sums
+        batch = max(
+            1, VOTE_ROWS // 2 // pairs_a_group
+        )  # groups whose rows one pass of the votes sums
         z = self._buffer("votes", (shape.parameters,), np.int64)
         views = shape.views(z)
         for name, view in views.items():
@@ -206,17 +229,25 @@ class NumbaBackend:
         keep, z, *, add,
     ):  # fmt: skip
         """Run a batch of groups, and add their votes to z."""
-        d, layers, length, groups = shape.hidden_size, shape.num_layers, tokens.shape[1] - 1, len(tokens)
+        d, layers, length, groups = (
+            shape.hidden_size,
+            shape.num_layers,
+            tokens.shape[1] - 1,
+            len(tokens),
+        )
         pairs_a_group = (length + 1) // 2
         pairs = groups * pairs_a_group
-        v_columns, x_columns = layers * 7 * d + VOCABULARY, (forward.LAYER_INPUTS * layers + 1) * d
+        v_columns, x_columns = (
+            layers * 7 * d + VOCABULARY,
+            (structures.LAYER_INPUTS * layers + 1) * d,
+        )
         v_rows = self._buffer("v", (pairs * v_columns,), np.int32)
         x_rows = self._buffer("x", (pairs * x_columns,), np.int32)
         embedding_rows = self._buffer("embedding", (groups, length, d), np.int32)
 
         def run(begin, end):
             members = (end - begin) * group_size
-            block = self._block(
+            block, _arrays = self._block(
                 shape, members, length,
                 text=group_size, state=group_size, keep=keep, moved=True, traced=True,
             )  # fmt: skip
@@ -229,7 +260,15 @@ class NumbaBackend:
             )  # fmt: skip
             deviation = votes.assign_credit(tokens, begin, group_size, s0, s1, credit_scale, credit)
             votes.cast_rows(
-                model, noise, block, group_size, credit, begin * pairs_a_group, pairs, v_rows, x_rows
+                model,
+                noise,
+                block,
+                group_size,
+                credit,
+                begin * pairs_a_group,
+                pairs,
+                v_rows,
+                x_rows,
             )
             votes.cast_vectors(
                 model, block, group_size, credit, gains, tokens, begin, embedding_rows, length
@@ -264,10 +303,10 @@ class NumbaBackend:
                 matrix(f"{layer}gru.u_{gate}", v_column, x_column + other * d)
                 biases.append((shape.tensors[f"{layer}gru.b_{gate}"].offset, v_column))
                 v_column += d
-            matrix(layer + "mlp.w_up", v_column, x_column + forward.X_LN2 * d)
-            matrix(layer + "mlp.w_down", v_column + 4 * d, x_column + forward.X_MID * d)
+            matrix(layer + "mlp.w_up", v_column, x_column + structures.X_LN2 * d)
+            matrix(layer + "mlp.w_down", v_column + 4 * d, x_column + structures.X_MID * d)
             v_column += 5 * d
-            x_column += forward.LAYER_INPUTS * d
+            x_column += structures.LAYER_INPUTS * d
         matrix("head.weight", v_column, x_column)
 
         slices = [(p, min(pairs, p + VOTE_ROWS // 2)) for p in range(0, pairs, VOTE_ROWS // 2)]
@@ -286,7 +325,54 @@ class NumbaBackend:
             votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
-        raise NotImplementedError
+        z = self._buffer("votes", (shape.parameters,), np.int64)
+        z[...] = 0
+        voters = np.flatnonzero(fitness)
+        for at in range(0, len(voters), PAIR_ROWS):
+            self._cast_pair_batch(shape, z, voters[at : at + PAIR_ROWS], fitness, noise, first_pair)
+        return z
+
+    def _cast_pair_batch(self, shape, z, voters, fitness, noise, first_pair):
+        """Add the votes of some directions: each task draws nothing, packs one tensor's signs and sums them."""
+        rows = len(voters) + len(voters) % 2  # a last odd one is paired with a factor of 0
+        factors, ones = np.zeros((2, rows), np.int64)
+        factors[: len(voters)], ones[: len(voters)] = fitness[voters], 1
+        words = self._buffer("words", (rows, -(-shape.sign_words // 64) * 64), np.uint32)
+        key = noise.seed & 0xFFFFFFFF, noise.seed >> 32
+        directions = first_pair + voters
+
+        def draw(first, last):
+            pair_votes.draw_directions(directions[first:last], noise.step, *key, words[first:last])
+
+        def cast(tensor):
+            outputs, pairs = tensor.shape[0], rows // 2
+            v_rows = np.empty(pairs * outputs, np.int32)
+            pair_votes.pack_signs(words, tensor.a >> 3, factors, outputs, v_rows, 0)
+            if len(tensor.shape) == 1:
+                votes.sum_bias(z, tensor.offset, outputs, 1, v_rows, 0, 0, pairs, pairs, 1)
+                return
+            inputs = tensor.shape[1]
+            x_rows = np.empty(pairs * inputs, np.int32)
+            pair_votes.pack_signs(words, tensor.b >> 3, ones, inputs, x_rows, 0)
+            for panel in range(-(-outputs // 64)):
+                votes.sum_matrix(
+                    z,
+                    tensor.offset,
+                    outputs,
+                    inputs,
+                    v_rows,
+                    0,
+                    x_rows,
+                    0,
+                    0,
+                    pairs,
+                    pairs,
+                    panel,
+                    1,
+                )
+
+        self._run(draw, self._spread(len(voters), 64))
+        self._run(cast, [(tensor,) for tensor in shape.tensors.values()])
 
     def update_master(self, shape, master, votes_p, multipliers):
         weights = np.empty(shape.parameters, np.int8)
@@ -309,3 +395,8 @@ def _filled(shape, dtype):
     out = aligned(shape, dtype)
     out[...] = 128
     return out
+
+
+def _at(array: np.ndarray) -> int:
+    """The array's address."""
+    return array.ctypes.data

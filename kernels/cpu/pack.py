@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from kernels.cpu.forward import JIT
+from kernels.cpu.structures import JIT
 
 
 @njit(**JIT)

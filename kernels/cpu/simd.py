@@ -180,7 +180,9 @@ load_i32 = define(lambda b, at: load(b, at, V_I32), i32x16, types.int64)
 load_offset = define(_load_offset, i32x16, types.int64)  # value + 128 in memory
 store_i8 = define(lambda b, at, v: store(b, b.trunc(v, V_I8), at), types.void, types.int64, i32x16)
 store_i32 = define(lambda b, at, v: store(b, v, at), types.void, types.int64, i32x16)
-store_offset = define(lambda b, at, v: store(b, _offset_bytes(b, v), at), types.void, types.int64, i32x16)
+store_offset = define(
+    lambda b, at, v: store(b, _offset_bytes(b, v), at), types.void, types.int64, i32x16
+)
 store_interleaved = define(_store_interleaved, types.void, types.int64, *[i32x16] * 4)
 clip8_lanes = define(clip8, i32x16, i32x16)
 absolute = define(lambda b, v: call(b, "llvm.abs.v16i32", V_I32, v, I1(0)), i32x16, i32x16)
@@ -190,6 +192,14 @@ select_bits = define(_select_bits, i32x16, types.int64, i32x16, i32x16)  # bit 1
 multiply_high = define(_multiply_high, i32x16, i32x16, types.int64)  # upper 32 bits, unsigned
 total = define(_total, types.int64, i32x16)  # of all lanes, in int32
 load_byte = define(lambda b, at: b.sext(load(b, at, I8), I64), types.int64, types.int64)
+load_word = define(lambda b, at: b.sext(load(b, at, I32), I64), types.int64, types.int64)
+load_long = define(lambda b, at: load(b, at, I64), types.int64, types.int64)
+store_byte = define(
+    lambda b, at, v: store(b, b.trunc(v, I8), at), types.void, types.int64, types.int64
+)
+store_word = define(
+    lambda b, at, v: store(b, b.trunc(v, I32), at), types.void, types.int64, types.int64
+)
 
 
 def _operator(symbol, emit, right):
@@ -197,7 +207,9 @@ def _operator(symbol, emit, right):
 
     @overload(symbol)
     def overloaded(x, y):
-        if x is i32x16 and (y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))):
+        if x is i32x16 and (
+            y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))
+        ):
             return lambda x, y: operation(x, y)
 
 
@@ -241,7 +253,9 @@ def _add_signed_bytes(b, acc, address, bits):
     return dot4(b, acc, constant(BYTES, 1), signed)
 
 
-add_signed_bytes = define(_add_signed_bytes, i32x16, i32x16, types.int64, types.int64)  # acc, 64 bytes, 64 bits
+add_signed_bytes = define(
+    _add_signed_bytes, i32x16, i32x16, types.int64, types.int64
+)  # acc, 64 bytes, 64 bits
 
 
 @intrinsic

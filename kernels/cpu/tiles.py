@@ -29,6 +29,7 @@ from kernels.cpu.simd import (
     load,
     store,
 )
+
 ROWS = 4
 
 
@@ -72,12 +73,42 @@ def _product_tile(vectors, clean, moved):
 
     clean, moved : which results to write, without and with the perturbation's term
     """
+
     @intrinsic
-    def tile(typing_context, x, x_row, w, quads, start, shift, out, out_row, flip, bits, bits_row, gains, moved_out):
+    def tile(
+        typing_context,
+        x,
+        x_row,
+        w,
+        quads,
+        start,
+        shift,
+        out,
+        out_row,
+        flip,
+        bits,
+        bits_row,
+        gains,
+        moved_out,
+    ):
         signature = types.void(*[types.int64] * 13)
 
         def codegen(context, b, _, values):
-            x, x_row, w, quads, start, shift, out, out_row, flip, bits, bits_row, gains, moved_out = values
+            (
+                x,
+                x_row,
+                w,
+                quads,
+                start,
+                shift,
+                out,
+                out_row,
+                flip,
+                bits,
+                bits_row,
+                gains,
+                moved_out,
+            ) = values
             begin = [load(b, b.add(start, I64(64 * v)), V_I32) for v in range(vectors)]
             acc = sums(
                 b, dot4, BYTES, x, x_row, I64(4), w, I64(64 * vectors), quads, begin, vectors
@@ -119,7 +150,9 @@ def _vote_tile(vectors):
             begin = [constant(V_I32, 0)] * vectors
             # |sum| <= 1,024 rows * 8,191 * 127 < 2**31
             acc = sums(b, dot2, HALFWORDS, v, I64(4), v_step, x, x_step, pairs, begin, vectors)
-            keep = broadcast(b, b.neg(add), V_I64)  # all ones where Z is added to, zero where it is set
+            keep = broadcast(
+                b, b.neg(add), V_I64
+            )  # all ones where Z is added to, zero where it is set
             for row in range(ROWS):
                 for k in range(vectors):
                     at = b.add(z, b.add(b.mul(z_row, I64(row)), I64(8 * LANES * k)))

@@ -17,20 +17,29 @@ from kernels.arithmetic import (
     VOTE_BITS,
     VOTE_LIMIT,
 )
-from kernels.cpu.forward import (
+from kernels.cpu.simd import (
+    address,
+    load_byte,
+    load_i32,
+    load_offset,
+    load_word,
+    maximum,
+    minimum,
+    select_bits,
+    splat,
+    store_i32,
+    total,
+)
+from kernels.cpu.structures import (
     ALONG_INPUT,
-    B_F,
     JIT,
     LAYER_INPUTS,
     LAYER_PRODUCTS,
     LAYER_TENSORS,
     LN1,
     LN2,
-    P_DOWN,
-    P_U_F,
     P_UP,
     P_W_F,
-    U_F,
     W_DOWN,
     W_F,
     W_UP,
@@ -38,19 +47,12 @@ from kernels.cpu.forward import (
     X_LN2,
     X_MID,
     X_PAST,
-    X_U,
+    a_signs,
+    b_signs,
+    embedding_sign,
     gain,
-)
-from kernels.cpu.simd import (
-    address,
-    load_i32,
-    load_offset,
-    maximum,
-    minimum,
-    select_bits,
-    splat,
-    store_i32,
-    total,
+    projection,
+    token_sign,
 )
 from kernels.cpu.tiles import ROWS, vote_tile_1, vote_tile_4
 
@@ -129,8 +131,8 @@ def pack_outputs(block, first, group_size, signs, coefficients, shifts, outputs,
     shifts : what the two sums are divided by, as right shifts, less VOTE_BITS
     """
     low, high = splat(-VOTE_LIMIT), splat(VOTE_LIMIT)
-    bits_row = 4 * block.words.shape[1]
-    bits = address(block.words) + first * bits_row + signs
+    bits_row = block.words_row
+    bits = block.words + first * bits_row + signs
     up_0, down_0 = max(0, -shifts[0]), max(0, shifts[0])
     up_1, down_1 = max(0, -shifts[1]), max(0, shifts[1])
     half_0, half_1 = splat((1 << down_0) >> 1), splat((1 << down_1) >> 1)
@@ -168,18 +170,18 @@ def cast_rows(model, noise, block, group_size, credit, pair, pairs, v_rows, x_ro
     v_rows : (pairs * outputs of all matrices,) int32: for each output set in turn its panels [panel][pair][column]
     x_rows : (pairs * inputs of all matrices,) int32, likewise for each input
     """
-    d, length = model.hidden_size, block.inputs.shape[1]
+    d, length = model.hidden_size, block.length
     coefficients = np.zeros((2, group_size), np.int32)
     shifts = np.zeros(2, np.int64)
     half_pairs = (length + 1) >> 1
-    input_row = block.inputs.shape[2]
+    input_row = (LAYER_INPUTS * model.num_layers + 1) * d
     for group in range(block.members // group_size):
         first = group * group_size
         for half in range(half_pairs):
             at_pair = pair + group * half_pairs + half
             t_0 = 2 * half
             count = min(2, length - t_0)
-            x_0 = address(block.inputs) + (group * length + t_0) * input_row
+            x_0 = block.inputs + (group * length + t_0) * input_row
             x_1 = x_0 + input_row if count == 2 else 0
             # the inputs: u, h, past, ln2 of each layer, D each, its middle, 4 D; the head's
             for column in range(0, input_row, d):
@@ -187,7 +189,9 @@ def cast_rows(model, noise, block, group_size, credit, pair, pairs, v_rows, x_ro
                 to = address(x_rows) + 4 * (pairs * column + at_pair * width)
                 part = (column // d) % LAYER_INPUTS - X_MID
                 if width < 64 and part >= 0:  # D = 16: the middle's 64 columns are one panel
-                    to = address(x_rows) + 4 * (pairs * (column - part * d) + at_pair * 64 + part * d)
+                    to = address(x_rows) + 4 * (
+                        pairs * (column - part * d) + at_pair * 64 + part * d
+                    )
                 pack_inputs(x_0 + column, x_1 + column if x_1 else 0, d, to, 4 * pairs * 64)
             outputs_before = 0
             for product in range(LAYER_PRODUCTS * model.num_layers + 1):
@@ -232,19 +236,25 @@ def cast_rows(model, noise, block, group_size, credit, pair, pairs, v_rows, x_ro
                         shifts[side] = nearest_exponent(max(1, n)) - VOTE_BITS
                     for i in range(group_size):
                         member = first + i
-                        r = np.int64(block.r[t, member])
+                        r = token_sign(block, t, member)
                         if noise.mode == ALONG_INPUT:
                             p = r
                         else:
-                            p = np.int64(block.projections[t, product, member])
+                            p = load_word(projection(model, block, t, product, member))
                             if gate:
-                                p += block.projections[t, product + 1, member]
-                                p += r * block.b0[member, 2 * layer + (kind >> 1)] * constant
+                                p += load_word(projection(model, block, t, product + 1, member))
+                                b0 = (
+                                    block.b0
+                                    + 2 * model.num_layers * member
+                                    + 2 * layer
+                                    + (kind >> 1)
+                                )
+                                p += r * load_byte(b0) * constant
                         coefficients[side, i] = credit[credit_kind, t, member] * p
                 width = min(64, outputs)
                 to = address(v_rows) + 4 * (pairs * outputs_before + at_pair * width)
                 pack_outputs(
-                    block, first, group_size, model.a[tensor], coefficients, shifts, outputs, to,
+                    block, first, group_size, a_signs(model, tensor), coefficients, shifts, outputs, to,
                     4 * pairs * width,
                 )  # fmt: skip
                 outputs_before += outputs
@@ -257,22 +267,24 @@ def cast_vectors(model, block, group_size, credit, gains, tokens, row, rows_out,
     gains : (2 L + 1, D) int64, added to: ln1 and ln2 of each layer, ln_out
     rows_out : (groups, T, D) int32: the vote on the row of the byte read, by group and token, from ``row`` on
     """
-    d, bits_row = model.hidden_size, 4 * block.words.shape[1]
-    words = address(block.words)
+    d, bits_row = model.hidden_size, block.words_row
+    words = block.words
     layers = model.num_layers
     sums = np.zeros((2 * layers + 1, d), np.int32)  # |sum| <= members * T * 128
     for i in range(block.members):
         to_go, own = 0, 0
         for t in range(length):
-            to_go += np.int64(credit[TO_GO, t, i]) * block.r[t, i]
-            own += np.int64(credit[OWN, t, i]) * block.r[t, i]
+            to_go += np.int64(credit[TO_GO, t, i]) * token_sign(block, t, i)
+            own += np.int64(credit[OWN, t, i]) * token_sign(block, t, i)
         for k in range(2 * layers + 1):
             tensor = 1 + LAYER_TENSORS * (k >> 1) + (LN2 if k & 1 else LN1)
             c = splat(own if k >= 2 * layers - 1 else to_go)
-            bits = words + i * bits_row + model.a[tensor]
+            bits = words + i * bits_row + a_signs(model, tensor)
             at = address(sums) + 4 * d * k
             for j in range(0, d, 16):
-                store_i32(at + 4 * j, load_i32(at + 4 * j) + select_bits(bits + (j >> 3), c, splat(0) - c))
+                store_i32(
+                    at + 4 * j, load_i32(at + 4 * j) + select_bits(bits + (j >> 3), c, splat(0) - c)
+                )
     for k in range(2 * layers + 1):
         for j in range(d):
             gains[k, j] += np.int64(sums[k, j]) << VOTE_BITS
@@ -283,9 +295,9 @@ def cast_vectors(model, block, group_size, credit, gains, tokens, row, rows_out,
             for j in range(0, d, 16):
                 store_i32(to + 4 * j, splat(0))
             for i in range(group * group_size, (group + 1) * group_size):
-                bit = (np.int64(block.words[i, (model.a[0] >> 2) + (byte >> 5)]) >> (byte & 31)) & 1
-                c = splat(np.int64(credit[TO_GO, t, i]) * block.r[t, i] * (2 * bit - 1))
-                bits = words + i * bits_row + model.b[0]
+                sign = token_sign(block, t, i) * embedding_sign(model, block, i, byte)
+                c = splat(np.int64(credit[TO_GO, t, i]) * sign)
+                bits = words + i * bits_row + b_signs(model, 0)
                 for j in range(0, d, 16):
                     row_part = load_i32(to + 4 * j)
                     store_i32(to + 4 * j, row_part + select_bits(bits + (j >> 3), c, splat(0) - c))
@@ -302,7 +314,9 @@ def sum_embedding(votes, d, tokens, first, last, length, rows):
 
 
 @njit(**JIT)
-def sum_matrix(votes, at, outputs, inputs, v_rows, v_column, x_rows, x_column, first, last, pairs, panel, add):
+def sum_matrix(
+    votes, at, outputs, inputs, v_rows, v_column, x_rows, x_column, first, last, pairs, panel, add
+):
     """Z = or += v x^T of one panel of a matrix's outputs over the row pairs first..last, at most 512."""
     width_n, width_k = min(64, outputs), min(64, inputs)
     v = address(v_rows) + 4 * (pairs * (v_column + 64 * panel) + first * width_n)

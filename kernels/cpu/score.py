@@ -1,0 +1,35 @@
+"""The integer score of a byte from 256 logits."""
+
+from numba import njit
+
+from kernels.cpu.simd import exp2, load_byte, load_i8, load_long, splat, total
+from kernels.cpu.structures import JIT
+
+
+@njit(**JIT)
+def floor_log2(v, thresholds, log2_fraction):
+    """floor(fraction * log2(v / 16)) of 16 <= v < 2**32: the top bit, then a binary search of the mantissa."""
+    top = 31
+    while v >> top == 0:
+        top -= 1
+    mantissa = v << (31 - top)
+    low = 0
+    step = (1 << log2_fraction) >> 1
+    while step:
+        if mantissa >= load_long(thresholds + 8 * (low + step)):
+            low += step
+        step >>= 1
+    return ((top - 4) << log2_fraction) + low
+
+
+@njit(**JIT)
+def score(logits, target, tables, fine):
+    """Integer score of a target byte from 256 logits at an address: in 1/256 bit if fine, else in 1/16."""
+    sums = splat(0)
+    for j in range(0, 256, 16):
+        sums = sums + exp2(tables.exp2, load_i8(logits + j) + splat(128))
+    v = total(sums)  # < 2**28
+    at = load_byte(logits + target) + 128
+    if fine:
+        return 16 * at - floor_log2(v, tables.log2_256, 8)
+    return at - floor_log2(v, tables.log2_16, 4)

@@ -1,0 +1,106 @@
+"""The members' signs, drawn as bits where they are used: Philox4x32-10 of sixteen counters at a time."""
+
+import numpy as np
+from numba import njit
+
+from kernels.cpu.simd import (
+    address,
+    load_i32,
+    load_word,
+    multiply_high,
+    splat,
+    store_byte,
+    store_i32,
+    store_interleaved,
+    store_word,
+)
+from kernels.cpu.structures import B_F, JIT, LAYER_TENSORS, W_F, a_signs
+from kernels.philox import (
+    DIRECTION_SIGNS,
+    MULTIPLIER_0,
+    MULTIPLIER_1,
+    ROUNDS,
+    TOKEN_SIGNS,
+    WEYL_0,
+    WEYL_1,
+)
+
+
+@njit(**JIT)
+def philox_lanes(c0, c1, c2, c3, key_0, key_1):
+    """Philox4x32-10 of sixteen counters."""
+    for _ in range(ROUNDS):
+        high_0, low_0 = multiply_high(c0, MULTIPLIER_0), c0 * splat(MULTIPLIER_0)
+        high_1, low_1 = multiply_high(c2, MULTIPLIER_1), c2 * splat(MULTIPLIER_1)
+        c0, c1 = high_1 ^ c1 ^ splat(key_0), low_1
+        c2, c3 = high_0 ^ c3 ^ splat(key_1), low_0
+        key_0, key_1 = key_0 + WEYL_0, key_1 + WEYL_1  # splat takes the low 32 bits
+    return c0, c1, c2, c3
+
+
+@njit(**JIT)
+def draw_words(stream, index, step, key_0, key_1, lanes, out, words):
+    """The word string of one draw, ``words`` words in whole sixteens of blocks; lanes is the address of 0..15."""
+    counting = load_i32(lanes)
+    for block in range(0, (words + 3) >> 2, 16):
+        c0, c1, c2, c3 = philox_lanes(
+            counting + splat(block), splat(stream), splat(index), splat(step), key_0, key_1
+        )
+        store_interleaved(out + 16 * block, c0, c1, c2, c3)
+
+
+@njit(**JIT)
+def draw_signs(model, noise, block, first, share):
+    """Fill the members' directions, gate bias signs and token signs; ``share`` members share a direction."""
+    lanes = np.arange(16).astype(np.int32)
+    lanes_at = address(lanes)
+    words, length = block.words_row >> 2, block.length
+    for i in range(0, block.members, share):
+        at = block.words + block.words_row * i
+        draw_words(
+            DIRECTION_SIGNS,
+            first + i // share,
+            noise.step,
+            noise.key_0,
+            noise.key_1,
+            lanes_at,
+            at,
+            words,
+        )
+        for twin in range(1, share):
+            for j in range(0, block.words_row, 64):
+                twin_at = at + twin * block.words_row
+                store_i32(twin_at + j, load_i32(at + j))
+    if share == 2:  # antithetic pairs
+        for i in range(block.members):
+            for t in range(length):
+                store_byte(block.r + t * block.padded + i, 1 - 2 * (i & 1))
+        return
+    strings = np.empty(((length + 2047) // 2048) * 64, np.uint32)
+    for i in range(block.members):
+        draw_words(
+            TOKEN_SIGNS, first + i, noise.step, noise.key_0, noise.key_1, lanes_at, address(strings),
+            (length + 31) // 32,
+        )  # fmt: skip
+        for t in range(length):
+            sign = 2 * ((np.int64(strings[t >> 5]) >> (t & 31)) & 1) - 1
+            store_byte(block.r + t * block.padded + i, sign)
+    if noise.tie_gates:
+        _tie_gates(model, block)
+
+
+@njit(**JIT)
+def _tie_gates(model, block):
+    """The gate's bias takes the signs of the gate, times the first of its own; u's place is never read."""
+    count = max(1, model.hidden_size // 32)
+    for layer in range(model.num_layers):
+        first = 1 + LAYER_TENSORS * layer
+        for gate in range(2):
+            w = block.words + a_signs(model, first + W_F + 3 * gate)
+            bias = block.words + a_signs(model, first + B_F + 3 * gate)
+            for i in range(block.members):
+                row = i * block.words_row
+                bit = load_word(bias + row) & 1
+                store_byte(block.b0 + 2 * model.num_layers * i + 2 * layer + gate, 2 * bit - 1)
+                for j in range(0, 4 * count, 4):  # bit 0 flips all
+                    store_word(bias + row + j, load_word(w + row + j) ^ (bit - 1))
