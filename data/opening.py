@@ -6,6 +6,7 @@ import glob
 import shutil
 from pathlib import Path
 
+from data import minipile
 from data.cache import Notify, corpus_folder, locked, writing
 from data.corpus import Corpus, DamagedCorpus, load_corpus
 from data.errors import DataError
@@ -26,8 +27,9 @@ def open_corpus(
 ) -> Corpus:
     """Return the corpus of a specification, prepared first if the cache does not have it yet.
 
-    spec : `stdlib`, the sources of the running interpreter's library; or the path of a file or
-        folder, or a pattern such as `texts/**/*.md` (see `data.local`); or a mixture of such
+    spec : `stdlib`, the sources of the running interpreter's library; or `minipile`; or the path
+        of a file or folder, or a pattern such as `texts/**/*.md` (see `data.local`); or a data
+        set of the Hugging Face hub, `owner/name` (see `data.minipile`); or a mixture of such
         with weights, `stdlib:2,path/to/file.jsonl:1` (see `data.mixture`); write `./stdlib` for
         a folder of that name
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
@@ -40,7 +42,7 @@ def open_corpus(
     notify = notify or (lambda line: None)
     parts = parse_mixture(spec)
     if parts is None:
-        source = _source(spec, column)
+        source = _source(spec, column, cache=cache, progress=progress, notify=notify)
     else:
         options = {"cache": cache, "column": column, "progress": progress, "notify": notify}
         corpora = [(open_corpus(part, **options), weight) for part, weight in parts]
@@ -73,9 +75,16 @@ def open_corpus(
     return corpus
 
 
-def _source(spec: str, column: str) -> Source:
+def _source(
+    spec: str, column: str, *, cache: Path | None, progress: bool, notify: Notify
+) -> Source:
     if spec == "stdlib":
         return stdlib_source()
+    if spec == "minipile" or minipile.is_hub_id(spec):
+        dataset = minipile.MINIPILE if spec == "minipile" else spec
+        return minipile.hub_source(
+            spec, dataset, column, cache=cache, progress=progress, notify=notify
+        )
     if glob.has_magic(spec) and not Path(spec).expanduser().exists():
         return glob_source(spec, column)
     return path_source(spec, column)

@@ -1,0 +1,274 @@
+"""MiniPile, and any other data set of the Hugging Face hub, through `datasets`."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data.cache import Notify, corpora_folder
+from data.corpus import ALL, SPLITS
+from data.errors import DataError
+from data.parquet import check_column, column_bytes
+from data.source import Contents, Reader, Source
+
+MINIPILE = "JeanKaddour/minipile"
+"""The hub's name of MiniPile: 1,000,000, 500 and 10,000 documents, about 6 GB of text."""
+
+ANSWER_SECONDS = 10.0
+"""How long the hub may take to answer."""
+
+LOOKUP_SECONDS = 20.0
+"""How long finding and asking the hub may take, looking up its address included."""
+
+INSTEAD = "use --data stdlib, which needs no network, or the path of a local file or folder"
+
+_SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation"}
+_SPLIT_NAMES |= {"val": "validation", "dev": "validation", "test": "test"}
+
+
+def is_hub_id(spec: str) -> bool:
+    """Tell whether a specification can only be meant as a hub's `owner/name`.
+
+    Not if it, or the folder it would lie in, exists here, nor if it ends like a file of text.
+    """
+    path = Path(spec)
+    files = (".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".txt", ".zst")
+    return (
+        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", spec) is not None
+        and not path.exists()
+        and not path.parent.is_dir()
+        and not spec.lower().endswith(files)
+    )
+
+
+def hub_source(
+    spec: str, dataset: str, column: str, *, cache: Path | None, progress: bool, notify: Notify
+) -> Source:
+    """Return the source for a data set of the hub, or for a local folder read the same way.
+
+    Its splits train, validation and test are taken; a data set with a single split of another
+    name has that as `all`. What is prepared stays as it is, whatever happens on the hub, until
+    it is cleared from the cache.
+    """
+    name = "minipile" if dataset == MINIPILE else dataset.rstrip("/").rsplit("/", 1)[-1]
+    identity = {"kind": "hub", "dataset": dataset, "column": column}
+
+    def load() -> Contents:
+        with _progress_bars(progress):
+            return _contents(dataset, _load_dataset(dataset, cache, notify), column)
+
+    return Source(name, spec, identity, load)
+
+
+def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
+    """Return `datasets.load_dataset(dataset)`, done in its three steps.
+
+    Between the first and the second the disk is checked, and a shard's reading is bounded.
+    """
+    import datasets
+
+    silence = None if os.path.isdir(dataset) else _ask_hub(dataset)
+    try:
+        with ExitStack() as stack:
+            if silence:
+                stack.enter_context(_offline())
+            builder = datasets.load_dataset_builder(dataset)
+            _check_disk(dataset, builder, cache, notify)
+            _bound_memory(builder)
+            builder.download_and_prepare()
+            return builder.as_dataset()
+    except DataError:
+        raise
+    except Exception as error:  # `datasets` raises what its many layers raise
+        if silence:
+            raise DataError(
+                f"cannot reach the Hugging Face hub for {dataset} ({silence}), and it is not in "
+                f"the cache of datasets: {INSTEAD}"
+            ) from error
+        raise DataError(
+            f"cannot load {dataset} with datasets ({_reason(error.__cause__ or error)}): "
+            f"try again, or {INSTEAD}"
+        ) from error
+
+
+def _ask_hub(dataset: str) -> str | None:
+    """Return why the hub does not answer, or None; raises DataError if it has no such data set.
+
+    Asked first because `datasets` itself would try again for minutes.
+    """
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError
+
+    if datasets.config.HF_HUB_OFFLINE:
+        return "offline mode is on"
+    answers: queue.Queue[Exception | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            HfApi().dataset_info(dataset, timeout=ANSWER_SECONDS)
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    # In a thread: no time limit of a request covers the look-up of its address.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=LOOKUP_SECONDS)
+    except queue.Empty:
+        return f"no answer in {LOOKUP_SECONDS:.0f} s"
+    if isinstance(answer, RepositoryNotFoundError | HFValidationError):
+        raise DataError(
+            f"{dataset} is no file or folder here and no data set of the Hugging Face hub that "
+            f"you may read: mend the name, log in with `hf auth login`, or {INSTEAD}"
+        ) from answer
+    return None if answer is None else _reason(answer)
+
+
+def _reason(error: BaseException) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:200]}"
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep `datasets` to what it has in its own cache; it would try the network for long."""
+    import datasets
+    import huggingface_hub
+
+    places = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+@contextmanager
+def _progress_bars(wanted: bool) -> Iterator[None]:
+    """Leave the progress bars of `datasets` and of the hub out unless they are wanted."""
+    from datasets import utils as datasets_utils
+    from huggingface_hub import utils as hub_utils
+
+    quiet = [
+        module
+        for module in (datasets_utils, hub_utils)
+        if not wanted and not module.are_progress_bars_disabled()
+    ]
+    for module in quiet:
+        module.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for module in quiet:
+            module.enable_progress_bars()
+
+
+def _check_disk(dataset: str, builder: Any, cache: Path | None, notify: Notify) -> None:
+    """State the disk space that is needed, and raise DataError if it is not there."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    text = builder.info.dataset_size
+    if not text:
+        notify(f"{dataset} does not say how large it is: its disk space is not checked")
+        return
+    ours, theirs = corpora_folder(cache), Path(builder.cache_dir)
+    needs = [(text, "prepared", ours)]
+    if not (theirs / "dataset_info.json").exists():
+        download = 0 if os.path.isdir(dataset) else builder.info.download_size or 0
+        needs += [
+            (download, "downloaded", Path(HF_HUB_CACHE)),
+            (text, "unpacked by datasets", Path(datasets.config.HF_DATASETS_CACHE)),
+        ]
+    listed = "; ".join(f"{size / 1e9:.2f} GB {what} in {where}" for size, what, where in needs)
+    notify(f"disk that {dataset} needs: {listed}")
+    disks: dict[int, list[tuple[int, Path]]] = {}
+    for size, _, where in needs:
+        folder = next(part for part in (where, *where.parents) if part.exists())
+        disks.setdefault(folder.stat().st_dev, []).append((size, folder))
+    for shares in disks.values():
+        needed, folder = sum(size for size, _ in shares), shares[0][1]
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise DataError(
+                f"not enough disk for {dataset} at {folder}: {needed / 1e9:.2f} GB needed, "
+                f"{free / 1e9:.2f} GB free; free some, or set EGG_CACHE or HF_HOME to other disks"
+            )
+
+
+def _bound_memory(builder: Any) -> None:
+    """Have Parquet read through a small buffer.
+
+    By default the whole of a shard's compressed bytes is kept until its last row: 550 MB at the
+    peak with shards of MiniPile's size, instead of 280 MB.
+    """
+    config = builder.config
+    if not hasattr(config, "fragment_scan_options") or config.fragment_scan_options is not None:
+        return  # not Parquet, or an older `datasets`; or the data set has its own
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    config.fragment_scan_options = ParquetFragmentScanOptions(
+        use_buffered_stream=True, buffer_size=1 << 20, pre_buffer=False
+    )
+
+
+def _contents(dataset: str, splits: Any, column: str) -> Contents:
+    """Return the documents of a loaded `DatasetDict`; raises DataError without usable splits."""
+    chosen: dict[str, Any] = {}
+    for name in SPLITS:
+        for theirs in splits:
+            if _SPLIT_NAMES.get(theirs) == name:
+                chosen.setdefault(name, splits[theirs])
+    if not chosen and len(splits) == 1:
+        chosen[ALL] = next(iter(splits.values()))
+    if not chosen:
+        raise DataError(
+            f"{dataset} has no split called train, validation or test, but {', '.join(splits)}: "
+            "save one of them as Parquet and name that file"
+        )
+    for part in chosen.values():
+        check_column(part.features.arrow_schema, column, dataset)
+    readers = {name: _reader(part, column) for name, part in chosen.items()}
+    # The folder's last names hold the version of the data set: its commit, or hashes of its files.
+    stamp = json.dumps(
+        {
+            name: [part.num_rows, *Path(part.cache_files[0]["filename"]).parts[-4:-1]]
+            for name, part in chosen.items()
+            if part.cache_files
+        }
+    )
+    return Contents(readers, sum(_size(part) for part in chosen.values()), stamp)
+
+
+def _size(part: Any) -> int:
+    return part.info.splits[part.split].num_bytes
+
+
+def _reader(part: Any, column: str) -> Reader:
+    def read(skip: int) -> Iterator[bytes]:
+        import pyarrow as pa
+
+        for file in part.cache_files:
+            # Read, not mapped as `datasets` does: mapped pages stay resident as long as there is
+            # memory for them, and these are gigabytes.
+            with pa.OSFile(file["filename"]) as raw, pa.ipc.open_stream(raw) as batches:
+                for batch in batches:
+                    if skip < batch.num_rows:
+                        values = column_bytes(batch.column(batch.schema.get_field_index(column)))
+                        yield from islice(values, skip, None)
+                    skip = max(0, skip - batch.num_rows)
+
+    return read
