@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 
+from data import DataError
 from egg import __version__
 from egg.errors import EggError
+from kernels import BackendError
 
 COMMANDS = {
     "train": ("egg.cli_train", "train a model, or go on with a run"),
@@ -44,23 +46,13 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        # Whoever read our output has gone. Without this the interpreter complains once more at its exit.
+        # Whoever read our output has gone. Without this the interpreter complains at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
         return _fail("out of memory: a smaller --population-size or --hidden-size needs less", 2)
-    except Exception as error:
-        if not isinstance(error, _bad_input()):
-            raise
+    except (EggError, DataError, BackendError, OSError) as error:
         return _fail(str(error), 2)
-
-
-def _bad_input() -> tuple[type[Exception], ...]:
-    # Imported late, when something is wrong already: `egg --version` and `--help` should be quick.
-    from data import DataError
-    from kernels import BackendError
-
-    return EggError, DataError, BackendError, OSError
 
 
 def _fail(line: str, status: int) -> int:

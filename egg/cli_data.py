@@ -1,6 +1,5 @@
 """Where the command line joins ``data`` to ``egg``."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 import data
 from egg.errors import EggError
 
-NAMED = ("stdlib", "minipile")  # every other specification is a path, if there is something at it
+NAMED = ("stdlib", "minipile")  # anything else is a path if something is there
 
 
 class CorpusText:
@@ -24,9 +23,8 @@ class CorpusText:
 
 def absolute(spec: str) -> str:
     """A specification that means the same from every folder, as configurations keep it."""
-    if spec in NAMED or not os.path.exists(spec):
-        return spec
-    return str(Path(spec).absolute())
+    path = Path(spec).expanduser()
+    return spec if spec in NAMED or not path.exists() else str(path.absolute())
 
 
 def open_for_training(spec: str, column: str, notify) -> tuple[data.Corpus, CorpusText, str]:

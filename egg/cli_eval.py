@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -21,13 +21,13 @@ class EvalArguments:
     For example: egg eval runs/quickstart-20261121-101500 --split test --json
     """
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
     """A run (its newest checkpoint), a checkpoint, or a folder with a model in it."""
     data: str | None = None
     """Text to measure on, as for training; none: what the run was trained with."""
     data_column: str | None = None
     """Column of tables that holds the text; none: as in training, or text."""
-    split: Literal["train", "validation", "test", "all"] | None = None
+    split: Annotated[str | None, tyro.conf.arg(metavar="{train,validation,test,all}")] = None
     """Part of the text; none: validation, or all of a text that is not divided."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object on standard output, and nothing else there."""
@@ -40,6 +40,8 @@ class EvalArguments:
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(EvalArguments, argv, prog=prog)
+    if arguments.split not in (None, *data.SPLITS, "all"):
+        raise EggError(f"--split {arguments.split}: choose {', '.join(data.SPLITS)} or all")
     shape, weights, config = read_model(arguments.path)
     trained = config.get("run") if isinstance(config.get("run"), dict) else {}
     spec = arguments.data if arguments.data is not None else trained.get("data")

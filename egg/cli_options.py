@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TypeVar
 
 import tyro
@@ -68,7 +68,7 @@ def whole_number(text: str) -> int:
         # The bound is far beyond any sensible number, and keeps 1e999999999 from filling memory.
         if number.is_finite() and abs(number) < 10**30 and number == int(number):
             return int(number)
-    except InvalidOperation:
+    except ArithmeticError:  # no number, or one beyond all bounds
         pass
     raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
 
@@ -118,24 +118,25 @@ def _written(value) -> str:
 
 
 def _one_line(complaint: str, prog: str) -> str:
-    """What tyro says in a box, in one line: its first paragraph."""
+    """What tyro says in a box, in one line: its first paragraph, in our words where we know it."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
-    rows = [row.strip(" │|") for row in text.splitlines()[1:]]
-    paragraph = []
-    for row in rows:
-        if not row or set(row) <= set("─-+╰╯"):
-            break
-        paragraph.append(row)
-    line = " ".join(paragraph)
-    line = re.sub(r"^Error parsing (\S+):", r"\1:", line)
-    line = re.sub(
-        r"^invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\)\.?$",
-        lambda m: f"{m[2]} {m[1]}: choose {m[3].replace(chr(39), '')}",
-        line,
-    )
-    line = re.sub(r"^Missing value for argument '(\S+)'.*", r"\1: a value is missing", line)
-    line = re.sub(r"^Unrecognized options: (\S+?),?( .*)?$", r"unknown argument \1", line)
-    return f"{line or 'arguments that cannot be'} ({prog} --help)"
+    rows = [row.strip(" │|") for row in text.splitlines()[1:]]  # without the title
+    rows = ["" if set(row) <= set("─-+╰╯") else row for row in rows]
+    while rows and not rows[0]:
+        rows.pop(0)
+    line = " ".join(rows[: rows.index("")] if "" in rows else rows)
+    for pattern, ours in (
+        (r"Error parsing (\S+): ", r"\1: "),
+        (r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\).*", r"\2 \1: choose \3"),
+        (r"Missing value for argument '(\S+)'.*", r"\1: a value is missing"),
+        (r"Missing from .*?: (\S+) .*", r"\1 is missing"),
+        (r"Unrecognized options: (\S+?)(,? .*)?$", r"unknown argument \1"),
+    ):  # fmt: skip
+        line = re.sub(f"^{pattern}", ours, line)
+    line = line.replace("'", "") if ": choose " in line else line
+    if "Perhaps you meant:" in rows[:-1]:
+        line += f", perhaps {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
+    return f"{line or 'these arguments make no sense'} ({prog} --help)"
 
 
 @contextlib.contextmanager

@@ -78,6 +78,8 @@ def main(argv: list[str], prog: str) -> int:
     """Train as the arguments say; returns the exit status."""
     resumed = given(argv, "resume")
     if resumed:
+        if not resumed[-1]:
+            raise EggError("--resume is empty: give the folder of a run")
         return _resume(Path(resumed[-1]), argv, prog)
     chosen = (given(argv, "preset") or [DEFAULT_PRESET])[-1]
     arguments = _parse(argv, prog, preset(chosen))
@@ -125,7 +127,7 @@ def _new_folder(out: str | None, preset_name: str) -> Path:
 
 def _resume(run: Path, argv: list[str], prog: str) -> int:
     if not run.is_dir():
-        raise EggError(f"--resume {run}: no such folder; give a run's")
+        raise EggError(f"--resume {run}: there is no such folder")
     if (run / checkpoint.MODEL).exists():
         raise EggError(
             f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}"

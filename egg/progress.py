@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 5.0
+FRAME = len("100%|###| ") + 1  # of the moving line, about its figures
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,16 @@ class Progress:
         if not self.moving:
             print(" | ".join(_parts(status, long=True)), file=self.stream, flush=True)
             return
+        width = shutil.get_terminal_size().columns
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=1000, file=self.stream, bar_format="{percentage:3.0f}%|{bar}| {desc}",
-                dynamic_ncols=True, leave=True, mininterval=0,
-            )  # fmt: skip
-        width = shutil.get_terminal_size().columns
+            layout = "{percentage:3.0f}%|{bar}| {desc}"
+            self._bar = tqdm(total=1000, file=self.stream, bar_format=layout, mininterval=0)
         parts = _parts(status, long=width >= 110)
-        while len(parts) > 1 and len(" ".join(parts)) > width - 8:
+        while len(parts) > 1 and len(" ".join(parts)) > width - FRAME:
             parts.pop(1)  # a narrow terminal keeps the step, and the end of the line
+        self._bar.ncols = width - 1  # in the last column some terminals begin a new line
         self._bar.n = round(1000 * status.done)
         self._bar.set_description_str(" ".join(parts), refresh=False)
         self._bar.refresh()

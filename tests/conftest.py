@@ -1,0 +1,75 @@
+"""What the tests of runs and of the command line share."""
+
+import pytest
+
+from egg.cli import main
+
+SMALL = (
+    "--hidden-size 16 --num-layers 1 --population-size 32 --group-size 16 --seq-len 4 "
+    "--schedule-tokens 10000 --eval-every 4 --checkpoint-every 3 --backend numpy"
+).split()
+"""Flags of a run that takes a moment."""
+
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog. " * 4,
+    "",
+    "a byte is a byte is a byte;\n" * 6,
+    "x",
+    "¡integers alone! " * 9,
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """The tests prepare their corpora in a cache of their own."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("EGG_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory):
+    """A folder of Parquet in MiniPile's shape: train, validation and test."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("tables")
+    for split, texts in (("train", TEXTS * 5), ("validation", TEXTS), ("test", TEXTS[:1])):
+        pq.write_table(pa.table({"text": texts}), folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """One text file: a corpus with the split ``all`` alone."""
+    path = tmp_path_factory.mktemp("book") / "book.txt"
+    path.write_text("".join(TEXTS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def egg(capsys):
+    """Runs ``egg ARGUMENTS`` in this process: returns (status, standard output, standard error)."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        try:
+            status = main([str(a) for a in arguments])
+        except SystemExit as stop:  # --help
+            status = stop.code or 0
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def train(egg, tables):
+    """Runs a small ``egg train`` with more flags, and returns its standard output."""
+
+    def call(*arguments):
+        status, out, err = egg("train", *SMALL, "--data", tables, *arguments)
+        assert status == 0, err
+        return out
+
+    return call

@@ -1,0 +1,400 @@
+"""The command line: what a run leaves behind, and what bad input is told."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from egg import __version__, progress
+from egg.cli_options import given, whole_number
+from egg.progress import Progress, Status, count, duration
+
+ROOT = Path(__file__).parent.parent
+KEYS = [
+    "step", "member_tokens", "train_integer_bits_per_byte", "validation_bits_per_byte",
+    "changed_share", "clipped_share", "member_tokens_per_second", "seconds",
+]  # fmt: skip
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+# What a run leaves behind
+
+
+def test_a_run_directory(train, tmp_path):
+    run = tmp_path / "run"
+    out = train("--steps", 10, "--out", run)
+    assert {p.name for p in run.iterdir()} == {
+        "config.json", "metrics.jsonl", "loss.png", "checkpoints",
+    }  # fmt: skip
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        f"step-{n:08d}" for n in (3, 6, 9, 10)
+    ]
+    lines = metrics(run)
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert [line["member_tokens"] for line in lines] == [128 * n for n in range(1, 11)]
+    for line in lines:
+        measured = line["step"] in (4, 8, 10)  # every fourth, and the last
+        assert list(line) == [k for k in KEYS if measured or k != "validation_bits_per_byte"]
+        assert line["member_tokens_per_second"] > 0
+        assert 0 <= line["changed_share"] <= 1
+    assert lines[0]["train_integer_bits_per_byte"] == 8.0
+    assert all(a["seconds"] < b["seconds"] for a, b in pairwise(lines))
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((run / "config.json").read_text())
+    assert config == json.loads((run / "checkpoints/step-00000010/config.json").read_text())
+    assert config["preset"] == "nano" and config["format"] == 1
+    assert config["model"] == {"hidden_size": 16, "num_layers": 1, "vocab_size": 256}
+    assert config["run"]["steps"] == 10 and config["run"]["member_tokens"] is None
+    assert config["corpus"]["fingerprint"]
+    # Without a terminal: plain lines, few of them, and nothing that moves the cursor.
+    assert "\r" not in out and "\x1b" not in out
+    assert "step 10" in out and str(run / "checkpoints" / "step-00000010") in out
+
+
+def test_eval_says_what_the_end_of_training_says(train, egg, tmp_path):
+    run = tmp_path / "run"
+    out = train("--steps", 5, "--out", run, "--eval-bytes", 0)
+    status, text, notices = egg("eval", run, "--json", "--backend", "numpy")
+    assert status == 0
+    result = json.loads(text)
+    assert list(result) == [
+        "bits_per_byte", "byte_perplexity", "integer_bits_per_byte",
+        "documents", "bytes", "seconds", "backend",
+    ]  # fmt: skip
+    assert result["bits_per_byte"] == metrics(run)[-1]["validation_bits_per_byte"]
+    assert f"{result['bits_per_byte']:.4f}" in out
+    assert result["byte_perplexity"] == 2 ** result["bits_per_byte"]
+    assert result["backend"] == "numpy" and "numpy" in notices
+    assert result["documents"] == 4  # the empty one is none
+    of_checkpoint = egg("eval", run / "checkpoints/step-00000003", "--json", "--backend", "numpy")
+    assert json.loads(of_checkpoint[1])["bits_per_byte"] != result["bits_per_byte"]
+
+
+def test_eval_of_other_splits_and_other_text(train, egg, tmp_path, book):
+    run = tmp_path / "run"
+    train("--steps", 1, "--out", run)
+    for arguments in (["--split", "test"], ["--split", "train"], ["--data", book]):
+        status, out, err = egg("eval", run, "--backend", "numpy", *arguments)
+        assert status == 0, err
+        assert "bits per byte" in out and len(out.splitlines()) == 1
+    assert "all" in out and "no validation split" in err
+    status, out, err = egg("eval", run, "--split", "all")
+    assert (status, out) == (2, "") and "--split all" in err.splitlines()[-1]
+
+
+def test_eval_of_a_bare_model_needs_data(train, egg, tmp_path, book):
+    run, bare = tmp_path / "run", tmp_path / "bare"
+    train("--steps", 1, "--out", run)
+    bare.mkdir()
+    shutil.copy(run / "checkpoints/step-00000001/model.safetensors", bare)
+    (bare / "config.json").write_text('{"model": {"hidden_size": 16, "num_layers": 1}}')
+    status, out, err = egg("eval", bare)
+    assert (status, out) == (2, "") and "--data" in err
+    assert egg("eval", bare, "--data", book, "--backend", "numpy")[0] == 0
+
+
+def test_a_text_without_validation_is_measured_on_itself(egg, tmp_path, book):
+    run = tmp_path / "run"
+    status, out, err = egg(
+        "train", *"--preset quickstart --hidden-size 16 --num-layers 1 --population-size 32".split(),
+        *"--steps 2 --backend numpy".split(), "--data", book, "--out", run,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "no text back for validation" in out
+    assert json.loads((run / "config.json").read_text())["run"]["data"] == str(book)
+    assert "validation_bits_per_byte" in metrics(run)[-1]
+
+
+def test_a_run_of_recipe_paper(train, egg, tmp_path):
+    run = tmp_path / "run"
+    train("--recipe", "paper", "--seq-len", 10, "--sigma-shift", 4, "--steps", 2, "--out", run)
+    assert metrics(run)[-1]["member_tokens"] == 2 * 32 * 10
+    assert egg("eval", run, "--backend", "numpy")[0] == 0
+
+
+def test_flags_override_the_preset_and_later_ones_win(train, tmp_path):
+    run = tmp_path / "run"
+    train("--preset", "base", "--preset", "paper", "--recipe", "egg", "--member-tokens", "1e12",
+          "--seed", 1, "--seed=2", "--steps=2", "--out", tmp_path / "other", "--out", run)  # fmt: skip
+    config = json.loads((run / "config.json").read_text())
+    assert config["preset"] == "paper" and config["model"]["hidden_size"] == 16
+    assert config["evolution"]["sigma_shift"] == 4  # of the preset
+    assert config["evolution"]["seed"] == 2
+    assert config["run"]["member_tokens"] == 10**12 and config["run"]["steps"] == 2
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "steps"),
+    [("--steps", "3", 3), ("--member-tokens", "300", 3), ("--minutes", "1e-9", 1)],
+)
+def test_one_stop_replaces_those_of_the_preset(train, tmp_path, flag, value, steps):
+    run = tmp_path / "run"
+    train(flag, value, "--out", run)
+    assert len(metrics(run)) == steps
+    stops = json.loads((run / "config.json").read_text())["run"]
+    assert sum(stops[k] is not None for k in ("steps", "member_tokens", "minutes")) == 1
+
+
+def test_the_first_of_two_stops_counts(train, tmp_path):
+    train("--steps", 9, "--member-tokens", 256, "--out", tmp_path / "run")
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_runs_go_to_a_folder_of_their_own(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train("--steps", 1, "--preset", "base")
+    train("--steps", 1, "--preset", "base")
+    names = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    assert len(names) == 2
+    assert all(re.fullmatch(r"base-\d{8}-\d{6}(-2)?", name) for name in names)
+
+
+def test_equal_seeds_give_equal_runs(train, tmp_path):
+    weights = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train("--steps", 2, "--seed", seed, "--out", tmp_path / name)
+        path = tmp_path / name / "checkpoints/step-00000002/model.safetensors"
+        weights[name] = path.read_bytes()
+    assert weights["a"] == weights["b"] != weights["c"]
+
+
+def test_train_py_is_egg_train(tables, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *"--hidden-size 16 --num-layers 1".split(),
+               *"--population-size 16 --steps 1 --backend numpy --data".split(), str(tables)]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/nano-*/checkpoints/step-00000001"))) == 1
+    done = subprocess.run(command + ["--steps", "x"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "egg: --steps: 'x' is no integer: write it like 4096, 10_000, 10M or 1e9 (python train.py --help)"
+    ]
+
+
+# Help
+
+
+def test_version_and_help(egg):
+    assert egg("--version") == (0, f"egg {__version__}\n", "")
+    for arguments in ((), ("--help",), ("-h",)):
+        status, out, _ = egg(*arguments)
+        assert status == 0 and "train" in out and "eval" in out
+
+
+def test_help_shows_the_chosen_presets_values(egg):
+    status, out, _ = egg("train", "--preset", "paper", "--help")
+    assert status == 0
+    words = " ".join(out.replace("│", " ").split())
+    assert (
+        "(default: 262144)" in words and "(default: paper)" in words and "(default: 10G)" in words
+    )
+    assert "--hidden-size" in words and "--model" not in words and "vocab" not in words
+    assert "(default: 2048)" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
+    assert egg("eval", "--help")[0] == 0
+
+
+# Bad input
+
+BAD = {
+    "unknown preset": ("--preset huge", "quickstart"),
+    "unknown flag": ("--speed 3", "--speed"),
+    "misspelt flag": ("--population-siz 64", "--population-size"),
+    "stray word": ("hello", "hello"),
+    "no value": ("--hidden-size", "--hidden-size"),
+    "hidden size": ("--hidden-size 100", "power of four"),
+    "hidden size zero": ("--hidden-size 0", "power of four"),
+    "layers": ("--num-layers 0", "layers"),
+    "population": ("--population-size 40", "group size"),
+    "population zero": ("--population-size 0", "--population-size"),
+    "population negative": ("--population-size -16", "--population-size"),
+    "odd pairs": ("--recipe paper --population-size 17", "even"),
+    "group": ("--group-size 6", "--group-size"),
+    "chunk": ("--seq-len 0", "--seq-len"),
+    "steps": ("--steps 0", "--steps"),
+    "steps negative": ("--steps=-3", "--steps"),
+    "minutes": ("--minutes 0", "--minutes"),
+    "member-tokens": ("--member-tokens 0", "--member-tokens"),
+    "threads": ("--threads 0", "threads"),
+    "threads negative": ("--threads -1", "threads"),
+    "sigma": ("--sigma-shift 9", "0 to 8"),
+    "sigma negative": ("--sigma-shift -1", "0 to 8"),
+    "seed": ("--seed 1.5", "--seed"),
+    "seed word": ("--seed x", "--seed"),
+    "seed huge": ("--seed 1e999999999", "--seed"),
+    "seed range": ("--seed 18446744073709551616", "--seed"),
+    "recipe": ("--recipe cake", "egg, paper"),
+    "perturbation": ("--recipe paper --perturbation input", "--perturbation"),
+    "step size": ("--step-size big", "--step-size"),
+    "backend": ("--backend tpu", "tpu"),
+    "absent backend": ("--backend cupy", "cupy"),
+    "no data": ("--data no/such/text", "no/such/text"),
+    "no data at all": ("--data=", "--data"),
+    "out is a file": ("--out {file}", "file"),
+    "out below a file": ("--out {file}/run", "cannot be written"),
+    "out empty": ("--out=", "--out"),
+    "resume nothing": ("--resume {tmp}/nothing", "no such folder"),
+    "resume empty": ("--resume=", "--resume"),
+    "resume else": ("--resume {tmp}", "neither a run nor a checkpoint"),
+    "resume without value": ("--resume", "--resume"),
+}
+
+
+def one_line(err: str) -> str:
+    assert err.count("\n") == 1 and err.startswith("egg: "), err
+    return err
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_one_line_and_writes_nothing(egg, tables, tmp_path, monkeypatch, name):
+    arguments, says = BAD[name]
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.chdir(tmp_path)
+    status, _, err = egg(
+        "train", "--population-size", 32, "--steps", 1, "--backend", "numpy", "--data", tables,
+        *arguments.format(file=file, tmp=tmp_path).split(),
+    )  # fmt: skip
+    assert status == 2
+    assert says in one_line(err)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("frobnicate", "train, eval"),
+        ("eval", "PATH"),
+        ("eval {tmp}/nothing", "no such folder"),
+        ("eval {tmp}", "neither a run nor a checkpoint"),
+        ("eval {tmp} --split some", "--split some"),
+    ],
+)
+def test_bad_calls_of_other_commands(egg, tmp_path, arguments, says):
+    status, out, err = egg(*arguments.format(tmp=tmp_path).split())
+    assert (status, out) == (2, "")
+    assert says in one_line(err)
+
+
+def test_a_folder_with_a_run_is_refused(train, egg, tables, tmp_path):
+    run = tmp_path / "run"
+    train("--steps", 1, "--out", run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    status, _, err = egg("train", "--data", tables, "--backend", "numpy", "--out", run)
+    assert status == 2 and "--resume" in one_line(err)
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    (tmp_path / "empty").mkdir()
+    train("--steps", 1, "--out", tmp_path / "empty")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_refused(egg, tables, tmp_path):
+    tmp_path.chmod(0o500)
+    status, _, err = egg("train", "--data", tables, "--backend", "numpy", "--out", tmp_path / "run")
+    tmp_path.chmod(0o700)
+    assert status == 2 and "cannot be written" in one_line(err)
+
+
+# Numbers and flags
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4096", 4096), ("-3", -3), ("10_000_000", 10**7), ("10,000", 10**4), ("10M", 10**7),
+        ("1e9", 10**9), ("0.5G", 5 * 10**8), ("2k", 2000), ("1B", 10**9), ("1.5e3", 1500),
+        ("18446744073709551615", 2**64 - 1),
+    ],
+)  # fmt: skip
+def test_whole_numbers(text, value):
+    assert whole_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1.5", "M", "1e-3", "nan", "inf", "1e400", "0x10", "1 2"]
+)
+def test_what_is_no_whole_number(text):
+    with pytest.raises(ValueError, match="no integer"):
+        whole_number(text)
+
+
+def test_given():
+    argv = ["--a-b", "1", "--a_b=2", "--c", "--a-b="]
+    assert given(argv, "a_b") == ["1", "2", ""]
+    assert given(argv, "c") == ["--a-b="]
+    assert given(argv, "d") == []
+    assert given(["--resume"], "resume") == []
+
+
+# Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+STATUS = Status(12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 109, 110, 120, 200])
+def test_the_moving_line_fits_the_terminal(monkeypatch, columns):
+    size = os.terminal_size((columns, 24))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: size)
+    stream = Terminal()
+    shown = Progress(stream)
+    shown.show(STATUS)
+    shown.note("a line of its own")
+    shown.close()
+    for line in re.split(r"[\r\n]", stream.getvalue().replace("\x1b[A", "")):
+        assert len(line) < columns
+    assert "12,345" in stream.getvalue() and "1:13" in stream.getvalue()
+    if columns >= 80:
+        for figure in ("101M", "3.4", "3.5", "812k/s"):
+            assert figure in stream.getvalue()
+
+
+def test_plain_lines_come_seldom(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    shown = Progress(stream)
+    lines = 0
+    for _ in range(100):
+        now[0] += 0.1
+        if shown.due():
+            shown.show(STATUS)
+            lines += 1
+    assert 2 <= lines <= 3 == len(stream.getvalue().splitlines()) + (3 - lines)
+
+
+def test_figures_are_short():
+    assert [count(n) for n in (0, 999, 1000, 9994, 9996, 45_310_000, 999_600, 1e9)] == [
+        "0", "999", "1.00k", "9.99k", "10.0k", "45.3M", "1.00M", "1.00G",
+    ]  # fmt: skip
+    assert [duration(s) for s in (0, 67, 3599.6, 7384, 300_000, float("inf"))] == [
+        "0:00", "1:07", "1:00:00", "2:03:04", "3d 11h", "?",
+    ]  # fmt: skip
+
+
+def test_measured_bits_are_those_of_the_weights(train, tmp_path, tables):
+    import data
+    from egg.evaluate import evaluate
+    from egg.model import load
+
+    train("--steps", 4, "--out", tmp_path / "run")
+    model = load(tmp_path / "run", backend="numpy")
+    text = data.open_corpus(str(tables)).split("validation")
+    result = evaluate(model.backend, model.shape, model.weights, np.asarray(text))
+    assert result.bits_per_byte == metrics(tmp_path / "run")[-1]["validation_bits_per_byte"]

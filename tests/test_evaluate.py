@@ -1,0 +1,145 @@
+"""Bits per byte: what they mean, and that no batching changes a digit."""
+
+from decimal import Decimal, getcontext
+
+import numpy as np
+import pytest
+
+from egg import evaluate as module
+from egg.errors import EggError
+from egg.evaluate import evaluate, sample, scores, surprises
+from egg.model import Model
+from kernels import Shape, get_backend, reference
+
+SHAPE = Shape(16, 1)
+NUMPY = get_backend("numpy")
+
+
+def random_weights(seed: int = 1) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(SHAPE.parameters) * 16).astype(np.int8)
+
+
+def text_of(documents: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(b"\0" + d for d in documents), np.uint8)
+
+
+def random_documents(count: int, longest: int, seed: int = 2) -> list[bytes]:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, longest + 1, count)
+    return [bytes(rng.integers(1, 256, n, dtype=np.uint8)) for n in sizes]
+
+
+def figures(result) -> tuple:
+    return (
+        result.bits_per_byte,
+        result.integer_bits_per_byte,
+        result.byte_perplexity,
+        result.documents,
+        result.bytes,
+    )
+
+
+def logit_rows() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    rows = rng.integers(-127, 128, (600, 256)).astype(np.int8)
+    rows[0], rows[1] = -127, 127
+    rows[2], rows[3] = -127, 127
+    rows[2, 7], rows[3, 7] = 127, -127  # the surest and the most surprised there can be
+    rows[4] = 0
+    return rows
+
+
+def test_surprise_is_the_log_of_the_softmax():
+    getcontext().prec = 40
+    rows = logit_rows()[:40]
+    targets = np.arange(7, 47, dtype=np.uint8)
+    targets[:5] = 7
+    two = Decimal(2)
+    expected = []
+    for row, target in zip(rows.tolist(), targets.tolist(), strict=True):
+        total = sum(two ** (Decimal(logit) / 16) for logit in row)
+        expected.append(float(total.ln() / two.ln() - Decimal(row[target]) / 16))
+    np.testing.assert_allclose(surprises(rows, targets), expected, rtol=0, atol=1e-14)
+    assert surprises(rows[4:5], targets[4:5])[0] == 8.0  # all bytes alike
+
+
+def test_a_surprise_does_not_depend_on_its_neighbours():
+    rows, targets = logit_rows(), np.arange(600).astype(np.uint8)
+    whole = surprises(rows, targets)
+    for size in (1, 7, 64, 333):
+        parts = [surprises(rows[i : i + size], targets[i : i + size]) for i in range(0, 600, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_integer_scores_are_those_of_the_definition():
+    rows, targets = logit_rows(), np.arange(600).astype(np.uint8)
+    np.testing.assert_array_equal(scores(rows, targets), reference.scores(rows, targets))
+
+
+def test_every_byte_of_every_document_is_predicted_from_state_zero():
+    documents = [b"alone", b"", b"z", bytes(range(1, 256)), b"last\n"]
+    model = Model(SHAPE, random_weights(), NUMPY)
+    surprise = score = 0
+    for document in documents:
+        tokens = np.frombuffer(b"\0" + document, np.uint8)
+        logits = model.logits(tokens[:-1])
+        if len(document):
+            surprise += surprises(logits, tokens[1:]).sum()
+            score += int(model.scores(tokens).sum())
+    size = sum(map(len, documents))
+    result = evaluate(NUMPY, SHAPE, model.weights, text_of(documents))
+    assert result.documents == 5 and result.bytes == size
+    assert result.bits_per_byte == pytest.approx(surprise / size, abs=1e-12)
+    assert result.integer_bits_per_byte == -score / (16 * size)
+    assert result.byte_perplexity == pytest.approx(2 ** (surprise / size))
+    assert result.seconds > 0
+
+
+def test_no_batching_changes_a_digit(monkeypatch):
+    text, weights = text_of(random_documents(40, 90)), random_weights()
+    expected = figures(evaluate(NUMPY, SHAPE, weights, text))
+    for lanes in (1, 2, 7, 40, 1000):
+        assert figures(evaluate(NUMPY, SHAPE, weights, text, lanes=lanes)) == expected
+    for name, value in (("PIECE", 1), ("PIECE", 17), ("ROWS", 3), ("BATCH", 50), ("BATCH", 333)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            assert figures(evaluate(NUMPY, SHAPE, weights, text)) == expected, (name, value)
+
+
+def test_one_document_is_one_lane():
+    text = text_of([b"just one document, and no more"])
+    result = evaluate(NUMPY, SHAPE, random_weights(), text)
+    assert (result.documents, result.bytes) == (1, 30)
+
+
+@pytest.mark.parametrize("documents", [[], [b""], [b"", b"", b""]])
+def test_nothing_to_predict_is_refused(documents):
+    with pytest.raises(EggError, match="no byte"):
+        evaluate(NUMPY, SHAPE, random_weights(), text_of(documents))
+
+
+def test_text_without_a_leading_nul_is_refused():
+    with pytest.raises(EggError, match="NUL"):
+        evaluate(NUMPY, SHAPE, random_weights(), np.frombuffer(b"no nul", np.uint8))
+
+
+def test_a_sample_is_whole_documents_spread_over_the_text():
+    documents = [b"%03d" % i * 5 for i in range(200)]
+    text = text_of(documents)
+    chosen = bytes(sample(text, 640)).split(b"\0")[1:]
+    assert 500 < sum(len(d) + 1 for d in chosen) <= 650
+    assert all(d in documents for d in chosen[:-1])
+    numbers = [int(d[:3]) for d in chosen]
+    assert numbers == sorted(numbers) and numbers[0] < 20 and numbers[-1] > 180
+    np.testing.assert_array_equal(sample(text, 640), sample(text.copy(), 640))
+
+
+def test_a_sample_of_all_is_the_text_itself():
+    text = text_of([b"one", b"two"])
+    assert sample(text, 0) is text
+    assert sample(text, 8) is text
+
+
+def test_a_sample_of_one_long_document_is_its_beginning():
+    text = text_of([b"a" * 1000])
+    assert bytes(sample(text, 100)) == b"\0" + b"a" * 100

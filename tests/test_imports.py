@@ -1,0 +1,56 @@
+"""Imports run one way: train.py -> egg -> kernels; the command line alone joins data to egg."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"data", "egg", "kernels"}
+HEAVY = ("datasets", "matplotlib", "numba", "pandas", "pyarrow", "rich", "tqdm")
+
+
+def imported(path: Path) -> set[str]:
+    """The project's packages that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names.add(node.module)
+    return {name.split(".")[0] for name in names} & OURS
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("package", ["data", "kernels"])
+def test_data_and_kernels_import_nothing_else_of_ours(package):
+    for path in files(package):
+        assert imported(path) <= {package}, path
+
+
+def test_egg_imports_data_in_the_command_line_alone():
+    joined = False
+    for path in files("egg"):
+        if path.name.startswith("cli"):
+            joined |= "data" in imported(path)
+        else:
+            assert imported(path) <= {"egg", "kernels"}, path
+    assert joined
+
+
+def test_train_imports_egg_alone():
+    assert imported(ROOT / "train.py") == {"egg"}
+
+
+def test_importing_the_command_line_loads_no_slow_library():
+    code = f"import sys, egg.cli, egg.cli_train, egg.cli_eval; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
