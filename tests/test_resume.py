@@ -1,0 +1,230 @@
+"""Stopping and going on: the same bytes as a run that never stopped."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from egg.evolution import Evolution
+
+TIMES = {"seconds", "member_tokens_per_second"}
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """All that a run holds, but for the times in its log and the picture of it."""
+    content = {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name not in ("loss.png", "metrics.jsonl")
+    }
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    records = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    return content | {"metrics.jsonl": records}
+
+
+@pytest.fixture
+def resume(egg):
+    def call(run, *arguments):
+        return egg("train", "--resume", run, "--backend", "numpy", *arguments)
+
+    return call
+
+
+RECIPES = {
+    "sign": [],
+    "input": ["--perturbation", "input"],
+    "paper": ["--recipe", "paper", "--seq-len", "6"],
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_resumed_run_has_the_bytes_of_one_that_never_stopped(train, resume, tmp_path, recipe):
+    # One step short of a checkpoint, and on one; on a measured step, and off one.
+    flags = [*RECIPES[recipe], "--checkpoint-every", 5]
+    train(*flags, "--steps", 12, "--out", tmp_path / "whole")
+    train(*flags, "--steps", 5, "--out", tmp_path / "parts")
+    for steps in (8, 9, 12):
+        status, _, err = resume(tmp_path / "parts", "--steps", steps)
+        assert status == 0, err
+    parts = files(tmp_path / "parts")
+    for step in (8, 9):  # a run leaves a checkpoint where it ends
+        for name in ("config.json", "model.safetensors", "state.safetensors"):
+            parts.pop(f"checkpoints/step-{step:08d}/{name}")
+    # Checkpoints before the last stop hold the stop of their time.
+    for content in (parts, whole := files(tmp_path / "whole")):
+        for name in [n for n in content if n.endswith("config.json") and "00012" not in n]:
+            content[name] = json.loads(content[name]) | {"run": None}
+    assert parts == whole
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train("--steps", 11, "--out", whole)
+    shutil.copytree(whole, killed)
+    for step in (9, 11):
+        shutil.rmtree(killed / "checkpoints" / f"step-{step:08d}")
+    # What SIGKILL may leave: lines after the checkpoint, the last of them torn, and half a checkpoint.
+    lines = (killed / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (killed / "metrics.jsonl").write_bytes(b"".join(lines[:8]) + lines[8][:40])
+    (killed / "checkpoints" / "writing-step-00000009").mkdir()
+    (killed / "checkpoints" / "writing-step-00000009" / "config.json").write_text("{")
+    status, out, err = resume(killed)
+    assert status == 0, err
+    assert "from step 6" in out
+    assert files(killed) == files(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(
+    train, resume, egg, tables, tmp_path, monkeypatch, number
+):
+    run = tmp_path / "a run"
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    step = Evolution.step
+
+    def interrupted(self):
+        if self.step_number == 4:
+            os.kill(os.getpid(), number)  # in the middle of a step
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evolution, "step", interrupted)
+        flags = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy".split()
+        status, out, _ = egg("train", *flags, "--steps", 9, "--data", tables, "--out", run)
+    assert status == 128 + number
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert out.splitlines()[-1].endswith(f"go on with: egg train --resume '{run}'")
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000005"]
+    assert "validation_bits_per_byte" not in (run / "metrics.jsonl").read_text()
+    assert resume(run)[0] == 0
+    whole = tmp_path / "whole"
+    assert egg("train", *flags, "--steps", 9, "--data", tables, "--out", whole)[0] == 0
+    shutil.rmtree(run / "checkpoints" / "step-00000005")
+    assert files(run) == files(whole)
+
+
+def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
+    def twice(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Evolution, "step", twice)
+    flags = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy".split()
+    status, _, err = egg("train", *flags, "--data", tables, "--out", tmp_path / "run")
+    assert (status, err) == (130, "egg: interrupted\n")
+
+
+def test_a_finished_run_is_left_alone(train, resume, tmp_path):
+    run = tmp_path / "run"
+    train("--steps", 3, "--out", run)
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file()}
+    for arguments in ((), ("--steps", 2), ("--member-tokens", 384), ("--minutes", 1e-9)):
+        status, out, err = resume(run, *arguments)
+        assert status == 0, err
+        assert "nothing to do" in out
+    after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file()}
+    assert before == after
+
+
+def test_minutes_count_from_the_beginning(train, resume, tmp_path):
+    run = tmp_path / "run"
+    train("--steps", 3, "--out", run)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1]) | {"seconds": 100.0}
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
+    assert "nothing to do" in resume(run, "--minutes", 1.6)[1]
+    assert resume(run, "--minutes", 100, "--steps", 4)[0] == 0
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 4 and 100 < last["seconds"] < 160
+
+
+def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, book):
+    run = tmp_path / "run"
+    train("--steps", 2, "--seed", 3, "--out", run)
+    for arguments in (
+        ["--seed", 4], ["--hidden-size", 64], ["--num-layers", 2], ["--population-size", 64],
+        ["--seq-len", 8], ["--schedule-tokens", 5], ["--preset", "base"], ["--data", book],
+        ["--data-column", "words"], ["--recipe", "paper"], ["--step-size", 1], ["--sigma-shift", 4],
+    ):  # fmt: skip
+        status, _, err = resume(run, "--steps", 3, *arguments)
+        assert status == 2
+        assert arguments[0] in err and err.count("\n") == 1, err
+    status, _, err = resume(run, "--steps", 3, "--out", tmp_path / "elsewhere")
+    assert status == 2 and "--out" in err
+    assert not (tmp_path / "elsewhere").exists()
+    status, _, err = resume(
+        run, "--steps", 3, "--out", f"{run}/", "--seed", 3, "--preset", "nano", "--data", tables,
+        "--threads", 1, "--eval-every", 1, "--eval-bytes", 100, "--checkpoint-every", 1,
+    )  # fmt: skip
+    assert status == 0, err
+
+
+def test_what_cannot_be_resumed(train, resume, tmp_path):
+    run = tmp_path / "run"
+    train("--steps", 2, "--out", run)
+    saved = run / "checkpoints" / "step-00000002"
+    status, _, err = resume(saved)
+    assert status == 2 and f"give its run, {run}" in err
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text("{}")
+    assert "has no checkpoint" in resume(bare)[2]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda d: (d / "config.json").write_text('{"model": {}}'), "hidden_size"),
+        (lambda d: (d / "state.safetensors").unlink(), "no state.safetensors"),
+        (lambda d: os.truncate(d / "state.safetensors", 500), "state.safetensors is damaged"),
+        (lambda d: os.truncate(d / "model.safetensors", 500), "model.safetensors is damaged"),
+        (lambda d: change_state(d, "states", lambda a: a[:-1].copy()), "states"),
+        (lambda d: change_state(d, "master", lambda a: a.astype(np.int32)), "master"),
+        (lambda d: change_state(d, "master", lambda a: a[::-1].copy()), "not of the same step"),
+        (lambda d: change_state(d, "step", lambda a: a + 1), "not of the same step"),
+        (lambda d: change_corpus(d), "not the text the run was begun with"),
+    ],
+)
+def test_damage_is_told_in_one_line(train, resume, tmp_path, damage, says):
+    run = tmp_path / "run"
+    train("--steps", 2, "--out", run)
+    damage(run / "checkpoints" / "step-00000002")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    status, _, err = resume(run, "--steps", 3)
+    assert status == 2
+    assert says in err and err.startswith("egg: ") and err.count("\n") == 1
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def change_state(folder: Path, name: str, change) -> None:
+    state = load_file(folder / "state.safetensors")
+    state[name] = change(state[name])
+    save_file(state, folder / "state.safetensors", {"egg_checkpoint": "1"})
+
+
+def change_corpus(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["corpus"]["fingerprint"] = "0" * 64
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_resumed_run_may_change_backend_and_threads(train, egg, tmp_path):
+    pytest.importorskip("numba")
+    train("--steps", 6, "--out", tmp_path / "whole")
+    run = tmp_path / "run"
+    train("--steps", 3, "--out", run)
+    for steps, threads in ((4, 1), (6, 2)):
+        status, _, err = egg(
+            "train", "--resume", run, "--steps", steps, "--backend", "numba", "--threads", threads
+        )
+        assert status == 0, err
+    name = "checkpoints/step-00000006/{}.safetensors"
+    for part in ("model", "state"):
+        one, other = run / name.format(part), tmp_path / "whole" / name.format(part)
+        assert one.read_bytes() == other.read_bytes()
