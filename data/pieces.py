@@ -96,7 +96,8 @@ class SplitWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        with writing(self.path):  # closing may still have bytes to write
+            self.file.close()
 
     def add(self, document: Document) -> None:
         """Write one document, a NUL before it, unless it is empty."""
