@@ -172,7 +172,7 @@ PRESETS: dict[str, Config] = {
     "quickstart": Config(
         "quickstart",
         evolution=EvolutionConfig(schedule_tokens=100_000_000),
-        run=RunConfig(data="stdlib", member_tokens=100_000_000),
+        run=RunConfig(data="stdlib", member_tokens=100_000_000, eval_every=2000, eval_bytes=0),
     ),
     "nano": Config(
         "nano",

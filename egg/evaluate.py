@@ -7,7 +7,9 @@ read as if each were alone. They are spread over lanes of about equal length, re
 import heapq
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,9 +21,10 @@ from kernels.backend import Backend
 from kernels.layout import Shape
 
 LANES = 256  # documents read side by side
-PIECE = 64  # bytes read of each before their logits are scored
+PIECE = 256  # bytes read of each before their logits are scored
 BATCH = 1 << 24  # bytes of text laid out in lanes at a time, which bounds memory
 ROWS = 512  # logits scored at a time: their 1 MB of float64 stay in the cache
+SAMPLED_DOCUMENTS = 16  # that a sample has at the least, if the text has so many
 FRACTION_BITS = 44  # of a surprise, which is below 2**5 bits: ROWS of them are below 2**58
 
 
@@ -46,15 +49,6 @@ class Evaluation:
         return 2.0**self.bits_per_byte
 
 
-@dataclass
-class _Totals:
-    """Exact sums: integers, so that order and batching change nothing."""
-
-    surprise: int = 0  # in 2**-FRACTION_BITS bit
-    score: int = 0  # in sixteenths of a bit
-    bytes: int = 0
-
-
 def evaluate(
     backend: Backend, shape: Shape, weights: np.ndarray, text: np.ndarray, *, lanes: int = LANES
 ) -> Evaluation:
@@ -67,18 +61,25 @@ def evaluate(
     """
     began = time.perf_counter()
     model = backend.prepare(shape, weights)
-    totals, documents = _Totals(), 0
-    for starts, ends in _batches(text):
-        documents += len(starts)
-        _read_batch(backend, model, shape, text, starts, ends, lanes, totals)
-    if not totals.bytes:
+    totals, documents = np.zeros(3, object), 0  # Python's integers: exact, whatever the size
+    # While the model reads a piece, another thread scores the one before.
+    with ThreadPoolExecutor(1) as scorer:
+        waiting = deque()
+        for starts, ends in _batches(text):
+            documents += len(starts)
+            for logits, targets in _read(backend, model, shape, text, starts, ends, lanes):
+                waiting.append(scorer.submit(_score, logits, targets))
+                if len(waiting) > 2:
+                    totals += waiting.popleft().result()
+        totals += sum((piece.result() for piece in waiting), np.zeros(3, object))
+    surprise, score, size = totals
+    if not size:
         raise EggError("there is no byte to evaluate: every document of the text is empty")
     return Evaluation(
-        # Division of integers rounds once, correctly.
-        totals.surprise / (totals.bytes << FRACTION_BITS),
-        -totals.score / (SIXTEENTHS * totals.bytes),
+        surprise / (size << FRACTION_BITS),  # division of integers rounds once, correctly
+        -score / (SIXTEENTHS * size),
         documents,
-        totals.bytes,
+        size,
         time.perf_counter() - began,
     )
 
@@ -86,21 +87,21 @@ def evaluate(
 def sample(text: np.ndarray, limit: int) -> np.ndarray:
     """Documents spread evenly over a text, about ``limit`` bytes of them; 0 is all.
 
+    Of a long document only the beginning is taken, so that many documents are heard, side by side.
+
     text : (n,) uint8, a NUL before each document
     returns : (m,) uint8, laid out in the same way; equal calls give equal documents
     """
     if not limit or text.size <= limit:
         return text
-    spans = [span for starts, ends in _batches(text) for span in zip(starts, ends, strict=True)]
-    stride = -(-text.size // limit)
-    chosen, size = [], 0
-    for start, end in spans[stride // 2 :: stride] or spans[:1]:
-        # A document longer than all the rest is read as far as the limit goes.
-        chosen.append(text[start : min(end, start + limit + 1 - size)])
-        size += len(chosen[-1])
-        if size > limit:
-            break
-    return np.concatenate(chosen)
+    longest = 1 + max(1, limit // SAMPLED_DOCUMENTS)
+    spans = [
+        (start, min(end, start + longest))
+        for starts, ends in _batches(text)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+    stride = max(1, round(sum(end - start for start, end in spans) / limit))
+    return np.concatenate([text[start:end] for start, end in spans[stride // 2 :: stride]])
 
 
 def surprises(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -160,22 +161,25 @@ def _batches(text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             starts = starts[-1:]
 
 
-def _read_batch(backend, model, shape, text, starts, ends, lanes, totals) -> None:
-    """Feed documents through the model, and add what their bytes scored to the totals."""
+def _read(backend, model, shape, text, starts, ends, lanes):
+    """Feed documents through the model, side by side.
+
+    yields : logits (active lanes, PIECE, 256) int8 and the next bytes (active lanes, PIECE) uint8,
+        where a NUL stands for no byte to predict
+    """
     rows = _lanes(ends - starts, lanes)
     lengths = np.array([int((ends - starts)[row].sum()) for row in rows])
+    longest = int(lengths.max())
     states = np.zeros((len(rows), shape.num_layers, shape.hidden_size), np.int8)
-    # One column more than is read, so that each byte has a target; a NUL as target is not counted.
-    tokens = np.zeros((len(rows), int(lengths.max()) + 1), np.uint8)
+    tokens = np.zeros((len(rows), longest + 1), np.uint8)  # the last byte's target is a NUL
     for lane, row in enumerate(rows):
         tokens[lane, : lengths[lane]] = np.concatenate([text[starts[i] : ends[i]] for i in row])
-    for begin in range(0, int(lengths.max()), PIECE):
+    for begin in range(0, longest, PIECE):
         active = int(np.count_nonzero(lengths > begin))  # the lanes are sorted, longest first
         targets = tokens[:active, begin + 1 : begin + 1 + PIECE]
         inputs = np.ascontiguousarray(tokens[:active, begin : begin + targets.shape[1]])
         logits, states = backend.forward(model, inputs, states[:active])
-        counted = targets != 0
-        _add(logits[counted], targets[counted], totals)
+        yield logits, targets
 
 
 def _lanes(sizes: np.ndarray, lanes: int) -> list[list[int]]:
@@ -189,10 +193,13 @@ def _lanes(sizes: np.ndarray, lanes: int) -> list[list[int]]:
     return [rows[lane] for _, lane in sorted(heap, key=lambda item: (-item[0], item[1]))]
 
 
-def _add(logits: np.ndarray, targets: np.ndarray, totals: _Totals) -> None:
+def _score(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(3,) integers: surprise in 2**-FRACTION_BITS bit, score in sixteenths of a bit, and bytes."""
+    counted = targets != 0
+    logits, targets = logits[counted], targets[counted]
+    totals = np.array([0, 0, len(targets)], object)
     for at in range(0, len(targets), ROWS):
         rows, bytes_ = logits[at : at + ROWS], targets[at : at + ROWS]
         fixed = np.rint(np.ldexp(surprises(rows, bytes_), FRACTION_BITS)).astype(np.int64)
-        totals.surprise += int(fixed.sum())
-        totals.score += int(scores(rows, bytes_).sum(dtype=np.int64))
-    totals.bytes += len(targets)
+        totals += [int(fixed.sum()), int(scores(rows, bytes_).sum(dtype=np.int64)), 0]
+    return totals

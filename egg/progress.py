@@ -75,11 +75,11 @@ def _parts(status: Status, *, long: bool) -> list[str]:
     parts = [
         f"step {status.step:,}" if long else f"{status.step:,}",
         f"{count(status.member_tokens)} member-tokens" if long else count(status.member_tokens),
-        f"train {status.train:.3f}" if long else f"t {status.train:.2f}",
+        f"train {status.train:.3f}" if long else f"train {status.train:.2f}",
     ]
     if status.validation is not None:
         measured = f"{status.validation:.3f} (best {status.best:.3f})"
-        parts.append(f"validation {measured}" if long else f"v {measured}")
+        parts.append(f"validation {measured}" if long else f"val {measured}")
     return [
         *parts,
         f"{count(status.speed)}/s",
