@@ -176,6 +176,8 @@ def _train(
         )
         return 0
     progress.note(_opening(config, evolution, corpus, run))
+    if remark := _about_horizon(config):
+        progress.note(remark)
     outcome = trainer.train()
     if outcome.interrupted:
         progress.note(
@@ -222,6 +224,20 @@ def _opening(config: Config, evolution: Evolution, corpus, run: Path) -> str:
         f"{evolution.shape.parameters:,} parameters, recipe {e.recipe}, "
         f"{e.population_size:,} members x {e.seq_len} bytes a step, {corpus.name} "
         f"({count(corpus.bytes(corpus.training_split))} bytes), {begins}into {run}"
+    )
+
+
+def _about_horizon(config: Config) -> str | None:
+    """What to know of a run that stops elsewhere than its step-size schedule ends."""
+    e, stop = config.evolution, config.run
+    ends = [stop.member_tokens] if stop.member_tokens else []
+    ends += [stop.steps * config.tokens_per_step] if stop.steps else []
+    at_end = not ends or abs(min(ends) - e.schedule_tokens) < config.tokens_per_step
+    if at_end or e.recipe != "egg" or e.schedule == "constant":
+        return None
+    return (
+        f"the run stops at {count(min(ends))} member-tokens, the step size is scheduled for "
+        f"{count(e.schedule_tokens)} (--schedule-tokens)"
     )
 
 

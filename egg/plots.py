@@ -7,7 +7,7 @@ import numpy as np
 from egg.runlog import METRICS, VALIDATION, read_lines
 
 LOSS = "loss.png"
-POINTS = 1000  # of the training curve: each is the mean of as many steps as that takes
+POINTS = 300  # of the training curve: each is the mean of as many steps as that takes
 
 
 def plot_loss(run: Path) -> Path | None:
@@ -23,26 +23,24 @@ def plot_loss(run: Path) -> Path | None:
     if not train:
         return None
 
-    from matplotlib.figure import Figure  # slow to import; and pyplot would look for a display
+    # Slow to import; and pyplot would look for a display.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    tokens, bits = _smooth(np.array(train))
     axes.plot(
-        tokens, bits, color="tab:blue", alpha=0.6, linewidth=1.2, label="training, integer score"
+        *_smooth(np.array(train)), color="tab:blue", alpha=0.7, label="training, integer score"
     )
     if validation:
-        style = "o-" if len(validation) < 60 else "-"
         tokens, bits = np.array(validation).T
-        axes.plot(tokens, bits, style, color="tab:red", markersize=3.5, label="validation, exact")
-        at = int(np.argmin(bits))
-        axes.annotate(
-            f"{bits[at]:.3f}", (tokens[at], bits[at]), (0, 8), textcoords="offset points",
-            ha="right", color="tab:red",
-        )  # fmt: skip
+        style = "o-" if len(validation) < 60 else "-"
+        label = f"validation, exact: {bits[-1]:.3f} at the end, {bits.min():.3f} at best"
+        axes.plot(tokens, bits, style, color="tab:red", markersize=3.5, label=label)
     axes.set_xlabel("member-tokens")
     axes.set_ylabel("bits per byte")
     axes.set_title(run.resolve().name)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
     axes.legend()
     path = run / LOSS

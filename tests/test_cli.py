@@ -152,6 +152,12 @@ def test_the_first_of_two_stops_counts(train, tmp_path):
     assert len(metrics(tmp_path / "run")) == 2
 
 
+def test_a_stop_away_from_the_schedules_end_is_remarked(train, tmp_path):
+    assert "scheduled for 10.0k" in train("--steps", 2, "--out", tmp_path / "a")
+    for n, flags in enumerate((["--schedule-tokens", 256], ["--schedule", "constant"])):
+        assert "scheduled" not in train("--steps", 2, *flags, "--out", tmp_path / str(n))
+
+
 def test_runs_go_to_a_folder_of_their_own(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train("--steps", 1, "--preset", "base")
