@@ -222,8 +222,8 @@ def _opening(config: Config, evolution: Evolution, corpus, run: Path) -> str:
     begins = f"from step {evolution.step_number:,}, " if evolution.step_number else ""
     return (
         f"{evolution.shape.parameters:,} parameters, recipe {e.recipe}, "
-        f"{e.population_size:,} members x {e.seq_len} bytes a step, {corpus.name} "
-        f"({count(corpus.bytes(corpus.training_split))} bytes), {begins}into {run}"
+        f"{e.population_size:,} members x {e.seq_len} bytes a step\n"
+        f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, {begins}into {run}"
     )
 
 
@@ -257,13 +257,12 @@ def _closing(
     evolution: Evolution, evaluation: Evaluation | None, split: str, outcome: Outcome
 ) -> str:
     line = (
-        f"step {evolution.step_number:,}, {count(evolution.member_tokens)} member-tokens in "
+        f"step {evolution.step_number:,}: {count(evolution.member_tokens)} member-tokens in "
         f"{duration(outcome.seconds)}"
     )
     if evaluation is None:
         return line
     return (
-        f"{line}: {evaluation.bits_per_byte:.4f} bits per byte on {evaluation.bytes:,} bytes of "
-        f"{split} (perplexity {evaluation.byte_perplexity:.3f}, integer score "
-        f"{evaluation.integer_bits_per_byte:.4f})"
+        f"{line}\n{split}: {evaluation.bits_per_byte:.4f} bits per byte, perplexity "
+        f"{evaluation.byte_perplexity:.3f}, integer score {evaluation.integer_bits_per_byte:.4f}"
     )

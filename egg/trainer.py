@@ -58,6 +58,7 @@ class Trainer:
         self.content = to_json(config) | {"corpus": corpus}
         self._measured: Evaluation | None = None
         self._smooth: tuple[float, float] | None = None
+        self._shown = 0  # steps that were averaged
         self._signal: int | None = None
         self._history = read_history(run, evolution.step_number, config.run.eval_every)
 
@@ -139,8 +140,10 @@ class Trainer:
 
     def _show(self, report: StepReport, speed: float, best: float | None, stop: bool) -> None:
         now = report.train_integer_bits_per_byte, speed
-        keep = SMOOTHING if self._smooth else 0.0
         before = self._smooth or now
+        # The first step, which may compile kernels, is forgotten; few steps are simply averaged.
+        keep = min(SMOOTHING, 1 - 1 / max(1, self._shown))
+        self._shown += 1
         self._smooth = tuple(keep * b + (1 - keep) * n for b, n in zip(before, now, strict=True))
         if not (stop or self.progress.due()):
             return

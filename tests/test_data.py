@@ -62,7 +62,7 @@ def test_stdlib_holds_out_every_twentieth_file():
     assert splits["validation"][0] == stdlib_files()[17]
     assert splits["test"][0] == stdlib_files()[7]
     assert abs(len(splits["validation"]) - len(stdlib_files()) / 20) <= 1
-    assert sorted(sum(splits.values(), [])) == sorted(stdlib_files())
+    assert {path for paths in splits.values() for path in paths} == set(stdlib_files())
 
 
 def test_text_file_is_one_document_in_the_split_all(tmp_path):
