@@ -74,9 +74,9 @@ class EvolutionConfig:
     """Horizon of the step-size schedule, in member-tokens; it does not follow where the run stops."""
     step_size: float | None = None
     """Largest step of a weight, in int8 steps (recipe egg); none: chosen from the horizon."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
     """How the step size falls from the run's beginning to the horizon (recipe egg)."""
-    final_step_share: float = 0.03
+    final_step_share: float = 0.05
     """The step size at the horizon and after it, as a share of the largest (recipe egg)."""
 
     def __post_init__(self) -> None:
