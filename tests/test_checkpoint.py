@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,18 +79,25 @@ def test_a_write_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_a_checkpoint_is_not_there_before_it_is_whole(tmp_path, monkeypatch):
+def test_a_checkpoint_appears_whole_and_at_once(tmp_path, monkeypatch):
     seen = []
-    write = checkpoint.write_synced
+    write, rename = checkpoint.write_synced, Path.rename
 
-    def spy(path, content):
+    def spy_write(path, content):
         seen.append([p.name for p in (tmp_path / "checkpoints").iterdir()])
         write(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_synced", spy)
+    def spy_rename(path, target):
+        assert {p.name for p in path.iterdir()} == {
+            "config.json", "model.safetensors", "state.safetensors",
+        }  # fmt: skip
+        seen.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(checkpoint, "write_synced", spy_write)
+    monkeypatch.setattr(Path, "rename", spy_rename)
     save(tmp_path)
-    assert len(seen) == 3
-    assert not any(name.startswith("step-") for names in seen for name in names)
+    assert seen == [["writing-step-00000003"]] * 3 + ["step-00000003"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "state.safetensors"])

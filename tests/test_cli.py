@@ -189,6 +189,27 @@ def test_train_py_is_egg_train(tables, tmp_path):
     ]
 
 
+def test_the_first_command_learns(tmp_path):
+    """The README's first command, shortened: it must do better than any code of single bytes."""
+    import data
+
+    command = "--preset quickstart --member-tokens 2M --schedule-tokens 2M --threads 2".split()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.glob("runs/quickstart-*")
+    validation = data.open_corpus("stdlib").split("validation")
+    shares = np.bincount(validation[validation != 0]) / np.count_nonzero(validation)
+    shares = shares[shares > 0]
+    unigram = -(shares * np.log2(shares)).sum()
+    assert 4.5 < unigram < 5.0
+    assert metrics(run)[-1]["validation_bits_per_byte"] < unigram - 0.5
+
+
 # Help
 
 

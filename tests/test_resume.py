@@ -4,13 +4,20 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SMALL
 from safetensors.numpy import load_file, save_file
 
+from egg import checkpoint
 from egg.evolution import Evolution
+
+ROOT = Path(__file__).parent.parent
 
 TIMES = {"seconds", "member_tokens_per_second"}
 
@@ -77,6 +84,48 @@ def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):
     assert status == 0, err
     assert "from step 6" in out
     assert files(killed) == files(whole)
+
+
+def test_a_checkpoints_line_is_on_disk_before_it(train, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    save, logged = checkpoint.save_checkpoint, []
+
+    def spy(folder, step, *rest):
+        logged.append((step, len((run / "metrics.jsonl").read_text().splitlines())))
+        return save(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", spy)
+    train("--steps", 7, "--out", run)
+    assert logged == [(3, 3), (6, 6), (7, 7)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_a_run_killed_at_any_moment_goes_on(train, tables, tmp_path):
+    flags = ["--checkpoint-every", "1", "--steps", "60"]
+    train(*flags, "--out", tmp_path / "whole")
+    run = tmp_path / "run"
+    start = [*SMALL, "--data", str(tables), *flags, "--out", str(run)]
+    goes_on = ["--resume", str(run), "--backend", "numpy"]
+    kills = 0
+    for saved in (1, 12, 25, 43):
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *(goes_on if kills else start)],
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None:
+            if len(list((run / "checkpoints").glob("step-*"))) >= saved:
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.001)
+        process.wait()
+    assert kills == 4
+    for folder in (run / "checkpoints").glob("step-*"):
+        assert len(list(folder.iterdir())) == 3
+    subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *goes_on], check=True, stdout=subprocess.DEVNULL
+    )
+    assert files(run) == files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
