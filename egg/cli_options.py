@@ -18,10 +18,18 @@ UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 NONE = "none"
 
 
-def parse(kind: type[T], argv: list[str], *, prog: str, default: T | None = None) -> T:
+def parse(
+    kind: type[T],
+    argv: list[str],
+    *,
+    prog: str,
+    default: T | None = None,
+    description: str | None = None,
+) -> T:
     """An instance of a dataclass from a command line; a later equal flag wins.
 
     default : what the flags override; its values are what ``--help`` shows
+    description : what ``--help`` begins with; None is the dataclass's docstring
     Raises EggError, one line, for arguments that cannot be; SystemExit(0) after ``--help``.
     """
     complaint = io.StringIO()
@@ -37,6 +45,7 @@ def parse(kind: type[T], argv: list[str], *, prog: str, default: T | None = None
                 tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)(kind),
                 args=argv,
                 prog=prog,
+                description=description,
                 registry=_registry(),
                 **options,
             )

@@ -14,6 +14,7 @@ from egg.cli_data import absolute, facts, open_for_training
 from egg.cli_options import given, parse
 from egg.config import (
     DEFAULT_PRESET,
+    PRESET_HELP,
     PRESETS,
     STOPS,
     Config,
@@ -44,14 +45,24 @@ ON_RESUME = (
 FINAL_EVALUATION_SECONDS = 60  # a whole validation split that takes longer is left to `egg eval`
 
 
+DESCRIPTION = """\
+Train a byte-level language model by evolution, with integers alone.
+
+A member-token is one byte read by one member of the population. Numbers may be
+written 10M or 1e9. Stops count from the run's beginning; one given here replaces
+the preset's. Ctrl-C saves, --resume goes on. Presets:
+{presets}
+
+For example:
+  {prog} --preset quickstart
+  {prog} --preset nano --data my/texts --minutes 60
+  {prog} --resume runs/nano-20261121-101500
+"""
+
+
 @dataclass(frozen=True)
 class TrainArguments:
-    """Train a byte-level language model by evolution, with integers alone.
-
-    To begin with: --preset quickstart. A member-token is one byte read by one member of the
-    population. Numbers may be written 10M or 1e9. Stops count from the run's beginning; one given
-    here replaces the preset's.
-    """
+    """All that ``egg train`` can be told."""
 
     model: ModelConfig
     evolution: EvolutionConfig
@@ -90,10 +101,12 @@ def main(argv: list[str], prog: str) -> int:
 def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
     if any(given(argv, name) for name in STOPS):
         default = without_stops(default)
+    presets = "\n".join(f"  {name:10}  {line}" for name, line in PRESET_HELP.items())
     return parse(
         TrainArguments,
         argv,
         prog=prog,
+        description=DESCRIPTION.format(presets=presets, prog=prog),
         default=TrainArguments(default.model, default.evolution, default.run, default.preset),
     )
 

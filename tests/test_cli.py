@@ -15,6 +15,7 @@ import pytest
 
 from egg import __version__, progress
 from egg.cli_options import given, whole_number
+from egg.config import PRESET_HELP
 from egg.progress import Progress, Status, count, duration
 
 ROOT = Path(__file__).parent.parent
@@ -228,6 +229,8 @@ def test_help_shows_the_chosen_presets_values(egg):
         "(default: 262144)" in words and "(default: paper)" in words and "(default: 10G)" in words
     )
     assert "--hidden-size" in words and "--model" not in words and "vocab" not in words
+    for name, line in PRESET_HELP.items():
+        assert f"{name} {line}" in words
     assert "(default: 2048)" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
     assert egg("eval", "--help")[0] == 0
 
