@@ -19,6 +19,7 @@ from kernels.arithmetic import (
 from kernels.backend import Noise, TracedVotes
 from kernels.cpu import forward, pack, pair_votes, structures, votes
 from kernels.cpu.isa import InstructionSet
+from kernels.cpu.reciprocal import reciprocals
 from kernels.cpu.simd import aligned
 from kernels.layout import Shape
 
@@ -41,12 +42,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def reciprocals() -> tuple[np.ndarray, np.ndarray]:
-    """floor(2**s / m) and s = 15 + ceil(log2 m) for the norm's divisors m = 1..127; see ``forward.norm_rows``."""
-    shifts = np.array([15 + max(m - 1, 0).bit_length() for m in range(128)], np.int64)
-    return np.array([(1 << int(s)) // max(m, 1) for m, s in enumerate(shifts)], np.int64), shifts
 
 
 class NumbaBackend:
