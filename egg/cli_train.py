@@ -36,14 +36,9 @@ from egg.runlog import METRICS
 from egg.trainer import Outcome, Trainer
 from kernels import get_backend
 
-ON_RESUME = (
-    *STOPS,
-    "eval_every",
-    "eval_bytes",
-    "checkpoint_every",
-)  # what a resumed run may change
+# What a resumed run may change.
+ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "checkpoint_every")
 FINAL_EVALUATION_SECONDS = 60  # a whole validation split that takes longer is left to `egg eval`
-
 
 DESCRIPTION = """\
 Train a byte-level language model by evolution, with integers alone.
@@ -168,8 +163,12 @@ def _value(config: Config, name: str):
 
 
 def _train(
-    arguments: TrainArguments, run: Path, prog: str, saved: Path | None = None, there: dict | None = None
-) -> int:  # fmt: skip
+    arguments: TrainArguments,
+    run: Path,
+    prog: str,
+    saved: Path | None = None,
+    there: dict | None = None,
+) -> int:
     """Train in a folder, anew or from a saved checkpoint, and tell how it went."""
     config, progress = arguments.config, Progress()
     backend = get_backend(arguments.backend, threads=arguments.threads, notify=progress.note)
@@ -210,11 +209,12 @@ def _train(
 
 def _restore(evolution: Evolution, saved: Path, there: dict, corpus) -> None:
     """Put a fresh evolution where a checkpoint stands."""
-    began_with = there.get("corpus", {})
-    if began_with.get("fingerprint") != corpus.fingerprint:
+    began_with = there.get("corpus")
+    fingerprint = began_with.get("fingerprint") if isinstance(began_with, dict) else None
+    if fingerprint != corpus.fingerprint:
         raise EggError(
             f"{corpus.name} is not the text the run was begun with (fingerprint "
-            f"{corpus.fingerprint[:12]}, then {str(began_with.get('fingerprint'))[:12]}): "
+            f"{corpus.fingerprint[:12]}, then {str(fingerprint)[:12]}): "
             "bring that back, or begin a new run"
         )
     weights = checkpoint.read_weights(saved, evolution.shape)

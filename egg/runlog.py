@@ -91,8 +91,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
         for line in file:
             try:
                 record = json.loads(line)
-                complete = line.endswith(b"\n") and {"step", "seconds"} <= record.keys()
-            except (ValueError, AttributeError):
+                complete = line.endswith(b"\n") and record["step"] > 0 and record["seconds"] >= 0
+            except (ValueError, TypeError, KeyError):
                 complete = False
             if not complete:
                 return

@@ -82,7 +82,8 @@ class Trainer:
         try:
             while not stop and self._signal is None:
                 stop = self._step(log)
-            return Outcome(self._save(log), self._signal, self._measured, self._seconds())
+            interrupted = None if stop else self._signal
+            return Outcome(self._save(log), interrupted, self._measured, self._seconds())
         finally:
             restore()
             self.progress.close()
@@ -134,7 +135,7 @@ class Trainer:
         done = (
             (e.step_number, stop.steps),
             (e.member_tokens, stop.member_tokens),
-            (seconds, stop.minutes and 60 * stop.minutes),
+            (seconds / 60, stop.minutes),
         )
         return [at / end for at, end in done if end is not None]
 
