@@ -178,29 +178,29 @@ def test_traced_votes_in_many_batches_and_tiny_blocks(numba, monkeypatch):
         np.testing.assert_array_equal(got.scores, expected.scores)
 
 
-def test_votes_where_the_first_member_saw_nothing_but_others_did(numba):
-    """x = 0 for a group's first member makes n = 1: sums far beyond the limit are shifted left by ten."""
-    shape, rng = Shape(64, 1), np.random.default_rng(11)
-    tensors = {name: np.zeros(t.shape, np.int8) for name, t in shape.tensors.items()}
-    tensors["layers.0.ln2.weight"][:] = 127
-    tensors["layers.0.mlp.w_up"][:] = 1
-    tensors["head.weight"][:] = rng.integers(-127, 128, (256, 64))
-    tensors["layers.0.mlp.w_down"][:] = rng.integers(-127, 128, (64, 256))
-    weights = shape.flatten(tensors)
-    tokens = text_of(rng, 4, 6)
-    states = np.zeros((4, 1, 64), np.int8)
-    expected, got = (
-        b.cast_traced_votes(
-            b.prepare(shape, weights),
-            tokens,
-            states,
-            Noise(3, 1, 0),
-            group_size=16,
-            credit_scale=16,
+def test_outputs_far_beyond_the_limit_are_limited_before_they_are_shifted_left(numba):
+    """The first member saw next to nothing, others much: sums of 2**29, to be shifted left by ten."""
+    from kernels.arithmetic import VOTE_LIMIT
+    from kernels.cpu import votes
+
+    rng = np.random.default_rng(11)
+    block, arrays = numba._block(Shape(64, 1), 16, 2, text=16, state=16, moved=True)
+    words = arrays[5]
+    words[...] = rng.integers(0, 2**32, words.shape)
+    coefficients = rng.integers(-(2**25), 2**25, (2, 16)).astype(np.int32)
+    coefficients[1] //= 2**22
+    for shift in (-10, -3, 0, 4, 16):
+        out = np.zeros(64, np.int32)
+        votes.pack_outputs(
+            block, 0, 16, 8, coefficients, np.array([shift, shift]), 64, out.ctypes.data, 256
         )
-        for b in (REFERENCE, numba)
-    )
-    np.testing.assert_array_equal(got.votes, expected.votes)
+        signs = (
+            2 * ((words[:, 2:4, None] >> np.arange(32)) & 1).reshape(16, 64).astype(np.int64) - 1
+        )
+        sums = coefficients.astype(np.int64) @ signs
+        expected = [sums << -shift if shift <= 0 else (sums + (1 << (shift - 1))) >> shift]
+        low_high = np.clip(expected[0], -VOTE_LIMIT, VOTE_LIMIT).astype(np.int16)
+        np.testing.assert_array_equal(out.view(np.int16).reshape(64, 2).T, low_high)
 
 
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)

@@ -1,0 +1,30 @@
+"""Evolution learns: a short training falls well below what the bytes' frequencies alone would allow."""
+
+import pytest
+import synthetic
+
+from egg.cli_data import CorpusText
+from egg.config import Config, EvolutionConfig, ModelConfig
+from egg.evaluate import evaluate
+from egg.evolution import Evolution
+from kernels import get_backend
+
+
+@pytest.mark.parametrize("perturbation", ["sign", "input"])
+def test_a_short_training_falls_below_the_unigram_entropy(perturbation):
+    pytest.importorskip("numba")
+    text, held_out = synthetic.corpus(400), synthetic.corpus(40, seed=1)
+    config = Config(
+        model=ModelConfig(64, 1),
+        evolution=EvolutionConfig(
+            population_size=512, schedule_tokens=1_000_000, perturbation=perturbation
+        ),
+    )
+    backend = get_backend("numba")
+    training = Evolution(config, backend, CorpusText(text))
+    first = evaluate(backend, training.shape, training.weights, held_out)
+    assert first.bits_per_byte == 8.0  # the head is zero at the start
+    while training.member_tokens < 1_000_000:
+        training.step()
+    after = evaluate(backend, training.shape, training.weights, held_out)
+    assert after.bits_per_byte < synthetic.unigram_bits(held_out) - 0.5
