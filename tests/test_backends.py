@@ -1,4 +1,4 @@
-"""Every backend equals the oracle's vectors and the reference, on every call, for every shape, thread count and extreme."""
+"""Every backend equals the oracle's vectors and the reference: all calls, shapes, threads, extremes."""
 
 from pathlib import Path
 

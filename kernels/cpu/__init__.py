@@ -35,7 +35,7 @@ def load(threads: int | None = None):
 
 
 def code_folder(instruction_set: InstructionSet) -> Path:
-    """Where compiled code is kept: below EGG_CACHE or the platform's cache folder; temporary if that is not writable."""
+    """Where compiled code is kept: below EGG_CACHE or the platform's cache folder, else a temporary one."""
     import numba
     from platformdirs import user_cache_dir
 

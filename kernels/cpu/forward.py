@@ -1,8 +1,9 @@
 """A block of members reads a chunk of text: the fused population forward.
 
-A block is small enough for its activations, states and signs to stay in cache; each weight panel, once loaded, serves
-every member of the block. All stages of a token run on the block before the next token; signs are read as bits, straight
-into mask registers. The same code runs members of both recipes (``noise.mode`` MOVED, ALONG_INPUT) and plain sequences (CLEAN).
+A block is small enough for its activations, states and signs to stay in cache; each weight panel,
+once loaded, serves every member of the block. All stages of a token run on the block before the next
+token; signs are read as bits, straight into mask registers. The same code runs members of both
+recipes (``noise.mode`` MOVED, ALONG_INPUT) and plain sequences (CLEAN).
 
 Rows are (members, stride) bytes, stride = max(64, D); the bytes beyond D are zeros. What a product reads is kept as
 offset bytes (value + 128), see simd.py.
@@ -197,7 +198,7 @@ def norm_rows(model, noise, tables, block, t, tensor, x, out):
     """out = clip8((x * gain) // max(1, mean |x|)), as offset bytes.
 
     The division by m is a multiplication by floor(2**s / m) with s = 15 + ceil(log2 m), rounded half-way
-    between multiples: exact for |x * gain| <= 127 * 127 (shown exhaustively in the tests); the product stays below 2**31.
+    between multiples: exact for |x * gain| <= 127 * 127, see reciprocal.py; the product stays below 2**31.
     """
     d = model.hidden_size
     log2_d = 0
@@ -442,7 +443,7 @@ def run_sequences(model, noise, tables, block, tokens, states_in, states_out, ro
 
 @njit(**JIT)
 def run_pair_block(model, noise, tables, block, tokens, states_in, states_out, row, first, scores):
-    """Recipe paper: scores (members,) int32, in sixteenths of a bit, of the block's pairs, beginning at pair ``row``."""
+    """Recipe paper: scores (members,) int32, in 1/16 bit, of the block's pairs, beginning at pair ``row``."""
     load_states(model, block, states_in, 2 * row)
     draw_signs(model, noise, block, first + row, 2)
     plane = block.padded * block.stride

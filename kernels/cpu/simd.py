@@ -1,11 +1,13 @@
 """Integer vectors for Numba: sixteen int32 lanes that LLVM lowers to whatever the CPU has.
 
-A kernel written with these reads like the scalar formula, and its bytes never depend on the CPU. One operation is chosen by
-instruction set: ``dot4`` (64 products of unsigned and signed bytes into sixteen int32 sums), which AVX-512 VNNI does in one
-instruction. Plain Numba loops over int8 become neither: LLVM widens them to int16 and runs 7 to 20 times slower.
+A kernel written with these reads like the scalar formula, and its bytes never depend on the CPU. One
+operation is chosen by instruction set: ``dot4`` (64 products of unsigned and signed bytes into sixteen
+int32 sums), which AVX-512 VNNI does in one instruction. Plain Numba loops over int8 become neither:
+LLVM widens them to int16 and runs 7 to 20 times slower.
 
-Addresses are int64; loads and stores need no alignment. A matrix input is kept as *offset* bytes, value + 128, because the
-dot product wants one unsigned factor; what the offset adds, 128 * sum(W), is taken off where an accumulator starts.
+Addresses are int64; loads and stores need no alignment. A matrix input is kept as *offset* bytes,
+value + 128, because the dot product wants one unsigned factor; what the offset adds, 128 * sum(W), is
+taken off where an accumulator starts.
 """
 
 import operator

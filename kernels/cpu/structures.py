@@ -1,4 +1,4 @@
-"""What the kernels of the CPU backend share: numbers of tensors and products, structures of addresses, small look-ups."""
+"""What the CPU kernels share: numbers of tensors and products, structures of addresses, look-ups."""
 
 from typing import NamedTuple
 

@@ -3,8 +3,8 @@
 A tile keeps 4 x 64 int32 sums in sixteen vector registers (4 x 16 where a matrix has only sixteen outputs), and
 each 64-byte load of the right factor serves four rows. The epilogue runs on the registers: nothing int32 is written.
 
-Right factors are packed in panels of 64 (or 16) columns: for every four inputs (votes: every two rows) the panel's columns
-lie side by side in 32-bit lanes, so that a step of the product loads whole vectors.
+Right factors are packed in panels of 64 (or 16) columns: for every four inputs (votes: every two rows)
+the panel's columns lie side by side in 32-bit lanes, so that a step of the product loads whole vectors.
 """
 
 from numba import types

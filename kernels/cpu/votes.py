@@ -1,8 +1,9 @@
-"""From what a block of groups lived through to votes on every weight (recipe egg), and the votes of pairs (recipe paper).
+"""From what a block of groups lived through to votes on every weight (recipe egg), and the updates.
 
-A group's vote on a matrix at one token is an outer product v x^T. Two tokens make a *pair of rows*, int16 halves of int32 lanes,
-so that Z += v x^T over all groups and tokens is one small GEMM that reads 32 products an instruction (tiles.py). Rows are
-packed in panels: [64 outputs or inputs][pair][column], so that the GEMM reads memory in order.
+A group's vote on a matrix at one token is an outer product v x^T. Two tokens make a *pair of rows*, int16
+halves of int32 lanes, so that Z += v x^T over all groups and tokens is one small GEMM that reads 32
+products an instruction (tiles.py). Rows are packed in panels, [64 outputs or inputs][pair][column], so
+that the GEMM reads memory in order.
 """
 
 import numpy as np
