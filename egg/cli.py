@@ -13,6 +13,7 @@ from kernels import BackendError
 COMMANDS = {
     "train": ("egg.cli_train", "train a model, or go on with a run"),
     "eval": ("egg.cli_eval", "measure a model's bits per byte on a text"),
+    "sample": ("egg.cli_sample", "generate text with a model"),
 }
 """Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""
 

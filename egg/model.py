@@ -9,6 +9,7 @@ import numpy as np
 from egg import checkpoint
 from egg.config import model_from_json
 from egg.errors import EggError
+from egg.sample import Sampling, generate, prompt_bytes
 from kernels import Backend, Shape, get_backend
 from kernels.reference import scores
 
@@ -53,6 +54,37 @@ class Model:
         if not tokens.size:
             raise EggError("no tokens: scores need at least one byte")
         return scores(self.logits(tokens[:-1]), tokens[1:])
+
+    def generate(
+        self,
+        prompt: bytes | str,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        count: int = 1,
+    ) -> list[bytes]:
+        """Text that goes on from a prompt, drawn byte by byte with integers alone.
+
+        prompt : read from state zero as the beginning of a document (a NUL is read before it); of a
+            str its UTF-8; may be empty. A NUL inside begins another document
+        length : bytes of a sample, 1 to 2**32; it ends earlier where the model draws a NUL, the end of
+            the document
+        temperature : logits are divided by it, rounded to 1/256; 0 takes the likeliest byte, the
+            lowest of equals
+        top_k : only the k likeliest bytes are drawn, 1 to 256; 0 is all
+        seed : of the draws, 0 to 2**64 - 1
+        count : samples, 1 to 2**32, side by side; a model reads a byte for many almost as fast as for one
+        returns : ``count`` samples without the prompt and without the NUL, each 0 to ``length`` bytes,
+            which need not be whole UTF-8: ``.decode(errors="replace")``
+        Equal arguments give equal bytes on every backend and machine; sample i does not depend on
+        ``count``, and a longer ``length`` only appends to it.
+        Raises EggError, one line, for an argument out of its range.
+        Source: docs/arithmetic.md, "Sampling".
+        """
+        sampling = Sampling(length, temperature, top_k, seed, count)
+        return generate(self.backend, self.shape, self.weights, prompt_bytes(prompt), sampling)
 
 
 def load(path: str | Path, backend: str = "auto", threads: int | None = None) -> Model:

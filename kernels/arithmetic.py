@@ -75,6 +75,25 @@ def floor_log2(v: np.ndarray, fraction: int) -> np.ndarray:
     return (top - FRACTION_BITS) * fraction + steps
 
 
+@cache
+def sampling_table() -> np.ndarray:
+    """(256,) uint64: floor(2**(32 + j / 256)), below 2**33."""
+    table = [_floor_power_of_two(32 * FINE + j, 8) for j in range(FINE)]
+    return np.array(table, np.uint64)
+
+
+def sampling_weights(temperature_256: int) -> np.ndarray:
+    """(255,) uint64: weight of a byte whose logit is d = 0..254 below the largest; 2**32 for d = 0.
+
+    temperature_256 : temperature in 1/256, 1 to 2**20
+    """
+    below = np.arange(2 * LIMIT + 1, dtype=np.int64)
+    exponent = -below * (FINE // SIXTEENTHS) * FINE // temperature_256  # in 1/256 bit, floored
+    # Beyond 32 the weight is 0, and beyond 63 NumPy defines no shift.
+    shift = np.minimum(-(exponent >> 8), 63)
+    return sampling_table()[exponent & (FINE - 1)] >> shift.astype(np.uint64)
+
+
 _PHI_BITS = 128  # of the fixed-point series below
 
 

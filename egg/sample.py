@@ -1,0 +1,212 @@
+"""Text from a model: bytes drawn one after another, with integers alone; docs/arithmetic.md, "Sampling".
+
+A small model reads a byte in the time of a few dozen NumPy calls: hence samples side by side, random words for many
+positions at once, and weights from a table.
+"""
+
+import math
+import operator
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from egg.errors import EggError
+from kernels import philox
+from kernels.arithmetic import FINE, VOCABULARY, round_div, sampling_weights
+from kernels.backend import Backend
+from kernels.layout import Shape
+
+NUL = 0  # separates documents: a sample ends at one
+SIDE_BY_SIDE = 1024  # samples generated together: bounds memory
+DRAWN_AT_ONCE = 16  # positions whose random words are drawn together
+PIECE = 1 << 16  # bytes of the prompt read in one call: bounds the memory of their logits
+HOTTEST = 4096.0  # from here on all temperatures have the same weights (2**20 > 254 * 16 * 256)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How bytes are drawn, with integers alone."""
+
+    length: int = 500
+    """Bytes of a sample; it ends earlier where the model ends the document with a NUL."""
+    temperature: float = 1.0
+    """1: as likely as the model has it; less: likelier bytes are preferred; 0: always the likeliest."""
+    top_k: int = 0
+    """Draw from the k likeliest bytes alone, 1 to 256; 0: from all."""
+    seed: int = 0
+    """Of the draws, 0 to 2^64 - 1; equal seeds give equal samples, on every backend and machine."""
+    count: int = 1
+    """Samples, generated side by side; sample n is the same however many there are."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            # positions and samples are 32-bit words of the generator's counter
+            ("length", 1, 2**32), ("top_k", 0, VOCABULARY), ("seed", 0, 2**64 - 1), ("count", 1, 2**32),
+        ):  # fmt: skip
+            _check_whole(name, getattr(self, name), low, high)
+        number = self.temperature
+        if not isinstance(number, Real) or not (math.isfinite(number) and number >= 0):
+            raise EggError(f"--temperature {number}: must be a number of 0 or more, 1 is plain")
+
+    @property
+    def temperature_256(self) -> int:
+        """The temperature in 1/256, rounded half up."""
+        numerator, denominator = float(min(self.temperature, HOTTEST)).as_integer_ratio()
+        return round_div(FINE * numerator, denominator)
+
+
+def _check_whole(name: str, value, low: int, high: int) -> None:
+    flag = "--" + name.replace("_", "-")
+    try:
+        fits = low <= operator.index(value) <= high
+    except TypeError:
+        raise EggError(f"{flag} {value!r} is no integer") from None
+    if not fits:
+        raise EggError(f"{flag} {value}: must be {low} to {high}")
+
+
+def prompt_bytes(prompt: bytes | str) -> bytes:
+    """A prompt as the model reads it; of a str its UTF-8.
+
+    Raises EggError for a str that has none, and for what is neither bytes nor str.
+    """
+    if isinstance(prompt, str):
+        try:
+            # An argument that is not UTF-8 reaches Python in lone surrogates: these are its bytes.
+            return prompt.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise EggError(f"the prompt cannot be written in UTF-8: {error.reason}") from None
+    if isinstance(prompt, bytes | bytearray | memoryview):
+        return bytes(prompt)
+    raise EggError(f"the prompt is a {type(prompt).__name__}: bytes or a str is needed")
+
+
+def generate(
+    backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling
+) -> list[bytes]:
+    """All samples: what follows the prompt, up to the length or to a NUL, which is left out.
+
+    weights : (parameters,) int8
+    """
+    texts = defaultdict(bytearray)
+    for number, piece in in_order(stream(backend, shape, weights, prompt, sampling), sampling):
+        texts[number] += piece
+    return [bytes(texts[i].removesuffix(b"\0")) for i in range(sampling.count)]
+
+
+def in_order(
+    steps: Iterator[tuple[np.ndarray, np.ndarray]], sampling: Sampling
+) -> Iterator[tuple[int, bytes]]:
+    """What ``stream`` yields, sample after sample, each piece as early as that order allows.
+
+    yields : a sample's number and its next bytes, at least one; a NUL is a sample's last byte
+    """
+    held, current, sent = defaultdict(bytearray), 0, 0
+    for numbers, chosen in steps:
+        for number, byte in zip(numbers.tolist(), chosen.tolist(), strict=True):
+            held[number].append(byte)
+        while piece := bytes(held.pop(current, b"")):
+            yield current, piece
+            sent += len(piece)
+            if piece[-1] != NUL and sent < sampling.length:
+                break
+            current, sent = current + 1, 0
+
+
+def stream(
+    backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Generate position after position, for all samples that go on.
+
+    weights : (parameters,) int8
+    prompt : read once for all samples, from state zero, after a NUL
+    yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a NUL is a sample's last.
+        At most SIDE_BY_SIDE samples go together, the next begin when they have ended.
+    """
+    model = backend.prepare(shape, weights)
+    logits, state = _read(backend, model, shape, b"\0" + prompt)
+    for first in range(0, sampling.count, SIDE_BY_SIDE):
+        numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))
+        yield from _go_on(backend, model, logits, state, numbers, sampling)
+
+
+def _read(backend, model, shape, text: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (1, 256) int8 and state (1, L, D) int8 after a text, which is not empty."""
+    tokens = np.frombuffer(text, np.uint8)[None]
+    state = np.zeros((1, shape.num_layers, shape.hidden_size), np.int8)
+    for at in range(0, tokens.size, PIECE):
+        logits, state = backend.forward(model, tokens[:, at : at + PIECE], state)
+    return logits[:, -1], state
+
+
+def _go_on(backend, model, logits, state, numbers, sampling):
+    """``stream`` for samples that go side by side, from the logits and the state after the prompt."""
+    logits, states = (np.repeat(a, len(numbers), 0) for a in (logits, state))
+    weights = sampling_weights(sampling.temperature_256) if sampling.temperature_256 else None
+    for position in range(sampling.length):
+        ahead = position % DRAWN_AT_ONCE
+        if ahead == 0:
+            drawn = draws(sampling.seed, numbers, position, DRAWN_AT_ONCE)
+        chosen = choose(logits, drawn[:, ahead], weights, sampling.top_k)
+        yield numbers, chosen
+        going = chosen != NUL
+        if not going.all():
+            numbers, chosen, states, drawn = (a[going] for a in (numbers, chosen, states, drawn))
+            if not numbers.size:
+                return
+        if position + 1 < sampling.length:
+            logits, states = backend.forward(model, chosen[:, None], states)
+            logits = logits[:, 0]
+
+
+def draws(seed: int, numbers: np.ndarray, position: int, count: int) -> np.ndarray:
+    """The 64 random bits of each sample at ``count`` positions.
+
+    numbers : (n,) of the samples
+    position : the first
+    returns : (n, count) uint64
+    """
+    counter = np.zeros((len(numbers), count, 4), np.uint32)
+    counter[..., 1] = philox.SAMPLING
+    counter[..., 2] = numbers[:, None]
+    counter[..., 3] = np.arange(position, position + count)
+    seed = int(seed)
+    words = philox.philox(counter, (seed & 0xFFFFFFFF, seed >> 32)).astype(np.uint64)
+    return words[..., 0] | words[..., 1] << np.uint64(32)
+
+
+def choose(
+    logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int
+) -> np.ndarray:
+    """The next byte of each sample.
+
+    logits : (n, 256) int8 in sixteenths of a bit
+    drawn : (n,) uint64
+    weights : (255,) uint64 of ``sampling_weights``; None is temperature 0
+    top_k : likeliest bytes to draw from, 0 for all
+    returns : (n,) uint8
+    """
+    if weights is None or top_k == 1:
+        return logits.argmax(1).astype(np.uint8)  # the first of equals is the lowest byte
+    below = logits.max(1, keepdims=True).astype(np.int32) - logits
+    weight = weights.take(below)
+    if 0 < top_k < VOCABULARY:
+        rank = below * VOCABULARY + np.arange(VOCABULARY)  # no two equal, the lower byte first
+        weight[rank > np.partition(rank, top_k - 1, 1)[:, top_k - 1, None]] = 0
+    return inverse(weight.cumsum(1), drawn)
+
+
+def inverse(cumulative: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The first byte whose cumulative weight exceeds floor(drawn * total / 2**64).
+
+    cumulative : (n, 256) uint64, rows that do not fall; the last of each, its total, is at least 1
+    drawn : (n,) uint64
+    returns : (n,) uint8
+    """
+    # The product has up to 104 bits: Python's integers hold it.
+    totals = cumulative[:, -1].tolist()
+    at = [u * total >> 64 for u, total in zip(drawn.tolist(), totals, strict=True)]
+    return (cumulative <= np.array(at, np.uint64)[:, None]).sum(1).astype(np.uint8)
