@@ -25,14 +25,15 @@ class Cleared:
     """Bytes of its files."""
 
 
-def list_corpora(cache: Path | None = None) -> tuple[Corpus, ...]:
+def list_corpora(cache: Path | None = None, name: str | None = None) -> tuple[Corpus, ...]:
     """Return the whole corpora in the cache, in the order of their folders' names.
 
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
-    Raises DataError if the cache cannot be read.
+    name : a corpus's name, its folder's name, its specification or its path; None for all
+    Raises DataError if there is nothing of that name, or the cache cannot be read.
     """
     corpora = []
-    for folder in _folders(corpora_folder(cache)):
+    for folder in _chosen(cache, name):
         try:
             corpus = load_corpus(folder)
         except DamagedCorpus:
@@ -50,15 +51,20 @@ def clear(cache: Path | None = None, name: str | None = None) -> tuple[Cleared, 
     Raises DataError if there is none of that name, one is being prepared by another process,
     or the cache cannot be written.
     """
+    return tuple(_remove(folder) for folder in _chosen(cache, name))
+
+
+def _chosen(cache: Path | None, name: str | None) -> list[Path]:
+    """Return the folders that a name means, whole or not; raises DataError if there is none."""
     root = corpora_folder(cache)
     folders = _folders(root)
-    chosen = [folder for folder in folders if name is None or name in _names(folder)]
-    if name is not None and not chosen:
-        chosen = [folder for folder in folders if os.path.abspath(name) in _names(folder)]
-    if name is not None and not chosen:
-        held = ", ".join(folder.name for folder in folders) or "nothing"
-        raise DataError(f"the cache {root} has no corpus {name!r}: it holds {held}")
-    return tuple(_remove(folder) for folder in chosen)
+    if name is None:
+        return folders
+    for meant in (name, os.path.abspath(os.path.expanduser(name))):
+        if chosen := [folder for folder in folders if meant in _names(folder)]:
+            return chosen
+    held = ", ".join(folder.name for folder in folders) or "nothing"
+    raise DataError(f"the cache {root} has no corpus {name!r}: it holds {held}")
 
 
 def _folders(root: Path) -> list[Path]:

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("egg.cli_train", "train a model, or go on with a run"),
     "eval": ("egg.cli_eval", "measure a model's bits per byte on a text"),
     "sample": ("egg.cli_sample", "generate text with a model"),
+    "data": ("egg.cli_data", "prepare text, tell what it is like, empty the cache"),
 }
 """Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""
 

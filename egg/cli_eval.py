@@ -1,6 +1,7 @@
 """``egg eval``: exact bits per byte of a model on a text."""
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def main(argv: list[str], prog: str) -> int:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
     column = arguments.data_column or trained.get("data_column") or "text"
     backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
-    corpus = data.open_corpus(spec, column=str(column), progress=True, notify=say)
+    corpus = data.open_corpus(spec, column=str(column), progress=sys.stderr.isatty(), notify=say)
     split = arguments.split or corpus.validation_split
     if split is None:
         split = corpus.splits[0]

@@ -1,10 +1,13 @@
 """Command lines from dataclasses, by tyro: how numbers are written, and one line for what is wrong."""
 
 import contextlib
+import inspect
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from decimal import Decimal
 from typing import TypeVar
 
@@ -32,7 +35,7 @@ def parse(
     description : what ``--help`` begins with; None is the dataclass's docstring
     Raises EggError, one line, for arguments that cannot be; SystemExit(0) after ``--help``.
     """
-    complaint = io.StringIO()
+    complaint, shown = io.StringIO(), _Shown()
     environment = {}
     if os.environ.get("NO_COLOR"):
         environment["TERM"] = "dumb"  # tyro knows no NO_COLOR, but this
@@ -40,19 +43,47 @@ def parse(
         environment["COLUMNS"] = "10000"  # a complaint in one line can be taken apart
     options = {} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(complaint), _environment(environment):
+        with (
+            contextlib.redirect_stdout(shown),
+            contextlib.redirect_stderr(complaint),
+            _environment(environment),
+        ):
             return tyro.cli(
                 tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)(kind),
                 args=argv,
                 prog=prog,
-                description=description,
+                description="",
                 registry=_registry(),
                 **options,
             )
     except SystemExit as stop:
         if not stop.code:
+            print(_help(shown.getvalue(), description or kind.__doc__), end="")
             raise
         raise EggError(_one_line(complaint.getvalue(), prog)) from None
+
+
+class _Shown(io.StringIO):
+    """What tyro prints, as it would on standard output itself."""
+
+    encoding = property(lambda self: getattr(sys.__stdout__, "encoding", None))
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def _help(shown: str, introduction: str) -> str:
+    """tyro's help, with an introduction after the usage: tyro would not fit it to the terminal.
+
+    introduction : paragraphs; a line that begins with a space stays a line of its own
+    """
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    lines = []
+    for paragraph in re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(introduction)).split("\n"):
+        hanging = "    " if paragraph.startswith(" ") else ""
+        lines += textwrap.wrap(paragraph, width, subsequent_indent=hanging) or [""]
+    usage, _, boxes = shown.partition("\n\n")
+    return "\n".join([usage, "", *lines, "", boxes])
 
 
 def given(argv: list[str], name: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from egg import checkpoint
-from egg.cli_data import absolute, facts, open_for_training
+from egg.cli_corpus import absolute, facts, open_for_training
 from egg.cli_options import given, parse
 from egg.config import (
     DEFAULT_PRESET,

@@ -26,7 +26,7 @@ STREAMS = 4096  # texts that take turns in recipe egg: few would tie the model t
 
 
 class Text(Protocol):
-    """Bytes to learn from; ``egg.cli_data.CorpusText`` is one."""
+    """Bytes to learn from; ``egg.cli_corpus.CorpusText`` is one."""
 
     size: int
 

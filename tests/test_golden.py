@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import synthetic
 
-from egg.cli_data import CorpusText
+from egg.cli_corpus import CorpusText
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.evolution import Evolution
 from kernels import get_backend

@@ -3,7 +3,7 @@
 import pytest
 import synthetic
 
-from egg.cli_data import CorpusText
+from egg.cli_corpus import CorpusText
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.evaluate import evaluate
 from egg.evolution import Evolution

@@ -1,0 +1,56 @@
+"""Where the command line joins ``data`` to ``egg``."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import data
+from egg.errors import EggError
+
+NAMED = ("stdlib", "minipile")  # anything else is a path if something is there
+
+
+class CorpusText:
+    """A split as what evolution reads."""
+
+    def __init__(self, tokens: np.ndarray):
+        self.tokens, self.size = tokens, tokens.size
+
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """(len(starts), length) uint8 from each start on, wrapping round at the end."""
+        return data.read_chunks(self.tokens, starts, length)
+
+
+def absolute(spec: str) -> str:
+    """A specification that means the same from every folder, as configurations keep it."""
+    path = Path(spec).expanduser()
+    return spec if spec in NAMED or not path.exists() else str(path.absolute())
+
+
+def open_for_training(spec: str, column: str, notify) -> tuple[data.Corpus, CorpusText, str]:
+    """A corpus, the text to train on, and the name of the split to validate on.
+
+    Raises DataError or EggError, one line.
+    """
+    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=notify)
+    training = corpus.training_split
+    if not corpus.bytes(training):
+        raise EggError(f"{spec}: its split {training} is empty, there is nothing to learn from")
+    validation = corpus.validation_split
+    if validation is None or not corpus.bytes(validation):
+        validation = training
+        notify(
+            f"{corpus.name} holds no text back for validation: it is measured on what it trains on"
+        )
+    return corpus, CorpusText(corpus.split(training)), validation
+
+
+def facts(corpus: data.Corpus) -> dict:
+    """What a run's config.json keeps of its corpus."""
+    return {
+        "name": corpus.name,
+        "fingerprint": corpus.fingerprint,
+        "bytes": {name: corpus.bytes(name) for name in corpus.splits},
+        "documents": {name: corpus.documents(name) for name in corpus.splits},
+    }
