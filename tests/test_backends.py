@@ -184,7 +184,7 @@ def test_outputs_far_beyond_the_limit_are_limited_before_they_are_shifted_left(n
     from kernels.cpu import votes
 
     rng = np.random.default_rng(11)
-    block, arrays = numba._block(Shape(64, 1), 16, 2, text=16, state=16, moved=True)
+    block, arrays = numba._new_block(Shape(64, 1), 16, 2, 16, True, False)
     words = arrays[5]
     words[...] = rng.integers(0, 2**32, words.shape)
     coefficients = rng.integers(-(2**25), 2**25, (2, 16)).astype(np.int32)

@@ -4,7 +4,9 @@ Threads only ever add integers into places of their own, so the results do not d
 """
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ from kernels.cpu.simd import aligned
 from kernels.layout import Shape
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
+LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
 BLOCK_BYTES = (
     384 << 10
 )  # of a block's activations, states and signs: they stay in a core's second-level cache
@@ -35,6 +38,41 @@ class Prepared(NamedTuple):
     shape: Shape
     model: structures.Model
     arrays: tuple
+
+
+class Places(NamedTuple):
+    """Where the tensors of a shape lie, as the kernels look it up."""
+
+    panels: np.ndarray  # (panels, 4) int64, see pack.py
+    sums: int  # row sums of all matrices
+    offsets: np.ndarray  # (tensors + 1,) int64
+    starts: np.ndarray  # (tensors,) int64
+    a: np.ndarray  # (tensors,) int64
+    b: np.ndarray  # (tensors,) int64
+
+
+@cache
+def _places(shape: Shape) -> Places:
+    tensors = list(shape.tensors.values())
+    panels, starts, sums = [], np.zeros(len(tensors), np.int64), 0
+    for t in tensors[1:]:  # the embedding is read by rows
+        if len(t.shape) == 1:
+            continue
+        starts[t.number] = sums
+        outputs, inputs = t.shape
+        width = min(64, outputs)
+        panels += [
+            (t.offset + n * inputs, width, inputs, sums + n) for n in range(0, outputs, width)
+        ]
+        sums += outputs
+    return Places(
+        np.array(panels, np.int64),
+        sums,
+        np.array([t.offset for t in tensors] + [shape.parameters], np.int64),
+        starts,
+        np.array([t.a >> 3 for t in tensors], np.int64),
+        np.array([t.b >> 3 for t in tensors], np.int64),
+    )
 
 
 def available_cores() -> int:
@@ -56,6 +94,7 @@ class NumbaBackend:
         logarithms = (log2_thresholds(n).astype(np.int64) for n in (16, 256))
         self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
         self._tables = structures.Tables(*map(_at, self._table_arrays))
+        self._local = threading.local()  # each thread's blocks
         self._buffers: dict = {}  # large arrays, kept from step to step: fresh pages cost more than their use
 
     def _run(self, function, tasks):
@@ -72,27 +111,19 @@ class NumbaBackend:
         return kept
 
     def prepare(self, shape, weights):
+        places = _places(shape)
         packed = aligned(shape.parameters, np.int8)
         packed[:] = weights
-        tensors = list(shape.tensors.values())
-        matrices = [t for t in tensors[1:] if len(t.shape) == 2]
-        start = np.zeros(len(tensors), np.int64)
-        for t, before in zip(matrices[1:], matrices, strict=False):
-            start[t.number] = start[before.number] + before.shape[0]
-        starts = np.empty(sum(t.shape[0] for t in matrices), np.int32)
-        tasks = []
-        for t in matrices:
-            panels = -(-t.shape[0] // 64)
-            tasks.append((weights, t.offset, *t.shape, packed, starts, start[t.number], 0, panels))
-        self._run(pack.pack_panels, tasks)
-        arrays = (
-            packed,
-            starts,
-            np.array([t.offset for t in tensors], np.int64),
-            start,
-            np.array([t.a >> 3 for t in tensors], np.int64),
-            np.array([t.b >> 3 for t in tensors], np.int64),
+        starts = np.empty(places.sums, np.int32)
+
+        def pack_some(first, last):
+            pack.pack_panels(weights, places.panels, first, last, packed, starts)
+
+        self._run(
+            pack_some,
+            self._spread(len(places.panels), LARGE * len(places.panels) // shape.parameters),
         )
+        arrays = (packed, starts, places.offsets, places.starts, places.a, places.b)
         model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays))
         return Prepared(shape, model, arrays)
 
@@ -109,7 +140,18 @@ class NumbaBackend:
         )
 
     def _block(self, shape, members, length, *, text=1, state=1, keep=0, moved=False, traced=False):
-        """A block of members, see ``structures.Block``, and the arrays that must live as long."""
+        """A block of members, see ``structures.Block``; each thread keeps the buffers of the last few."""
+        kept = self._local.__dict__.setdefault("blocks", {})
+        key = shape, members, length, text, moved, traced
+        if key not in kept:
+            if len(kept) == 4:
+                kept.clear()
+            kept[key] = self._new_block(*key)
+        block, _ = kept[key]
+        return block._replace(state_share=state, keep=keep)
+
+    def _new_block(self, shape, members, length, text, moved, traced):
+        """A block and the arrays that must live as long."""
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
         noisy, seen = (padded if moved else 0), (members // text if traced else 0)
@@ -129,7 +171,7 @@ class NumbaBackend:
             np.empty((seen, length, (structures.LAYER_INPUTS * layers + 1) * d), np.uint8),
         )
         block = structures.Block(
-            members, padded, stride, length, text, state, keep, 4 * words, *map(_at, arrays)
+            members, padded, stride, length, text, 1, 0, 4 * words, *map(_at, arrays)
         )
         return block, arrays
 
@@ -142,9 +184,10 @@ class NumbaBackend:
         return int(np.clip(BLOCK_BYTES // each // 16 * 16, 16, 128))
 
     def _spread(self, items: int, per_block: int) -> list[tuple[int, int]]:
-        """Cut 0..items into nearly equal stretches of at most per_block, a multiple of the threads if possible."""
-        blocks = -(-items // per_block)
-        blocks = min(items, -(-blocks // self.threads) * self.threads)
+        """Cut 0..items into nearly equal stretches of about per_block at most: one, or a multiple of the threads."""
+        blocks = -(-items // max(1, per_block))
+        if blocks > 1:
+            blocks = min(items, -(-blocks // self.threads) * self.threads)
         return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
 
     def forward(self, prepared, tokens, states):
@@ -156,7 +199,7 @@ class NumbaBackend:
         noise = self._noise(shape, None)
 
         def run(first, last):
-            block, _arrays = self._block(shape, last - first, tokens.shape[1])
+            block = self._block(shape, last - first, tokens.shape[1])
             forward.run_sequences(
                 model, noise, self._tables, block, tokens, states, states_out, first, logits
             )
@@ -171,9 +214,7 @@ class NumbaBackend:
         parameters = self._noise(shape, noise)
 
         def run(first, last):
-            block, _arrays = self._block(
-                shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True
-            )
+            block = self._block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
             forward.run_pair_block(
                 model,
                 parameters,
@@ -242,7 +283,7 @@ class NumbaBackend:
 
         def run(begin, end):
             members = (end - begin) * group_size
-            block, _arrays = self._block(
+            block = self._block(
                 shape, members, length,
                 text=group_size, state=group_size, keep=keep, moved=True, traced=True,
             )  # fmt: skip
@@ -371,17 +412,21 @@ class NumbaBackend:
 
     def update_master(self, shape, master, votes_p, multipliers):
         weights = np.empty(shape.parameters, np.int8)
-        tasks = []
-        for t, multiplier in zip(shape.tensors.values(), multipliers, strict=True):
-            for first in range(t.offset, t.offset + t.size, 1 << 18):
-                last = min(first + (1 << 18), t.offset + t.size)
-                tasks.append((master, votes_p, int(multiplier), weights, first, last))
-        self._run(votes.move_master, tasks)
+        offsets, multipliers = _places(shape).offsets, np.asarray(multipliers, np.int64)
+
+        def move(first, last):
+            votes.move_master(master, votes_p, offsets, multipliers, weights, first, last)
+
+        self._run(move, self._spread(shape.parameters, LARGE))
         return weights
 
     def update_signs(self, weights, votes_p, threshold):
         out = np.empty_like(weights)
-        votes.move_signs(weights, votes_p, int(threshold), out)
+
+        def move(first, last):
+            votes.move_signs(weights, votes_p, int(threshold), out, first, last)
+
+        self._run(move, self._spread(len(weights), LARGE))
         return out
 
 

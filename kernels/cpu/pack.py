@@ -3,26 +3,28 @@
 import numpy as np
 from numba import njit
 
+from kernels.cpu.simd import address, load_word, store_word
 from kernels.cpu.structures import JIT
 
 
 @njit(**JIT)
-def pack_panels(weights, offset, outputs, inputs, packed, starts, start, first, last):
-    """Panels first..last of one matrix.
+def pack_panels(weights, panels, first, last, packed, starts):
+    """Panels first..last of all matrices.
 
-    weights : (parameters,) int8, the matrix (outputs, inputs) beginning at ``offset``
-    packed : the same size, [panel][inputs / 4][column][4]
-    starts : int32, from ``start`` on: -128 * row sums, which undoes the offset of the inputs' bytes
+    weights : (parameters,) int8
+    panels : (panels, 4) int64: where a panel's rows begin in weights, its columns (outputs, 16 or 64), its inputs, and
+        where its sums begin in starts
+    packed : (parameters,) int8: each panel as [inputs / 4][column][4], in the place of its rows
+    starts : int32: -128 * row sums, which undoes the offset of the inputs' bytes
     """
-    width = min(64, outputs)
+    source, to = address(weights), address(packed)
     for panel in range(first, last):
+        at, width, inputs, start = panels[panel]
         for n in range(width):
-            row = offset + (panel * width + n) * inputs
-            to = offset + panel * width * inputs + 4 * n
+            row, column = source + at + n * inputs, to + at + 4 * n
             acc = np.int32(0)
-            for k in range(0, inputs, 4):
-                for j in range(4):
-                    w = weights[row + k + j]
-                    acc += np.int32(w)
-                    packed[to + k * width + j] = w
-            starts[start + panel * width + n] = -128 * acc
+            for k in range(inputs):
+                acc += np.int32(weights[at + n * inputs + k])
+            starts[start + n] = -128 * acc
+            for k in range(0, inputs, 4):  # words of four inputs
+                store_word(column + k * width, load_word(row + k))

@@ -349,20 +349,25 @@ def sum_bias(votes, at, outputs, constant, v_rows, v_column, first, last, pairs,
 
 
 @njit(**JIT)
-def move_master(master, votes, multiplier, weights, first, last):
-    """Master weights move by votes * multiplier / 2**32, rounded half up; |votes * multiplier| < 2**62."""
+def move_master(master, votes, offsets, multipliers, weights, first, last):
+    """Elements first..last: masters move by votes * multiplier / 2**32, rounded half up.
+
+    offsets : (tensors + 1,) int64, where each tensor begins; |votes * multiplier| < 2**62
+    """
     limit = LIMIT << MASTER_BITS
-    for i in range(first, last):
-        v = np.int64(master[i]) + ((votes[i] * multiplier + (1 << 31)) >> 32)
-        v = min(limit, max(-limit, v))
-        master[i] = v
-        weights[i] = (v + (1 << (MASTER_BITS - 1))) >> MASTER_BITS
+    for tensor in range(len(multipliers)):
+        multiplier = multipliers[tensor]
+        for i in range(max(first, offsets[tensor]), min(last, offsets[tensor + 1])):
+            v = np.int64(master[i]) + ((votes[i] * multiplier + (1 << 31)) >> 32)
+            v = min(limit, max(-limit, v))
+            master[i] = v
+            weights[i] = (v + (1 << (MASTER_BITS - 1))) >> MASTER_BITS
 
 
 @njit(**JIT)
-def move_signs(weights, votes, threshold, out):
+def move_signs(weights, votes, threshold, out, first, last):
     """Weights move by sign(votes) where 16 |votes| >= threshold."""
-    for i in range(len(weights)):
+    for i in range(first, last):
         z = votes[i]
         move = 0
         if z != 0 and 16 * abs(z) >= threshold:
