@@ -4,6 +4,7 @@ checkpoints/step-NNNNNNNN/
     config.json          the run's configuration
     model.safetensors    the int8 weights, with which ``egg.load`` is content
     state.safetensors    what exact continuation needs beside configuration and text
+best.json                names the checkpoint that was best on the validation text; RUN/best means it
 """
 
 import json
@@ -23,6 +24,8 @@ from kernels.layout import Shape
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.safetensors"
 CHECKPOINTS = "checkpoints"
+BEST = "best.json"
+WRITING = "writing-"  # begins the name of what is not whole yet
 FORMAT = "1"  # of state.safetensors
 FORMAT_KEY = "egg_checkpoint"  # its place in the metadata; one key alone, for two would be saved in any order
 _STEP = re.compile(r"step-(\d{8,})")
@@ -51,11 +54,13 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint meant by a path: itself, or the newest of a run.
+    """The checkpoint meant by a path: itself, the newest of a run, or the best by ``RUN/best``.
 
     Raises EggError if there is none.
     """
     path = Path(path)
+    if path.name == "best" and not path.exists() and path.parent.is_dir():
+        return _best(path.parent)
     if not path.exists():
         raise EggError(f"{path}: no such folder; give a run or one of its checkpoints")
     if not path.is_dir():
@@ -68,6 +73,19 @@ def find(path: str | Path) -> Path:
     if (path / CONFIG).exists():
         raise EggError(f"{path} has no checkpoint, nor a {MODEL}: give a run that has saved one")
     raise EggError(f"{path} holds neither a run nor a checkpoint: no {MODEL}, no {CHECKPOINTS}")
+
+
+def _best(run: Path) -> Path:
+    path = run / BEST
+    try:
+        folder = run / CHECKPOINTS / step_name(json.loads(path.read_bytes())["step"])
+    except FileNotFoundError:
+        raise EggError(f"{run} has no {BEST}: it is no run, or has measured nothing yet") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EggError(f"{path} cannot be read: {error}") from error
+    if not folder.is_dir():
+        raise EggError(f"{path} names {folder}, which is not there: give another checkpoint")
+    return folder
 
 
 def save_checkpoint(
@@ -88,7 +106,7 @@ def save_checkpoint(
     folder = run / CHECKPOINTS / step_name(step)
     if folder.exists():
         return folder  # the same step of the same run has the same bytes
-    temporary = run / CHECKPOINTS / f"writing-{step_name(step)}"
+    temporary = run / CHECKPOINTS / f"{WRITING}{step_name(step)}"
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
@@ -120,7 +138,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Put a file in another's place: at every moment there is one of them, whole."""
-    temporary = path.with_name(f"writing-{path.name}")
+    temporary = path.with_name(f"{WRITING}{path.name}")
     write_synced(temporary, content)
     temporary.replace(path)
 

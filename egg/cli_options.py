@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from decimal import Decimal
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -113,6 +113,11 @@ def whole_number(text: str) -> int:
     raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
 
 
+def number_or_all(text: str) -> int | Literal["all"]:
+    """An integer, or the word "all"."""
+    return "all" if text.strip().lower() == "all" else whole_number(text)
+
+
 def number(text: str) -> float:
     """A real number."""
     try:
@@ -124,7 +129,12 @@ def number(text: str) -> float:
 def _registry() -> ConstructorRegistry:
     """How flags are read, for each type that a field can have."""
     registry = ConstructorRegistry()
-    readers = {int: ("INT", whole_number), float: ("NUMBER", number), str: ("TEXT", str)}
+    readers = {
+        int: ("INT", whole_number),
+        float: ("NUMBER", number),
+        str: ("TEXT", str),
+        int | Literal["all"]: ("INT|all", number_or_all),
+    }
 
     @registry.primitive_rule
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
@@ -138,7 +148,7 @@ def _registry() -> ConstructorRegistry:
                     instance_from_str=lambda args, read=read, optional=optional: (
                         None if optional and args[0].lower() == NONE else read(args[0])
                     ),
-                    is_instance=lambda value, kind=kind: value is None or isinstance(value, kind),
+                    is_instance=lambda value: True,
                     str_from_instance=lambda value: [_written(value)],
                 )
         return None

@@ -37,7 +37,7 @@ from egg.trainer import Outcome, Trainer
 from kernels import get_backend
 
 # What a resumed run may change.
-ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "checkpoint_every")
+ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "checkpoint_every", "keep")
 FINAL_EVALUATION_SECONDS = 60  # a whole validation split that takes longer is left to `egg eval`
 
 DESCRIPTION = """\

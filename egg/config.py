@@ -131,11 +131,15 @@ class RunConfig:
     eval_bytes: int = 262_144
     """Bytes of validation text that each measurement reads, the same each time; 0: all."""
     checkpoint_every: int = 2000
-    """Steps between checkpoints; 0: at the end alone."""
+    """Steps between checkpoints; 0: at the end alone. The best measured one is saved besides."""
+    keep: int | Literal["all"] = 3
+    """Checkpoints to keep: so many of the last, and the best on the validation split; or all."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "member_tokens")
         _at_least(self, 0, "eval_every", "eval_bytes", "checkpoint_every")
+        if self.keep != "all":
+            _at_least(self, 1, "keep")
         if self.minutes is not None and not self.minutes > 0:
             raise EggError(f"--minutes {self.minutes}: must be more than 0")
         if not self.data:
@@ -268,6 +272,9 @@ def from_json(there: Any, where: str) -> Config:
             f"{where} has format {version!r}, this program reads {FORMAT}: "
             "train on with the version that wrote it"
         )
+    if isinstance(there.get("run"), dict):
+        # Runs that were begun before there was a choice kept all.
+        there = there | {"run": {"keep": "all"} | there["run"]}
     sections = {"evolution": EvolutionConfig, "run": RunConfig}
     for name, kind in sections.items():
         part = there.get(name)
@@ -297,13 +304,16 @@ def _section(kind: type, there: dict, where: str):
 
 
 def _choices(hint) -> tuple:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
 
 
 def _fits(value, hint) -> bool:
+    choices = _choices(hint)
+    if len(choices) > 1:
+        return any(_fits(value, choice) for choice in choices)
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
     if isinstance(value, bool):
         return False
-    choices = _choices(hint)
-    return isinstance(value, choices) or (float in choices and isinstance(value, int))
+    return isinstance(value, hint) or (hint is float and isinstance(value, int))

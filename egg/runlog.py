@@ -14,11 +14,19 @@ VALIDATION = "validation_bits_per_byte"
 
 
 @dataclass(frozen=True)
+class Best:
+    """The lowest measurement of a run on the validation text, the first of equals."""
+
+    step: int
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
 class History:
     """What the log of a run says up to a step."""
 
-    best: float | None = None
-    """The lowest validation bits per byte so far."""
+    best: Best | None = None
+    """The best measurement so far."""
     seconds: float = 0.0
     """Time the run had taken at that step."""
     end: int = 0
@@ -33,19 +41,19 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
     Raises EggError if the file cannot be read.
     """
     path = run / METRICS
-    best, seconds, end, last = None, 0.0, 0, None
+    best, before, seconds, end, last = None, None, 0.0, 0, None
     try:
         for begin, line, record in read_lines(path) if path.exists() else ():
             if record["step"] > step:
                 break
             seconds, end, last = record["seconds"], begin + len(line), (begin, record)
-            best = _lower(best, record.get(VALIDATION))
+            before, best = best, _better(best, record)
     except OSError as error:
         raise EggError(f"cannot read {path}: {error.strerror or error}") from error
     # What a run measures at its end is not measured in the middle of a longer one.
     if last and VALIDATION in last[1] and not (eval_every and last[1]["step"] % eval_every == 0):
         begin, record = last
-        return History(best, seconds, begin, {k: v for k, v in record.items() if k != VALIDATION})
+        return History(before, seconds, begin, {k: v for k, v in record.items() if k != VALIDATION})
     return History(best, seconds, end)
 
 
@@ -55,7 +63,7 @@ class RunLog:
     def __init__(self, run: Path, history: History):
         """Open the log; raises EggError if it cannot be written."""
         self.best = history.best
-        """The lowest validation bits per byte so far."""
+        """The best measurement so far."""
         path = run / METRICS
         try:
             self._file = open(path, "a", encoding="utf-8")
@@ -68,7 +76,7 @@ class RunLog:
     def write(self, record: dict[str, Any]) -> None:
         """Append a line; it is on disk after ``flush``."""
         self._file.write(json.dumps(record) + "\n")
-        self.best = _lower(self.best, record.get(VALIDATION))
+        self.best = _better(self.best, record)
 
     def flush(self) -> None:
         """Write everything through to the disk."""
@@ -80,8 +88,11 @@ class RunLog:
         self._file.close()
 
 
-def _lower(a: float | None, b: float | None) -> float | None:
-    return min((v for v in (a, b) if v is not None), default=None)
+def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
+    bits = record.get(VALIDATION)
+    if bits is None or (best is not None and best.bits_per_byte <= bits):
+        return best
+    return Best(record["step"], bits)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:

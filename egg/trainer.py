@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from egg import checkpoint
+from egg import checkpoint, retention
 from egg.config import Config, to_json
 from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
 from egg.progress import Progress, Status
-from egg.runlog import VALIDATION, RunLog, read_history
+from egg.runlog import VALIDATION, Best, RunLog, read_history
 
 SMOOTHING = 0.98  # of the training score and the speed that are shown: about the last 50 steps
 
@@ -31,6 +31,8 @@ class Outcome:
     """The signal that ended it early, if one did."""
     evaluation: Evaluation | None
     """The last measurement on the validation text, None if there was none."""
+    best: Best | None
+    """The best of them."""
     seconds: float
     """Time the run has taken since its beginning, pauses not counted."""
 
@@ -76,6 +78,7 @@ class Trainer:
         except OSError as error:
             raise EggError(f"cannot write {self.run_folder}: {error.strerror or error}") from error
         log = RunLog(self.run_folder, self._history)
+        self._best = log.best
         self._clock_zero = time.perf_counter() - self._history.seconds
         restore = self._catch_signals()
         stop = self.finished
@@ -83,7 +86,8 @@ class Trainer:
             while not stop and self._signal is None:
                 stop = self._step(log)
             interrupted = None if stop else self._signal
-            return Outcome(self._save(log), interrupted, self._measured, self._seconds())
+            saved = self._save(log)
+            return Outcome(saved, interrupted, self._measured, log.best, self._seconds())
         finally:
             restore()
             self.progress.close()
@@ -111,7 +115,12 @@ class Trainer:
         }
         log.write(record)
         self._show(report, speed, log.best, stop)
-        if _due(report.step, self.config.run.checkpoint_every):
+        run = self.config.run
+        if _due(report.step, run.eval_every):
+            # Not what is measured at the end alone: a run with a later stop does not measure there.
+            self._best = log.best
+        best_yet = self._best and self._best.step == report.step
+        if best_yet or _due(report.step, run.checkpoint_every):
             self._save(log)
         return stop
 
@@ -121,10 +130,14 @@ class Trainer:
 
     def _save(self, log: RunLog) -> Path:
         log.flush()  # a checkpoint's line is there when the checkpoint is
-        e = self.evolution
-        return checkpoint.save_checkpoint(
+        e, run = self.evolution, self.config.run
+        saved = checkpoint.save_checkpoint(
             self.run_folder, e.step_number, self.content, e.shape, e.weights, e.state()
         )
+        retention.name_best(self.run_folder, log.best)
+        best = self._best.step if self._best else None
+        retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best)
+        return saved
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._clock_zero
@@ -139,7 +152,7 @@ class Trainer:
         )
         return [at / end for at, end in done if end is not None]
 
-    def _show(self, report: StepReport, speed: float, best: float | None, stop: bool) -> None:
+    def _show(self, report: StepReport, speed: float, best: Best | None, stop: bool) -> None:
         now = report.train_integer_bits_per_byte, speed
         before = self._smooth or now
         # The first step, which may compile kernels, is forgotten; few steps are simply averaged.
@@ -155,7 +168,7 @@ class Trainer:
                 report.member_tokens,
                 train,
                 self._measured and self._measured.bits_per_byte,
-                best,
+                best and best.bits_per_byte,
                 speed,
                 min(1.0, max(self._shares(self._seconds()), default=0.0)),
                 self._seconds_left(speed),

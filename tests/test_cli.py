@@ -36,12 +36,13 @@ def test_a_run_directory(train, tmp_path):
     run = tmp_path / "run"
     out = train("--steps", 10, "--out", run)
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.jsonl", "loss.png", "checkpoints",
+        "config.json", "metrics.jsonl", "loss.png", "checkpoints", "best.json",
     }  # fmt: skip
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
-        f"step-{n:08d}" for n in (3, 6, 9, 10)
-    ]
     lines = metrics(run)
+    best = min((line["validation_bits_per_byte"], line["step"]) for line in (lines[3], lines[7]))[1]
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {
+        f"step-{n:08d}" for n in (6, 9, 10, best)
+    }
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert [line["member_tokens"] for line in lines] == [128 * n for n in range(1, 11)]
     for line in lines:

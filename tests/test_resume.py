@@ -58,12 +58,10 @@ def test_a_resumed_run_has_the_bytes_of_one_that_never_stopped(train, resume, tm
     for steps in (8, 9, 12):
         status, _, err = resume(tmp_path / "parts", "--steps", steps)
         assert status == 0, err
-    parts = files(tmp_path / "parts")
-    for step in (8, 9):  # a run leaves a checkpoint where it ends
-        for name in ("config.json", "model.safetensors", "state.safetensors"):
-            parts.pop(f"checkpoints/step-{step:08d}/{name}")
+    # Where it ended in between, it has left nothing: checkpoints there were not of the last three.
+    parts, whole = files(tmp_path / "parts"), files(tmp_path / "whole")
     # Checkpoints before the last stop hold the stop of their time.
-    for content in (parts, whole := files(tmp_path / "whole")):
+    for content in (parts, whole):
         for name in [n for n in content if n.endswith("config.json") and "00012" not in n]:
             content[name] = json.loads(content[name]) | {"run": None}
     assert parts == whole
@@ -73,11 +71,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train("--steps", 11, "--out", whole)
     shutil.copytree(whole, killed)
-    for step in (9, 11):
-        shutil.rmtree(killed / "checkpoints" / f"step-{step:08d}")
+    for step in (8, 9, 11):
+        shutil.rmtree(killed / "checkpoints" / f"step-{step:08d}", ignore_errors=step == 8)
     # What SIGKILL may leave: lines after the checkpoint, the last of them torn, and half a checkpoint.
     lines = (killed / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (killed / "metrics.jsonl").write_bytes(b"".join(lines[:8]) + lines[8][:40])
+    (killed / "metrics.jsonl").write_bytes(b"".join(lines[:7]) + lines[7][:40])
     (killed / "checkpoints" / "writing-step-00000009").mkdir()
     (killed / "checkpoints" / "writing-step-00000009" / "config.json").write_text("{")
     status, out, err = resume(killed)
@@ -96,12 +94,17 @@ def test_a_checkpoints_line_is_on_disk_before_it(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", spy)
     train("--steps", 7, "--out", run)
-    assert logged == [(3, 3), (6, 6), (7, 7)]
+    assert logged == [
+        (3, 3),
+        (4, 4),
+        (6, 6),
+        (7, 7),
+    ]  # the first measurement, at 4, is the best yet
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 def test_a_run_killed_at_any_moment_goes_on(train, tables, tmp_path):
-    flags = ["--checkpoint-every", "1", "--steps", "60"]
+    flags = ["--checkpoint-every", "1", "--steps", "60", "--keep", "all"]
     train(*flags, "--out", tmp_path / "whole")
     run = tmp_path / "run"
     start = [*SMALL, "--data", str(tables), *flags, "--out", str(run)]
@@ -153,7 +156,6 @@ def test_a_signal_finishes_the_step_and_saves(
     assert resume(run)[0] == 0
     whole = tmp_path / "whole"
     assert egg("train", *flags, "--steps", 9, "--data", tables, "--out", whole)[0] == 0
-    shutil.rmtree(run / "checkpoints" / "step-00000005")
     assert files(run) == files(whole)
 
 
