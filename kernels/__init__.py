@@ -35,7 +35,9 @@ def get_backend(
             from kernels.cpu import load
 
             backend, why = load(threads), "asked for" if name == "numba" else "the fastest here"
-        except ImportError as error:
+        except ModuleNotFoundError as error:
+            if error.name not in ("numba", "llvmlite"):
+                raise
             if name == "numba":
                 raise BackendError(f"backend numba: {error}; pip install numba") from error
             from kernels.reference import NumpyBackend

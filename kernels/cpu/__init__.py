@@ -25,6 +25,8 @@ def load(threads: int | None = None):
             "start a new one"
         )
     simd.instruction_set = chosen.name
+    if "EGG_CPU" in os.environ and chosen.cpu:
+        config.CPU_NAME, config.CPU_FEATURES = chosen.cpu, ""
     # Numba keys its cache by a function's own file; ours is keyed by all sources and the instruction set.
     before, config.CACHE_DIR = config.CACHE_DIR, str(code_folder(chosen))
     try:

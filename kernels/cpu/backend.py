@@ -164,7 +164,7 @@ class NumbaBackend:
             np.zeros((padded, 2), np.int32),
             np.zeros((noisy, words), np.uint32),
             np.zeros((noisy, 2 * layers), np.int8),
-            np.zeros((length if moved else 0, padded), np.int8),
+            np.zeros((length if moved else 0, (padded + 15) & -16), np.int8),
             np.empty(
                 (length if moved else 0, structures.LAYER_PRODUCTS * layers + 1, padded), np.int32
             ),

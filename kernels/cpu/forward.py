@@ -73,12 +73,13 @@ from kernels.cpu.structures import (
     token_sign,
 )
 from kernels.cpu.tiles import (
+    COLUMNS,
     ROWS,
-    both_tile_4,
-    clean_tile_1,
-    clean_tile_4,
-    moved_tile_1,
-    moved_tile_4,
+    both_tile,
+    clean_tile,
+    moved_tile,
+    narrow_clean_tile,
+    narrow_moved_tile,
 )
 
 
@@ -142,21 +143,24 @@ def product(
     bits = block.words + a_signs(model, signs)
     bits_row, gains = block.words_row, block.gains
     width = min(64, outputs)
-    for n in range(0, outputs, width):
+    columns = min(COLUMNS, width)
+    for n in range(0, outputs, columns):
+        panel = w + (n & -width) * inputs + 4 * (n & (width - 1))
         for i in range(0, block.padded, ROWS):
             arguments = (
-                x + i * x_row, x_row, w + n * inputs, inputs >> 2, start + 4 * n, shift, out + i * out_row + n,
-                out_row, flip, bits + i * bits_row + (n >> 3), bits_row, gains + 8 * i, out + i * out_row + n,
+                x + i * x_row, x_row, panel, 4 * width, inputs >> 2, start + 4 * n, shift,
+                out + i * out_row + n, out_row, flip, bits + i * bits_row + (n >> 3), bits_row,
+                gains + 8 * i, out + i * out_row + n,
             )  # fmt: skip
-            if width == 64:
+            if columns == COLUMNS:
                 if moved:
-                    moved_tile_4(*arguments)
+                    moved_tile(*arguments)
                 else:
-                    clean_tile_4(*arguments)
+                    clean_tile(*arguments)
             elif moved:
-                moved_tile_1(*arguments)
+                narrow_moved_tile(*arguments)
             else:
-                clean_tile_1(*arguments)
+                narrow_clean_tile(*arguments)
 
 
 @njit(**JIT)
@@ -173,10 +177,11 @@ def head(model, noise, block, t, x, stride):
     bits, bits_row = block.words + a_signs(model, tensor), block.words_row
     clean = block.logits
     moved = clean + 256 * block.padded
-    for n in range(0, 256, 64):
+    for n in range(0, 256, COLUMNS):
+        panel = w + (n & -64) * inputs + 4 * (n & 63)
         for i in range(0, block.padded, ROWS):
-            both_tile_4(
-                x + i * stride, stride, w + n * inputs, inputs >> 2, start + 4 * n, shift,
+            both_tile(
+                x + i * stride, stride, panel, 256, inputs >> 2, start + 4 * n, shift,
                 clean + 256 * i + n, 256, 0, bits + i * bits_row + (n >> 3), bits_row,
                 block.gains + 8 * i, moved + 256 * i + n,
             )  # fmt: skip

@@ -12,11 +12,15 @@ class InstructionSet:
 
     name: str
     description: str
-    features: tuple[str, ...]  # of the CPU, in LLVM's names
+    features: tuple[str, ...]
+    """What the CPU must have, in LLVM's names."""
+    cpu: str | None = None
+    """The CPU that LLVM compiles for when this set is forced; none: the one at hand."""
 
 
 INSTRUCTION_SETS = (
     InstructionSet("avx512vnni", "AVX-512 VNNI", ("avx512f", "avx512bw", "avx512vl", "avx512vnni")),
+    InstructionSet("avx2", "AVX2", ("avx2", "bmi2", "fma"), "x86-64-v3"),
     InstructionSet("plain", "plain integer vectors", ()),
 )
 

@@ -2,22 +2,22 @@
 
 from numba import njit
 
-from kernels.cpu.simd import exp2, load_byte, load_i8, load_long, splat, total
+from kernels.cpu.simd import exp2, leading_zeros, load_byte, load_i8, load_long, splat, total
 from kernels.cpu.structures import JIT
 
 
 @njit(**JIT)
 def floor_log2(v, thresholds, log2_fraction):
-    """floor(fraction * log2(v / 16)) of 16 <= v < 2**32: the top bit, then a binary search of the mantissa."""
-    top = 31
-    while v >> top == 0:
-        top -= 1
+    """floor(fraction * log2(v / 16)) of 16 <= v < 2**32: the top bit, then a search of the mantissa without branches.
+
+    thresholds : address of (fraction,) int64, ceil(2**(31 + j / fraction))
+    """
+    top = 63 - leading_zeros(v)
     mantissa = v << (31 - top)
     low = 0
-    step = (1 << log2_fraction) >> 1
-    while step:
-        if mantissa >= load_long(thresholds + 8 * (low + step)):
-            low += step
+    step = 1 << (log2_fraction - 1)
+    for _ in range(log2_fraction):
+        low += step * (mantissa >= load_long(thresholds + 8 * (low + step)))
         step >>= 1
     return ((top - 4) << log2_fraction) + low
 

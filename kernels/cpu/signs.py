@@ -10,11 +10,12 @@ from kernels.cpu.simd import (
     multiply_high,
     splat,
     store_byte,
+    store_i8,
     store_i32,
     store_interleaved,
     store_word,
 )
-from kernels.cpu.structures import B_F, JIT, LAYER_TENSORS, W_F, a_signs
+from kernels.cpu.structures import B_F, JIT, LAYER_TENSORS, W_F, a_signs, token_signs
 from kernels.philox import (
     DIRECTION_SIGNS,
     MULTIPLIER_0,
@@ -74,17 +75,29 @@ def draw_signs(model, noise, block, first, share):
     if share == 2:  # antithetic pairs
         for i in range(block.members):
             for t in range(length):
-                store_byte(block.r + t * block.padded + i, 1 - 2 * (i & 1))
+                store_byte(token_signs(block, t) + i, 1 - 2 * (i & 1))
         return
-    strings = np.empty(((length + 2047) // 2048) * 64, np.uint32)
-    for i in range(block.members):
-        draw_words(
-            TOKEN_SIGNS, first + i, noise.step, noise.key_0, noise.key_1, lanes_at, address(strings),
-            (length + 31) // 32,
-        )  # fmt: skip
+    for i in range(0, block.members, 16):
+        members = load_i32(lanes_at) + splat(first + i)
         for t in range(length):
-            sign = 2 * ((np.int64(strings[t >> 5]) >> (t & 31)) & 1) - 1
-            store_byte(block.r + t * block.padded + i, sign)
+            if t & 127 == 0:  # a block of the generator holds the signs of 128 tokens
+                strings = philox_lanes(
+                    splat(t >> 7),
+                    splat(TOKEN_SIGNS),
+                    members,
+                    splat(noise.step),
+                    noise.key_0,
+                    noise.key_1,
+                )
+            word = strings[0]
+            if t & 96 == 32:
+                word = strings[1]
+            elif t & 96 == 64:
+                word = strings[2]
+            elif t & 96 == 96:
+                word = strings[3]
+            bit = (word >> (t & 31)) & splat(1)
+            store_i8(token_signs(block, t) + i, bit + bit - splat(1))
     if noise.tie_gates:
         _tie_gates(model, block)
 

@@ -117,6 +117,12 @@ def dot4(b, acc, unsigned, signed):
     """acc + the sums of four products of unsigned bytes and signed bytes; |sum| <= 4 * 255 * 127 each."""
     if instruction_set == "avx512vnni":
         return call(b, "llvm.x86.avx512.vpdpbusd.512", V_I32, acc, unsigned, signed)
+    if instruction_set == "avx2":
+        # vpmaddubsw would saturate at 16 bits; vpmaddwd on the even and the odd bytes cannot overflow.
+        x, w = (b.bitcast(v, HALFWORDS) for v in (unsigned, signed))
+        eight = constant(HALFWORDS, 8)
+        acc = dot2(b, acc, b.and_(x, constant(HALFWORDS, 255)), b.ashr(b.shl(w, eight), eight))
+        return dot2(b, acc, b.lshr(x, eight), b.ashr(w, eight))
     x, w = (b.bitcast(v, V_I32) for v in (unsigned, signed))
     for at in range(0, 32, 8):
         x_byte = b.and_(b.lshr(x, constant(V_I32, at)), constant(V_I32, 255))
@@ -129,6 +135,14 @@ def dot2(b, acc, x, y):
     """acc + the sums of two products of int16, the halves of int32 lanes."""
     if instruction_set == "avx512vnni":
         return call(b, "llvm.x86.avx512.vpdpwssd.512", V_I32, acc, x, y)
+    if instruction_set == "avx2":
+        halves = []
+        for lanes in (range(LANES), range(LANES, 2 * LANES)):
+            part = ir.Constant(ir.VectorType(I32, LANES), list(lanes))
+            x_part, y_part = (b.shuffle_vector(v, v, part) for v in (x, y))
+            halves.append(call(b, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), x_part, y_part))
+        whole = ir.Constant(V_I32, list(range(LANES)))
+        return b.add(acc, b.shuffle_vector(*halves, whole))
     x, y = (b.bitcast(v, V_I32) for v in (x, y))
     half = constant(V_I32, 16)
     acc = b.add(acc, b.mul(b.ashr(x, half), b.ashr(y, half)))
@@ -196,6 +210,9 @@ total = define(_total, types.int64, i32x16)  # of all lanes, in int32
 load_byte = define(lambda b, at: b.sext(load(b, at, I8), I64), types.int64, types.int64)
 load_word = define(lambda b, at: b.sext(load(b, at, I32), I64), types.int64, types.int64)
 load_long = define(lambda b, at: load(b, at, I64), types.int64, types.int64)
+leading_zeros = define(
+    lambda b, v: call(b, "llvm.ctlz.i64", I64, v, I1(0)), types.int64, types.int64
+)
 store_byte = define(
     lambda b, at, v: store(b, b.trunc(v, I8), at), types.void, types.int64, types.int64
 )

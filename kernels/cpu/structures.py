@@ -76,7 +76,7 @@ class Block(NamedTuple):
     gains: int  # (padded, 2) int32
     words: int  # (padded, words_row) signs of each member's direction
     b0: int  # (padded, 2 L) int8: first sign of each gate's bias
-    r: int  # (T, padded) int8: the members' signs at each token
+    r: int  # (T, padded to 16s) int8: the members' signs at each token
     projections: int  # (T, 6 L + 1, padded) int32
     inputs: (
         int  # (groups, T, (8 L + 1) D) uint8: what each group's first member's products saw, offset
@@ -106,9 +106,15 @@ def b_signs(model, tensor):
 
 
 @njit(**JIT)
+def token_signs(block, t):
+    """Address of the members' r at token t; rows are whole sixteens."""
+    return block.r + t * ((block.padded + 15) & -16)
+
+
+@njit(**JIT)
 def token_sign(block, t, i):
     """r of member i at token t: +1 or -1."""
-    return load_byte(block.r + t * block.padded + i)
+    return load_byte(token_signs(block, t) + i)
 
 
 @njit(**JIT)

@@ -1,7 +1,8 @@
 """Register tiles of the two matrix products: members x weights in the forward pass, outputs x inputs in the votes.
 
-A tile keeps 4 x 64 int32 sums in sixteen vector registers (4 x 16 where a matrix has only sixteen outputs), and
-each 64-byte load of the right factor serves four rows. The epilogue runs on the registers: nothing int32 is written.
+A tile keeps 4 x 64 int32 sums in sixteen of AVX-512's vector registers (4 x 16 elsewhere, and where a
+matrix has only sixteen outputs), and each 64-byte load of the right factor serves four rows. The epilogue
+runs on the registers: nothing int32 is written.
 
 Right factors are packed in panels of 64 (or 16) columns: for every four inputs (votes: every two rows)
 the panel's columns lie side by side in 32-bit lanes, so that a step of the product loads whole vectors.
@@ -10,6 +11,7 @@ the panel's columns lie side by side in 32-bit lanes, so that a step of the prod
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.cpu import simd
 from kernels.cpu.simd import (
     BYTES,
     HALFWORDS,
@@ -76,43 +78,16 @@ def _product_tile(vectors, clean, moved):
 
     @intrinsic
     def tile(
-        typing_context,
-        x,
-        x_row,
-        w,
-        quads,
-        start,
-        shift,
-        out,
-        out_row,
-        flip,
-        bits,
-        bits_row,
-        gains,
-        moved_out,
-    ):
-        signature = types.void(*[types.int64] * 13)
+        typing_context, x, x_row, w, w_step, quads, start, shift, out, out_row, flip, bits, bits_row,
+        gains, moved_out,
+    ):  # fmt: skip
+        signature = types.void(*[types.int64] * 14)
 
         def codegen(context, b, _, values):
-            (
-                x,
-                x_row,
-                w,
-                quads,
-                start,
-                shift,
-                out,
-                out_row,
-                flip,
-                bits,
-                bits_row,
-                gains,
-                moved_out,
-            ) = values
+            x, x_row, w, w_step, quads, start, shift, out, out_row, flip = values[:10]
+            bits, bits_row, gains, moved_out = values[10:]
             begin = [load(b, b.add(start, I64(64 * v)), V_I32) for v in range(vectors)]
-            acc = sums(
-                b, dot4, BYTES, x, x_row, I64(4), w, I64(64 * vectors), quads, begin, vectors
-            )
+            acc = sums(b, dot4, BYTES, x, x_row, I64(4), w, w_step, quads, begin, vectors)
             shift_v = broadcast(b, b.trunc(shift, I32), V_I32)
             flip_v = broadcast(b, b.trunc(flip, I8), V_I8)
             for row in range(ROWS):
@@ -165,7 +140,10 @@ def _vote_tile(vectors):
     return tile
 
 
-clean_tile_4, clean_tile_1 = (_product_tile(v, clean=True, moved=False) for v in (4, 1))
-moved_tile_4, moved_tile_1 = (_product_tile(v, clean=False, moved=True) for v in (4, 1))
-both_tile_4 = _product_tile(4, clean=True, moved=True)  # the head's: it always has 256 outputs
-vote_tile_4, vote_tile_1 = (_vote_tile(v) for v in (4, 1))
+# Wide tiles need 32 registers of 16 lanes; elsewhere all tiles are narrow.
+WIDE = 4 if simd.instruction_set == "avx512vnni" else 1
+COLUMNS = LANES * WIDE
+clean_tile, narrow_clean_tile = (_product_tile(v, clean=True, moved=False) for v in (WIDE, 1))
+moved_tile, narrow_moved_tile = (_product_tile(v, clean=False, moved=True) for v in (WIDE, 1))
+both_tile = _product_tile(WIDE, clean=True, moved=True)  # the head's: it always has 256 outputs
+vote_tile, narrow_vote_tile = (_vote_tile(v) for v in (WIDE, 1))

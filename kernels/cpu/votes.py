@@ -55,7 +55,7 @@ from kernels.cpu.structures import (
     projection,
     token_sign,
 )
-from kernels.cpu.tiles import ROWS, vote_tile_1, vote_tile_4
+from kernels.cpu.tiles import COLUMNS, ROWS, narrow_vote_tile, vote_tile
 
 OWN, TO_GO, HEAD = range(3)  # kinds of credit
 
@@ -322,16 +322,18 @@ def sum_matrix(
     width_n, width_k = min(64, outputs), min(64, inputs)
     v = address(v_rows) + 4 * (pairs * (v_column + 64 * panel) + first * width_n)
     z = address(votes) + 8 * (at + 64 * panel * inputs)
-    for k in range(0, inputs, width_k):
-        x = address(x_rows) + 4 * (pairs * (x_column + k) + first * width_k)
+    columns = min(COLUMNS, width_k)
+    for k in range(0, inputs, columns):
+        panel_x = x_column + (k & -width_k)
+        x = address(x_rows) + 4 * (pairs * panel_x + first * width_k + (k & (width_k - 1)))
         for n in range(0, width_n, ROWS):
             arguments = (
                 v + 4 * n, 4 * width_n, x, 4 * width_k, last - first, z + 8 * (n * inputs + k), 8 * inputs, add,
             )  # fmt: skip
-            if width_k == 64:
-                vote_tile_4(*arguments)
+            if columns == COLUMNS:
+                vote_tile(*arguments)
             else:
-                vote_tile_1(*arguments)
+                narrow_vote_tile(*arguments)
 
 
 @njit(**JIT)
