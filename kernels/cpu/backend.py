@@ -23,6 +23,7 @@ from kernels.cpu import forward, pack, pair_votes, structures, votes
 from kernels.cpu.isa import InstructionSet
 from kernels.cpu.reciprocal import reciprocals
 from kernels.cpu.simd import aligned
+from kernels.cpu.tiles import ROWS
 from kernels.layout import Shape
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
@@ -183,11 +184,16 @@ class NumbaBackend:
             each += 4 * shape.sign_words
         return int(np.clip(BLOCK_BYTES // each // 16 * 16, 16, 128))
 
-    def _spread(self, items: int, per_block: int) -> list[tuple[int, int]]:
-        """Cut 0..items into nearly equal stretches of about per_block at most: one, or a multiple of the threads."""
-        blocks = -(-items // max(1, per_block))
-        if blocks > 1:
-            blocks = min(items, -(-blocks // self.threads) * self.threads)
+    def _spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
+        """Cut 0..items into nearly equal stretches, a multiple of the threads if that leaves each ``least`` items.
+
+        most : items a stretch should have at most; least : none: as many
+        """
+        most = max(1, most)
+        blocks = -(-items // most)
+        if items >= self.threads * min(most, least or most):
+            blocks = -(-blocks // self.threads) * self.threads
+        blocks = min(items, blocks)
         return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
 
     def forward(self, prepared, tokens, states):
@@ -204,7 +210,9 @@ class NumbaBackend:
                 model, noise, self._tables, block, tokens, states, states_out, first, logits
             )
 
-        self._run(run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=False)))
+        self._run(
+            run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=False), ROWS)
+        )
         return logits, states_out
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
@@ -229,7 +237,7 @@ class NumbaBackend:
             )
 
         self._run(
-            run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=True) // 2)
+            run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=True) // 2, ROWS)
         )
         return scores, states_out
 
@@ -313,7 +321,7 @@ class NumbaBackend:
             return deviation, gains
 
         per_block = max(1, self._members_per_block(shape, length, moved=True) // group_size)
-        results = self._run(run, self._spread(groups, per_block))
+        results = self._run(run, self._spread(groups, per_block, 1))
         names = [f"layers.{i}.{ln}.weight" for i in range(layers) for ln in ("ln1", "ln2")]
         for k, name in enumerate([*names, "ln_out.weight"]):
             z[shape.tensors[name].slice] += sum(gains[k] for _, gains in results)
@@ -356,7 +364,7 @@ class NumbaBackend:
                         int(add or p > 0),
                     )  # fmt: skip
 
-        self._run(run, self._spread(len(tasks), max(1, len(tasks) // (4 * self.threads))))
+        self._run(run, self._spread(len(tasks), len(tasks) // (4 * self.threads), 1))
         for at, v_at in biases:
             votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
 

@@ -1,0 +1,54 @@
+"""The golden runs under every instruction set this CPU has: each in a process of its own, for a process compiles once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba")
+
+import llvmlite.binding as llvm  # noqa: E402
+
+from kernels.cpu.isa import INSTRUCTION_SETS  # noqa: E402
+
+HERE = Path(__file__).parent
+
+
+def has(instruction_set) -> bool:
+    features = llvm.get_host_cpu_features()
+    return all(features.get(name) for name in instruction_set.features)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, ids=lambda s: s.name)
+def test_golden_runs_under(instruction_set):
+    if not has(instruction_set):
+        pytest.skip(f"this CPU has no {instruction_set.description}")
+    program = """
+import sys
+import test_golden
+from kernels import get_backend
+assert get_backend("numba").description.startswith("Numba, " + sys.argv[1])
+for run in test_golden.RUNS:
+    for threads in (1, 3):
+        test_golden.test_golden_run(run, "numba", threads)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, instruction_set.description],
+        env=os.environ | {"EGG_CPU": instruction_set.name, "PYTHONPATH": f"{HERE}:{HERE.parent}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_second_instruction_set_in_one_process_is_refused(monkeypatch):
+    from kernels import BackendError, get_backend
+
+    used = get_backend("numba").description
+    other = next(s for s in INSTRUCTION_SETS if has(s) and s.description not in used)
+    monkeypatch.setenv("EGG_CPU", other.name)
+    with pytest.raises(BackendError, match="already compiled"):
+        get_backend("numba")
