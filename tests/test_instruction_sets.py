@@ -1,4 +1,4 @@
-"""The golden runs under every instruction set this CPU has: each in a process of its own, for a process compiles once."""
+"""The golden runs under every instruction set this CPU has, each in a process of its own (it compiles once)."""
 
 import os
 import subprocess
