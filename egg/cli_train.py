@@ -12,6 +12,7 @@ import tyro
 from egg import checkpoint
 from egg.cli_corpus import absolute, facts, open_for_training
 from egg.cli_options import given, parse
+from egg.cli_report import report
 from egg.config import (
     DEFAULT_PRESET,
     PRESET_HELP,
@@ -28,17 +29,16 @@ from egg.config import (
     without_stops,
 )
 from egg.errors import EggError
-from egg.evaluate import Evaluation, evaluate, sample
+from egg.evaluate import sample
 from egg.evolution import Evolution
 from egg.plots import plot_loss
-from egg.progress import Progress, count, duration
+from egg.progress import Progress, count
 from egg.runlog import METRICS
-from egg.trainer import Outcome, Trainer
+from egg.trainer import Trainer
 from kernels import get_backend
 
 # What a resumed run may change.
 ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "checkpoint_every", "keep")
-FINAL_EVALUATION_SECONDS = 60  # a whole validation split that takes longer is left to `egg eval`
 
 DESCRIPTION = """\
 Train a byte-level language model by evolution, with integers alone.
@@ -178,8 +178,7 @@ def _train(
     evolution = Evolution(config, backend, text)
     if saved:
         _restore(evolution, saved, there, corpus)
-    validation_text = corpus.split(validation)
-    measured = sample(validation_text, config.run.eval_bytes)
+    measured = sample(corpus.split(validation), config.run.eval_bytes)
     trainer = Trainer(config, evolution, measured, facts(corpus), run, progress)
     if trainer.finished:
         progress.note(
@@ -197,13 +196,7 @@ def _train(
             f"go on with: {prog} --resume {shlex.quote(str(run))}"
         )
         return 128 + outcome.interrupted
-    picture = plot_loss(run)
-    evaluation = outcome.evaluation
-    if measured is not validation_text and evaluation:
-        evaluation = _whole(evolution, validation_text, evaluation, progress, outcome)
-    progress.note(_closing(evolution, evaluation, validation, outcome))
-    progress.note(f"checkpoint: {outcome.checkpoint}")
-    progress.note(f"loss curve: {picture}")
+    report(run, evolution, outcome, plot_loss(run), corpus, validation, measured, progress)
     return 0
 
 
@@ -251,31 +244,4 @@ def _about_horizon(config: Config) -> str | None:
     return (
         f"the run stops at {count(min(ends))} member-tokens, the step size is scheduled for "
         f"{count(e.schedule_tokens)} (--schedule-tokens)"
-    )
-
-
-def _whole(
-    evolution: Evolution, text, part: Evaluation, progress: Progress, outcome: Outcome
-) -> Evaluation:
-    """The whole validation split's measurement, if it does not take too long."""
-    if part.seconds * text.size / part.bytes > FINAL_EVALUATION_SECONDS:
-        progress.note(
-            f"measured on a sample of the validation split; all of it: egg eval {outcome.checkpoint}"
-        )
-        return part
-    return evaluate(evolution.backend, evolution.shape, evolution.weights, text)
-
-
-def _closing(
-    evolution: Evolution, evaluation: Evaluation | None, split: str, outcome: Outcome
-) -> str:
-    line = (
-        f"step {evolution.step_number:,}: {count(evolution.member_tokens)} member-tokens in "
-        f"{duration(outcome.seconds)}"
-    )
-    if evaluation is None:
-        return line
-    return (
-        f"{line}\n{split}: {evaluation.bits_per_byte:.4f} bits per byte, perplexity "
-        f"{evaluation.byte_perplexity:.3f}, integer score {evaluation.integer_bits_per_byte:.4f}"
     )

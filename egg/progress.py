@@ -19,9 +19,9 @@ class Status:
     train: float  # integer bits per byte, smoothed
     validation: float | None  # bits per byte, as last measured
     best: float | None
-    speed: float  # member-tokens a second
+    speed: float | None  # member-tokens a second, None while it is unknown
     done: float  # share of the way to the stop, 0 to 1
-    seconds_left: float
+    seconds_left: float | None
 
 
 class Progress:
@@ -80,11 +80,12 @@ def _parts(status: Status, *, long: bool) -> list[str]:
     if status.validation is not None:
         measured = f"{status.validation:.3f} (best {status.best:.3f})"
         parts.append(f"validation {measured}" if long else f"val {measured}")
-    return [
-        *parts,
-        f"{count(status.speed)}/s",
-        f"{duration(status.seconds_left)} left" if long else duration(status.seconds_left),
-    ]
+    if status.speed is not None:
+        parts.append(f"{count(status.speed)}/s")
+    if status.seconds_left is not None:
+        left = duration(status.seconds_left)
+        parts.append(f"{left} left" if long else left)
+    return parts
 
 
 def count(number: float) -> str:

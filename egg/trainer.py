@@ -155,13 +155,14 @@ class Trainer:
     def _show(self, report: StepReport, speed: float, best: Best | None, stop: bool) -> None:
         now = report.train_integer_bits_per_byte, speed
         before = self._smooth or now
-        # The first step, which may compile kernels, is forgotten; few steps are simply averaged.
+        # The first step, which may compile kernels, tells no speed; few steps are simply averaged.
         keep = min(SMOOTHING, 1 - 1 / max(1, self._shown))
         self._shown += 1
         self._smooth = tuple(keep * b + (1 - keep) * n for b, n in zip(before, now, strict=True))
         if not (stop or self.progress.due()):
             return
         train, speed = self._smooth
+        known = self._shown > 1
         self.progress.show(
             Status(
                 report.step,
@@ -169,9 +170,9 @@ class Trainer:
                 train,
                 self._measured and self._measured.bits_per_byte,
                 best and best.bits_per_byte,
-                speed,
+                speed if known else None,
                 min(1.0, max(self._shares(self._seconds()), default=0.0)),
-                self._seconds_left(speed),
+                self._seconds_left(speed) if known else None,
             )
         )
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from egg import __version__, progress
 from egg.cli_options import given, whole_number
+from egg.cli_sample import CONTROLS
 from egg.config import PRESET_HELP
 from egg.progress import Progress, Status, count, duration
 
@@ -81,6 +83,45 @@ def test_eval_says_what_the_end_of_training_says(train, egg, tmp_path):
     assert result["documents"] == 4  # the empty one is none
     of_checkpoint = egg("eval", run / "checkpoints/step-00000003", "--json", "--backend", "numpy")
     assert json.loads(of_checkpoint[1])["bits_per_byte"] != result["bits_per_byte"]
+
+
+def test_the_end_of_a_run_tells_how_good_it_is(train, egg, tables, tmp_path):
+    import data
+    from egg.baselines import baselines
+
+    run = tmp_path / "a run"
+    out = train("--steps", 9, "--eval-bytes", 200, "--out", run)
+    corpus = data.open_corpus(str(tables))
+    simple = baselines(corpus.split("train"), corpus.split("validation"))
+    rows = {
+        line[:13].strip(): line[13:].split()[0] for line in out.splitlines() if line[:2] == "  "
+    }
+    assert rows["bigram"] == f"{simple.bigram:.4f}" and rows["unigram"] == f"{simple.unigram:.4f}"
+    assert rows["gzip -9"] == f"{simple.gzip:.4f}"
+    # All of the validation split, not the part that is measured on the way.
+    of_all = json.loads(egg("eval", run, "--json", "--backend", "numpy")[1])
+    assert rows["this model"] == f"{of_all['bits_per_byte']:.4f}"
+    assert f"{of_all['bytes']:,} bytes in 4 documents" in out
+    # The sample is what the command beside it gives.
+    command, *lines = out.partition("egg sample ")[2].splitlines()
+    status, text, _ = egg("sample", *shlex.split(command), "--backend", "numpy")
+    assert status == 0
+    assert [line[2:] for line in lines] == text.translate(CONTROLS).splitlines()
+
+
+def test_a_best_before_the_end_is_named(train, tmp_path, monkeypatch):
+    from egg import trainer
+    from egg.evaluate import Evaluation
+
+    bits = {4: 5.0, 6: 6.0}
+    monkeypatch.setattr(
+        trainer.Trainer,
+        "_evaluate",
+        lambda self: Evaluation(bits[self.evolution.step_number], 8.0, 1, 210, 0.0),
+    )
+    run = tmp_path / "run"
+    out = train("--steps", 6, "--out", run)
+    assert f"best: {run / 'best'}, 5.0000 at step 4" in out
 
 
 def test_eval_of_other_splits_and_other_text(train, egg, tmp_path, book):
@@ -394,6 +435,13 @@ def test_the_moving_line_fits_the_terminal(monkeypatch, columns):
     if columns >= 80:
         for figure in ("101M", "3.4", "3.5", "812k/s"):
             assert figure in stream.getvalue()
+
+
+def test_the_first_step_tells_no_speed(train, tmp_path):
+    steps = [s for s in train("--steps", 1, "--out", tmp_path / "run").splitlines() if " | " in s]
+    assert len(steps) == 1 and "/s" not in steps[0] and "left" not in steps[0]
+    out = train("--steps", 3, "--out", tmp_path / "longer")
+    assert "/s | 0:00 left" in [s for s in out.splitlines() if " | " in s][-1]
 
 
 def test_plain_lines_come_seldom(monkeypatch):
