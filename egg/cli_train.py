@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +28,7 @@ from egg.config import (
     preset,
     without_stops,
 )
+from egg.config_file import RUN_TOML, read_flags
 from egg.errors import EggError
 from egg.evaluate import sample
 from egg.evolution import Evolution
@@ -51,7 +52,8 @@ the preset's. Ctrl-C saves, --resume goes on. Presets:
 For example:
   {prog} --preset quickstart
   {prog} --preset nano --data my/texts --minutes 60
-  {prog} --resume runs/nano-20261121-101500
+  {prog} --config runs/nano-20261121-101500/run.toml --seed 1
+  {prog} --resume runs/nano-20261121-101500 --minutes 90
 """
 
 
@@ -66,6 +68,8 @@ class TrainArguments:
     """Values that all other flags override; quickstart needs no network."""
     out: str | None = None
     """Folder of the run; none: runs/PRESET-DATE-TIME."""
+    config: str | None = None
+    """TOML file of settings, as every run leaves in its run.toml; flags override it, it the preset."""
     resume: str | None = None
     """Go on with the run in this folder, from its newest checkpoint."""
     backend: str = "auto"
@@ -74,7 +78,7 @@ class TrainArguments:
     """Threads of a CPU backend; none: as many as the process may use."""
 
     @property
-    def config(self) -> Config:
+    def trained(self) -> Config:
         """What these arguments train."""
         run = replace(self.run, data=absolute(self.run.data))
         return Config(self.preset, self.model, self.evolution, run)
@@ -87,10 +91,40 @@ def main(argv: list[str], prog: str) -> int:
         if not resumed[-1]:
             raise EggError("--resume is empty: give the folder of a run")
         return _resume(Path(resumed[-1]), argv, prog)
-    chosen = (given(argv, "preset") or [DEFAULT_PRESET])[-1]
-    arguments = _parse(argv, prog, preset(chosen))
+    arguments = _arguments(argv, prog)
     run = _new_folder(arguments.out, arguments.preset)
     return _train(arguments, run, prog)
+
+
+def _arguments(argv: list[str], prog: str) -> TrainArguments:
+    """What a new run is told: the preset, a file of settings over it, and flags over both."""
+
+    def read(argv: list[str]) -> TrainArguments:
+        chosen = (given(argv, "preset") or [DEFAULT_PRESET])[-1]
+        return _parse(argv, prog, preset(chosen))
+
+    files = given(argv, "config")
+    if not files:
+        return read(argv)
+    settings = read_flags(files[-1], _in_file())
+    if any(given(argv, name) for name in STOPS):  # these replace all of the file's
+        settings = [s for s in settings if not any(given([s], name) for name in STOPS)]
+    try:
+        return read(settings + argv)
+    except EggError as error:
+        try:
+            read(settings)
+        except EggError as same:
+            raise EggError(f"--config {files[-1]}: {same}") from None
+        raise error from None
+
+
+def _in_file() -> set[str]:
+    """The settings that --config reads."""
+    kinds = (ModelConfig, EvolutionConfig, RunConfig)
+    return {"preset", "out", "backend", "threads"} | {
+        f.name for kind in kinds for f in fields(kind)
+    }
 
 
 def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
@@ -125,6 +159,11 @@ def _new_folder(out: str | None, preset_name: str) -> Path:
             raise EggError(
                 f"--out {run} holds a run already: give another folder, or go on with --resume {run}"
             )
+    if (run / RUN_TOML).exists():
+        raise EggError(
+            f"--out {run} holds a {RUN_TOML}, in whose place the run would write its own: "
+            "give another folder"
+        )
     parent = run.absolute()
     while not parent.exists():
         parent = parent.parent
@@ -140,13 +179,15 @@ def _resume(run: Path, argv: list[str], prog: str) -> int:
         raise EggError(
             f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}"
         )
+    if given(argv, "config"):
+        raise EggError(f"--config: the run in {run} has its settings, leave --config away")
     saved = checkpoint.find(run)
     there = checkpoint.read_config(saved)
     config = from_json(there, str(saved / checkpoint.CONFIG))
     arguments = _parse(argv, prog, config)
     if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
         raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
-    for name in differences(config, arguments.config):
+    for name in differences(config, arguments.trained):
         if name not in ON_RESUME:
             raise EggError(
                 f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and keeps it, "
@@ -170,7 +211,7 @@ def _train(
     there: dict | None = None,
 ) -> int:
     """Train in a folder, anew or from a saved checkpoint, and tell how it went."""
-    config, progress = arguments.config, Progress()
+    config, progress = arguments.trained, Progress()
     backend = get_backend(arguments.backend, threads=arguments.threads, notify=progress.note)
     corpus, text, validation = open_for_training(
         config.run.data, config.run.data_column, progress.note

@@ -12,6 +12,7 @@ import numpy as np
 
 from egg import checkpoint, retention
 from egg.config import Config, to_json
+from egg.config_file import RUN_TOML, to_toml
 from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
@@ -75,6 +76,7 @@ class Trainer:
             self.run_folder.mkdir(parents=True, exist_ok=True)
             content = checkpoint.json_bytes(self.content)
             checkpoint.replace_file(self.run_folder / checkpoint.CONFIG, content)
+            checkpoint.replace_file(self.run_folder / RUN_TOML, to_toml(self.config))
         except OSError as error:
             raise EggError(f"cannot write {self.run_folder}: {error.strerror or error}") from error
         log = RunLog(self.run_folder, self._history)

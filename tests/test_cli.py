@@ -38,7 +38,7 @@ def test_a_run_directory(train, tmp_path):
     run = tmp_path / "run"
     out = train("--steps", 10, "--out", run)
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.jsonl", "loss.png", "checkpoints", "best.json",
+        "config.json", "metrics.jsonl", "loss.png", "checkpoints", "best.json", "run.toml",
     }  # fmt: skip
     lines = metrics(run)
     best = min((line["validation_bits_per_byte"], line["step"]) for line in (lines[3], lines[7]))[1]

@@ -1,0 +1,68 @@
+"""A run's settings as TOML: read as flags that others override, written back by every run.
+
+A key is a flag's name, ``hidden_size`` or ``hidden-size``; a value is a number, or a text as it
+would stand on the command line.
+"""
+
+import json
+import tomllib
+from collections.abc import Collection
+from dataclasses import fields
+from pathlib import Path
+
+from egg.config import Config, flag
+from egg.errors import EggError
+
+RUN_TOML = "run.toml"
+
+
+def to_toml(config: Config) -> bytes:
+    """What a run's run.toml holds: everything its result follows from."""
+    lines = [
+        "# The settings of this run. The same run again, in a folder of its own:",
+        f"#   egg train --config {RUN_TOML}",
+        f"preset = {_written(config.preset)}",
+    ]
+    for section in (config.model, config.evolution, config.run):
+        lines += ["", f"# {section.__doc__.partition(';')[0].strip().removesuffix('.')}"]
+        lines += [f"{f.name} = {_written(getattr(section, f.name))}" for f in fields(section)]
+    # A path that is not UTF-8 holds what TOML cannot: such a line is there for people alone.
+    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
+
+
+def read_flags(path: str, known: Collection[str]) -> list[str]:
+    """The settings in a file, each as ``--name=value``.
+
+    known : names of the settings that may be there, with underscores
+    Raises EggError, one line, for a file that cannot be read, is no TOML, or holds anything else.
+    """
+    if not path:
+        raise EggError("--config is empty: give a TOML file, as a run's run.toml")
+    try:
+        content = tomllib.loads(Path(path).read_bytes().decode())
+    except OSError as error:
+        raise EggError(f"--config {path}: {error.strerror}; give a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EggError(f"--config {path} is not TOML: {error}") from None
+    flags = []
+    unknown = [key for key in content if key.replace("-", "_") not in known]
+    if unknown:
+        raise EggError(
+            f"--config {path}: unknown {', '.join(map(repr, unknown))}; keys are the names of flags "
+            "(egg train --help), without tables"
+        )
+    for key, value in content.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise EggError(f"--config {path}: {key} must be a number or a text, not {value!r}")
+        flags.append(f"{flag(key)}={value}")
+    return flags
+
+
+def _written(value: str | int | float | None) -> str:
+    """A value in TOML; None is what the command line calls it."""
+    if value is None:
+        value = "none"
+    if isinstance(value, str):
+        # JSON's strings are TOML's, but that TOML wants one more control character escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
