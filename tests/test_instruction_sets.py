@@ -52,3 +52,28 @@ def test_a_second_instruction_set_in_one_process_is_refused(monkeypatch):
     monkeypatch.setenv("EGG_CPU", other.name)
     with pytest.raises(BackendError, match="already compiled"):
         get_backend("numba")
+
+
+def test_neon_compiles_to_dot_products(monkeypatch):
+    """No machine here runs it: what LLVM makes of a tile's step for AArch64 is at least the instruction meant."""
+    from llvmlite import ir
+
+    from kernels.cpu import simd
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    try:
+        target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM has no AArch64 target")
+    monkeypatch.setattr(simd, "instruction_set", "neon")
+    module = ir.Module()
+    kind = ir.FunctionType(simd.V_I32, [simd.V_I32, simd.BYTES, simd.BYTES])
+    function = ir.Function(module, kind, "step")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(simd.dot4(builder, *function.args))
+    machine = target.create_target_machine(cpu="apple-m1", opt=3)
+    lines = machine.emit_assembly(llvm.parse_assembly(str(module))).splitlines()
+    instructions = [line.split()[0] for line in lines if line.startswith("\t") and line[1] != "."]
+    assert instructions.count("sdot") == 4
+    assert set(instructions) <= {"sdot", "ldp", "ldr", "ret", "mov"}

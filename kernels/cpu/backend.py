@@ -441,7 +441,7 @@ class NumbaBackend:
 def _filled(shape, dtype):
     """Offset bytes that mean zero."""
     out = aligned(shape, dtype)
-    out[...] = 128
+    out[...] = structures.OFFSET
     return out
 
 

@@ -6,7 +6,7 @@ token; signs are read as bits, straight into mask registers. The same code runs 
 recipes (``noise.mode`` MOVED, ALONG_INPUT) and plain sequences (CLEAN).
 
 Rows are (members, stride) bytes, stride = max(64, D); the bytes beyond D are zeros. What a product reads is kept as
-offset bytes (value + 128), see simd.py.
+offset bytes, see simd.py.
 """
 
 import numpy as np
@@ -44,6 +44,7 @@ from kernels.cpu.structures import (
     LN1,
     LN2,
     MOVED,
+    OFFSET,
     P_DOWN,
     P_U_F,
     P_U_H,
@@ -129,7 +130,7 @@ def product(
 ):
     """clip8((W . x [+ gain(a p)]) >> shift(K)) of every member.
 
-    x, out : addresses of (members, inputs) offset bytes and (members, outputs) bytes; flip -128 writes offset bytes
+    x, out : addresses of (members, inputs) offset bytes and (members, outputs) bytes; flip OFFSET writes offset bytes
     signs : the tensor whose a signs are read (recipe egg's gates share theirs)
     """
     shift = 4
@@ -359,7 +360,7 @@ def read_token(model, noise, tables, block, t, tokens, row, traced):
         norm_rows(model, noise, tables, block, t, first + LN2, x, read)
         product(
             model, noise, block, t, slot + P_UP, first + W_UP, first + W_UP, read, stride, d, 4 * d, mid,
-            4 * stride, -128, 1,
+            4 * stride, OFFSET, 1,
         )  # fmt: skip
         product(
             model, noise, block, t, slot + P_DOWN, first + W_DOWN, first + W_DOWN, mid, 4 * stride, 4 * d, d,

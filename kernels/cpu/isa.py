@@ -20,6 +20,7 @@ class InstructionSet:
 
 INSTRUCTION_SETS = (
     InstructionSet("avx512vnni", "AVX-512 VNNI", ("avx512f", "avx512bw", "avx512vl", "avx512vnni")),
+    InstructionSet("neon", "NEON dot products", ("neon", "dotprod")),
     InstructionSet("avx2", "AVX2", ("avx2", "bmi2", "fma"), "x86-64-v3"),
     InstructionSet("plain", "plain integer vectors", ()),
 )

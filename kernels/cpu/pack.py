@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from kernels.cpu.simd import address, load_word, store_word
-from kernels.cpu.structures import JIT
+from kernels.cpu.structures import JIT, OFFSET
 
 
 @njit(**JIT)
@@ -15,7 +15,7 @@ def pack_panels(weights, panels, first, last, packed, starts):
     panels : (panels, 4) int64: where a panel's rows begin in weights, its columns (outputs, 16 or 64), its inputs, and
         where its sums begin in starts
     packed : (parameters,) int8: each panel as [inputs / 4][column][4], in the place of its rows
-    starts : int32: -128 * row sums, which undoes the offset of the inputs' bytes
+    starts : int32: -OFFSET * row sums, which undoes the offset of the inputs' bytes
     """
     source, to = address(weights), address(packed)
     for panel in range(first, last):
@@ -25,6 +25,6 @@ def pack_panels(weights, panels, first, last, packed, starts):
             acc = np.int32(0)
             for k in range(inputs):
                 acc += np.int32(weights[at + n * inputs + k])
-            starts[start + n] = -128 * acc
+            starts[start + n] = -OFFSET * acc
             for k in range(0, inputs, 4):  # words of four inputs
                 store_word(column + k * width, load_word(row + k))

@@ -124,7 +124,7 @@ def _rate(tile: tuple[int, int], threads: int, seconds: float) -> float:
         arrays, times = operands(rows, vectors), 0
         together.wait()
         began = now = time.perf_counter()
-        while now < began + seconds:
+        while not times or now < began + seconds:
             kernel(rows, vectors)(*arrays, TIMES)
             times += TIMES
             now = time.perf_counter()

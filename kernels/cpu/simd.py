@@ -5,9 +5,9 @@ operation is chosen by instruction set: ``dot4`` (64 products of unsigned and si
 int32 sums), which AVX-512 VNNI does in one instruction. Plain Numba loops over int8 become neither:
 LLVM widens them to int16 and runs 7 to 20 times slower.
 
-Addresses are int64; loads and stores need no alignment. A matrix input is kept as *offset* bytes,
-value + 128, because the dot product wants one unsigned factor; what the offset adds, 128 * sum(W), is
-taken off where an accumulator starts.
+Addresses are int64; loads and stores need no alignment. A matrix input is kept as *offset* bytes: value
++ 128 where the dot product wants one unsigned factor (AVX-512 VNNI), the value itself elsewhere. What the
+offset adds, 128 * sum(W), is taken off where an accumulator starts.
 """
 
 import operator
@@ -23,10 +23,16 @@ from kernels.arithmetic import LIMIT
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 V_I32, V_I8, V_I64 = (ir.VectorType(t, LANES) for t in (I32, I8, I64))
+QUARTER = ir.VectorType(I32, 4)
 BYTES = ir.VectorType(I8, 4 * LANES)
 HALFWORDS = ir.VectorType(I16, 2 * LANES)
 
 instruction_set = None  # its name: set by kernels.cpu.load, before anything is compiled
+
+
+def offset() -> int:
+    """What is added to the bytes of a matrix input."""
+    return 128 if instruction_set == "avx512vnni" else 0
 
 
 class VectorType(types.Type):
@@ -113,20 +119,31 @@ def bit_mask(b, address, lanes):
     return b.bitcast(load(b, address, ir.IntType(lanes)), ir.VectorType(I1, lanes))
 
 
-def dot4(b, acc, unsigned, signed):
-    """acc + the sums of four products of unsigned bytes and signed bytes; |sum| <= 4 * 255 * 127 each."""
+def dot4(b, acc, x, w):
+    """acc + the sums of four products of bytes: x unsigned for AVX-512 VNNI, signed elsewhere; w signed."""
     if instruction_set == "avx512vnni":
-        return call(b, "llvm.x86.avx512.vpdpbusd.512", V_I32, acc, unsigned, signed)
+        return call(b, "llvm.x86.avx512.vpdpbusd.512", V_I32, acc, x, w)
+    if instruction_set == "neon":
+        quarters = []
+        for lanes in range(0, LANES, 4):
+            part = b.shuffle_vector(acc, acc, ir.Constant(QUARTER, [lanes + i for i in range(4)]))
+            byte = ir.Constant(V_I32, [4 * lanes + i for i in range(LANES)])
+            factors = (b.shuffle_vector(v, v, byte) for v in (x, w))
+            quarters.append(call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", QUARTER, part, *factors))
+        eight = ir.Constant(ir.VectorType(I32, 8), list(range(8)))
+        low, high = (b.shuffle_vector(*quarters[i : i + 2], eight) for i in (0, 2))
+        return b.shuffle_vector(low, high, ir.Constant(V_I32, list(range(LANES))))
     if instruction_set == "avx2":
         # vpmaddubsw would saturate at 16 bits; vpmaddwd on the even and the odd bytes cannot overflow.
-        x, w = (b.bitcast(v, HALFWORDS) for v in (unsigned, signed))
+        x, w = (b.bitcast(v, HALFWORDS) for v in (x, w))
         eight = constant(HALFWORDS, 8)
-        acc = dot2(b, acc, b.and_(x, constant(HALFWORDS, 255)), b.ashr(b.shl(w, eight), eight))
-        return dot2(b, acc, b.lshr(x, eight), b.ashr(w, eight))
-    x, w = (b.bitcast(v, V_I32) for v in (unsigned, signed))
+        even = (b.ashr(b.shl(v, eight), eight) for v in (x, w))
+        return dot2(b, dot2(b, acc, *even), b.ashr(x, eight), b.ashr(w, eight))
+    x, w = (b.bitcast(v, V_I32) for v in (x, w))
     for at in range(0, 32, 8):
-        x_byte = b.and_(b.lshr(x, constant(V_I32, at)), constant(V_I32, 255))
-        w_byte = b.ashr(b.shl(w, constant(V_I32, 24 - at)), constant(V_I32, 24))
+        x_byte, w_byte = (
+            b.ashr(b.shl(v, constant(V_I32, 24 - at)), constant(V_I32, 24)) for v in (x, w)
+        )
         acc = b.add(acc, b.mul(x_byte, w_byte))
     return acc
 
@@ -152,12 +169,13 @@ def dot2(b, acc, x, y):
 # --- operations on i32x16 -------------------------------------------------------------------------------------------
 
 
-def _offset_bytes(b, v):
-    return b.xor(b.trunc(v, V_I8), constant(V_I8, -128))
+def flip_offset(b, v):
+    """Bytes to offset bytes and back: adding 128 to a byte is flipping its sign bit."""
+    return b.xor(v, constant(v.type, -128)) if offset() else v
 
 
 def _load_offset(b, address):
-    return b.sub(b.zext(load(b, address, V_I8), V_I32), constant(V_I32, 128))
+    return b.sext(flip_offset(b, load(b, address, V_I8)), V_I32)
 
 
 def _select_bits(b, address, one, zero):
@@ -193,11 +211,11 @@ def _store_interleaved(b, address, v0, v1, v2, v3):
 splat = define(lambda b, s: broadcast(b, b.trunc(s, I32), V_I32), i32x16, types.int64)
 load_i8 = define(lambda b, at: b.sext(load(b, at, V_I8), V_I32), i32x16, types.int64)
 load_i32 = define(lambda b, at: load(b, at, V_I32), i32x16, types.int64)
-load_offset = define(_load_offset, i32x16, types.int64)  # value + 128 in memory
+load_offset = define(_load_offset, i32x16, types.int64)
 store_i8 = define(lambda b, at, v: store(b, b.trunc(v, V_I8), at), types.void, types.int64, i32x16)
 store_i32 = define(lambda b, at, v: store(b, v, at), types.void, types.int64, i32x16)
 store_offset = define(
-    lambda b, at, v: store(b, _offset_bytes(b, v), at), types.void, types.int64, i32x16
+    lambda b, at, v: store(b, flip_offset(b, b.trunc(v, V_I8)), at), types.void, types.int64, i32x16
 )
 store_interleaved = define(_store_interleaved, types.void, types.int64, *[i32x16] * 4)
 clip8_lanes = define(clip8, i32x16, i32x16)
@@ -267,7 +285,7 @@ exp2 = define(exp2_lanes, i32x16, types.int64, i32x16)
 
 
 def _add_signed_bytes(b, acc, address, bits):
-    x = b.xor(load(b, address, BYTES), constant(BYTES, -128))  # offset bytes to signed
+    x = flip_offset(b, load(b, address, BYTES))
     signed = b.select(bit_mask(b, bits, 64), x, b.neg(x))
     return dot4(b, acc, constant(BYTES, 1), signed)
 

@@ -4,9 +4,16 @@ from typing import NamedTuple
 
 from numba import njit
 
-from kernels.cpu.simd import load_byte, load_long, load_word
+from kernels.cpu.simd import instruction_set, load_byte, load_long, load_word, offset
 
-JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
+OFFSET = offset()  # of the bytes of a matrix input, see simd.py
+
+JIT = {
+    "nogil": True,
+    "error_model": "numpy",
+    "cache": instruction_set
+    is not None,  # else this was not imported by ``load``, which says where
+}
 
 CLEAN, MOVED, ALONG_INPUT = range(3)  # modes of a block
 # Numbers of the tensors within a layer, in the order of the flat vector; a layer has 10.
@@ -29,7 +36,7 @@ class Model(NamedTuple):
     hidden_size: int
     num_layers: int
     packed: int  # (parameters,) int8: matrices in panels, the embedding and vectors as they are
-    starts: int  # int32: -128 * row sums, what accumulators begin with
+    starts: int  # int32: -OFFSET * row sums, what accumulators begin with
     offset: int  # (tensors,) int64: where a tensor begins in packed
     start: int  # (tensors,) int64: where a matrix begins in starts
     a: int  # (tensors,) int64: byte offset of a tensor's a signs in a direction's bits

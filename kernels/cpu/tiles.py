@@ -66,7 +66,7 @@ def sums(b, dot, factor_type, x, x_row, x_step, w, w_step, steps, start, vectors
 
 
 def _narrow(b, acc, shift, flip):
-    """clip8(acc >> shift) as bytes; flip is 0, or -128 to write offset bytes."""
+    """clip8(acc >> shift) as bytes; flip is 0, or OFFSET to write offset bytes."""
     return b.xor(b.trunc(clip8(b, b.ashr(acc, shift)), V_I8), flip)
 
 
