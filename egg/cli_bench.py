@@ -1,0 +1,267 @@
+"""``egg bench``: how fast this machine trains, evaluates and generates, beside what it could do."""
+
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from egg import __version__
+from egg.bench import NAMES, Patience, Row, measure, plan
+from egg.bench_check import check
+from egg.cli_options import parse, say
+from kernels import get_backend
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Measure speed: check the backend against the reference, then time it beside the CPU's peak.
+
+    A table for docs/benchmarks.md on standard output, progress on standard error. What is timed:
+     forward: the backend's run_pairs: half as many directions drawn as members, all of which read T bytes with
+    perturbed weights (T = 4, or 100 in recipe paper) and are scored. Packing the weights is not in it.
+     votes: recipe egg casts votes in the call that reads: its time less that of forward, so the trace,
+    the second score and the credits are in it. Recipe paper: the backend's cast_pair_votes.
+     train_step: a whole step as training does it, from weights to weights, on synthetic text.
+     eval: egg.evaluate on synthetic documents of 256 bytes, each read from state zero.
+     generate: egg.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1.
+
+    Useful work is 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte a member reads; votes add an outer
+    product of every matrix for each group and token (egg) or for each pair (paper). The peak is that of int8 dot
+    products whose weights and sums stay in registers, on all threads at once.
+
+    For example: egg bench --only forward --hidden-size 256 --num-layers 6
+    """
+
+    only: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(NAMES) + "}")] = None
+    """Measure one thing; none: all."""
+    recipe: Annotated[str | None, tyro.conf.arg(metavar="{egg,paper}")] = None
+    """Measure one recipe; none: both, paper up to hidden size 256."""
+    hidden_size: int | None = None
+    """Measure models of this width; none: 64 with 2 layers, 256 with 6, 1024 with 4."""
+    num_layers: int | None = None
+    """Measure models of so many layers; with --hidden-size any model can be measured."""
+    population_size: int | None = None
+    """Members, documents of eval and samples of generate; none: enough of each for the model."""
+    seconds: float = Patience.seconds
+    """Time for each row; there are 3 to 9 repeats."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object on standard output, and nothing else there."""
+    backend: str = "auto"
+    """auto, numpy, numba or cupy."""
+    threads: int | None = None
+    """Threads of a CPU backend; none: as many as the process may use."""
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Measure as the arguments say; returns the exit status."""
+    arguments = parse(BenchArguments, argv, prog=prog)
+    cases = plan(
+        arguments.only,
+        arguments.hidden_size,
+        arguments.num_layers,
+        arguments.population_size,
+        arguments.recipe,
+    )
+
+    def backend_of():
+        return get_backend(arguments.backend, threads=arguments.threads)
+
+    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    say("checking against the reference (the first time also compiles: up to a minute)")
+    check(backend)
+    peaks = Peaks(arguments.threads, arguments.seconds / 160)
+    rows = measure(
+        cases,
+        backend_of,
+        patience=Patience(arguments.seconds),
+        beside=peaks.measure,
+        notify=say,
+    )
+    facts = {
+        **peaks.facts(),
+        "backend": backend.name,
+        "description": backend.description,
+        "cpu": cpu_name(),
+        "versions": versions(),
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": f"{prog} {shlex.join(argv)}".strip(),
+    }
+    peak = facts["peak_gmacs"]
+    if arguments.json:
+        print(json.dumps({**facts, "rows": [row_facts(row, peak) for row in rows]}))
+    else:
+        print("\n".join([*heading(facts), "", *table(rows, peak)]))
+    return 0
+
+
+class Peaks:
+    """The CPU's int8 dot-product peak on one core and on all threads, measured beside every repeat of every row."""
+
+    def __init__(self, threads: int | None, seconds: float):
+        self.instruction_set, self._peak, self._seconds = None, None, seconds
+        self._one: list[float] = []
+        self._all: list[float] = []
+        try:
+            from kernels.cpu import load
+
+            self.threads = load(threads).threads  # chooses the instruction set
+            from kernels.cpu import simd
+            from kernels.cpu.peak import Peak
+        except ModuleNotFoundError as error:
+            self.threads = threads
+            say(f"the CPU's peak cannot be measured: {error}")
+            return
+        self.instruction_set, self._peak = simd.instruction_set, Peak()
+
+    def measure(self) -> None:
+        """Take one more measurement of each."""
+        if self._peak:
+            self._one.append(self._peak.measure(1, self._seconds))
+            self._all.append(self._peak.measure(self.threads, self._seconds))
+
+    def facts(self) -> dict:
+        """Medians and spreads in 1e9 multiply-accumulates a second; null where there is no Numba."""
+        return {
+            "peak_gmacs": _round(statistics.median(self._all)) if self._all else None,
+            "peak_gmacs_spread": [_round(min(self._all)), _round(max(self._all))] if self._all else None,
+            "peak_one_core_gmacs": _round(statistics.median(self._one)) if self._one else None,
+            "instruction_set": self.instruction_set,
+            "threads": self.threads,
+        }  # fmt: skip
+
+
+def row_facts(row: Row, peak: float | None) -> dict:
+    """A row of the JSON; figures are null where noise left none."""
+    case = row.case
+    median, low, high = row.rates or (None, None, None)
+    return {
+        "name": case.name,
+        "recipe": case.recipe,
+        "hidden_size": case.shape.hidden_size,
+        "num_layers": case.shape.num_layers,
+        "population_size": case.population_size,
+        "seq_len": case.seq_len,
+        "member_tokens_per_second": _round(median),
+        "spread": [_round(low), _round(high)],
+        "gmacs": _round(row.gmacs),
+        "fraction_of_peak": _fraction(row, peak),
+        "seconds": statistics.median(row.seconds),
+        "repeats": len(row.seconds),
+    }
+
+
+def heading(facts: dict) -> list[str]:
+    """Where and with what it was measured, as paragraphs."""
+    libraries = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+    lines = [
+        f"{facts['date']}, commit {facts['commit'] or 'unknown'}, `{facts['command']}`: {facts['cpu']}, "
+        f"{facts['description']}; {libraries}."
+    ]
+    if facts["peak_gmacs"]:
+        low, high = facts["peak_gmacs_spread"]
+        lines.append(
+            f"Peak of int8 dot products with {facts['instruction_set']}: "
+            f"{facts['peak_one_core_gmacs']:.0f} GMAC/s on one core, {facts['peak_gmacs']:.0f} "
+            f"({low:.0f} to {high:.0f}) on {facts['threads']} threads."
+        )
+    return lines
+
+
+def table(rows: list[Row], peak: float | None) -> list[str]:
+    """The rows in Markdown, aligned."""
+    lines = [
+        ["timed", "recipe", "model", "population, T", "member-tokens/s", "lowest to highest", "GMAC/s",
+         "of peak", "repeats"],
+    ]  # fmt: skip
+    for row in rows:
+        case, fraction = row.case, _fraction(row, peak)
+        median, low, high = map(_short, row.rates) if row.rates else "---"
+        lines.append(
+            [
+                case.name,
+                case.recipe if case.name not in ("eval", "generate") else "-",
+                f"{case.shape.hidden_size}/{case.shape.num_layers}",
+                f"{case.population_size:,}, {case.seq_len}",
+                median,
+                f"{low} to {high}",
+                "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+                "-" if fraction is None else f"{100 * fraction:.0f} %",
+                str(len(row.seconds)),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+
+
+def _fraction(row: Row, peak: float | None) -> float | None:
+    return None if row.gmacs is None or not peak else round(row.gmacs / peak, 4)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _short(rate: float) -> str:
+    """Three digits and a unit: 59.4 k, 1.21 M."""
+    for unit, size in (("M ", 10**6), ("k ", 10**3)):
+        if rate >= size:
+            return f"{rate / size:.3g} {unit}".strip()
+    return f"{rate:.3g}"
+
+
+def cpu_name() -> str:
+    """The processor, as the system calls it, and as LLVM does if that is there."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # another system
+    try:
+        import llvmlite.binding as llvm
+    except ImportError:
+        return name
+    return f"{name} ({llvm.get_host_cpu_name()})"
+
+
+def versions() -> dict[str, str]:
+    """Of this program, the language and the libraries that the speed depends on."""
+    found = {"egg": __version__, "Python": platform.python_version()}
+    for name in ("numpy", "numba", "llvmlite"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of these sources, with a + if they were changed since; None outside a repository."""
+    here = Path(__file__).parent
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else it is another repository
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../kernels")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,253 @@
+"""egg bench: its counts by hand, what narrows it, what it refuses, and what it prints."""
+
+import json
+
+import numpy as np
+import pytest
+
+from egg import bench, bench_check, cli_bench
+from egg.bench import Case, Job, Patience, Row, Work, make_ready, measure, plan, vote_work
+from egg.errors import EggError
+from kernels import Shape, get_backend
+from kernels.reference import NumpyBackend
+
+SMALL = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy --seconds 0".split()
+ROW = {"name", "recipe", "hidden_size", "num_layers", "population_size", "member_tokens_per_second",
+       "gmacs", "fraction_of_peak", "spread", "seconds", "repeats"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Check and measure little."""
+    monkeypatch.setattr(bench_check, "SHAPES", (Shape(16, 1),))
+    monkeypatch.setattr(bench, "DOCUMENT", 8)
+    monkeypatch.setattr(bench, "SEQ_LEN", {"egg": 4, "paper": 6})
+    bench._text.cache_clear()
+    yield
+    bench._text.cache_clear()
+
+
+def case(name, recipe="egg", members=32, length=4):
+    return Case(name, recipe, Shape(16, 1), members, length)
+
+
+def test_work_counted_by_hand():
+    # one layer of width 16: four gate matrices of 16 x 16, two of 64 x 16 in the MLP; a head of 256 x 16
+    read = 4 * 16 * 16 + 2 * 64 * 16 + 256 * 16
+    assert read == 7168 == Shape(16, 1).multiply_accumulates
+    backend = get_backend("numpy")
+
+    def work(*arguments):
+        return make_ready(case(*arguments), backend).call()
+
+    assert work("forward") == Work(128, 128 * read)
+    assert work("votes") == Work(128, 2 * 4 * read)  # two groups, four tokens
+    assert work("train_step") == Work(128, 128 * read + 8 * read)
+    directions = 16 * (read + 256 * 16)  # the embedding votes as well
+    assert vote_work(case("votes", "paper")) == directions
+    assert work("votes", "paper", 32, 6) == Work(192, directions)
+    assert work("train_step", "paper", 32, 6) == Work(192, 192 * read + directions)
+    text = bench._text(32)
+    size = int(np.count_nonzero(text))
+    assert np.count_nonzero(text == 0) == 32
+    assert 32 * 4 <= size <= 32 * 12
+    assert work("eval", "egg", 32, 8) == Work(size, size * read)
+    drawn = work("generate", "egg", 32, 3)
+    assert 64 < drawn.member_tokens <= 96
+    # after one NUL for all, each sample's bytes but its last are read
+    assert drawn.multiply_accumulates == (1 + drawn.member_tokens - 32) * read
+
+
+def test_the_figures_of_a_row():
+    row = Row(case("forward"), Work(1000, 2_000_000), [0.5, 0.25, 1.0])
+    assert row.rates == [2000, 1000, 4000]
+    assert row.gmacs == 0.004
+    facts = cli_bench.row_facts(row, 0.016)
+    assert facts["fraction_of_peak"] == 0.25
+    assert facts["spread"] == [1000, 4000]
+    lost = Row(case("votes"), Work(1000, 2_000_000), [0.5, -0.25, 1.0])  # a difference, in noise
+    assert lost.rates is None
+    assert cli_bench.row_facts(lost, 0.016)["gmacs"] is None
+    assert cli_bench.table([lost], 0.016)[2].split("|")[5:9] == [
+        " -               ", " - to -            ", " -      ", " -       ",
+    ]  # fmt: skip
+
+
+def test_a_part_is_taken_off(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def takes(seconds):
+        def call():
+            now[0] += seconds
+
+        return call
+
+    assert bench._seconds(Job(takes(3.0), takes(2.0)), 1.0) == 1.0
+    assert bench._seconds(Job(takes(0.25)), 1.0) == 0.25
+
+
+def test_repeats_go_round_all_rows(monkeypatch):
+    order = []
+
+    def ready(case, backend):
+        return Job(lambda: order.append(case.name) or Work(1, 1))
+
+    monkeypatch.setattr(bench, "make_ready", ready)
+    cases = [case("forward"), case("eval")]
+    patience = Patience(seconds=0, fewest=2)
+    rows = measure(cases, lambda: None, patience=patience, beside=lambda: order.append("peak"))
+    round_ = ["peak", "forward", "peak", "eval"]
+    assert order == ["forward", "eval", *round_, *round_]
+    assert [len(row.seconds) for row in rows] == [2, 2]
+    order.clear()
+    patience = Patience(seconds=0, fewest=9, total=-1)  # no time left: one repeat all the same
+    rows = measure(cases, lambda: None, patience=patience)
+    assert [len(row.seconds) for row in rows] == [1, 1]
+
+
+def test_the_default_plan():
+    cases = plan()
+    rows = [(c.name, c.recipe, c.shape.hidden_size, c.population_size) for c in cases]
+    assert len(set(rows)) == len(rows)
+    for name in bench.NAMES:
+        sizes = [c.shape.hidden_size for c in cases if c.name == name and c.recipe == "egg"]
+        assert sizes == [64, 256, 1024]
+    for row in (
+        ("train_step", "egg", 64, 2048),
+        ("train_step", "egg", 256, 4096),
+        ("train_step", "paper", 64, 1024),
+        ("train_step", "paper", 256, 256),
+    ):
+        assert row in rows
+    assert bench.SIZES[1024].egg % bench.GROUP_SIZE == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"only": "eval"}, {("eval", 64, 2), ("eval", 256, 6), ("eval", 1024, 4)}),
+        ({"only": "forward", "hidden_size": 64}, {("forward", 64, 2)}),
+        ({"only": "votes", "num_layers": 6}, {("votes", 256, 6)}),
+        ({"only": "generate", "hidden_size": 64, "num_layers": 7}, {("generate", 64, 7)}),
+        ({"recipe": "paper", "hidden_size": 1024}, {(n, 1024, 4) for n in ("forward", "votes", "train_step")}),
+    ],
+)  # fmt: skip
+def test_flags_narrow_the_plan(arguments, expected):
+    found = {(c.name, c.shape.hidden_size, c.shape.num_layers) for c in plan(**arguments)}
+    assert found == expected
+    recipe = arguments.get("recipe")
+    assert recipe is None or {c.recipe for c in plan(**arguments)} == {recipe}
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--only speed", "--only speed: choose forward, votes, train_step, eval, generate"),
+        ("--recipe salad", "--recipe salad: choose egg, paper"),
+        ("--recipe paper --only eval", "leave --recipe out"),
+        ("--hidden-size 16", "--num-layers"),
+        ("--hidden-size 63 --num-layers 2", "power of four"),
+        ("--population-size 20", "multiple of 16"),
+        ("--backend abacus", "unknown backend"),
+    ],
+)
+def test_refusals_are_one_line(egg, flags, says):
+    status, out, err = egg("bench", *flags.split())
+    assert status == 2
+    assert out == ""
+    assert err.startswith("egg: ")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_json_is_one_object(egg):
+    status, out, err = egg("bench", *SMALL, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert out.count("\n") == 1
+    names = [(row["name"], row["recipe"]) for row in found["rows"]]
+    both = [(n, r) for r in ("egg", "paper") for n in ("forward", "votes", "train_step")]
+    assert sorted(names) == sorted([*both, ("eval", "egg"), ("generate", "egg")])
+    for row in found["rows"]:
+        assert set(row) >= ROW
+        assert row["population_size"] == 32
+        if row["name"] != "votes":  # of recipe egg: a difference of times
+            low, high = row["spread"]
+            assert 0 < low <= row["member_tokens_per_second"] <= high
+    assert {"commit", "versions", "cpu", "command", "date", "backend"} <= set(found)
+    assert found["backend"] == "numpy"
+    assert found["peak_gmacs"] is None or found["peak_gmacs"] > 0.1
+
+
+def test_the_table_is_markdown(egg):
+    pytest.importorskip("numba")
+    status, out, err = egg("bench", *SMALL, "--only", "forward", "--recipe", "egg")
+    assert status == 0, err
+    *heading, blank, header, rule, row = out.splitlines()
+    assert "--only forward" in heading[0]
+    assert "GMAC/s on one core" in heading[1]
+    assert blank == ""
+    assert len(header) == len(rule) == len(row)
+    assert row.split("|")[1:5] == [" forward ", " egg    ", " 16/1  ", " 32, 4         "]
+    assert "checking against the reference" in err
+
+
+def test_numba_is_measured(egg):
+    pytest.importorskip("numba")
+    small = [*SMALL[:-3], "numba", *SMALL[-2:]]
+    status, out, err = egg("bench", *small, "--only", "train_step", "--threads", "1", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["threads"] == 1
+    assert found["instruction_set"]
+    assert found["rows"][0]["fraction_of_peak"] is not None
+
+
+@pytest.mark.parametrize(
+    "call", ["forward", "run_pairs", "cast_traced_votes", "cast_pair_votes", "update_master", "update_signs"]
+)  # fmt: skip
+def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
+    right = getattr(NumpyBackend, call)
+
+    def wrong(self, *arguments, **options):
+        found = right(self, *arguments, **options)
+        array = found.votes if call == "cast_traced_votes" else found
+        array = array[0] if isinstance(array, tuple) else array
+        array.flat[-1] ^= 1
+        return found
+
+    class Wrong(NumpyBackend):
+        name = "wrong"
+
+    monkeypatch.setattr(Wrong, call, wrong)
+    monkeypatch.setattr(cli_bench, "get_backend", lambda *_, **__: Wrong())
+    status, out, err = egg("bench", *SMALL)
+    assert status == 2
+    assert out == ""
+    assert f"egg: backend wrong: {call} differs from the reference at 16/1" in err
+
+
+def test_the_backends_pass_the_check():
+    pytest.importorskip("numba")
+    bench_check.check(get_backend("numba"))
+    bench_check.check(get_backend("numpy"))
+
+
+def test_the_peak_kernel_computes_dot_products():
+    pytest.importorskip("numba")
+    get_backend("numba")  # chooses the instruction set
+    from kernels.cpu import peak
+
+    for rows, vectors in peak.TILES:
+        x, w, out = peak.operands(rows, vectors)
+        peak.kernel(rows, vectors)(x, w, out, 2)
+        steps, lanes = x.reshape(rows, 1, -1, 1, 4), w.reshape(1, vectors, 1, 16, 4)
+        products = steps.astype(np.int32) * lanes
+        np.testing.assert_array_equal(out, products.sum((2, 4)))
+    assert peak.Peak(peak.TILES[:1]).measure(2, 0) > 0
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(EggError, match="hidden size 3"):
+        plan(hidden_size=3, num_layers=1)
