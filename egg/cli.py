@@ -6,7 +6,7 @@ import signal
 import sys
 
 from data import DataError
-from egg import __version__
+from egg import __version__, cli_completion
 from egg.errors import EggError
 from kernels import BackendError
 
@@ -41,6 +41,8 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
     prog : how the user called it, for help and advice
     """
     try:
+        if completion := cli_completion.asked([command, *argv]):
+            return cli_completion.main(completion, COMMANDS)
         if command not in COMMANDS:
             raise EggError(
                 f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)"
@@ -74,7 +76,10 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "egg COMMAND --help tells more, egg --version the version. To begin with:",
+            "To begin with:",
             "  egg train --preset quickstart",
+            "",
+            "egg COMMAND --help tells more, egg --version the version. Completion in bash:",
+            '  eval "$(egg --tyro-print-completion bash)"',
         ]
     )

@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 
 import data
-from egg.cli_options import parse, say
+from data import SPLITS
+from egg.cli_options import NONE, BackendName, one_of, parse, say
 from egg.errors import EggError
 from egg.evaluate import evaluate
 from egg.model import read_model
@@ -28,12 +29,12 @@ class EvalArguments:
     """Text to measure on, as for training; none: what the run was trained with."""
     data_column: str | None = None
     """Column of tables that holds the text; none: as in training, or text."""
-    split: Annotated[str | None, tyro.conf.arg(metavar="{train,validation,test,all}")] = None
+    split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
     """Part of the text; none: validation, or all of a text that is not divided."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object on standard output, and nothing else there."""
-    backend: str = "auto"
-    """auto, numpy, numba or cupy; changes the speed, not the result."""
+    backend: BackendName = "auto"
+    """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
 
@@ -41,8 +42,6 @@ class EvalArguments:
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(EvalArguments, argv, prog=prog)
-    if arguments.split not in (None, *data.SPLITS, "all"):
-        raise EggError(f"--split {arguments.split}: choose {', '.join(data.SPLITS)} or all")
     shape, weights, config = read_model(arguments.path)
     trained = config.get("run") if isinstance(config.get("run"), dict) else {}
     spec = arguments.data if arguments.data is not None else trained.get("data")

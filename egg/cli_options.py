@@ -9,16 +9,18 @@ import shutil
 import sys
 import textwrap
 from decimal import Decimal
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from egg.errors import EggError
+from kernels import BACKENDS
 
 T = TypeVar("T")
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 NONE = "none"
+_MARKS = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
 def parse(
@@ -49,7 +51,7 @@ def parse(
             _environment(environment),
         ):
             return tyro.cli(
-                tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)(kind),
+                _MARKS(kind),
                 args=argv,
                 prog=prog,
                 description="",
@@ -61,6 +63,17 @@ def parse(
             print(_help(shown.getvalue(), description or kind.__doc__), end="")
             raise
         raise EggError(_one_line(complaint.getvalue(), prog)) from None
+
+
+def complete(kind, argv: list[str]) -> None:
+    """Print or write the script that completes a command line of this kind in a shell."""
+    try:
+        tyro.cli(_MARKS(kind), args=argv, prog="egg", registry=_registry())
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    except (AssertionError, ImportError) as error:
+        raise EggError(f"this version of tyro has no completion for {argv[1]}") from error
 
 
 class _Shown(io.StringIO):
@@ -84,6 +97,21 @@ def _help(shown: str, introduction: str) -> str:
         lines += textwrap.wrap(paragraph, width, subsequent_indent=hanging) or [""]
     usage, _, boxes = shown.partition("\n\n")
     return "\n".join([usage, "", *lines, "", boxes])
+
+
+def one_of(*names: str) -> PrimitiveConstructorSpec:
+    """Annotation of a text, or of an optional one, that must be one of these; shells complete it."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(names) + "}",
+        instance_from_str=lambda args: None if args[0] == NONE else args[0],
+        is_instance=lambda value: True,  # a default may be another version's
+        str_from_instance=lambda value: [_written(value)],
+        choices=names,
+    )
+
+
+BackendName = Annotated[str, one_of(*BACKENDS)]
 
 
 def given(argv: list[str], name: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated, TextIO
 
 import tyro
 
-from egg.cli_options import parse, say
+from egg.cli_options import BackendName, parse, say
 from egg.errors import EggError
 from egg.model import read_model
 from egg.sample import Sampling, in_order, prompt_bytes, stream
@@ -35,8 +35,8 @@ class SampleArguments:
     """Beginning of the document to go on with; none: the model begins it."""
     prompt_file: str | None = None
     """The prompt from a file, as it is, or from standard input if it is -."""
-    backend: str = "auto"
-    """auto, numpy, numba or cupy; changes the speed, not the result."""
+    backend: BackendName = "auto"
+    """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from egg import checkpoint
 from egg.cli_corpus import absolute, facts, open_for_training
-from egg.cli_options import given, parse
+from egg.cli_options import BackendName, given, one_of, parse
 from egg.cli_report import report
 from egg.config import (
     DEFAULT_PRESET,
@@ -64,7 +62,7 @@ class TrainArguments:
     model: ModelConfig
     evolution: EvolutionConfig
     run: RunConfig
-    preset: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(PRESETS) + "}")] = DEFAULT_PRESET
+    preset: Annotated[str, one_of(*PRESETS)] = DEFAULT_PRESET
     """Values that all other flags override; quickstart needs no network."""
     out: str | None = None
     """Folder of the run; none: runs/PRESET-DATE-TIME."""
@@ -72,8 +70,8 @@ class TrainArguments:
     """TOML file of settings, as every run leaves in its run.toml; flags override it, it the preset."""
     resume: str | None = None
     """Go on with the run in this folder, from its newest checkpoint."""
-    backend: str = "auto"
-    """auto, numpy, numba or cupy; changes the speed, not the result."""
+    backend: BackendName = "auto"
+    """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
 

@@ -1,0 +1,75 @@
+"""Completion in a shell: of every command, every flag, and the values that a flag can have."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from egg.cli import COMMANDS
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """The script for bash, and a folder with an ``egg`` to complete."""
+    from egg.cli import main
+
+    folder = tmp_path_factory.mktemp("completion")
+    assert main(["--tyro-write-completion", "bash", str(folder / "egg.bash")]) == 0
+    return folder / "egg.bash"
+
+
+def completed(script, *words: str) -> set[str]:
+    """What bash offers for the last of some words."""
+    code = """
+source "$1"; shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*"
+$(complete -p egg | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", code, "bash", str(script), *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes(script):
+    assert completed(script, "egg", "") >= set(COMMANDS)
+    assert completed(script, "egg", "tr") == {"train"}
+    assert completed(script, "egg", "train", "--hid") == {"--hidden-size"}
+    assert completed(script, "egg", "train", "--preset", "") == {
+        "quickstart",
+        "nano",
+        "base",
+        "paper",
+    }
+    assert completed(script, "egg", "train", "--backend", "nu") == {"numpy", "numba"}
+    assert {"--split", "--json"} <= completed(script, "egg", "eval", "x", "--")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("before", [[], ["train"]])
+def test_scripts_are_of_the_whole_command(egg, shell, before):
+    status, out, err = egg(*before, "--tyro-print-completion", shell)
+    assert (status, err) == (0, "")
+    assert all(name in out for name in COMMANDS) and "hidden-size" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--tyro-print-completion"], "choose bash, zsh, fish"),
+        (["--tyro-print-completion", "cmd"], "choose bash, zsh, fish"),
+        (["--tyro-write-completion", "bash"], "and a file"),
+        (["--tyro-write-completion", "bash", "/no/such/folder/egg"], "/no/such/folder"),
+    ],
+)
+def test_what_cannot_be_completed(egg, arguments, says):
+    status, out, err = egg(*arguments)
+    assert (status, out) == (2, "") and says in err and err.count("\n") == 1
