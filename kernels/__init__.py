@@ -17,7 +17,7 @@ def get_backend(
 
     name : "auto" (the fastest there is), "numpy", "numba" or "cupy"
     threads : of the CPU backend; None is as many as the process may use. Results do not depend on it.
-    notify : is told in one line what was chosen and why
+    notify : is told in one line what was chosen and why, and in one before if it must be compiled
     Raises BackendError, one line, for an unknown name or a backend that is not there.
     """
     if name not in BACKENDS:
@@ -34,7 +34,8 @@ def get_backend(
         try:
             from kernels.cpu import load
 
-            backend, why = load(threads), "asked for" if name == "numba" else "the fastest here"
+            why = "asked for" if name == "numba" else "the fastest here"
+            backend = load(threads, notify)
         except ModuleNotFoundError as error:
             if error.name not in ("numba", "llvmlite"):
                 raise

@@ -3,15 +3,17 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from kernels.cpu.isa import InstructionSet, detect
 from kernels.layout import BackendError
 
 
-def load(threads: int | None = None):
+def load(threads: int | None = None, notify: Callable[[str], None] | None = None):
     """The Numba backend for this CPU; compiles nothing yet.
 
+    notify : is told in one line if nothing has been compiled for this CPU before
     Raises BackendError if EGG_CPU names an instruction set that is not there.
     """
     from numba.core import config
@@ -28,7 +30,10 @@ def load(threads: int | None = None):
     if "EGG_CPU" in os.environ and chosen.cpu:
         config.CPU_NAME, config.CPU_FEATURES = chosen.cpu, ""
     # Numba keys its cache by a function's own file; ours is keyed by all sources and the instruction set.
-    before, config.CACHE_DIR = config.CACHE_DIR, str(code_folder(chosen))
+    folder = code_folder(chosen)
+    if notify and not any(folder.rglob("*.nbi")):
+        notify("the kernels are compiled for this CPU when first used: about half a minute, once")
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
         from kernels.cpu.backend import NumbaBackend
     finally:
