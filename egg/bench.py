@@ -114,16 +114,16 @@ class Row:
     """A call's time, at each repeat."""
 
     @property
-    def rates(self) -> list[float] | None:
+    def rates(self) -> list[float | None]:
         """Member-tokens a second: median, lowest, highest; None where a difference of times came out at nothing."""
-        seconds = [statistics.median(self.seconds), max(self.seconds), min(self.seconds)]
-        return [self.work.member_tokens / s for s in seconds] if min(seconds) > 0 else None
+        seconds = statistics.median(self.seconds), max(self.seconds), min(self.seconds)
+        return [self.work.member_tokens / s if s > 0 else None for s in seconds]
 
     @property
     def gmacs(self) -> float | None:
         """1e9 multiply-accumulates a second, the median."""
-        work = self.work
-        return self.rates and self.rates[0] * work.multiply_accumulates / work.member_tokens / 1e9
+        seconds = statistics.median(self.seconds)
+        return self.work.multiply_accumulates / seconds / 1e9 if seconds > 0 else None
 
 
 def plan(
@@ -319,7 +319,7 @@ class Patience:
     fewest: int = 3
     most: int = 9
     total: float = 400.0
-    """Seconds after which only what has not been measured at all still is."""
+    """Seconds from the first warm-up on, after which only what has not been measured at all still is."""
 
     @property
     def sample(self) -> float:
@@ -342,6 +342,7 @@ def measure(
     notify : is told in one line what goes on
     """
     patience = patience or Patience()
+    began = time.perf_counter()
     backends: dict[Shape, Backend] = {}
     jobs, rows = [], []
     for case in cases:
@@ -353,19 +354,18 @@ def measure(
             job.part()
         jobs.append(job)
         rows.append(Row(case, job.call()))
-    began = time.perf_counter()
     spent = [0.0] * len(rows)
     for repeat in range(patience.most):
-        late = repeat > 0 and time.perf_counter() > began + patience.total
         waiting = [
             i for i, s in enumerate(spent) if repeat < patience.fewest or s < patience.seconds
         ]
-        if late or not waiting:
-            break
-        notify(f"repeat {repeat + 1}: {len(waiting)} of {len(rows)} rows")
+        if waiting:
+            notify(f"repeat {repeat + 1}: {len(waiting)} of {len(rows)} rows")
         for i in waiting:
-            beside()
             now = time.perf_counter()
+            if repeat and now > began + patience.total:
+                return rows
+            beside()
             rows[i].seconds.append(_seconds(jobs[i], patience.sample))
             spent[i] += time.perf_counter() - now
     return rows

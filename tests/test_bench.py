@@ -65,11 +65,11 @@ def test_the_figures_of_a_row():
     facts = cli_bench.row_facts(row, 0.016)
     assert facts["fraction_of_peak"] == 0.25
     assert facts["spread"] == [1000, 4000]
-    lost = Row(case("votes"), Work(1000, 2_000_000), [0.5, -0.25, 1.0])  # a difference, in noise
-    assert lost.rates is None
+    lost = Row(case("votes"), Work(1000, 2_000_000), [-0.5, -0.25, 1.0])  # a difference, in noise
+    assert lost.rates == [None, 1000, None]
     assert cli_bench.row_facts(lost, 0.016)["gmacs"] is None
     assert cli_bench.table([lost], 0.016)[2].split("|")[5:9] == [
-        " -               ", " - to -            ", " -      ", " -       ",
+        " -               ", " 1 k to -          ", " -      ", " -       ",
     ]  # fmt: skip
 
 
@@ -149,6 +149,7 @@ def test_flags_narrow_the_plan(arguments, expected):
         ("--hidden-size 16", "--num-layers"),
         ("--hidden-size 63 --num-layers 2", "power of four"),
         ("--population-size 20", "multiple of 16"),
+        ("--seconds -1", "must be 0 or more"),
         ("--backend abacus", "unknown backend"),
     ],
 )
