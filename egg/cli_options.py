@@ -143,7 +143,12 @@ def whole_number(text: str) -> int:
 
 def number_or_all(text: str) -> int | Literal["all"]:
     """An integer, or the word "all"."""
-    return "all" if text.strip().lower() == "all" else whole_number(text)
+    if text.strip().lower() == "all":
+        return "all"
+    try:
+        return whole_number(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or all") from None
 
 
 def number(text: str) -> float:

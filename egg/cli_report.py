@@ -77,7 +77,7 @@ def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
 
 
 def _sample(run: Path, evolution: Evolution, progress: Progress) -> str:
-    """A document as the model begins it, and how to get more."""
+    """A document as the model writes it, and the command that gives it and others."""
     (text,) = generate(evolution.backend, evolution.shape, evolution.weights, b"", SAMPLING)
     encoding = getattr(progress.stream, "encoding", None) or "utf-8"
     shown = text.decode(errors="replace").translate(CONTROLS)
@@ -86,7 +86,7 @@ def _sample(run: Path, evolution: Evolution, progress: Progress) -> str:
     command = (
         f"egg sample {_quoted(run)} --length {SAMPLING.length} --temperature {SAMPLING.temperature}"
     )
-    return "\n".join([f"a document by the model: {command}", *lines])
+    return "\n".join([f"$ {command}", *lines])
 
 
 def _quoted(path: Path) -> str:

@@ -172,7 +172,8 @@ def _new_folder(out: str | None, preset_name: str) -> Path:
 
 def _resume(run: Path, argv: list[str], prog: str) -> int:
     if not run.is_dir():
-        raise EggError(f"--resume {run}: there is no such folder")
+        what = "is a file" if run.exists() else "there is no such folder"
+        raise EggError(f"--resume {run}: {what}, give the folder of a run")
     if (run / checkpoint.MODEL).exists():
         raise EggError(
             f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}"
@@ -281,6 +282,6 @@ def _about_horizon(config: Config) -> str | None:
     if at_end or e.recipe != "egg" or e.schedule == "constant":
         return None
     return (
-        f"the run stops at {count(min(ends))} member-tokens, the step size is scheduled for "
-        f"{count(e.schedule_tokens)} (--schedule-tokens)"
+        f"the run stops at {count(min(ends))} member-tokens,\n"
+        f"the step size is scheduled for {count(e.schedule_tokens)} (--schedule-tokens)"
     )

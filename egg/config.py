@@ -14,6 +14,7 @@ from kernels.layout import BackendError, Shape
 
 FORMAT = 1  # of config.json
 VOCABULARY = 256
+MAX_LAYERS = 1024  # far beyond any sensible model, and before lists of tensors fill memory
 MAX_GROUP_SIZE = 64
 MAX_GROUP_WIDTH = 32768  # group size * hidden size: what the sums of a group's votes have room for
 
@@ -41,6 +42,8 @@ class ModelConfig:
     vocab_size: ClassVar[int] = VOCABULARY  # bytes, always
 
     def __post_init__(self) -> None:
+        if self.num_layers > MAX_LAYERS:
+            raise EggError(f"--num-layers {self.num_layers}: must be {MAX_LAYERS} or less")
         try:
             Shape(self.hidden_size, self.num_layers)
         except BackendError as error:

@@ -78,7 +78,10 @@ class Trainer:
             checkpoint.replace_file(self.run_folder / checkpoint.CONFIG, content)
             checkpoint.replace_file(self.run_folder / RUN_TOML, to_toml(self.config))
         except OSError as error:
-            raise EggError(f"cannot write {self.run_folder}: {error.strerror or error}") from error
+            raise EggError(
+                f"cannot write {self.run_folder}: {error.strerror or error}; "
+                "give another folder with --out, or free space there"
+            ) from error
         log = RunLog(self.run_folder, self._history)
         self._best = log.best
         self._clock_zero = time.perf_counter() - self._history.seconds

@@ -288,6 +288,9 @@ BAD = {
     "hidden size": ("--hidden-size 100", "power of four"),
     "hidden size zero": ("--hidden-size 0", "power of four"),
     "layers": ("--num-layers 0", "layers"),
+    "layers without end": ("--num-layers 1e9", "--num-layers"),
+    "keep none": ("--keep 0", "--keep"),
+    "keep some": ("--keep some", "or all"),
     "population": ("--population-size 40", "group size"),
     "population zero": ("--population-size 0", "--population-size"),
     "population negative": ("--population-size -16", "--population-size"),
@@ -317,6 +320,7 @@ BAD = {
     "out below a file": ("--out {file}/run", "cannot be written"),
     "out empty": ("--out=", "--out"),
     "resume nothing": ("--resume {tmp}/nothing", "no such folder"),
+    "resume a file": ("--resume {file}", "is a file"),
     "resume empty": ("--resume=", "--resume"),
     "resume else": ("--resume {tmp}", "neither a run nor a checkpoint"),
     "resume without value": ("--resume", "--resume"),
@@ -341,6 +345,81 @@ def test_bad_input_gets_one_line_and_writes_nothing(egg, tables, tmp_path, monke
     assert status == 2
     assert says in one_line(err)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def _parquet(path: Path, **columns: list) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), path)
+
+
+BAD_DATA = {
+    "empty.txt": (lambda path: path.touch(), "has no text"),
+    "nuls.txt": (lambda path: path.write_bytes(bytes(9)), "has no text"),
+    "folder": (lambda path: path.mkdir(), "no files"),
+    "torn.gz": (lambda path: path.write_bytes(b"\x1f\x8b\x08"), "cannot read"),
+    "torn.jsonl": (lambda path: path.write_text('{"text": '), "line 1 is not JSON"),
+    "other.jsonl": (lambda path: path.write_text('{"a": "b"}'), "has no key 'text'"),
+    "torn.parquet": (lambda path: path.write_bytes(b"PAR1"), "as Parquet"),
+    "other.parquet": (lambda path: _parquet(path, a=["b"]), "has no column 'text'"),
+    "numbers.parquet": (lambda path: _parquet(path, text=[1]), "not text"),
+    "none.*": (lambda path: None, "no file matches"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_gets_one_line_and_writes_nothing(egg, tmp_path, monkeypatch, name):
+    make, says = BAD_DATA[name]
+    make(tmp_path / name)
+    before = os.listdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    status, _, err = egg("train", "--backend", "numpy", "--data", tmp_path / name)
+    assert status == 2
+    assert says in one_line(err) and str(tmp_path / name) in err
+    assert os.listdir(tmp_path) == before
+
+
+def test_without_network_one_line_names_what_needs_none(egg, tmp_path, monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    for place in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("EGG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    status, _, err = egg("train", "--backend", "numpy")
+    assert status == 2 and "--data stdlib" in one_line(err)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(egg, tables, tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("egg.checkpoint.write_synced", refused)
+    status, _, err = egg("train", "--data", tables, "--backend", "numpy", "--out", tmp_path / "run")
+    assert status == 2 and "Read-only file system" in one_line(err) and "--out" in err
+
+
+@pytest.mark.parametrize("command", ["eval", "sample"])
+@pytest.mark.parametrize(
+    ("name", "damage", "says"),
+    [
+        ("model.safetensors", lambda p: os.truncate(p, 500), "damaged"),
+        ("model.safetensors", lambda p: p.write_bytes(b"GGUF" * 99), "damaged"),
+        ("config.json", lambda p: p.write_text('{"model_type": "llama"}'), "not a model's"),
+        ("config.json", lambda p: p.write_text("{"), "cannot be read"),
+        ("config.json", lambda p: p.unlink(), "has no config.json"),
+    ],
+)
+def test_damaged_and_foreign_models_are_told_in_one_line(
+    train, egg, tmp_path, command, name, damage, says
+):
+    train("--steps", 1, "--out", tmp_path / "run")
+    damage(tmp_path / "run/checkpoints/step-00000001" / name)
+    status, out, err = egg(command, tmp_path / "run", "--backend", "numpy")
+    assert (status, out) == (2, "") and says in one_line(err) and name in err
 
 
 @pytest.mark.parametrize(
