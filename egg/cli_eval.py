@@ -20,11 +20,12 @@ from kernels import get_backend
 class EvalArguments:
     """Measure a model: exact bits per byte, each document read by itself.
 
-    For example: egg eval runs/quickstart-20261121-101500 --split test --json
+    For example:
+      egg eval runs/quickstart-20261121-101500 --split test --json
     """
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
-    """A run (its newest checkpoint), a checkpoint, or a folder with a model in it."""
+    """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
     data: str | None = None
     """Text to measure on, as for training; none: what the run was trained with."""
     data_column: str | None = None

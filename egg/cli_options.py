@@ -20,6 +20,7 @@ from kernels import BACKENDS
 T = TypeVar("T")
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 NONE = "none"
+COLORS = r"\x1b\[[0-9;]*m"
 _MARKS = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
@@ -96,6 +97,8 @@ def _help(shown: str, introduction: str) -> str:
         hanging = "    " if paragraph.startswith(" ") else ""
         lines += textwrap.wrap(paragraph, width, subsequent_indent=hanging) or [""]
     usage, _, boxes = shown.partition("\n\n")
+    if len(re.sub(COLORS, "", usage)) > width:
+        usage = textwrap.fill(usage, width, subsequent_indent="    ", break_long_words=False)
     return "\n".join([usage, "", *lines, "", boxes])
 
 
@@ -202,7 +205,7 @@ def _written(value) -> str:
 
 def _one_line(complaint: str, prog: str) -> str:
     """What tyro says in a box, in one line: its first paragraph, in our words where we know it."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
+    text = re.sub(COLORS, "", complaint)
     rows = [row.strip(" │|") for row in text.splitlines()[1:]]  # without the title
     rows = ["" if set(row) <= set("─-+╰╯") else row for row in rows]
     while rows and not rows[0]:

@@ -66,7 +66,7 @@ def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
     return "\n".join(
         [
             f"bits per byte of {corpus.name} {split}, {evaluation.bytes:,} bytes in "
-            f"{evaluation.documents:,} documents:",
+            f"{evaluation.documents:,} document{'s' * (evaluation.documents != 1)}:",
             f"  this model  {evaluation.bits_per_byte:7.4f}  perplexity "
             f"{evaluation.byte_perplexity:.3f}; integer score {evaluation.integer_bits_per_byte:.4f}",
             f"  bigram      {simple.bigram:7.4f}  frequencies of pairs of bytes in {fitted}",

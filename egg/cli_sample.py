@@ -25,11 +25,13 @@ class SampleArguments:
 
     Text is printed as UTF-8; bytes that are none are shown as the replacement character. A sample
     ends at its length, or where the model ends the document with a NUL byte.
-    For example: egg sample runs/quickstart-20261121-101500 --prompt "def main" --temperature 0.7
+
+    For example:
+      egg sample runs/quickstart-20261121-101500 --prompt "def main" --temperature 0.7
     """
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
-    """A run (its newest checkpoint), a checkpoint, or a folder with a model in it."""
+    """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
     sampling: Sampling
     prompt: str | None = None
     """Beginning of the document to go on with; none: the model begins it."""

@@ -120,9 +120,10 @@ class RunConfig:
     """What it reads, when it stops, and what is measured and saved on the way."""
 
     data: str = "minipile"
-    """Text to learn: stdlib, minipile, or the path of a text file, a folder of them or Parquet."""
+    """Text to learn: stdlib, minipile, the path of a text, of JSONL or Parquet, or of a folder of them, a
+    pattern, owner/name on the Hugging Face hub, or a mixture with weights: stdlib:2,notes.txt:1."""
     data_column: str = "text"
-    """Column of tables that holds the text."""
+    """Column of tables, or key of JSONL, that holds the text."""
     steps: int | None = None
     """Stop after so many steps, counted from the run's beginning; the first stop reached counts."""
     member_tokens: int | None = None

@@ -90,7 +90,7 @@ class Model:
 def load(path: str | Path, backend: str = "auto", threads: int | None = None) -> Model:
     """The model in a folder.
 
-    path : a run (its newest checkpoint), a checkpoint, or any folder with a model.safetensors and a
+    path : a run (its newest checkpoint), RUN/best, a checkpoint, or any folder with a model.safetensors and a
         config.json that holds ``{"model": {"hidden_size": D, "num_layers": L, "vocab_size": 256}}``
     backend : "auto" (the fastest there is), "numpy", "numba" or "cupy"; results do not depend on it
     threads : of a CPU backend; None is as many as the process may use

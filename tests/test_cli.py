@@ -1,5 +1,6 @@
 """The command line: what a run leaves behind, and what bad input is told."""
 
+import contextlib
 import io
 import json
 import os
@@ -275,6 +276,38 @@ def test_help_shows_the_chosen_presets_values(egg):
         assert f"{name} {line}" in words
     assert "(default: 2048)" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
     assert egg("eval", "--help")[0] == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("name", "value", "colored"), [("X", "1", True), ("NO_COLOR", "1", False)])
+def test_no_color_is_respected_on_a_terminal(name, value, colored):
+    import pty
+
+    ours, theirs = pty.openpty()
+    code = "from egg.cli import main; main(['eval', '--help'])"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=theirs,
+        env=os.environ | {"TERM": "xterm", name: value},
+        check=True,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's end of file
+        while block := os.read(ours, 1 << 16):
+            shown += block
+    os.close(ours)
+    assert b"--split" in shown and (b"\x1b[" in shown) == colored
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("command", ["train", "eval", "sample", "data"])
+def test_help_fits_the_terminal_and_gives_an_example(egg, monkeypatch, columns, command):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    status, out, _ = egg(command, "--help")
+    assert status == 0 and f"egg {command} " in out.partition("For example:")[2]
+    assert max(map(len, out.splitlines())) <= columns
 
 
 # Bad input
