@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": ("egg.cli_eval", "measure a model's bits per byte on a text"),
     "sample": ("egg.cli_sample", "generate text with a model"),
     "data": ("egg.cli_data", "prepare text, tell what it is like, empty the cache"),
+    "compare": ("egg.cli_compare", "learning side by side: configurations, seeds, curves"),
     "bench": ("egg.cli_bench", "measure the speed, beside what the CPU could do"),
 }
 """Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""

@@ -1,0 +1,47 @@
+"""``egg compare``: the learning bench."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from egg.cli_options import parse, say
+from egg.compare import read_comparison, run_comparison, table
+from egg.plots import plot_comparison
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Run configurations side by side, at equal member-tokens, with several seeds each.
+
+    FILE is TOML: what stands at the top is common, each table is a configuration, keys are flags of egg
+    train. Started again, it goes on where it was interrupted. For example:
+
+      member_tokens = "10M"
+      schedule_tokens = "10M"
+      seeds = [1, 2]
+
+      [sign]
+
+      [input]
+      perturbation = "input"
+    """
+
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    """The comparison."""
+    out: str | None = None
+    """Folder of its runs, results.jsonl and curves.png; none: runs/NAME, as the file is called."""
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Compare as the arguments say; returns the exit status."""
+    arguments = parse(CompareArguments, argv, prog=prog)
+    path = Path(arguments.file)
+    configurations, seeds = read_comparison(path)
+    out = Path(arguments.out) if arguments.out else Path("runs") / path.stem
+    out.mkdir(parents=True, exist_ok=True)
+    results = run_comparison(configurations, seeds, out, say)
+    print(table(results))
+    print(f"\ncurves: {plot_comparison(out, results)}")
+    return 0

@@ -1,0 +1,92 @@
+"""The learning bench: every configuration and seed once, resumed, recorded, drawn."""
+
+import json
+
+import pytest
+from conftest import SMALL
+
+from egg import compare
+from egg.compare import Configuration, read_comparison, table
+from egg.errors import EggError
+
+
+@pytest.fixture
+def comparison(tmp_path, tables):
+    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    lines = [f'{flag[2:].replace("-", "_")} = "{value}"' for flag, value in flags.items()]
+    path = tmp_path / "small.toml"
+    path.write_text(
+        "\n".join(
+            [f"data = '{tables}'", "steps = 8", "seeds = [3, 5]", *lines]
+            + ["[signs]", "[inputs]", 'perturbation = "input"']
+        )
+    )
+    return path
+
+
+def test_top_level_settings_are_common_and_tables_override(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('seeds = [7]\nsteps = 9\nrecipe = "egg"\n[a]\n[b]\nsteps = 4\n')
+    configurations, seeds = read_comparison(path)
+    assert seeds == [7]
+    common = {"preset": "quickstart", "steps": "9", "recipe": "egg"}
+    assert configurations == [
+        Configuration("a", common),
+        Configuration("b", common | {"steps": "4"}),
+    ]
+    assert configurations[1].flags() == ["--preset=quickstart", "--steps=4", "--recipe=egg"]
+
+
+def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    status, shown, err = egg("compare", comparison, "--out", out)
+    assert status == 0, err
+    results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [(r["name"], r["seed"]) for r in results] == [
+        ("signs", 3), ("inputs", 3), ("signs", 5), ("inputs", 5),
+    ]  # fmt: skip
+    assert all(r["member_tokens"] == 8 * 32 * 4 and 0 < r["bits_per_byte"] < 9 for r in results)
+    assert len({r["bits_per_byte"] for r in results}) == 4
+    assert (out / "curves.png").stat().st_size > 10_000
+    assert "| signs | 2 |" in shown
+
+    # One result is lost: its run has ended already, so it is recorded again without a step.
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(lines[:3]))
+    metrics = (out / "inputs" / "seed-5" / "metrics.jsonl").read_bytes()
+    status, _, err = egg("compare", comparison, "--out", out)
+    assert status == 0, err
+    again = json.loads((out / "results.jsonl").read_text().splitlines()[3])
+    assert again["bits_per_byte"] == results[3]["bits_per_byte"]
+    assert (out / "inputs" / "seed-5" / "metrics.jsonl").read_bytes() == metrics
+
+    # Nothing is left to do, and another setting under an old name is refused.
+    monkeypatch.setattr(compare, "_run", None)
+    assert egg("compare", comparison, "--out", out)[0] == 0
+    comparison.write_text(comparison.read_text().replace('"input"', '"sign"'))
+    status, _, err = egg("compare", comparison, "--out", out)
+    assert status == 2 and "other settings" in err and err.count("\n") <= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seeds = 3\n[a]\n", "seeds"),
+        ("seeds = []\n[a]\n", "seeds"),
+        ("steps = 4\n", "no configuration"),
+        ("[a]\nseed = 4\n", "seed"),
+        ("[a]\nsteps = [4]\n", "steps"),
+        ("steps = \n", "no TOML"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path, text, says):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(EggError, match=says) as error:
+        read_comparison(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_table_gives_mean_and_range_over_seeds():
+    results = [compare.Result("a", s, {}, None, 10**7, b, 10.0) for s, b in ((1, 3.0), (2, 3.5))]
+    assert "| a | 2 | 10.0M | 3.2500 | 3.0000 to 3.5000 | 10 |" in table(results)
