@@ -20,6 +20,7 @@ from kernels.arithmetic import (
 )
 from kernels.backend import Noise, TracedVotes
 from kernels.cpu import forward, pack, pair_votes, structures, votes
+from kernels.cpu.groups import run_and_vote
 from kernels.cpu.isa import InstructionSet
 from kernels.cpu.reciprocal import reciprocals
 from kernels.cpu.simd import aligned
@@ -273,61 +274,37 @@ class NumbaBackend:
         keep, z, *, add,
     ):  # fmt: skip
         """Run a batch of groups, and add their votes to z."""
-        d, layers, length, groups = (
-            shape.hidden_size,
-            shape.num_layers,
-            tokens.shape[1] - 1,
-            len(tokens),
-        )
-        pairs_a_group = (length + 1) // 2
-        pairs = groups * pairs_a_group
-        v_columns, x_columns = (
-            layers * 7 * d + VOCABULARY,
-            (structures.LAYER_INPUTS * layers + 1) * d,
-        )
+        d, layers = shape.hidden_size, shape.num_layers
+        length, groups = tokens.shape[1] - 1, len(tokens)
+        pairs = groups * ((length + 1) // 2)
+        v_columns = layers * 7 * d + VOCABULARY
+        x_columns = (structures.LAYER_INPUTS * layers + 1) * d
         v_rows = self._buffer("v", (pairs * v_columns,), np.int32)
         x_rows = self._buffer("x", (pairs * x_columns,), np.int32)
         embedding_rows = self._buffer("embedding", (groups, length, d), np.int32)
+        per_block = max(1, self._members_per_block(shape, length, moved=True) // group_size)
+        stretches = self._spread(groups, per_block, 1)
+        gains = np.zeros((len(stretches), 2 * layers + 1, d), np.int64)
 
-        def run(begin, end):
-            members = (end - begin) * group_size
+        def run(begin, end, gains):
             block = self._block(
-                shape, members, length,
+                shape, (end - begin) * group_size, length,
                 text=group_size, state=group_size, keep=keep, moved=True, traced=True,
             )  # fmt: skip
-            s0, s1 = np.empty((2, length, members), np.int32)
-            credit = np.empty((3, length, members), np.int32)
-            gains = np.zeros((2 * layers + 1, d), np.int64)
-            forward.run_group_block(
+            return run_and_vote(
                 model, noise, self._tables, block, tokens, states, states_out, begin,
-                first + begin * group_size, s0, s1,
+                first + begin * group_size, group_size, credit_scale, pairs, v_rows, x_rows,
+                embedding_rows, gains, scores,
             )  # fmt: skip
-            deviation = votes.assign_credit(tokens, begin, group_size, s0, s1, credit_scale, credit)
-            votes.cast_rows(
-                model,
-                noise,
-                block,
-                group_size,
-                credit,
-                begin * pairs_a_group,
-                pairs,
-                v_rows,
-                x_rows,
-            )
-            votes.cast_vectors(
-                model, block, group_size, credit, gains, tokens, begin, embedding_rows, length
-            )
-            scores[begin * group_size : end * group_size] = s0.sum(0)
-            return deviation, gains
 
-        per_block = max(1, self._members_per_block(shape, length, moved=True) // group_size)
-        results = self._run(run, self._spread(groups, per_block, 1))
+        tasks = [(*stretch, sums) for stretch, sums in zip(stretches, gains, strict=True)]
+        deviation = sum(self._run(run, tasks))
         names = [f"layers.{i}.{ln}.weight" for i in range(layers) for ln in ("ln1", "ln2")]
-        for k, name in enumerate([*names, "ln_out.weight"]):
-            z[shape.tensors[name].slice] += sum(gains[k] for _, gains in results)
+        for name, sums in zip([*names, "ln_out.weight"], gains.sum(0), strict=True):
+            z[shape.tensors[name].slice] += sums
         votes.sum_embedding(z, d, tokens, 0, groups, length, embedding_rows)
         self._sum_matrices(shape, z, v_rows, x_rows, pairs, add)
-        return sum(deviation for deviation, _ in results)
+        return deviation
 
     def _sum_matrices(self, shape, z, v_rows, x_rows, pairs, add):
         """The votes' GEMM: each task owns a panel of one matrix's outputs."""
