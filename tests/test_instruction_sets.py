@@ -31,7 +31,7 @@ import test_golden
 from kernels import get_backend
 assert get_backend("numba").description.startswith("Numba, " + sys.argv[1])
 for run in test_golden.RUNS:
-    for threads in (1, 3):
+    for threads in (1, 2, 3):
         test_golden.test_golden_run(run, "numba", threads)
 """
     done = subprocess.run(
