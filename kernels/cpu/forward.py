@@ -47,7 +47,6 @@ from kernels.cpu.structures import (
     OFFSET,
     P_DOWN,
     P_U_F,
-    P_U_H,
     P_UP,
     P_W_F,
     P_W_H,
@@ -55,7 +54,6 @@ from kernels.cpu.structures import (
     PRODUCT_1,
     PRODUCT_2,
     U_F,
-    U_H,
     W_DOWN,
     W_F,
     W_H,
@@ -112,22 +110,8 @@ def project(model, noise, block, t, slot, tensor, x, x_row, inputs, factor):
 
 @njit(**JIT)
 def product(
-    model,
-    noise,
-    block,
-    t,
-    slot,
-    tensor,
-    signs,
-    x,
-    x_row,
-    inputs,
-    outputs,
-    out,
-    out_row,
-    flip,
-    factor,
-):
+    model, noise, block, t, slot, tensor, signs, x, x_row, inputs, outputs, out, out_row, flip, factor,
+):  # fmt: skip
     """clip8((W . x [+ gain(a p)]) >> shift(K)) of every member.
 
     x, out : addresses of (members, inputs) offset bytes and (members, outputs) bytes; flip OFFSET writes offset bytes
@@ -262,43 +246,9 @@ def read_token(model, noise, tables, block, t, tokens, row, traced):
         first = 1 + LAYER_TENSORS * layer
         slot = LAYER_PRODUCTS * layer
         h = block.states + layer * plane
-        u_f, u_h = (W_F, W_H) if noise.tie_gates else (U_F, U_H)
 
         norm_rows(model, noise, tables, block, t, first + LN1, x, read)
-        product(
-            model,
-            noise,
-            block,
-            t,
-            slot + P_W_F,
-            first + W_F,
-            first + W_F,
-            read,
-            stride,
-            d,
-            d,
-            one,
-            stride,
-            0,
-            2,
-        )
-        product(
-            model,
-            noise,
-            block,
-            t,
-            slot + P_U_F,
-            first + U_F,
-            first + u_f,
-            h,
-            stride,
-            d,
-            d,
-            two,
-            stride,
-            0,
-            0,
-        )
+        gate_products(model, noise, block, t, layer, W_F, read, h, one, two)
         if traced:
             keep_inputs(model, block, t, layer, X_U, read, stride, d)
             keep_inputs(model, block, t, layer, X_H, h, stride, d)
@@ -310,40 +260,7 @@ def read_token(model, noise, tables, block, t, tokens, row, traced):
                 store_i8(gate + at, f)
                 store_offset(past + at, ((f + splat(LIMIT)) * load_offset(h + at)) >> 8)
 
-        product(
-            model,
-            noise,
-            block,
-            t,
-            slot + P_W_H,
-            first + W_H,
-            first + W_H,
-            read,
-            stride,
-            d,
-            d,
-            one,
-            stride,
-            0,
-            2,
-        )
-        product(
-            model,
-            noise,
-            block,
-            t,
-            slot + P_U_H,
-            first + U_H,
-            first + u_h,
-            past,
-            stride,
-            d,
-            d,
-            two,
-            stride,
-            0,
-            0,
-        )
+        gate_products(model, noise, block, t, layer, W_H, read, past, one, two)
         if traced:
             keep_inputs(model, block, t, layer, X_PAST, past, stride, d)
         for i in range(members):
@@ -377,6 +294,21 @@ def read_token(model, noise, tables, block, t, tokens, row, traced):
     norm_rows(model, noise, tables, block, t, 1 + LAYER_TENSORS * model.num_layers, x, read)
     if traced:
         keep_inputs(model, block, t, model.num_layers, X_U, read, stride, d)
+
+
+@njit(**JIT)
+def gate_products(model, noise, block, t, layer, w, x, y, one, two):
+    """The two products that meet in a gate: one = w . x, two = u . y, for w W_F or W_H.
+
+    In recipe egg they share their output signs. A step along the input goes through w alone, twice as far.
+    """
+    d, row = model.hidden_size, block.stride
+    slot = LAYER_PRODUCTS * layer + (P_W_F if w == W_F else P_W_H)
+    w += 1 + LAYER_TENSORS * layer
+    u = w + U_F - W_F
+    signs = w if noise.tie_gates else u
+    product(model, noise, block, t, slot, w, w, x, row, d, d, one, row, 0, 2)
+    product(model, noise, block, t, slot + P_U_F - P_W_F, u, signs, y, row, d, d, two, row, 0, 0)
 
 
 @njit(**JIT)
