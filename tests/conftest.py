@@ -28,6 +28,14 @@ def own_cache(tmp_path_factory):
     patch.undo()
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache for one test."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("EGG_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory):
     """A folder of Parquet in MiniPile's shape: train, validation and test."""

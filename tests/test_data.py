@@ -17,11 +17,7 @@ from data.stdlib import stdlib_files, stdlib_split
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("EGG_CACHE", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def write_parquet(path: Path, texts, column: str = "text", **options) -> Path:

@@ -13,12 +13,7 @@ from data.cache import corpus_folder, partial_folder
 from data.mixture import mixture_source, parse_mixture
 from data.tokens import prepare
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("EGG_CACHE", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def bytes_of(spec, split="all", **options) -> bytes:

@@ -20,12 +20,12 @@ from data.cache import corpora_folder
 ROOT = Path(__file__).parent.parent
 
 
+pytestmark = pytest.mark.usefixtures("cache")
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("EGG_CACHE", str(folder))
+def hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
-    return folder
 
 
 @pytest.fixture
