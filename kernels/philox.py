@@ -38,6 +38,11 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], -1).astype(np.uint32)
 
 
+def key_words(seed: int) -> tuple[int, int]:
+    """The key of a 64-bit seed: its low and its high word."""
+    return seed & 0xFFFFFFFF, seed >> 32
+
+
 def words(seed: int, stream: int, index, step: int, count: int) -> np.ndarray:
     """The first words of the word strings of a draw.
 
@@ -52,7 +57,7 @@ def words(seed: int, stream: int, index, step: int, count: int) -> np.ndarray:
     counter[..., 1] = stream
     counter[..., 2] = index[..., None]
     counter[..., 3] = step
-    out = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
+    out = philox(counter, key_words(seed))
     return out.reshape(*index.shape, 4 * blocks)[..., :count]
 
 

@@ -26,6 +26,7 @@ from kernels.cpu.reciprocal import reciprocals
 from kernels.cpu.simd import aligned
 from kernels.cpu.tiles import ROWS
 from kernels.layout import Shape
+from kernels.philox import key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
@@ -129,14 +130,12 @@ class NumbaBackend:
         model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays))
         return Prepared(shape, model, arrays)
 
-    def _noise(
-        self, shape: Shape, noise: Noise | None, *, tie_gates=False
-    ) -> structures.NoiseParameters:
+    def _noise(self, noise: Noise | None, *, tie_gates=False) -> structures.NoiseParameters:
         if noise is None:
             return structures.NoiseParameters(structures.CLEAN, 0, 0, 0, 0, 0, 0)
         mode = structures.ALONG_INPUT if noise.perturbation == "input" else structures.MOVED
         shift = 4 - noise.sigma_shift
-        key = noise.seed & 0xFFFFFFFF, noise.seed >> 32
+        key = key_words(noise.seed)
         return structures.NoiseParameters(
             mode, int(tie_gates), *key, noise.step, shift, 1 << max(0, shift)
         )
@@ -177,7 +176,7 @@ class NumbaBackend:
         )
         return block, arrays
 
-    def _members_per_block(self, shape, length, *, moved: bool) -> int:
+    def _members_per_block(self, shape, *, moved: bool) -> int:
         """As many members as the second-level cache holds, at least 16, at most 128."""
         stride = max(64, shape.hidden_size)
         each = (structures.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
@@ -203,7 +202,7 @@ class NumbaBackend:
         states_out = np.empty_like(states)
         if tokens.size == 0:
             return logits, states.copy()
-        noise = self._noise(shape, None)
+        noise = self._noise(None)
 
         def run(first, last):
             block = self._block(shape, last - first, tokens.shape[1])
@@ -211,16 +210,14 @@ class NumbaBackend:
                 model, noise, self._tables, block, tokens, states, states_out, first, logits
             )
 
-        self._run(
-            run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=False), ROWS)
-        )
+        self._run(run, self._spread(len(tokens), self._members_per_block(shape, moved=False), ROWS))
         return logits, states_out
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
         shape, model, _ = prepared
         scores = np.zeros(len(states), np.int32)
         states_out = np.empty_like(states)
-        parameters = self._noise(shape, noise)
+        parameters = self._noise(noise)
 
         def run(first, last):
             block = self._block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
@@ -238,7 +235,7 @@ class NumbaBackend:
             )
 
         self._run(
-            run, self._spread(len(tokens), self._members_per_block(shape, 1, moved=True) // 2, ROWS)
+            run, self._spread(len(tokens), self._members_per_block(shape, moved=True) // 2, ROWS)
         )
         return scores, states_out
 
@@ -247,7 +244,7 @@ class NumbaBackend:
     ):
         shape, model, _ = prepared
         length = tokens.shape[1] - 1
-        parameters = self._noise(shape, noise, tie_gates=True)
+        parameters = self._noise(noise, tie_gates=True)
         pairs_a_group = (length + 1) // 2
         batch = max(
             1, VOTE_ROWS // 2 // pairs_a_group
@@ -282,7 +279,7 @@ class NumbaBackend:
         v_rows = self._buffer("v", (pairs * v_columns,), np.int32)
         x_rows = self._buffer("x", (pairs * x_columns,), np.int32)
         embedding_rows = self._buffer("embedding", (groups, length, d), np.int32)
-        per_block = max(1, self._members_per_block(shape, length, moved=True) // group_size)
+        per_block = max(1, self._members_per_block(shape, moved=True) // group_size)
         stretches = self._spread(groups, per_block, 1)
         gains = np.zeros((len(stretches), 2 * layers + 1, d), np.int64)
 
@@ -359,7 +356,7 @@ class NumbaBackend:
         factors, ones = np.zeros((2, rows), np.int64)
         factors[: len(voters)], ones[: len(voters)] = fitness[voters], 1
         words = self._buffer("words", (rows, -(-shape.sign_words // 64) * 64), np.uint32)
-        key = noise.seed & 0xFFFFFFFF, noise.seed >> 32
+        key = key_words(noise.seed)
         directions = first_pair + voters
 
         def draw(first, last):

@@ -67,7 +67,9 @@ from kernels.cpu.structures import (
     b_signs,
     embedding_sign,
     gain,
+    product_shift,
     projection,
+    state_at,
     tensor_at,
     token_sign,
 )
@@ -88,14 +90,11 @@ def project(model, noise, block, t, slot, tensor, x, x_row, inputs, factor):
 
     factor : of the step along the input: 2 for w of a gate, 0 for u, 1 elsewhere
     """
-    half_log2 = 0
-    while 1 << (2 * half_log2) < inputs:
-        half_log2 += 1
     bits = block.words + b_signs(model, tensor)
     bits_row = block.words_row
     for i in range(block.members):
         if noise.mode == ALONG_INPUT:
-            p = token_sign(block, t, i) * factor * gain(1 << (4 + half_log2), noise.shift)
+            p = token_sign(block, t, i) * factor * gain(1 << product_shift(inputs), noise.shift)
             store_word(block.gains + 8 * i, p)
             store_word(block.gains + 8 * i + 4, -p)
             continue
@@ -117,9 +116,7 @@ def product(
     x, out : addresses of (members, inputs) offset bytes and (members, outputs) bytes; flip OFFSET writes offset bytes
     signs : the tensor whose a signs are read (recipe egg's gates share theirs)
     """
-    shift = 4
-    while 1 << (2 * (shift - 4)) < inputs:
-        shift += 1
+    shift = product_shift(inputs)
     moved = noise.mode != CLEAN
     if moved:
         project(model, noise, block, t, slot, tensor, x, x_row, inputs, factor)
@@ -154,9 +151,7 @@ def head(model, noise, block, t, x, stride):
     tensor = 2 + LAYER_TENSORS * model.num_layers
     inputs = model.hidden_size
     project(model, noise, block, t, LAYER_PRODUCTS * model.num_layers, tensor, x, stride, inputs, 1)
-    shift = 4
-    while 1 << (2 * (shift - 4)) < inputs:
-        shift += 1
+    shift = product_shift(inputs)
     w = tensor_at(model, tensor)
     start = model.starts + 4 * load_long(model.start + 8 * tensor)
     bits, bits_row = block.words + a_signs(model, tensor), block.words_row
@@ -229,7 +224,7 @@ def read_token(model, noise, tables, block, t, tokens, row, traced):
         if byte == 0:
             for layer in range(model.num_layers):
                 for j in range(0, d, 16):
-                    store_offset(block.states + layer * plane + i * stride + j, splat(0))
+                    store_offset(state_at(block, layer, i) + j, splat(0))
         weights = model.packed + byte * d
         signs = block.words + block.words_row * i
         if moves:
@@ -330,14 +325,10 @@ def load_states(model, block, states, row):
     base = address(states)
     for i in range(block.members):
         for layer in range(model.num_layers):
-            at = (
-                base
-                + ((row + i // block.state_share) * model.num_layers + layer) * model.hidden_size
-            )
+            row_at = (row + i // block.state_share) * model.num_layers + layer
+            at = base + row_at * model.hidden_size
             for j in range(0, model.hidden_size, 16):
-                store_offset(
-                    block.states + (layer * block.padded + i) * block.stride + j, load_i8(at + j)
-                )
+                store_offset(state_at(block, layer, i) + j, load_i8(at + j))
 
 
 @njit(**JIT)
@@ -346,15 +337,10 @@ def save_states(model, block, states, row):
     base = address(states)
     for i in range(block.keep, block.members, block.state_share):
         for layer in range(model.num_layers):
-            at = (
-                base
-                + ((row + i // block.state_share) * model.num_layers + layer) * model.hidden_size
-            )
+            row_at = (row + i // block.state_share) * model.num_layers + layer
+            at = base + row_at * model.hidden_size
             for j in range(0, model.hidden_size, 16):
-                store_i8(
-                    at + j,
-                    load_offset(block.states + (layer * block.padded + i) * block.stride + j),
-                )
+                store_i8(at + j, load_offset(state_at(block, layer, i) + j))
 
 
 @njit(**JIT)

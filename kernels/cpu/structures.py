@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from numba import njit
 
-from kernels.cpu.simd import instruction_set, load_byte, load_long, load_word, offset
+from kernels.cpu.simd import instruction_set, leading_zeros, load_byte, load_long, load_word, offset
 
 OFFSET = offset()  # of the bytes of a matrix input, see simd.py
 
@@ -98,6 +98,18 @@ BUFFERS = 6
 def tensor_at(model, tensor):
     """Address of a tensor's packed weights."""
     return model.packed + load_long(model.offset + 8 * tensor)
+
+
+@njit(**JIT)
+def product_shift(inputs):
+    """Right shift of a product with so many inputs: 4 + log2(inputs) / 2."""
+    return 4 + ((63 - leading_zeros(inputs)) >> 1)
+
+
+@njit(**JIT)
+def state_at(block, layer, i):
+    """Address of member i's state in a layer."""
+    return block.states + (layer * block.padded + i) * block.stride
 
 
 @njit(**JIT)

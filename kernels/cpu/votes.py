@@ -52,6 +52,7 @@ from kernels.cpu.structures import (
     b_signs,
     embedding_sign,
     gain,
+    product_shift,
     projection,
     token_sign,
 )
@@ -215,10 +216,7 @@ def cast_rows(model, noise, block, group_size, credit, pair, pairs, v_rows, x_ro
                     tensor, x, inputs = tensor + W_DOWN, x + X_MID * d, 4 * d
                 if last and not gate:
                     credit_kind = OWN
-                half_log2 = 0
-                while 1 << (2 * half_log2) < inputs:
-                    half_log2 += 1
-                constant = 1 << (4 + half_log2)  # a gate's third input
+                constant = 1 << product_shift(inputs)  # a gate's third input
                 for side in range(2):
                     if side >= count:
                         shifts[side] = 0
