@@ -264,6 +264,22 @@ def test_nothing_is_written_beyond_a_batch(numba):
     np.testing.assert_array_equal(whole, before)
 
 
+def test_arrays_that_are_not_contiguous_are_read_as_what_they_are(numba):
+    shape, rng = Shape(16, 2), np.random.default_rng(8)
+    weights = np.repeat(weights_of(shape, rng, 16), 2)[::2]
+    states = np.asfortranarray(rng.integers(-127, 128, (6, 2, 16)).astype(np.int8))
+    tokens = text_of(rng, 6, 4)
+    expected, got = (
+        b.forward(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, numba)
+    )
+    np.testing.assert_array_equal(got[0], expected[0])
+    expected, got = (
+        b.run_pairs(b.prepare(shape, weights), tokens[:3], states, Noise(1, 1, 4))
+        for b in (REFERENCE, numba)
+    )
+    np.testing.assert_array_equal(got[0], expected[0])
+
+
 # --- choosing ---------------------------------------------------------------------------------------
 
 

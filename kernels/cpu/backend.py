@@ -115,6 +115,7 @@ class NumbaBackend:
 
     def prepare(self, shape, weights):
         places = _places(shape)
+        weights = np.ascontiguousarray(weights)
         packed = aligned(shape.parameters, np.int8)
         packed[:] = weights
         starts = np.empty(places.sums, np.int32)
@@ -199,6 +200,7 @@ class NumbaBackend:
     def forward(self, prepared, tokens, states):
         shape, model, _ = prepared
         logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
+        states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         if tokens.size == 0:
             return logits, states.copy()
@@ -216,6 +218,7 @@ class NumbaBackend:
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
         shape, model, _ = prepared
         scores = np.zeros(len(states), np.int32)
+        states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         parameters = self._noise(noise)
 
@@ -254,6 +257,7 @@ class NumbaBackend:
         for name, view in views.items():
             if view.ndim == 1 or name == "embedding.weight":
                 view[...] = 0
+        states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         scores = np.empty(len(tokens) * group_size, np.int32)
         deviation = 0
