@@ -1,24 +1,33 @@
 """``egg eval``: exact bits per byte of a model on a text."""
 
 import json
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 import data
 from data import SPLITS
+from egg.baselines import baselines, strong_baselines
+from egg.checkpoint import replace_file
+from egg.cli_bar import bar
 from egg.cli_options import NONE, BackendName, one_of, parse, say
 from egg.errors import EggError
-from egg.evaluate import evaluate
+from egg.evaluate import DocumentScore, Evaluation, count_words, evaluate
 from egg.model import read_model
+from egg.progress import count
 from kernels import get_backend
 
 
 @dataclass(frozen=True)
 class EvalArguments:
     """Measure a model: exact bits per byte, each document read by itself.
+
+    Perplexities are defined as lm-evaluation-harness defines them.
 
     For example:
       egg eval runs/quickstart-20261121-101500 --split test --json
@@ -32,6 +41,10 @@ class EvalArguments:
     """Column of tables that holds the text; none: as in training, or text."""
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
     """Part of the text; none: validation, or all of a text that is not divided."""
+    baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Measure simpler models fitted on the text's training split too, and gzip, xz and zstd."""
+    per_document: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
+    """File to write with one line of JSON for each document."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object on standard output, and nothing else there."""
     backend: BackendName = "auto"
@@ -59,26 +72,115 @@ def main(argv: list[str], prog: str) -> int:
         raise EggError(f"--split {split}: {corpus.name} has {', '.join(corpus.splits)}")
     if not corpus.bytes(split):
         raise EggError(f"--split {split}: {corpus.name} has no byte in it, choose another")
-    result = evaluate(backend, shape, weights, corpus.split(split))
-    if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "bits_per_byte": result.bits_per_byte,
-                    "byte_perplexity": result.byte_perplexity,
-                    "integer_bits_per_byte": result.integer_bits_per_byte,
-                    "documents": result.documents,
-                    "bytes": result.bytes,
-                    "seconds": round(result.seconds, 4),
-                    "backend": backend.name,
-                }
-            )
-        )
-        return 0
+    text = corpus.split(split)
+    words = list(count_words(text))
+    documents: list[DocumentScore] = []
+    target = _target(arguments.per_document)
+    with bar(text.size, "reading") as read:
+        scored = documents.append if target else None
+        result = evaluate(backend, shape, weights, text, read=read, scored=scored)
+    if target:
+        lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
+        _write(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        say(f"{target}: {len(lines):,} lines, one a document")
+    simple = _baselines(corpus, split, text) if arguments.baselines else {}
     print(
-        f"{corpus.name} {split}: {result.bits_per_byte:.4f} bits per byte, "
-        f"byte perplexity {result.byte_perplexity:.3f} (integer score "
-        f"{result.integer_bits_per_byte:.4f}); {result.bytes:,} bytes in {result.documents:,} "
-        f"documents, {result.seconds:.1f} s"
+        _json(result, sum(words), backend.name, simple)
+        if arguments.json
+        else _table(f"{corpus.name} {split}", result, sum(words), simple)
     )
     return 0
+
+
+BASELINES = {
+    "trigram": "frequencies of three bytes, in the training split",
+    "bigram": "frequencies of pairs of bytes there",
+    "unigram": "frequencies of bytes there",
+    "xz": "xz -9e of the same bytes, by themselves",
+    "zstd": "zstd -19",
+    "gzip": "gzip -9",
+}
+"""What is measured beside the model, and how the table explains it."""
+
+
+def _baselines(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str, float]:
+    """Bits per byte by name, in the order of BASELINES."""
+    training = corpus.split(corpus.training_split)
+    if split == corpus.training_split:
+        say(f"{split} is the training split: unigram, bigram and trigram have seen its text")
+    figures = asdict(baselines(training, text)) | asdict(strong_baselines(training, text))
+    if figures["fit_bytes"] < training.size:
+        say(
+            f"frequencies are of {count(figures['fit_bytes'])} bytes spread over the training split"
+        )
+    return {name: figures[name] for name in BASELINES}
+
+
+def _json(result: Evaluation, words: int, backend: str, simple: dict[str, float]) -> str:
+    figures = {
+        "bits_per_byte": result.bits_per_byte,
+        "byte_perplexity": result.byte_perplexity,
+        "word_perplexity": _finite(result.word_perplexity(words)),
+        "integer_bits_per_byte": result.integer_bits_per_byte,
+        "documents": result.documents,
+        "bytes": result.bytes,
+        "words": words,
+        "seconds": round(result.seconds, 4),
+        "backend": backend,
+    }
+    return json.dumps(figures | ({"baselines": simple} if simple else {}))
+
+
+def _table(name: str, result: Evaluation, words: int, simple: dict[str, float]) -> str:
+    documents = f"{result.documents:,} document{'s' * (result.documents != 1)}"
+    lines = [
+        f"{name}: {result.bytes:,} bytes in {documents}, {result.seconds:.1f} s",
+        f"  bits per byte    {result.bits_per_byte:.4f}",
+        f"  byte perplexity  {result.byte_perplexity:.4f}",
+        f"  word perplexity  {result.word_perplexity(words):.4g}, {words:,} words",
+        f"  integer score    {result.integer_bits_per_byte:.4f} bits per byte",
+    ]
+    if simple:
+        rows = [(result.bits_per_byte, "this model", "")]
+        rows += [(bits, name, BASELINES[name]) for name, bits in simple.items()]
+        lines += ["", "Bits per byte, the best first:"]
+        lines += [f"  {name:10}  {bits:7.4f}  {what}".rstrip() for bits, name, what in sorted(rows)]
+    return "\n".join(lines)
+
+
+def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
+    """A document's line in the file of ``--per-document``; an empty one has no figure a byte."""
+    bits, whole = document.bits_per_byte, document.bits / words
+    return {
+        "index": document.index,
+        "bytes": document.bytes,
+        "words": words,
+        "bits": document.bits,
+        "bits_per_byte": bits,
+        "byte_perplexity": None if bits is None else 2.0**bits,
+        "word_perplexity": 2.0**whole if whole < 1024 else None,
+        "integer_bits_per_byte": document.integer_bits_per_byte,
+    }
+
+
+def _finite(number: float) -> float | None:
+    """JSON knows no infinity."""
+    return number if math.isfinite(number) else None
+
+
+def _target(path: str | None) -> Path | None:
+    """Where to write; refused before the work, not after it."""
+    if path is None:
+        return None
+    target = Path(path)
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
+        raise EggError(f"--per-document {path}: {why}; give a file to write")
+    return target
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        replace_file(target, content)
+    except OSError as error:
+        raise EggError(f"cannot write {target}: {error.strerror or error}") from error

@@ -6,9 +6,10 @@ read as if each were alone. They are spread over lanes of about equal length, re
 
 import heapq
 import math
+import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ BATCH = 1 << 24  # bytes of text laid out in lanes at a time, which bounds memor
 ROWS = 512  # logits scored at a time: their 1 MB of float64 stay in the cache
 SAMPLED_DOCUMENTS = 16  # that a sample has at the least, if the text has so many
 FRACTION_BITS = 44  # of a surprise, which is below 2**5 bits: ROWS of them are below 2**58
+_WHITE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,58 @@ class Evaluation:
         """2 to the bits per byte: equally likely bytes that would be as hard to guess."""
         return 2.0**self.bits_per_byte
 
+    def word_perplexity(self, words: int) -> float:
+        """2 to the bits per word, for as many words as ``count_words`` finds; inf beyond 2**1024."""
+        bits = self.bits_per_byte * self.bytes / words
+        return 2.0**bits if bits < 1024 else math.inf
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """What a model makes of one document."""
+
+    index: int
+    """Its place in the text, from 0."""
+    bytes: int
+    """Bytes predicted: all of them."""
+    surprise: int
+    """Sum of -log2 softmax(logits / 16) of its bytes, in 2**-FRACTION_BITS bit."""
+    score: int
+    """Sum of the integer scores, in sixteenths of a bit."""
+
+    @property
+    def bits(self) -> float:
+        """Sum of -log2 softmax(logits / 16) of its bytes."""
+        return self.surprise / (1 << FRACTION_BITS)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The mean, to the last digit that of the document evaluated alone; None if it is empty."""
+        return self.surprise / (self.bytes << FRACTION_BITS) if self.bytes else None
+
+    @property
+    def integer_bits_per_byte(self) -> float | None:
+        """Mean of the integer score, in bits; None if the document is empty."""
+        return -self.score / (SIXTEENTHS * self.bytes) if self.bytes else None
+
 
 def evaluate(
-    backend: Backend, shape: Shape, weights: np.ndarray, text: np.ndarray, *, lanes: int = LANES
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: np.ndarray,
+    *,
+    lanes: int = LANES,
+    read: Callable[[int], None] | None = None,
+    scored: Callable[[DocumentScore], None] | None = None,
 ) -> Evaluation:
     """Score every byte of every document with unperturbed weights.
 
     weights : (parameters,) int8
     text : (n,) uint8, a NUL before each document and none inside
     lanes : documents read side by side; changes the speed alone
+    read : is told now and then how many more bytes, NULs included, have been read
+    scored : is given every document, in the order of the text
     Raises EggError for a text with no bytes to predict.
     """
     began = time.perf_counter()
@@ -64,14 +109,27 @@ def evaluate(
     totals, documents = np.zeros(3, object), 0  # Python's integers: exact, whatever the size
     # While the model reads a piece, another thread scores the one before.
     with ThreadPoolExecutor(1) as scorer:
-        waiting = deque()
         for starts, ends in _batches(text):
-            documents += len(starts)
-            for logits, targets in _read(backend, model, shape, text, starts, ends, lanes):
-                waiting.append(scorer.submit(_score, logits, targets))
+            alone = np.zeros((len(starts), 3), object) if scored else None
+
+            def add(piece, size, totals=totals, alone=alone):
+                totals += _add(piece.result(), alone)
+                if read:
+                    read(size)
+
+            waiting = deque()
+            for logits, targets, numbers, size in _read(
+                backend, model, shape, text, starts, ends, lanes
+            ):
+                waiting.append((scorer.submit(_score, logits, targets, numbers), size))
                 if len(waiting) > 2:
-                    totals += waiting.popleft().result()
-        totals += sum((piece.result() for piece in waiting), np.zeros(3, object))
+                    add(*waiting.popleft())
+            for piece in waiting:
+                add(*piece)
+            if scored:
+                for number, (surprise, score, size) in enumerate(alone):
+                    scored(DocumentScore(documents + number, size, surprise, score))
+            documents += len(starts)
     surprise, score, size = totals
     if not size:
         raise EggError("there is no byte to evaluate: every document of the text is empty")
@@ -82,6 +140,20 @@ def evaluate(
         size,
         time.perf_counter() - began,
     )
+
+
+def count_words(text: np.ndarray) -> Iterator[int]:
+    """Words of each document, as lm-evaluation-harness counts them: what lies between white space.
+
+    A document that begins or ends with white space has an empty word there, and an empty one has one.
+
+    text : (n,) uint8, a NUL before each document
+    Source: lm_eval/tasks/wikitext/preprocess_wikitext.py, len(re.split(r"\\s+", document)).
+    """
+    for starts, ends in _batches(text):
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            document = text[start + 1 : end].tobytes().decode(errors="replace")
+            yield 1 + sum(1 for _ in _WHITE.finditer(document))
 
 
 def sample(text: np.ndarray, limit: int) -> np.ndarray:
@@ -164,22 +236,30 @@ def _batches(text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _read(backend, model, shape, text, starts, ends, lanes):
     """Feed documents through the model, side by side.
 
-    yields : logits (active lanes, PIECE, 256) int8 and the next bytes (active lanes, PIECE) uint8,
-        where a NUL stands for no byte to predict
+    yields : logits (active lanes, PIECE, 256) int8, the next bytes (active lanes, PIECE) uint8, where
+        a NUL stands for no byte to predict, the number of the document at each (int32), and how many
+        bytes of the text were read
     """
-    rows = _lanes(ends - starts, lanes)
+    rows = [np.array(row, np.int32) for row in _lanes(ends - starts, lanes)]
     lengths = np.array([int((ends - starts)[row].sum()) for row in rows])
     longest = int(lengths.max())
     states = np.zeros((len(rows), shape.num_layers, shape.hidden_size), np.int8)
     tokens = np.zeros((len(rows), longest + 1), np.uint8)  # the last byte's target is a NUL
     for lane, row in enumerate(rows):
         tokens[lane, : lengths[lane]] = np.concatenate([text[starts[i] : ends[i]] for i in row])
+    begun = np.full(len(rows), -1)  # documents that each lane has begun, less one
     for begin in range(0, longest, PIECE):
         active = int(np.count_nonzero(lengths > begin))  # the lanes are sorted, longest first
         targets = tokens[:active, begin + 1 : begin + 1 + PIECE]
         inputs = np.ascontiguousarray(tokens[:active, begin : begin + targets.shape[1]])
+        places = begun[:active, None] + (inputs == 0).cumsum(1)
+        numbers = np.empty(inputs.shape, np.int32)
+        for lane, place in enumerate(places):  # beyond a lane's end there is nothing to predict
+            numbers[lane] = rows[lane].take(place, mode="clip")
+        begun[:active] = places[:, -1]
         logits, states = backend.forward(model, inputs, states[:active])
-        yield logits, targets
+        size = int(np.minimum(lengths[:active] - begin, targets.shape[1]).sum())
+        yield logits, targets, numbers, size
 
 
 def _lanes(sizes: np.ndarray, lanes: int) -> list[list[int]]:
@@ -193,13 +273,35 @@ def _lanes(sizes: np.ndarray, lanes: int) -> list[list[int]]:
     return [rows[lane] for _, lane in sorted(heap, key=lambda item: (-item[0], item[1]))]
 
 
-def _score(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(3,) integers: surprise in 2**-FRACTION_BITS bit, score in sixteenths of a bit, and bytes."""
+def _score(
+    logits: np.ndarray, targets: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the stretches of a piece that belong to one document.
+
+    returns : the documents' numbers (n,), and (n, 3) int64: surprise in 2**-FRACTION_BITS bit, score in
+        sixteenths of a bit, and bytes
+    """
     counted = targets != 0
-    logits, targets = logits[counted], targets[counted]
-    totals = np.array([0, 0, len(targets)], object)
+    logits, targets, numbers = logits[counted], targets[counted], numbers[counted]
+    sums = np.empty((len(targets), 3), np.int64)
+    sums[:, 2] = 1
     for at in range(0, len(targets), ROWS):
         rows, bytes_ = logits[at : at + ROWS], targets[at : at + ROWS]
-        fixed = np.rint(np.ldexp(surprises(rows, bytes_), FRACTION_BITS)).astype(np.int64)
-        totals += [int(fixed.sum()), int(scores(rows, bytes_).sum(dtype=np.int64)), 0]
-    return totals
+        fixed = np.rint(np.ldexp(surprises(rows, bytes_), FRACTION_BITS))
+        sums[at : at + ROWS, 0] = fixed
+        sums[at : at + ROWS, 1] = scores(rows, bytes_)
+    if not len(targets):
+        return numbers, sums
+    # A stretch ends with its document, or after ROWS bytes: its sum is below 2**58.
+    changes = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+    firsts = np.union1d(changes, np.arange(0, len(targets), ROWS))
+    return numbers[firsts], np.add.reduceat(sums, firsts)
+
+
+def _add(piece: tuple[np.ndarray, np.ndarray], alone: np.ndarray | None) -> np.ndarray:
+    """(3,) integers: the sum of ``_score``'s; each document's are added to its row of ``alone`` (documents, 3)."""
+    numbers, sums = piece
+    sums = sums.astype(object)  # Python's integers: a whole text's can leave int64
+    if alone is not None:
+        np.add.at(alone, numbers, sums)
+    return sums.sum(0) if len(sums) else np.zeros(3, object)

@@ -1,6 +1,8 @@
 """Simple models of a text: their probabilities, and the bits they leave."""
 
 import gzip
+import lzma
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -65,3 +67,56 @@ def test_gzip_is_of_the_documents_alone():
     documents = b"some text " * 30, b"more of it " * 30
     result = module.gzip_bits(text_of(*documents))
     assert result == 8 * len(gzip.compress(b"".join(documents), 9, mtime=0)) / 630
+
+
+def trigram_by_hand(training: list[bytes], text: list[bytes]) -> float:
+    """The trigram's bits per byte, document after document, byte after byte."""
+    after = {order: {} for order in (0, 1, 2)}
+    for document in training:
+        for i, byte in enumerate(document):
+            before = (b"\0\0" + document)[i : i + 2]
+            for order in after:
+                context = before[2 - order :]
+                after[order].setdefault(context, Counter())[byte] += 1
+
+    def probability(order, before, byte):
+        seen = after[order].get(before[2 - order :], Counter())
+        if order == 0:
+            return (seen[byte] + 1) / (seen.total() + 255)
+        kinds = max(1, len(seen))
+        lower = probability(order - 1, before, byte)
+        return (seen[byte] + kinds * lower) / (seen.total() + kinds)
+
+    bits = [
+        -np.log2(probability(2, (b"\0\0" + document)[i : i + 2], byte))
+        for document in text
+        for i, byte in enumerate(document)
+    ]
+    return np.mean(bits)
+
+
+def test_a_trigram_by_hand(monkeypatch):
+    training = [b"abcab", b"", b"a", b"xbca" * 9, b"ab\xff"]
+    text = [b"abx", b"q", b"bcab\xffz", b""]
+    expected = trigram_by_hand(training, text)
+    for piece in (1 << 20, 1, 2, 7):
+        monkeypatch.setattr(module, "PIECE", piece)
+        result = module.trigram_bits(text_of(*training), text_of(*text))
+        assert result == pytest.approx(expected, rel=1e-12)
+
+
+def test_more_context_predicts_better():
+    words = text_of(b"".join(b"%d and %d make more. " % (i % 7, i % 11) for i in range(800)))
+    simple = baselines(words, words[:3000])
+    assert module.strong_baselines(words, words[:3000]).trigram < simple.bigram < simple.unigram
+
+
+def test_packers_are_of_the_documents_alone():
+    import zstandard
+
+    documents = b"some text " * 30, b"more of it " * 30
+    joined = b"".join(documents)
+    xz = lzma.compress(joined, preset=9 | lzma.PRESET_EXTREME)
+    assert module.xz_bits(text_of(*documents)) == 8 * len(xz) / 630
+    zstd = zstandard.ZstdCompressor(level=19, write_checksum=True).compress(joined)
+    assert module.zstd_bits(text_of(*documents)) == 8 * len(zstd) / 630

@@ -74,8 +74,8 @@ def test_eval_says_what_the_end_of_training_says(train, egg, tmp_path):
     assert status == 0
     result = json.loads(text)
     assert list(result) == [
-        "bits_per_byte", "byte_perplexity", "integer_bits_per_byte",
-        "documents", "bytes", "seconds", "backend",
+        "bits_per_byte", "byte_perplexity", "word_perplexity", "integer_bits_per_byte",
+        "documents", "bytes", "words", "seconds", "backend",
     ]  # fmt: skip
     assert result["bits_per_byte"] == metrics(run)[-1]["validation_bits_per_byte"]
     assert f"{result['bits_per_byte']:.4f}" in out
@@ -131,10 +131,51 @@ def test_eval_of_other_splits_and_other_text(train, egg, tmp_path, book):
     for arguments in (["--split", "test"], ["--split", "train"], ["--data", book]):
         status, out, err = egg("eval", run, "--backend", "numpy", *arguments)
         assert status == 0, err
-        assert "bits per byte" in out and len(out.splitlines()) == 1
+        assert "bits per byte" in out and len(out.splitlines()) == 5
     assert "all" in out and "no validation split" in err
     status, out, err = egg("eval", run, "--split", "all")
     assert (status, out) == (2, "") and "--split all" in err.splitlines()[-1]
+
+
+def test_eval_beside_simpler_models(train, egg, tmp_path, tables):
+    import data
+    from egg.baselines import baselines, strong_baselines
+
+    run = tmp_path / "run"
+    train("--steps", 1, "--out", run)
+    corpus = data.open_corpus(str(tables))
+    pair = corpus.split("train"), corpus.split("test")
+    simple, strong = baselines(*pair), strong_baselines(*pair)
+    arguments = ["eval", run, "--split", "test", "--baselines", "--backend", "numpy"]
+    status, out, err = egg(*arguments, "--json")
+    assert status == 0, err
+    found = json.loads(out)["baselines"]
+    assert found == {
+        "trigram": strong.trigram, "bigram": simple.bigram, "unigram": simple.unigram,
+        "xz": strong.xz, "zstd": strong.zstd, "gzip": simple.gzip,
+    }  # fmt: skip
+    lines = egg(*arguments)[1].splitlines()
+    table = [float(line.split()[1 + line.startswith("  this model")]) for line in lines[7:]]
+    assert len(table) == 7 and table == sorted(table)
+    assert {f"{bits:.4f}" for bits in found.values()} < {f"{bits:.4f}" for bits in table}
+
+
+def test_eval_of_each_document(train, egg, tmp_path):
+    run, path = tmp_path / "run", tmp_path / "documents.jsonl"
+    train("--steps", 1, "--out", run)
+    arguments = ["eval", run, "--json", "--backend", "numpy", "--per-document"]
+    status, out, err = egg(*arguments, path)
+    assert status == 0, err
+    whole, lines = json.loads(out), [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(whole["documents"]))
+    for key in ("bytes", "words"):
+        assert sum(line[key] for line in lines) == whole[key]
+    bits = sum(line["bits_per_byte"] * line["bytes"] for line in lines)
+    assert bits / whole["bytes"] == pytest.approx(whole["bits_per_byte"], abs=1e-12)
+    assert lines[0]["byte_perplexity"] == 2 ** lines[0]["bits_per_byte"]
+    for wrong in (tmp_path, tmp_path / "none" / "file.jsonl"):
+        status, out, err = egg(*arguments, wrong)
+        assert (status, out) == (2, "") and str(wrong) in err.splitlines()[-1]
 
 
 def test_eval_of_a_bare_model_needs_data(train, egg, tmp_path, book):

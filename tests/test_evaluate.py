@@ -1,5 +1,7 @@
 """Bits per byte: what they mean, and that no batching changes a digit."""
 
+import math
+import re
 from decimal import Decimal, getcontext
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from egg import evaluate as module
 from egg.errors import EggError
-from egg.evaluate import evaluate, sample, scores, surprises
+from egg.evaluate import Evaluation, count_words, evaluate, sample, scores, surprises
 from egg.model import Model
 from kernels import Shape, get_backend, reference
 
@@ -104,6 +106,52 @@ def test_no_batching_changes_a_digit(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
             assert figures(evaluate(NUMPY, SHAPE, weights, text)) == expected, (name, value)
+
+
+def test_each_document_by_itself_is_what_it_is_among_others(monkeypatch):
+    documents, weights = random_documents(40, 90), random_weights()
+    documents[3] = documents[-1] = b""
+    expected = []
+    for document in documents:
+        if document:
+            alone = evaluate(NUMPY, SHAPE, weights, text_of([document]))
+            expected.append((len(document), alone.bits_per_byte, alone.integer_bits_per_byte))
+        else:
+            expected.append((0, None, None))
+
+    def found(**settings):
+        scored, read = [], []
+        whole = evaluate(
+            NUMPY, SHAPE, weights, text_of(documents), scored=scored.append, read=read.append, **settings
+        )  # fmt: skip
+        assert [d.index for d in scored] == list(range(40))
+        assert sum(read) == sum(map(len, documents)) + 40
+        assert sum(d.bits for d in scored) == pytest.approx(whole.bits_per_byte * whole.bytes)
+        return [(d.bytes, d.bits_per_byte, d.integer_bits_per_byte) for d in scored]
+
+    assert found() == expected
+    for lanes in (1, 7, 1000):
+        assert found(lanes=lanes) == expected
+    for name, value in (("PIECE", 1), ("PIECE", 17), ("ROWS", 3), ("BATCH", 50), ("BATCH", 333)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            assert found() == expected, (name, value)
+
+
+def test_words_are_counted_as_in_lm_evaluation_harness():
+    documents = ["two words", "", " a line\n\nand more ", "one", "\u2003wide\xa0spaces\t\r\n", "ÿ"]
+    text = text_of([document.encode() for document in documents] + [b"\xff \xff"])
+    expected = [len(re.split(r"\s+", document)) for document in documents] + [2]
+    assert list(count_words(text)) == expected
+
+
+def test_word_perplexity():
+    result = Evaluation(
+        bits_per_byte=2.5, integer_bits_per_byte=2.5, documents=1, bytes=12, seconds=0
+    )
+    log_likelihood = -2.5 * 12 * math.log(2)
+    assert result.word_perplexity(3) == pytest.approx(math.exp(-log_likelihood / 3))
+    assert Evaluation(8.0, 8.0, 1, 1000, 0.0).word_perplexity(1) == math.inf
 
 
 def test_one_document_is_one_lane():

@@ -1,0 +1,26 @@
+"""A bar on standard error for work that takes a while, where a person looks at it."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+LONG = 1 << 18  # bytes: less is read before a bar could be
+
+
+@contextlib.contextmanager
+def bar(total: int, what: str) -> Iterator[Callable[[int], None] | None]:
+    """A bar that goes up by as many bytes as its value is called with.
+
+    total : bytes of the whole
+    what : is being done, in a word or two
+    yields : None where nobody looks, or where there is little to do
+    """
+    if total < LONG or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, desc=what, unit="B", unit_scale=True, leave=False, dynamic_ncols=True
+    ) as shown:
+        yield shown.update
