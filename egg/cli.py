@@ -14,6 +14,8 @@ COMMANDS = {
     "train": ("egg.cli_train", "train a model, or go on with a run"),
     "eval": ("egg.cli_eval", "measure a model's bits per byte on a text"),
     "sample": ("egg.cli_sample", "generate text with a model"),
+    "compress": ("egg.cli_compress", "make a file small with a model, lossless"),
+    "decompress": ("egg.cli_compress", "bring it back"),
     "data": ("egg.cli_data", "prepare text, tell what it is like, empty the cache"),
     "compare": ("egg.cli_compare", "learning side by side: configurations, seeds, curves"),
     "bench": ("egg.cli_bench", "measure the speed, beside what the CPU could do"),

@@ -5,7 +5,16 @@ from collections.abc import Callable
 from kernels.backend import Backend, Noise, TracedVotes
 from kernels.layout import BackendError, Shape
 
-__all__ = ["BACKENDS", "Backend", "BackendError", "Noise", "Shape", "TracedVotes", "get_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendError",
+    "Noise",
+    "Shape",
+    "TracedVotes",
+    "get_backend",
+    "get_coder",
+]
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 
@@ -47,3 +56,12 @@ def get_backend(
     if notify:
         notify(f"backend {backend.name}: {backend.description} ({why})")
     return backend
+
+
+def get_coder(backend: Backend):
+    """The module whose ``Encoder`` and ``Decoder`` go with a backend; all of them write the same bytes."""
+    if backend.name == "numba":
+        from kernels.cpu import coder
+    else:
+        from kernels import coder
+    return coder

@@ -94,6 +94,19 @@ def sampling_weights(temperature_256: int) -> np.ndarray:
     return sampling_table()[exponent & (FINE - 1)] >> shift.astype(np.uint64)
 
 
+CODING_BITS = 26  # of the likeliest byte's weight in the arithmetic coder
+
+
+@cache
+def coding_table() -> np.ndarray:
+    """(255,) uint64: floor(2**(26 - d / 16)), the weight of a byte whose logit is d below the largest.
+
+    2**26 to 1,116; 256 of them sum to 2**34 at the most.
+    """
+    table = [_floor_power_of_two(CODING_BITS * SIXTEENTHS - d, 4) for d in range(2 * LIMIT + 1)]
+    return np.array(table, np.uint64)
+
+
 _PHI_BITS = 128  # of the fixed-point series below
 
 

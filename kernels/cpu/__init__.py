@@ -35,6 +35,7 @@ def load(threads: int | None = None, notify: Callable[[str], None] | None = None
         notify("the kernels are compiled for this CPU when first used: about half a minute, once")
     before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
+        from kernels.cpu import coder  # noqa: F401, so that its code is kept there too
         from kernels.cpu.backend import NumbaBackend
     finally:
         config.CACHE_DIR = before

@@ -1,0 +1,181 @@
+"""Lossless compression: the model says how likely each byte is, an arithmetic coder writes it in as many bits.
+
+The file's layout and the coder are defined in docs/compression.md.
+"""
+
+import hashlib
+import struct
+import zlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from egg.errors import EggError
+from kernels import Backend, Shape, get_coder
+
+MAGIC, VERSION = b"EGGPACK\0", 1
+HEADER = struct.Struct("<8sIIQQ32s32sI")  # and its own CRC-32 after it
+SEGMENT = 1 << 18  # bytes of a segment at the least
+STREAMS = 1024  # segments at the most, unless asked for: bounds memory
+ROWS = 1 << 15  # logits held at a time
+
+
+def default_streams(size: int) -> int:
+    """Segments of a text of ``size`` bytes: as many as there can be, for speed."""
+    return max(1, min(STREAMS, size // SEGMENT))
+
+
+def model_hash(shape: Shape, weights: np.ndarray) -> bytes:
+    """SHA-256 of a model: of its shape and its weights, however they are stored.
+
+    weights : (parameters,) int8
+    """
+    facts = f"egg {shape.hidden_size} {shape.num_layers}\n".encode()
+    return hashlib.sha256(facts + np.ascontiguousarray(weights).tobytes()).digest()
+
+
+def compress(
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: bytes,
+    *,
+    streams: int | None = None,
+    read: Callable[[int], None] | None = None,
+) -> bytes:
+    """A text's compressed file; the same on every backend and with any number of threads.
+
+    weights : (parameters,) int8
+    streams : segments, each coded from a fresh state, side by side; None is as many as there can be
+        of SEGMENT bytes each
+    read : is told now and then how many more bytes have been read
+    Raises EggError for more segments than the text has room for.
+    """
+    most = max(1, len(text) // SEGMENT)
+    streams = default_streams(len(text)) if streams is None else streams
+    if not 1 <= streams <= most:
+        raise EggError(
+            f"--streams {streams}: {len(text):,} bytes have room for 1 to {most:,} segments of "
+            f"{SEGMENT >> 10} KiB"
+        )
+    encoder = get_coder(backend).Encoder()
+    model = backend.prepare(shape, weights)
+    data = np.frombuffer(text, np.uint8)
+    sizes, starts = _segments(len(text), streams)
+    states = np.zeros((streams, shape.num_layers, shape.hidden_size), np.int8)
+    before = np.zeros((streams, 1), np.uint8)  # each begins as a document does, after a NUL
+    length = max(1, ROWS // streams)
+    # While the model reads a piece, another thread codes the one before.
+    with ThreadPoolExecutor(1) as coding:
+        waiting = deque()
+        at = 0
+        while at < sizes[0]:
+            # All go together but for the last byte, which only the first have.
+            end = min(at + length, sizes[-1]) if at < sizes[-1] else sizes[0]
+            going = int(np.count_nonzero(sizes > at))
+            targets = data[starts[:going, None] + np.arange(at, end)]
+            inputs = np.concatenate([before[:going], targets[:, :-1]], 1)
+            logits, states = backend.forward(model, inputs, states[:going])
+            before, at = targets[:, -1:], end
+            waiting.append(coding.submit(encoder.put, logits, targets))
+            if len(waiting) > 2:
+                waiting.popleft().result()
+            if read:
+                read(targets.size)
+        for piece in waiting:
+            piece.result()
+    code = encoder.finish()
+    header = HEADER.pack(
+        MAGIC,
+        VERSION,
+        streams,
+        len(text),
+        len(code),
+        model_hash(shape, weights),
+        hashlib.sha256(text).digest(),
+        zlib.crc32(code),
+    )
+    return header + struct.pack("<I", zlib.crc32(header)) + code
+
+
+def decompress(
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    packed: bytes,
+    *,
+    name: str,
+    model_name: str,
+    read: Callable[[int], None] | None = None,
+) -> bytes:
+    """The text of a compressed file.
+
+    weights : (parameters,) int8, those it was compressed with
+    name, model_name : what the file and the model are called in errors
+    read : is told now and then how many more bytes have been read
+    Raises EggError for a file that is damaged, is none, or was compressed with another model.
+    """
+    size, streams, checksum, code = _open(shape, weights, packed, name, model_name)
+    decoder = get_coder(backend).Decoder(code)
+    model = backend.prepare(shape, weights)
+    data = np.empty(size, np.uint8)
+    sizes, starts = _segments(size, streams)
+    states = np.zeros((streams, shape.num_layers, shape.hidden_size), np.int8)
+    before, told = np.zeros((streams, 1), np.uint8), 0
+    for at in range(sizes[0]):
+        going = streams if at < sizes[-1] else int(np.count_nonzero(sizes > at))
+        logits, states = backend.forward(model, before[:going], states[:going])
+        taken = decoder.take(logits[:, 0])
+        data[starts[:going] + at] = taken
+        before = taken[:, None]
+        if read and at % 1024 == 1023:
+            read(1024 * streams)
+            told += 1024 * streams
+    if read:
+        read(size - told)
+    text = data.tobytes()
+    if hashlib.sha256(text).digest() != checksum:
+        raise EggError(f"{name} is damaged: what comes out of it has another checksum")
+    return text
+
+
+def _open(shape, weights, packed: bytes, name: str, model_name: str):
+    """Size, streams, checksum and code of a file whose header and code are whole, and whose model this is."""
+    if packed[: len(MAGIC)] != MAGIC:
+        raise EggError(f"{name} was not written by egg compress: it begins with other bytes")
+    whole = HEADER.size + 4
+    if len(packed) < whole:
+        raise EggError(f"{name} is damaged: it ends within its header")
+    header, (crc,) = packed[: HEADER.size], struct.unpack("<I", packed[HEADER.size : whole])
+    if zlib.crc32(header) != crc:
+        raise EggError(f"{name} is damaged: its header does not fit its checksum")
+    _, version, streams, size, length, model, checksum, code_crc = HEADER.unpack(header)
+    if version != VERSION:
+        raise EggError(
+            f"{name} has format {version}, this program reads {VERSION}: "
+            "decompress with the version that wrote it"
+        )
+    if not 1 <= streams <= max(1, size // SEGMENT):
+        raise EggError(f"{name} is damaged: {size:,} bytes cannot be in {streams:,} segments")
+    if len(packed) != whole + length:
+        has = f"it has {len(packed) - whole:,} bytes of code, not {length:,}"
+        raise EggError(f"{name} is damaged: {has}")
+    code = packed[whole:]
+    if zlib.crc32(code) != code_crc:
+        raise EggError(f"{name} is damaged: its code does not fit its checksum")
+    ours = model_hash(shape, weights)
+    if model != ours:
+        raise EggError(
+            f"{name} was compressed with another model than {model_name}: "
+            f"with {model.hex()[:16]}, and this is {ours.hex()[:16]}"
+        )
+    return size, streams, checksum, code
+
+
+def _segments(size: int, streams: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and starts of a text's segments, int64: as equal as can be, the longer ones first."""
+    sizes = np.full(streams, size // streams, np.int64)
+    sizes[: size % streams] += 1
+    return sizes, np.cumsum(sizes) - sizes
