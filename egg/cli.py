@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": ("egg.cli_sample", "generate text with a model"),
     "compress": ("egg.cli_compress", "make a file small with a model, lossless"),
     "decompress": ("egg.cli_compress", "bring it back"),
+    "export": ("egg.cli_export", "take a model elsewhere: to C, to the Hugging Face Hub"),
     "data": ("egg.cli_data", "prepare text, tell what it is like, empty the cache"),
     "compare": ("egg.cli_compare", "learning side by side: configurations, seeds, curves"),
     "bench": ("egg.cli_bench", "measure the speed, beside what the CPU could do"),

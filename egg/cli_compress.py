@@ -32,7 +32,7 @@ class CompressArguments:
     file: FileName
     """What to compress."""
     model: str
-    """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     out: OutName
     """The compressed file; it replaces what has that name."""
     streams: int | None = None
@@ -54,7 +54,7 @@ class DecompressArguments:
     file: FileName
     """What egg compress wrote."""
     model: str
-    """The model it was compressed with, in a run, a checkpoint or any folder."""
+    """The model it was compressed with, wherever it is now."""
     out: OutName
     """The file that comes back; it replaces what has that name."""
     backend: BackendName = "auto"

@@ -34,7 +34,7 @@ class EvalArguments:
     """
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
-    """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     data: str | None = None
     """Text to measure on, as for training; none: what the run was trained with."""
     data_column: str | None = None
@@ -57,13 +57,11 @@ def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(EvalArguments, argv, prog=prog)
     shape, weights, config = read_model(arguments.path)
-    trained = config.get("run") if isinstance(config.get("run"), dict) else {}
-    spec = arguments.data if arguments.data is not None else trained.get("data")
-    if not isinstance(spec, str) or not spec:
+    spec, column = text_of(config, arguments.data, arguments.data_column)
+    if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
-    column = arguments.data_column or trained.get("data_column") or "text"
     backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
-    corpus = data.open_corpus(spec, column=str(column), progress=sys.stderr.isatty(), notify=say)
+    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = arguments.split or corpus.validation_split
     if split is None:
         split = corpus.splits[0]
@@ -83,7 +81,7 @@ def main(argv: list[str], prog: str) -> int:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         _write(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
         say(f"{target}: {len(lines):,} lines, one a document")
-    simple = _baselines(corpus, split, text) if arguments.baselines else {}
+    simple = simple_models(corpus, split, text) if arguments.baselines else {}
     print(
         _json(result, sum(words), backend.name, simple)
         if arguments.json
@@ -103,7 +101,18 @@ BASELINES = {
 """What is measured beside the model, and how the table explains it."""
 
 
-def _baselines(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str, float]:
+def text_of(config: dict, spec: str | None, column: str | None) -> tuple[str | None, str]:
+    """The text to measure on, and its column: as asked for, or as in training; None if neither says.
+
+    config : what the model's config.json holds
+    """
+    trained = config.get("run") if isinstance(config.get("run"), dict) else {}
+    spec = spec if spec is not None else trained.get("data")
+    column = column or trained.get("data_column") or "text"
+    return (spec or None) if isinstance(spec, str) else None, str(column)
+
+
+def simple_models(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str, float]:
     """Bits per byte by name, in the order of BASELINES."""
     training = corpus.split(corpus.training_split)
     if split == corpus.training_split:

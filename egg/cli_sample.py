@@ -31,7 +31,7 @@ class SampleArguments:
     """
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
-    """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     sampling: Sampling
     prompt: str | None = None
     """Beginning of the document to go on with; none: the model begins it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from egg import checkpoint
+from egg import checkpoint, hub
 from egg.config import model_from_json
 from egg.errors import EggError
 from egg.sample import Sampling, generate, prompt_bytes
@@ -91,7 +91,8 @@ def load(path: str | Path, backend: str = "auto", threads: int | None = None) ->
     """The model in a folder.
 
     path : a run (its newest checkpoint), RUN/best, a checkpoint, or any folder with a model.safetensors and a
-        config.json that holds ``{"model": {"hidden_size": D, "num_layers": L, "vocab_size": 256}}``
+        config.json that holds ``{"model": {"hidden_size": D, "num_layers": L, "vocab_size": 256}}``; or
+        OWNER/NAME, a model on the Hugging Face Hub
     backend : "auto" (the fastest there is), "numpy", "numba" or "cupy"; results do not depend on it
     threads : of a CPU backend; None is as many as the process may use
     Raises EggError for a folder that holds no such model, kernels.BackendError for a backend that is
@@ -102,8 +103,11 @@ def load(path: str | Path, backend: str = "auto", threads: int | None = None) ->
 
 
 def read_model(path: str | Path) -> tuple[Shape, np.ndarray, dict[str, Any]]:
-    """A folder's model without a backend: shape, (parameters,) int8, and what config.json holds."""
-    folder = checkpoint.find(path)
+    """A folder's model without a backend: shape, (parameters,) int8, and what config.json holds.
+
+    path : as for ``load``
+    """
+    folder = checkpoint.find(hub.fetch(path))
     config = checkpoint.read_config(folder)
     shape = model_from_json(config, str(folder / checkpoint.CONFIG)).shape
     return shape, checkpoint.read_weights(folder, shape), config

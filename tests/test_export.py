@@ -1,0 +1,170 @@
+"""egg export, and models read from exported folders and from the Hub."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+import egg as package
+from egg import hub
+from egg.errors import EggError
+
+
+@pytest.fixture
+def run(train, tmp_path):
+    train("--steps", 9, "--out", tmp_path / "some run", "--seed", 5)
+    return tmp_path / "some run"
+
+
+def test_a_folder_for_the_hub(run, egg, tmp_path, tables):
+    out = tmp_path / "there" / "exported"
+    status, text, err = egg("export", run, "--to", "huggingface", "-o", out, "--backend", "numpy")
+    assert status == 0, err
+    names = {"config.json", "model.safetensors", "README.md", "loss.png"}
+    assert {path.name for path in out.iterdir()} == names
+    assert all(str(out / name) in text for name in names)
+    there, model = package.load(run, "numpy"), package.load(out, "numpy")
+    np.testing.assert_array_equal(there.weights, model.weights)
+    assert (out / "model.safetensors").read_bytes() == (
+        run / "checkpoints/step-00000009/model.safetensors"
+    ).read_bytes()
+    # A path of this machine is nobody else's.
+    assert str(tables) not in (out / "config.json").read_text() + (out / "README.md").read_text()
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == "egg" and config["model"]["hidden_size"] == 16
+
+
+def test_every_command_takes_such_a_folder(run, egg, tmp_path, book, tables):
+    out, packed = tmp_path / "exported", tmp_path / "book.egg"
+    assert egg("export", run, "--to", "huggingface", "-o", out, "--backend", "numpy")[0] == 0
+    arguments = ["--data", tables, "--json", "--backend", "numpy"]
+    bits = [json.loads(egg("eval", path, *arguments)[1])["bits_per_byte"] for path in (run, out)]
+    assert bits[0] == bits[1]
+    samples = [egg("sample", p, "--length", 9, "--backend", "numpy")[1] for p in (run, out)]
+    assert samples[0] == samples[1]
+    assert egg("compress", book, "--model", run, "-o", packed, "--backend", "numpy")[0] == 0
+    back = ["decompress", packed, "--model", out, "-o", tmp_path / "back", "--backend", "numpy"]
+    assert egg(*back)[0] == 0 and (tmp_path / "back").read_bytes() == book.read_bytes()
+    again = tmp_path / "again"
+    assert egg("export", out, "--to", "c", "-o", again)[0] == 0
+    assert [path.name for path in again.iterdir()] == ["model.c"]
+
+
+def test_the_card_says_what_the_run_was(run, egg, tmp_path):
+    out = tmp_path / "exported"
+    egg("export", run, "--to", "huggingface", "-o", out, "--backend", "numpy")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    measured = json.loads(egg("eval", run, "--json", "--backend", "numpy", "--baselines")[1])
+    for figure in (measured["bits_per_byte"], *measured["baselines"].values()):
+        assert f"| {figure:.4f} |" in card
+    assert f"{measured['bytes']:,} bytes in 4 documents" in card
+    assert f"{measured['words']:,} words" in card
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curve = [line for line in lines if "validation_bits_per_byte" in line]
+    assert len(curve) == 3  # steps 4, 8 and 9
+    for line in curve:
+        assert f"| {line['step']} | " in card
+        assert f"| {line['validation_bits_per_byte']:.4f} |" in card
+    assert f"{lines[-1]['member_tokens']:,}" in card
+    config = json.loads((run / "config.json").read_text())
+    assert config["corpus"]["fingerprint"] in card
+    assert "| seed | 5 |" in card and "| hidden size, layers | 16, 1 |" in card
+    metadata = huggingface_hub.ModelCard(card).data.to_dict()
+    assert metadata["library_name"] == "egg"
+    metrics = metadata["model-index"][0]["results"][0]["metrics"]
+    assert metrics[0]["value"] == round(measured["bits_per_byte"], 6)
+
+
+def test_a_model_without_a_run_has_a_card_too(run, egg, tmp_path, book):
+    bare, out = tmp_path / "bare", tmp_path / "exported"
+    bare.mkdir()
+    shutil.copy(run / "checkpoints/step-00000009/model.safetensors", bare)
+    (bare / "config.json").write_text('{"model": {"hidden_size": 16, "num_layers": 1}}')
+    status, _, err = egg("export", bare, "--to", "huggingface", "-o", out)
+    assert status == 0 and "not measured" in err
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "# bare" in card and "Not measured" in card and "Curve" not in card
+    arguments = ["--data", book, "--backend", "numpy"]
+    assert egg("export", bare, "--to", "huggingface", "-o", out, *arguments)[0] == 0
+    assert "**this model**" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_text_that_is_gone_leaves_the_figures_of_the_log(run, egg, tmp_path, monkeypatch):
+    path = run / "checkpoints/step-00000009/config.json"
+    config = json.loads(path.read_text())
+    config["run"]["data"] = str(tmp_path / "gone.txt")
+    path.write_text(json.dumps(config))
+    out = tmp_path / "exported"
+    status, _, err = egg("export", run, "--to", "huggingface", "-o", out)
+    assert status == 0 and "not measured" in err and "gone.txt" in err
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"run: {last['validation_bits_per_byte']:.4f} bits per byte" in card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["RUN", "--to", "c"], "-o is missing"),
+        (["RUN", "-o", "x"], "--to is missing"),
+        (["RUN", "--to", "gguf", "-o", "x"], "--to gguf: choose c, huggingface"),
+        (["none", "--to", "c", "-o", "x"], "none: no such folder"),
+        (["RUN", "--to", "c", "-o", "RUN"], "is a run's"),
+        (["RUN", "--to", "huggingface", "-o", "RUN/checkpoints/step-00000009"], "is a run's"),
+        (["RUN", "--to", "c", "-o", "RUN/config.json"], "is a file"),
+        (["RUN", "--to", "huggingface", "-o", "x", "--data", "no.txt"], "no.txt"),
+    ],
+)
+def test_bad_arguments(run, egg, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = egg("export", *[a.replace("RUN", str(run)) for a in arguments])
+    assert (status, out) == (2, "") and told in err.splitlines()[-1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_on_the_hub(run, egg, tmp_path, tables, monkeypatch):
+    out, asked = tmp_path / "exported", []
+    egg("export", run, "--to", "huggingface", "-o", out, "--backend", "numpy")
+
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        assert set(allow_patterns) == {"config.json", "model.safetensors"}
+        return str(out)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    model = package.load("owner/name-1.0", "numpy")
+    np.testing.assert_array_equal(model.weights, package.load(run, "numpy").weights)
+    arguments = ["--data", tables, "--json", "--backend", "numpy"]
+    assert egg("eval", "owner/name-1.0@v2", *arguments)[0] == 0
+    assert egg("export", "owner/name-1.0", "--to", "c", "-o", tmp_path / "c")[0] == 0
+    assert "name-1.0" in (tmp_path / "c" / "model.c").read_text().splitlines()[2]
+    assert asked == [("owner/name-1.0", None), ("owner/name-1.0", "v2"), ("owner/name-1.0", None)]
+
+
+def test_what_is_no_name_on_the_hub_is_not_asked_for(tmp_path, monkeypatch):
+    def download(*_, **__):
+        raise AssertionError("asked for")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in ("name", "runs/typo", "./a/b", "a/b/c", "/a/b", Path("runs") / "best", "a/"):
+        assert hub.fetch(path) == path
+        with pytest.raises(EggError, match="no such folder|has no best"):
+            package.load(path)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(egg, tmp_path, monkeypatch):
+    def download(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    status, out, err = egg("sample", "owner/name")
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert "owner/name: no such folder" in err and "no network" in err and "more" not in err
