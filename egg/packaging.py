@@ -1,7 +1,7 @@
 """What pip installs beside the packages: the line that makes ``egg`` known to lm_eval's command line.
 
-lm-evaluation-harness up to 0.4.13 looks for models in its own table alone; later ones read the entry point in
-pyproject.toml, and need no more. Python runs the line of a .pth file at every start: this one does nothing but
+lm-evaluation-harness 0.4.13 looks for models in its own table alone; after it, the entry point in pyproject.toml
+is enough (its pull request 4013). Python runs the line of a .pth file at every start: this one does nothing but
 where ``lm_eval`` is what was started. setuptools loads this file by its path; nothing of egg imports it.
 """
 

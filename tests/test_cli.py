@@ -178,6 +178,25 @@ def test_eval_of_each_document(train, egg, tmp_path):
         assert (status, out) == (2, "") and str(wrong) in err.splitlines()[-1]
 
 
+def test_a_bar_is_for_people_and_for_long_work(monkeypatch):
+    from egg import cli_bar
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return self.looked_at
+
+    for looked_at, total in ((False, 1 << 30), (True, 1000), (True, 1 << 20)):
+        stream = Terminal()
+        stream.looked_at = looked_at
+        monkeypatch.setattr(sys, "stderr", stream)
+        with cli_bar.bar(total, "reading") as read:
+            if read:
+                read(total // 2)
+                read(total // 2)
+        shown = looked_at and total > cli_bar.LONG
+        assert ("reading" in stream.getvalue()) == shown == (read is not None)
+
+
 def test_eval_of_a_bare_model_needs_data(train, egg, tmp_path, book):
     run, bare = tmp_path / "run", tmp_path / "bare"
     train("--steps", 1, "--out", run)
