@@ -59,9 +59,22 @@ def get_backend(
 
 
 def get_coder(backend: Backend):
-    """The module whose ``Encoder`` and ``Decoder`` go with a backend; all of them write the same bytes."""
-    if backend.name == "numba":
-        from kernels.cpu import coder
-    else:
-        from kernels import coder
+    """The module whose ``Encoder`` and ``Decoder`` go with a backend; all of them write the same bytes.
+
+    The compiled one but for the definition's own backend, and where Numba is missing.
+    """
+    if backend.name != "numpy":
+        try:
+            from kernels.cpu import load
+
+            if backend.name != "numba":
+                load()  # which says where compiled code is kept
+            from kernels.cpu import coder
+
+            return coder
+        except ModuleNotFoundError as error:
+            if error.name not in ("numba", "llvmlite"):
+                raise
+    from kernels import coder
+
     return coder

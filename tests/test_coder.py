@@ -70,6 +70,14 @@ def test_long_codes_are_within_a_five_thousandth_of_the_exact_length(kind, chose
     assert 8 * len(code) <= exact * 1.0002 + 8
 
 
+def test_which_coder_goes_with_which_backend():
+    class Other:
+        name = "another"
+
+    assert get_coder(Other()) is NUMBA is not NUMPY
+    assert NUMPY is coder
+
+
 def test_weights_are_powers_of_two_rounded_down():
     table = coding_table().tolist()
     assert len(table) == 255 and table[0] == 1 << 26 and table[254] == 1116

@@ -72,7 +72,7 @@ def random_text(length: int, seed: int) -> np.ndarray:
 
 
 CASES = [
-    *[(16, 1 + seed % 3, seed, "normal") for seed in range(6)],
+    *[(16, 1 + seed % 3, seed, "normal") for seed in range(20)],
     (16, 2, 1, "any"), (16, 2, 2, "extreme"), (16, 1, 3, "zero"), (64, 1, 4, "normal"), (64, 1, 5, "extreme"),
 ]  # fmt: skip
 
