@@ -1,0 +1,264 @@
+"""Every kernel of the CPU backend: what is compiled by itself and what ends up inside, its types, its code."""
+
+import inspect
+import itertools
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, ModuleType
+
+import numpy as np
+from numba import types
+from numba.core.dispatcher import Dispatcher
+
+from kernels.audit import Code, elf_functions
+from kernels.backend import Noise
+from kernels.layout import BackendError, Shape
+
+PATHS = {
+    "pack": "forward",
+    "forward": "forward",
+    "tiles": "forward",
+    "structures": "forward",
+    "signs": "perturbation",
+    "score": "score",
+    "votes": "vote",
+    "pair_votes": "vote",
+    "groups": "vote",
+    "forward.project": "perturbation",
+    "forward.vector": "perturbation",
+    "votes.round_div": "credit",
+    "votes.assign_credit": "credit",
+    "votes.move_master": "update",
+    "votes.move_signs": "update",
+    "pair_votes.draw_directions": "perturbation",
+    "structures.gain": "perturbation",
+    "structures.token_signs": "perturbation",
+    "structures.token_sign": "perturbation",
+    "structures.embedding_sign": "perturbation",
+    "structures.a_signs": "perturbation",
+    "structures.b_signs": "perturbation",
+    "structures.projection": "perturbation",
+}
+"""What a kernel is for, by its module or by itself: a step of the calculation."""
+CALLS = "calls from Python"  # wrappers that Numba compiles beside each kernel: they unpack arguments
+RUNTIME = "Numba's runtime"  # reference counts
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel."""
+
+    name: str
+    """module.function, below kernels.cpu."""
+    path: str
+    """The step it belongs to: forward, perturbation, score, credit, vote or update."""
+    purpose: str
+    """First line of its documentation."""
+    called_by: tuple[str, ...]
+    """Kernels that it is compiled into; none: the backend calls it, and it has machine code of its own."""
+    dispatcher: Dispatcher
+
+    def source(self) -> str:
+        """The kernel as it is written."""
+        return inspect.getsource(self.dispatcher.py_func)
+
+    def signatures(self) -> list[str]:
+        """Its arguments with dtypes and shapes, once for each way it was compiled: ``name dtype (shape)``."""
+        names = list(inspect.signature(self.dispatcher.py_func).parameters)
+        shapes = _documented_shapes(self.dispatcher.py_func.__doc__ or "")
+        found = dict.fromkeys(
+            ", ".join(
+                f"{name} {_type(kind, shapes.get(name))}"
+                for name, kind in zip(names, kinds, strict=True)
+            )
+            for kinds in _compiled(self.dispatcher)
+        )
+        return list(found)
+
+    def codes(self) -> list[Code]:
+        """The machine code of each way it was compiled.
+
+        Raises BackendError if it was compiled by itself in no way, or its object cannot be read.
+        """
+        codes = [_code(self.name, *library) for library in _libraries(self.dispatcher)]
+        if not codes:
+            raise BackendError(f"{self.name} has no machine code of its own: it is compiled into "
+                               f"{', '.join(self.called_by)}")  # fmt: skip
+        return codes
+
+    def llvm(self) -> str:
+        """LLVM's optimised code, from which the machine code was made."""
+        import llvmlite.binding as llvm
+
+        return "\n".join(
+            str(llvm.parse_bitcode(bitcode)) for _, bitcode in _libraries(self.dispatcher)
+        )
+
+
+def kernels(backend) -> dict[str, Kernel]:
+    """Every kernel of the CPU backend by name, those first that the backend calls."""
+    from kernels.cpu import backend as module
+
+    entries = {}
+    for dispatcher in _referred(type(backend), vars(module)):
+        entries[_name(dispatcher)] = dispatcher
+    found, callers, waiting = dict(entries), {}, list(entries.values())
+    while waiting:
+        caller = waiting.pop(0)
+        for callee in _referred(caller.py_func.__code__, caller.py_func.__globals__):
+            name = _name(callee)
+            callers.setdefault(name, []).append(_name(caller))
+            if name not in found:
+                found[name] = callee
+                waiting.append(callee)
+    return {
+        name: Kernel(
+            name,
+            path_of(name),
+            (dispatcher.py_func.__doc__ or "").strip().splitlines()[0],
+            tuple(callers.get(name, ())),
+            dispatcher,
+        )
+        for name, dispatcher in found.items()
+    }
+
+
+def path_of(name: str) -> str:
+    """The step that a kernel belongs to; "other" for one that PATHS does not know."""
+    return PATHS.get(name) or PATHS.get(name.split(".")[0], "other")
+
+
+def compile_all(backend) -> None:
+    """Call everything that the backend does, once and small, so that all of it is compiled."""
+    for perturbation, d in (("sign", 64), ("input", 16)):
+        shape = Shape(d, 1)
+        weights = np.ones(shape.parameters, np.int8)
+        tokens = np.ones((16, 5), np.uint8)
+        states = np.zeros((16, 1, d), np.int8)
+        model, noise = backend.prepare(shape, weights), Noise(0, 0, 3, perturbation)
+        backend.forward(model, tokens, states)
+        cast = backend.cast_traced_votes(
+            model, tokens, states, noise, group_size=4, credit_scale=16, first_group=0
+        )
+        multipliers = np.ones(len(shape.tensors), np.int64)
+        backend.update_master(shape, weights.astype(np.int16), cast.votes, multipliers)
+        scores, _ = backend.run_pairs(model, tokens[:8], states, Noise(0, 0, 4))
+        fitness = np.sign(scores[::2] - scores[1::2] + 1).astype(np.int8)
+        votes = backend.cast_pair_votes(shape, fitness, Noise(0, 0, 4))
+        backend.update_signs(weights, votes, 1)
+
+
+def _referred(where, names: dict) -> Iterator[Dispatcher]:
+    """The kernels that a class or a function's code names, in order: directly, or as an attribute of a module."""
+    modules = [
+        v
+        for v in names.values()
+        if isinstance(v, ModuleType) and v.__name__.startswith("kernels.")
+    ]
+    for code in _codes(where):
+        for name in code.co_names:
+            for value in [names.get(name), *(getattr(m, name, None) for m in modules)]:
+                if isinstance(value, Dispatcher):
+                    yield value
+                    break
+
+
+def _codes(where) -> Iterator[CodeType]:
+    if isinstance(where, CodeType):
+        yield where
+        inner = where.co_consts
+    else:
+        inner = [getattr(member, "__code__", None) for member in vars(where).values()]
+    for code in inner:
+        if isinstance(code, CodeType):
+            yield from _codes(code)
+
+
+def _name(dispatcher: Dispatcher) -> str:
+    return f"{dispatcher.py_func.__module__.rsplit('.', 1)[-1]}.{dispatcher.py_func.__name__}"
+
+
+def _documented_shapes(text: str) -> dict[str, str]:
+    """Argument -> shape, from lines such as ``s0, s1 : (T, members) int32``."""
+    lines = re.findall(r"^\s*([\w, ]+) : (\([^)]*\))", text, re.MULTILINE)
+    return {name.strip(): shape for names, shape in lines for name in names.split(",")}
+
+
+def _type(kind, shape: str | None) -> str:
+    if isinstance(kind, types.Array):
+        unknown = f"({', '.join('?' * kind.ndim)}{',' * (kind.ndim == 1)})"
+        return f"{kind.dtype} {shape or unknown}"
+    named = getattr(kind, "instance_class", None)
+    return named.__name__ if named else str(kind)
+
+
+def _compiled(dispatcher: Dispatcher) -> list[tuple]:
+    """The argument types it was compiled for, in this process or, for this CPU, in the cache."""
+    return list(dict.fromkeys([*dispatcher.overloads, *(key[0] for key in _cached(dispatcher))]))
+
+
+def _cached(dispatcher: Dispatcher) -> list[tuple]:
+    """Keys of its compiled forms in Numba's cache that are for this CPU; none if it has no cache."""
+    files = getattr(dispatcher._cache, "_cache_file", None)
+    if files is None:
+        return []
+    here = dispatcher.targetctx.codegen().magic_tuple()
+    return [key for key in files._load_index() if key[1] == here]
+
+
+def _libraries(dispatcher: Dispatcher) -> Iterator[tuple[bytes, bytes]]:
+    """Object code and LLVM bitcode of each of its compiled forms.
+
+    Code that was loaded from the cache is read there: Numba keeps the object no longer than it takes to link it.
+    """
+    keys = _cached(dispatcher)
+    for key in keys:
+        reduced = dispatcher._cache._cache_file.load(key)
+        if reduced is not None:
+            _, kind, content = reduced[0]
+            if kind != "object":
+                raise BackendError(f"{_name(dispatcher)}: its cache holds {kind}, not machine code")
+            yield content
+    if not keys:  # compiled without a cache: the same optimised code, by the same code generator
+        import llvmlite.binding as llvm
+
+        for result in dispatcher.overloads.values():
+            bitcode = result.library.serialize_using_bitcode()[2]
+            target = result.library.codegen._tm
+            yield target.emit_object(llvm.parse_bitcode(bitcode)), bitcode
+
+
+def _code(name: str, machine_code: bytes, bitcode: bytes) -> Code:
+    import llvmlite.binding as llvm
+
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower())
+    module = llvm.parse_bitcode(bitcode)
+    if machine_code[:4] == b"\x7fELF":
+        sections, functions = elf_functions(machine_code)
+    else:  # macOS, Windows: LLVM finds the sections, the functions in them stay unnamed
+        there = llvm.ObjectFileRef.from_data(machine_code).sections()
+        sections, functions = tuple(s.data() for s in there if s.is_text() and s.size()), []
+    return Code(
+        name,
+        machine or platform.machine(),
+        sections,
+        tuple((*where, _readable(symbol)) for *where, symbol in functions),
+        tuple(str(f).strip() for f in module.functions if f.is_declaration),
+    )
+
+
+def _readable(symbol: str) -> str:
+    """module.function of a kernel from the name that Numba gave its machine code."""
+    if symbol.startswith("NRT_"):
+        return RUNTIME
+    mangled = re.match(r"(cfunc\.|_ZN6cpython|_ZN7cpython)?(?:_ZN)?((?:\d+\w+)+)", symbol)
+    if symbol.startswith(("_ZN7cpython", "cfunc.")) or not mangled:
+        return CALLS
+    parts, rest = [], symbol.removeprefix("_ZN")
+    while match := re.match(r"\d+", rest):
+        size = int(match[0])
+        parts.append(rest[match.end() : match.end() + size])
+        rest = rest[match.end() + size :]
+    return ".".join(itertools.islice(parts, max(0, len(parts) - 2), None)) or CALLS
