@@ -71,12 +71,16 @@ class Model:
         """What a perturbation adds to the accumulator of a product: (members, N)."""
         return 0
 
+    def seen(self, stage: str, values_mn: np.ndarray) -> None:
+        """Is told every stage's result, (members, N), and the sums of products before their shift; keeps nothing."""
+
     def product(self, name: str, x_mk: np.ndarray, term=None) -> np.ndarray:
         """clip8((W . x + term) >> shift(K)): (members, N)."""
         acc = x_mk @ self.weights[name].T + (self.term(name, x_mk) if term is None else term)
         assert (
             np.abs(acc).max(initial=0) < 2**30
         )  # |W . x| < 2**26, |gain(p)| <= 2**4 * 127 * K < 2**23
+        self.seen(name, acc)
         return clip8(acc >> product_shift(x_mk.shape[1]))
 
     def read(self, tokens_m: np.ndarray, h_mld: np.ndarray) -> np.ndarray:
@@ -86,6 +90,7 @@ class Model:
         """
         h_mld[tokens_m == 0] = 0
         x = self.embedding(tokens_m)
+        self.seen("embedding", x)
         for i in range(self.shape.num_layers):
             layer, h = f"layers.{i}.", h_mld[:, i].copy()  # the trace keeps it
             u = norm(x, self.vector(layer + "ln1.weight"))
@@ -95,6 +100,9 @@ class Model:
                 + self.vector(layer + "gru.b_f")
             )
             past = ((f + LIMIT) * h) >> 8
+            self.seen(layer + "ln1", u)
+            self.seen(layer + "gate", f)
+            self.seen(layer + "past", past)
             c = clip8(
                 self.product(layer + "gru.w_h", u)
                 + self.product(layer + "gru.u_h", past)
@@ -103,9 +111,18 @@ class Model:
             h = h + (((f + LIMIT) * (c - h)) >> 8)
             h_mld[:, i] = h
             x = clip8(x + h)
-            y = self.product(layer + "mlp.w_up", norm(x, self.vector(layer + "ln2.weight")))
+            self.seen(layer + "candidate", c)
+            self.seen(layer + "state", h)
+            self.seen(layer + "gru", x)
+            v = norm(x, self.vector(layer + "ln2.weight"))
+            self.seen(layer + "ln2", v)
+            y = self.product(layer + "mlp.w_up", v)
+            self.seen(layer + "mlp.middle", y)
             x = clip8(x + self.product(layer + "mlp.w_down", y))
-        return norm(x, self.vector("ln_out.weight"))
+            self.seen(layer + "mlp", x)
+        x = norm(x, self.vector("ln_out.weight"))
+        self.seen("ln_out", x)
+        return x
 
 
 class Perturbed(Model):

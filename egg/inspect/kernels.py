@@ -1,0 +1,231 @@
+"""The kernels of a backend on the screen: the list, one of them, and the audit."""
+
+from kernels import Backend, BackendError
+from kernels.audit import CLASSES, FLOATING, Audit, audit
+
+ORDER = ("forward", "perturbation", "score", "credit", "vote", "update", "other")
+SHORT = dict(zip(CLASSES, ("vector", "dot", "scalar", "memory", "control", "float"), strict=True))
+
+
+class NumbaKernels:
+    """The kernels of the CPU backend, all compiled."""
+
+    def __init__(self, backend: Backend):
+        from kernels.cpu import catalog
+
+        catalog.compile_all(backend)
+        self.kernels = catalog.kernels(backend)
+        self._path_of = catalog.path_of
+        self._others = (catalog.CALLS, catalog.RUNTIME)
+
+    def facts(self) -> list[dict]:
+        """What is known of each kernel, for JSON and for the list."""
+        return [
+            {
+                "name": kernel.name,
+                "path": kernel.path,
+                "purpose": kernel.purpose,
+                "signatures": kernel.signatures(),
+                "compiled_into": list(kernel.called_by),
+            }
+            for kernel in self.kernels.values()
+        ]
+
+    def source(self, name: str) -> str:
+        """A kernel as it is written."""
+        return self._one(name).source()
+
+    def llvm(self, name: str) -> str:
+        """A kernel's optimised LLVM code."""
+        return self._one(name).llvm()
+
+    def assembly(self, name: str) -> str:
+        """A kernel's machine code, disassembled, with what was not inlined."""
+        from kernels.audit import instructions
+
+        lines, before = [], None
+        for code in self._one(name).codes():
+            for function, offset, mnemonic, operands in instructions(code):
+                if function != before:
+                    lines.append(f"{function}:")
+                    before = function
+                lines.append(f"  {offset:6x}  {mnemonic} {operands}".rstrip())
+        return "\n".join(lines)
+
+    def audit(self) -> Audit:
+        """Count every instruction of what the backend calls."""
+        own = [kernel for kernel in self.kernels.values() if not kernel.called_by]
+        return audit([code for kernel in own for code in kernel.codes()])
+
+    def audit_rows(self, result: Audit) -> list[tuple[str, str, dict]]:
+        """(step, function, counts by class) in the order of the steps; wrappers and runtime last."""
+        rows = []
+        for function, counts in result.counts.items():
+            path = "around them" if function in self._others else self._path_of(function)
+            rows.append((path, function, {kind: counts[kind] for kind in CLASSES}))
+        return sorted(rows, key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else 99, row[1]))
+
+    def _one(self, name: str):
+        return self.kernels[chosen(name, list(self.kernels))]
+
+
+class NumpyKernels:
+    """The operations of the reference: NumPy's own machine code does the work, so their source is all there is."""
+
+    def __init__(self, backend: Backend):
+        import inspect
+
+        from kernels import reference
+
+        self._members = {}
+        for where, prefix in ((reference, ""), (reference.Model, "Model."),
+                              (reference.Perturbed, "Perturbed."), (type(backend), "NumpyBackend.")):  # fmt: skip
+            for name, value in vars(where).items():
+                ours = getattr(value, "__module__", None) == reference.__name__
+                if inspect.isfunction(value) and ours and not name.startswith("__"):
+                    self._members[prefix + name] = value
+
+    def facts(self) -> list[dict]:
+        """What is known of each operation."""
+        import inspect
+
+        return [
+            {
+                "name": name,
+                "path": "reference",
+                "purpose": self._purpose(name, function),
+                "signatures": [str(inspect.signature(function))],
+                "compiled_into": [],
+            }
+            for name, function in self._members.items()
+        ]
+
+    @staticmethod
+    def _purpose(name: str, function) -> str:
+        from kernels.backend import Backend as Calls
+
+        documented = function.__doc__ or getattr(
+            getattr(Calls, name.rpartition(".")[2], None), "__doc__", None
+        )
+        return (documented or "").strip().partition("\n")[0]
+
+    def source(self, name: str) -> str:
+        """An operation as it is written."""
+        import inspect
+
+        return inspect.getsource(self._members[chosen(name, list(self._members))])
+
+    def _refuse(self, *_):
+        raise BackendError(
+            "backend numpy: the reference has no machine code of its own, NumPy's does its work, which also knows "
+            "floating point; --source shows what it calls, --backend numba has code to audit"
+        )
+
+    llvm = assembly = audit = _refuse
+
+
+def kernels_of(backend: Backend):
+    """The kernels of a backend.
+
+    Raises BackendError for one whose code cannot be shown.
+    """
+    kinds = {"numba": NumbaKernels, "numpy": NumpyKernels}
+    if backend.name not in kinds:  # the CUDA backend will show PTX, and SASS through cuobjdump
+        raise BackendError(
+            f"backend {backend.name}: its kernels cannot be shown yet, PTX and SASS are not read; use --backend numba"
+        )
+    return kinds[backend.name](backend)
+
+
+def chosen(name: str, names: list[str]) -> str:
+    """The kernel meant by a name: module.function, or the function alone.
+
+    Raises BackendError, one line, if there is none or there are several.
+    """
+    found = [n for n in names if n == name] or [n for n in names if n.rpartition(".")[2] == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BackendError(f"{name} means {', '.join(found)}: give one of these")
+    import difflib
+
+    near = difflib.get_close_matches(name, [*names, *(n.rpartition(".")[2] for n in names)], 1)
+    perhaps = f", perhaps {near[0]}?" if near else ""
+    raise BackendError(f"there is no kernel {name!r}{perhaps} (egg inspect kernels lists them)")
+
+
+def list_kernels(facts: list[dict], out) -> None:
+    """Print the kernels: each with its purpose, where it ends up, and its arguments."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for heading, some in (
+        ("called by the backend, each with machine code of its own",
+         [k for k in facts if not k["compiled_into"]]),
+        ("compiled into these", [k for k in facts if k["compiled_into"]]),
+    ):  # fmt: skip
+        if not some:
+            continue
+        out.print(Text(heading, style="bold underline"))
+        for kernel in some:
+            name = Text.assemble((kernel["name"], "bold cyan"), f"  {kernel['path']}")
+            if kernel["compiled_into"]:
+                name.append(f", into {', '.join(kernel['compiled_into'])}", style="dim")
+            out.print(name)
+            out.print(Padding(Text(kernel["purpose"]), (0, 0, 0, 4), expand=False))
+            for signature in kernel["signatures"]:
+                out.print(Padding(Text(signature, style="dim"), (0, 0, 0, 4), expand=False))
+        out.print()
+
+
+def audit_facts(shown: NumbaKernels, result: Audit) -> dict:
+    """The audit as JSON."""
+    return {
+        "passed": result.passed,
+        "instructions": {SHORT[kind]: result.total[kind] for kind in CLASSES},
+        "functions": [
+            {"path": path, "function": name} | {SHORT[kind]: n for kind, n in counts.items()}
+            for path, name, counts in shown.audit_rows(result)
+        ],
+        "machine_code_bytes": result.objects,
+        "findings": [
+            {"kernel": f.kernel, "function": f.function, "offset": f.offset, "instruction": f.instruction}
+            for f in result.findings
+        ],
+        "verdict": result.verdict(),
+    }  # fmt: skip
+
+
+def print_audit(shown: NumbaKernels, result: Audit, out) -> None:
+    """Print the table, what was found, and the verdict as the last line."""
+    from egg.inspect.screen import table
+
+    from rich.text import Text
+
+    rows, styles, steps = [], [], {}
+    for path, name, counts in shown.audit_rows(result):
+        steps.setdefault(path, []).append((name, counts))
+    for path, functions in steps.items():
+        whole = {kind: sum(counts[kind] for _, counts in functions) for kind in CLASSES}
+        rows.append([Text(path), *_cells(whole)])
+        styles.append("bold")
+        for name, counts in functions:
+            rows.append([f"  {name}", *_cells(counts)])
+            styles.append("bold red" if counts[FLOATING] else None)
+    rows.append(["all", *_cells(result.total)])
+    styles.append("bold")
+    columns = ["step, function", *SHORT.values()]
+    out.print(table("Instructions by class", columns, rows, styles=styles))
+    out.print(
+        "vector: integer vectors. dot: VNNI or NEON dot products. memory: loads, stores, moves and shuffles, also those "
+        "named\nafter floats (vmovups, vxorps, vbroadcastss), which move bits. float: floating-point arithmetic."
+    )
+    for finding in result.findings[:20]:
+        out.print(f"floating point: {finding}", style="red")
+    if len(result.findings) > 20:
+        out.print(f"and {len(result.findings) - 20:,} more", style="red")
+    print(result.verdict(), file=out.file)
+
+
+def _cells(counts: dict) -> list[str]:
+    return [f"{counts[kind]:,}" for kind in CLASSES]

@@ -1,0 +1,161 @@
+"""A model's tensors: what their weights are like, and how far they have come since the start."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egg.errors import EggError
+from egg.model import read_model
+from egg.parameters import initial_weights
+from kernels.arithmetic import LIMIT
+from kernels.layout import Shape
+
+RECIPES = ("egg", "paper")
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    bytes: int
+    min: int
+    max: int
+    mean_magnitude: float
+    """Mean of |w|, in int8 steps."""
+    entropy_bits: float
+    """Of the weights' frequencies, in bits a weight; 8 would be a weight that tells nothing in advance."""
+    limit_share: float
+    """Share of the weights at +-127."""
+    changed_share: float | None
+    """Share of the weights that are not what they began with; None where the beginning is not known."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A model and what was measured of it."""
+
+    path: str
+    shape: Shape
+    weights: np.ndarray
+    first: np.ndarray | None
+    """(parameters,) int8 that the run began with; None if config.json does not tell."""
+    tensors: list[TensorFacts]
+    whole: TensorFacts
+    """All tensors together."""
+
+
+def measure(path: str) -> Inspected:
+    """Read a model and measure its tensors.
+
+    path : a run, RUN/best, a checkpoint, or a folder with a model in it
+    Raises EggError for a folder that holds no model.
+    """
+    shape, weights, config = read_model(path)
+    first = _first_weights(shape, config)
+    views = shape.views(weights)
+    before = shape.views(first) if first is not None else dict.fromkeys(views)
+    tensors = [_facts(name, view, before[name]) for name, view in views.items()]
+    return Inspected(path, shape, weights, first, tensors, _facts("all", weights, first))
+
+
+def _first_weights(shape: Shape, config: dict[str, Any]) -> np.ndarray | None:
+    """The weights that a run with this configuration begins with."""
+    there = config.get("evolution")
+    if not isinstance(there, dict):
+        return None
+    seed, recipe = there.get("seed"), there.get("recipe")
+    if type(seed) is not int or not 0 <= seed < 2**64 or recipe not in RECIPES:
+        return None
+    return initial_weights(shape, seed, recipe)
+
+
+def _facts(name: str, weights: np.ndarray, before: np.ndarray | None) -> TensorFacts:
+    wide = weights.astype(np.int16)
+    shares = counts(weights) / weights.size
+    shares = shares[shares > 0]
+    return TensorFacts(
+        name,
+        weights.shape,
+        weights.nbytes,
+        int(wide.min()),
+        int(wide.max()),
+        int(np.abs(wide).sum(dtype=np.int64)) / weights.size,
+        abs(float(-(shares * np.log2(shares)).sum())),
+        np.count_nonzero(np.abs(wide) == LIMIT) / weights.size,
+        None if before is None else np.count_nonzero(weights != before) / weights.size,
+    )
+
+
+def counts(weights: np.ndarray) -> np.ndarray:
+    """(255,) int64: how often each weight -127..127 occurs."""
+    return np.bincount(weights.ravel().astype(np.int16) + LIMIT, minlength=2 * LIMIT + 1)
+
+
+def facts(model: Inspected) -> dict[str, Any]:
+    """The table as JSON."""
+    return {
+        "path": model.path,
+        "hidden_size": model.shape.hidden_size,
+        "num_layers": model.shape.num_layers,
+        "parameters": model.shape.parameters,
+        "tensors": [asdict(tensor) for tensor in model.tensors],
+        "all": asdict(model.whole),
+    }
+
+
+def print_model(model: Inspected, out) -> None:
+    """Print the table."""
+    from egg.inspect.screen import table
+
+    columns = ["tensor", "shape", "bytes", "min", "max", "mean |w|", "entropy", "at ±127", "changed"]  # fmt: skip
+    rows = []
+    for t in [*model.tensors, model.whole]:
+        shape = " x ".join(map(str, t.shape)) if t is not model.whole else ""
+        changed = "-" if t.changed_share is None else f"{100 * t.changed_share:.1f} %"
+        rows.append(
+            [t.name, shape, f"{t.bytes:,}", str(t.min), str(t.max), f"{t.mean_magnitude:.2f}",
+             f"{t.entropy_bits:.3f}", f"{100 * t.limit_share:.2f} %", changed]
+        )  # fmt: skip
+    styles = [None] * len(model.tensors) + ["bold"]
+    title = (
+        f"{model.path}: hidden size {model.shape.hidden_size}, {model.shape.num_layers} layers, "
+        f"{model.shape.parameters:,} weights"
+    )
+    out.print(table(title, columns, rows, left=2, styles=styles))
+    out.print("mean |w| in int8 steps (16 is 1.0), entropy in bits a weight, changed since step 0")
+
+
+def plot_histograms(model: Inspected, path: Path) -> None:
+    """Draw every tensor's weights, with those it began with, into one picture."""
+    from matplotlib.figure import Figure
+
+    views = model.shape.views(model.weights)
+    before = model.shape.views(model.first) if model.first is not None else {}
+    columns = min(5, max(3, round(len(views) ** 0.5)))
+    rows = -(-len(views) // columns)
+    if rows > 200:
+        raise EggError(f"{len(views)} tensors are too many for one picture: use the table")
+    figure = Figure(figsize=(2.6 * columns, 1.7 * rows + 0.5), dpi=90, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    levels = np.arange(-LIMIT, LIMIT + 1)
+    for panel, (name, weights) in zip(panels, views.items(), strict=False):
+        shares = 100 * counts(weights) / weights.size
+        panel.fill_between(levels, shares, step="mid", color="tab:blue", alpha=0.75, linewidth=0)
+        if name in before:
+            old = 100 * counts(before[name]) / weights.size
+            panel.step(levels, old, where="mid", color="tab:orange", linewidth=0.8)
+        panel.set_title(name, fontsize=8)
+        panel.set_xlim(-LIMIT - 2, LIMIT + 2)
+        panel.set_xticks([-127, -64, 0, 64, 127])
+        panel.tick_params(labelsize=6)
+        top = max(shares.max(), 1e-9)
+        panel.set_ylim(0, 1.15 * top)
+    for panel in panels[len(views) :]:
+        panel.set_axis_off()
+    told = "weights now (blue) and at step 0 (orange)" if before else "weights"
+    figure.suptitle(f"{Path(model.path).resolve().name}: {told}, share in %", fontsize=10)
+    figure.savefig(path)
