@@ -19,6 +19,7 @@ COMMANDS = {
     "export": ("egg.cli_export", "take a model elsewhere: to C, to the Hugging Face Hub"),
     "data": ("egg.cli_data", "prepare text, tell what it is like, empty the cache"),
     "compare": ("egg.cli_compare", "learning side by side: configurations, seeds, curves"),
+    "plot": ("egg.cli_plot", "draw the curves of runs"),
     "inspect": ("egg.cli_inspect", "look inside: kernels, weights, a text's way, the tables"),
     "bench": ("egg.cli_bench", "measure the speed, beside what the CPU could do"),
 }

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated
 
 import tyro
 
@@ -114,10 +114,8 @@ SUBCOMMANDS = {
 class InspectArguments:
     """All of ``egg inspect``, for completion."""
 
-    what: Union[
-        tuple(Annotated[kind, tyro.conf.subcommand(n, description=line)]
-              for n, (kind, line) in SUBCOMMANDS.items())
-    ]  # fmt: skip  # noqa: UP007
+    what: (tuple(Annotated[kind, tyro.conf.subcommand(n, description=line)]
+              for n, (kind, line) in SUBCOMMANDS.items()))  # fmt: skip  # noqa: UP007
 
 
 def main(argv: list[str], prog: str) -> int:

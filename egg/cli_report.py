@@ -21,7 +21,7 @@ def report(
     run: Path,
     evolution: Evolution,
     outcome: Outcome,
-    picture: Path | None,
+    drawn: list[Path],
     corpus,
     split: str,
     measured: np.ndarray,
@@ -29,6 +29,7 @@ def report(
 ) -> None:
     """Tell how a run ended.
 
+    drawn : paths of the loss curve and of the report
     corpus : the data.Corpus it was trained on
     split : the one that was held back, or trained on if none is
     measured : (n,) uint8, the part of it that was measured on the way
@@ -40,7 +41,8 @@ def report(
     if outcome.best and outcome.best.step != evolution.step_number:
         best = outcome.best
         progress.note(f"best: {run / 'best'}, {best.bits_per_byte:.4f} at step {best.step:,}")
-    progress.note(f"loss curve: {picture}\n")
+    loss, page = drawn
+    progress.note(f"loss curve: {loss}\nreport: {page}\n")
     evaluation, text = outcome.evaluation, measured
     if evaluation:
         whole = corpus.split(split)

@@ -7,9 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-from egg import checkpoint
+import tyro
+
+from egg import checkpoint, sinks
 from egg.cli_corpus import absolute, facts, open_for_training
 from egg.cli_options import BackendName, given, one_of, parse
+from egg.cli_plot import draw_run
 from egg.cli_report import report
 from egg.config import (
     DEFAULT_PRESET,
@@ -30,7 +33,6 @@ from egg.config_file import RUN_TOML, read_flags
 from egg.errors import EggError
 from egg.evaluate import sample
 from egg.evolution import Evolution
-from egg.plots import plot_loss
 from egg.progress import Progress, count
 from egg.runlog import METRICS
 from egg.trainer import Trainer
@@ -74,6 +76,10 @@ class TrainArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Log to RUN/tensorboard too; needs pip install 'egg[tensorboard]'."""
+    wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Log to Weights & Biases too; needs pip install 'egg[wandb]'."""
 
     @property
     def trained(self) -> Config:
@@ -211,6 +217,8 @@ def _train(
 ) -> int:
     """Train in a folder, anew or from a saved checkpoint, and tell how it went."""
     config, progress = arguments.trained, Progress()
+    wanted = [name for name in sinks.EXTRAS if getattr(arguments, name)]
+    sinks.check(wanted)
     backend = get_backend(arguments.backend, threads=arguments.threads, notify=progress.note)
     corpus, text, validation = open_for_training(
         config.run.data, config.run.data_column, progress.note
@@ -229,6 +237,7 @@ def _train(
     progress.note(_opening(config, evolution, corpus, run))
     if remark := _about_horizon(config):
         progress.note(remark)
+    trainer.sinks = sinks.open_all(wanted, run, evolution.step_number, trainer.content)
     outcome = trainer.train()
     if outcome.interrupted:
         progress.note(
@@ -236,7 +245,8 @@ def _train(
             f"go on with: {prog} --resume {shlex.quote(str(run))}"
         )
         return 128 + outcome.interrupted
-    report(run, evolution, outcome, plot_loss(run), corpus, validation, measured, progress)
+    drawn = draw_run(run, corpus.split(corpus.training_split), measured)
+    report(run, evolution, outcome, drawn, corpus, validation, measured, progress)
     return 0
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from egg.errors import EggError
 from egg.optimizer import default_step_size, multipliers, scheduled_step_size, sign_threshold
 from egg.parameters import initial_weights
+from egg.vote_signal import signal_to_noise
 from kernels.arithmetic import (
     CREDIT_SCALE_FLOOR,
     FINE,
@@ -22,6 +23,9 @@ from kernels.backend import Backend, Noise
 from kernels.layout import Shape
 from kernels.philox import STREAM_ORDER, words
 
+SAMPLED = (
+    128  # groups, or eight times as many pairs, whose votes are compared: bounds the time it takes
+)
 STREAMS = 4096  # texts that take turns in recipe egg: few would tie the model to the documents they are in
 
 
@@ -122,6 +126,39 @@ class Evolution:
         threshold = sign_threshold(self.step_number, pairs)
         self.weights = self.backend.update_signs(self.weights, votes, threshold)
         return -int(scores.sum(dtype=np.int64)) / (SIXTEENTHS * c.population_size * c.seq_len)
+
+    def vote_signal_to_noise(self) -> float | None:
+        """Energy of the signal in the coming step's votes over that of the noise; see egg.vote_signal.
+
+        Casts some of those votes in two halves, and changes nothing. None where there is but one group or pair.
+        """
+        c, paper = self.config, self.config.recipe == "paper"
+        noise = Noise(c.seed, self.step_number, c.sigma_shift, c.perturbation)
+        there = len(self.states) // 2 if paper else self.groups
+        half = min(there, 8 * SAMPLED if paper else SAMPLED) // 2
+        if not half:
+            return None
+        model = self.backend.prepare(self.shape, self.weights)
+        streams, rounds = (np.arange(there), self.step_number) if paper else self._turn()
+        tokens = self.text.read(self.starts[streams] + rounds * c.seq_len, c.seq_len + 1)
+        halves = []
+        for first in (0, half):
+            some = slice(first, first + half)
+            if paper:
+                states = self.states[2 * first : 2 * (first + half)]
+                scores, _ = self.backend.run_pairs(
+                    model, tokens[some], states, noise, first_pair=first
+                )
+                fitness = np.sign(scores[0::2] - scores[1::2]).astype(np.int8)
+                votes = self.backend.cast_pair_votes(self.shape, fitness, noise, first_pair=first)
+            else:
+                votes = self.backend.cast_traced_votes(
+                    model, tokens[some], self.states[streams[some]], noise,
+                    group_size=c.group_size, credit_scale=self.credit_scale, first_group=first,
+                ).votes  # fmt: skip
+            halves.append(votes.copy())  # a backend may keep the array for the next
+        units = c.population_size // (2 if paper else c.group_size)
+        return signal_to_noise(*halves, half, units)
 
     def step_size(self) -> int:
         """The schedule's step size now, in 2**-16 int8 steps (recipe ``egg``)."""

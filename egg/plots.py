@@ -1,51 +1,66 @@
 """Pictures of how the loss fell, from runs' metrics.jsonl."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from egg.curves import Curves
 from egg.runlog import METRICS, VALIDATION, read_lines
 
 LOSS = "loss.png"
-POINTS = 300  # of the training curve: each is the mean of as many steps as that takes
 
 
-def plot_loss(run: Path) -> Path | None:
-    """Draw a run's training and validation loss over member-tokens; returns the picture's path.
+def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) -> None:
+    """Draw runs' training and validation loss over member-tokens and over wall time.
 
-    None if the run has no steps to draw.
+    lines : what simpler models make of the same text, name -> bits per byte
+    path : of the picture
     """
-    train, validation = [], []
-    for _, _, record in read_lines(run / METRICS):
-        train.append((record["member_tokens"], record["train_integer_bits_per_byte"]))
-        if VALIDATION in record:
-            validation.append((record["member_tokens"], record[VALIDATION]))
-    if not train:
-        return None
-
     # Slow to import; and pyplot would look for a display.
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        *_smooth(np.array(train)), color="tab:blue", alpha=0.7, label="training, integer score"
-    )
-    if validation:
-        tokens, bits = np.array(validation).T
-        style = "o-" if len(validation) < 60 else "-"
-        label = f"validation, exact: {bits[-1]:.3f} at the end, {bits.min():.3f} at best"
-        axes.plot(tokens, bits, style, color="tab:red", markersize=3.5, label=label)
-    axes.set_xlabel("member-tokens")
-    axes.set_ylabel("bits per byte")
-    axes.set_title(run.resolve().name)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path = run / LOSS
+    figure = Figure(figsize=(11, 4.5), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    seconds = max(run.end[1] for run in runs)
+    per, unit = (3600, "hours") if seconds > 7200 else (60, "minutes") if seconds > 120 else (1, "seconds")  # fmt: skip
+    for panel, column, scale, label in (
+        (panels[0], 0, 1, "member-tokens"),
+        (panels[1], 1, per, f"wall time, {unit}"),
+    ):
+        for number, run in enumerate(runs):
+            color = f"C{number % 10}"
+            alone = len(runs) == 1
+            name = "training, integer score" if alone else None
+            panel.plot(
+                run.train[:, column] / scale, run.train[:, 2], color=color, alpha=0.45, linewidth=1, label=name
+            )  # fmt: skip
+            if len(run.validation):
+                at, bits = run.validation[:, column] / scale, run.validation[:, 2]
+                style = "o-" if len(bits) < 60 else "-"
+                told = f"{bits[-1]:.3f} at the end, {bits.min():.3f} at best"
+                told = f"validation, exact: {told}" if alone else f"{run.name}: {told}"
+                panel.plot(
+                    at, bits, style, color="C3" if alone else color, markersize=3, label=told
+                )
+            elif not alone:
+                panel.plot([], [], color=color, label=f"{run.name}: not measured")
+        for name, bits in lines.items():
+            panel.axhline(bits, color="gray", linestyle="--", linewidth=0.8)
+            panel.annotate(
+                f"{name} {bits:.2f}", (1, bits), xycoords=("axes fraction", "data"), xytext=(-4, 2),
+                textcoords="offset points", ha="right", fontsize=7.5, color="dimgray",
+            )  # fmt: skip
+        panel.set_xlabel(label)
+        panel.set_xlim(left=0)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("bits per byte")
+    panels[0].legend(fontsize=8)
+    if len(runs) == 1:
+        figure.suptitle(runs[0].name, fontsize=11)
     figure.savefig(path)
-    return path
 
 
 def plot_comparison(out: Path, results) -> Path:
@@ -83,11 +98,3 @@ def _validation(run: Path) -> np.ndarray:
     """(n, 3): member-tokens, seconds and exact bits per byte at each of a run's measurements."""
     records = (record for _, _, record in read_lines(run / METRICS) if VALIDATION in record)
     return np.array([(r["member_tokens"], r["seconds"], r[VALIDATION]) for r in records])
-
-
-def _smooth(points: np.ndarray) -> np.ndarray:
-    """Means of neighbouring points, POINTS of them at the most: (n, 2) -> (2, m)."""
-    each = -(-len(points) // POINTS)
-    at = np.arange(0, len(points), each)
-    sizes = np.diff(np.append(at, len(points)))[:, None]
-    return (np.add.reduceat(points, at) / sizes).T

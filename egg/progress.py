@@ -1,13 +1,12 @@
-"""What a person sees while a run goes on: one moving line on a terminal, a line now and then elsewhere."""
+"""What a person sees while a run goes on: a live view on a terminal, a line now and then elsewhere."""
 
-import shutil
+import os
 import sys
 import time
 from dataclasses import dataclass
 
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 5.0
-FRAME = len("100%|###| ") + 1  # of the moving line, about its figures
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,9 @@ class Status:
     speed: float | None  # member-tokens a second, None while it is unknown
     done: float  # share of the way to the stop, 0 to 1
     seconds_left: float | None
+    changed: float | None = None  # share of the weights that the last step changed
+    clipped: float | None = None  # share of the weights at +-127
+    signal: float | None = None  # vote signal-to-noise as last measured, see egg.vote_signal
 
 
 class Progress:
@@ -29,62 +31,52 @@ class Progress:
 
     def __init__(self, stream=None):
         self.stream = sys.stdout if stream is None else stream
-        self.moving = self.stream.isatty()
+        self.moving = self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self._next = 0.0
-        self._bar = None
+        self._live = None
 
     def due(self) -> bool:
         """Whether it is time to show a status."""
         return time.monotonic() >= self._next
 
     def show(self, status: Status) -> None:
-        """Redraw the line, or print one."""
+        """Redraw the view, or print a line."""
         self._next = time.monotonic() + (REDRAW_SECONDS if self.moving else LINE_SECONDS)
         if not self.moving:
-            print(" | ".join(_parts(status, long=True)), file=self.stream, flush=True)
+            print(" | ".join(_parts(status)), file=self.stream, flush=True)
             return
-        width = shutil.get_terminal_size().columns
-        if self._bar is None:
-            from tqdm import tqdm
+        if self._live is None:
+            from egg.live import Live
 
-            layout = "{percentage:3.0f}%|{bar}| {desc}"
-            self._bar = tqdm(total=1000, file=self.stream, bar_format=layout, mininterval=0)
-        parts = _parts(status, long=width >= 110)
-        while len(parts) > 1 and len(" ".join(parts)) > width - FRAME:
-            parts.pop(1)  # a narrow terminal keeps the step, and the end of the line
-        self._bar.ncols = width - 1  # in the last column some terminals begin a new line
-        self._bar.n = round(1000 * status.done)
-        self._bar.set_description_str(" ".join(parts), refresh=False)
-        self._bar.refresh()
+            self._live = Live(self.stream)
+        self._live.show(status)
 
     def note(self, line: str) -> None:
-        """Print a line without disturbing the moving one."""
-        if self._bar is None:
+        """Print a line without disturbing the view."""
+        if self._live is None:
             print(line, file=self.stream, flush=True)
         else:
-            self._bar.write(line, file=self.stream)
+            self._live.note(line)
 
     def close(self) -> None:
-        """End the moving line."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """End the view; its last figures stay."""
+        if self._live is not None:
+            self._live.close()
+            self._live = None
 
 
-def _parts(status: Status, *, long: bool) -> list[str]:
+def _parts(status: Status) -> list[str]:
     parts = [
-        f"step {status.step:,}" if long else f"{status.step:,}",
-        f"{count(status.member_tokens)} member-tokens" if long else count(status.member_tokens),
-        f"train {status.train:.3f}" if long else f"train {status.train:.2f}",
+        f"step {status.step:,}",
+        f"{count(status.member_tokens)} member-tokens",
+        f"train {status.train:.3f}",
     ]
     if status.validation is not None:
-        measured = f"{status.validation:.3f} (best {status.best:.3f})"
-        parts.append(f"validation {measured}" if long else f"val {measured}")
+        parts.append(f"validation {status.validation:.3f} (best {status.best:.3f})")
     if status.speed is not None:
         parts.append(f"{count(status.speed)}/s")
     if status.seconds_left is not None:
-        left = duration(status.seconds_left)
-        parts.append(f"{left} left" if long else left)
+        parts.append(f"{duration(status.seconds_left)} left")
     return parts
 
 

@@ -11,6 +11,7 @@ from egg.errors import EggError
 
 METRICS = "metrics.jsonl"
 VALIDATION = "validation_bits_per_byte"
+SIGNAL = "vote_signal_to_noise"
 
 
 @dataclass(frozen=True)

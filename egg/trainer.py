@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
 from egg.progress import Progress, Status
-from egg.runlog import VALIDATION, Best, RunLog, read_history
+from egg.runlog import SIGNAL, VALIDATION, Best, RunLog, read_history
+from egg.sinks import Sink
 
 SMOOTHING = 0.98  # of the training score and the speed that are shown: about the last 50 steps
 
@@ -58,10 +59,12 @@ class Trainer:
         self.config, self.evolution, self.validation = config, evolution, validation
         self.run_folder = run
         self.progress = progress or Progress()
+        self.sinks: Sequence[Sink] = ()  # are given every line of the log too
         self.content = to_json(config) | {"corpus": corpus}
         self._measured: Evaluation | None = None
         self._smooth: tuple[float, float] | None = None
         self._shown = 0  # steps that were averaged
+        self._vote_signal: float | None = None  # as last measured
         self._signal: int | None = None
         self._history = read_history(run, evolution.step_number, config.run.eval_every)
 
@@ -97,9 +100,14 @@ class Trainer:
             restore()
             self.progress.close()
             log.close()
+            for sink in self.sinks:
+                sink.close()
 
     def _step(self, log: RunLog) -> bool:
         """One step and its line in the log; returns whether a stop is reached."""
+        measures_votes = _due(self.evolution.step_number + 1, self.config.run.eval_every)
+        if measures_votes:
+            self._vote_signal = self.evolution.vote_signal_to_noise()
         began = time.perf_counter()
         report = self.evolution.step()
         speed = self.config.tokens_per_step / (time.perf_counter() - began)
@@ -115,10 +123,16 @@ class Trainer:
         record |= {
             "changed_share": report.changed_share,
             "clipped_share": report.clipped_share,
+        }
+        if measures_votes and self._vote_signal is not None:
+            record[SIGNAL] = self._vote_signal
+        record |= {
             "member_tokens_per_second": round(speed, 1),
             "seconds": round(self._seconds(), 4),
         }
         log.write(record)
+        for sink in self.sinks:
+            sink.write(record)
         self._show(report, speed, log.best, stop)
         run = self.config.run
         if _due(report.step, run.eval_every):
@@ -178,6 +192,9 @@ class Trainer:
                 speed if known else None,
                 min(1.0, max(self._shares(self._seconds()), default=0.0)),
                 self._seconds_left(speed) if known else None,
+                report.changed_share,
+                report.clipped_share,
+                self._vote_signal,
             )
         )
 

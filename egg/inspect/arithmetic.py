@@ -132,9 +132,19 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     rows = []
     for first in range(0, VOCABULARY, 16):
         row = e["table"][first : first + 16]
-        rows.append([f"e[{first}..{first + 15}]", f"{row[0]:,}", f"{row[8]:,}", f"{row[15]:,}", _worst(first)])
+        rows.append(
+            [
+                f"e[{first}..{first + 15}]",
+                f"{row[0]:,}",
+                f"{row[8]:,}",
+                f"{row[15]:,}",
+                _worst(first),
+            ]
+        )
     columns = ["an octave", "first", "ninth", "last", "worst error"]
-    out.print(table("Powers of two: e[j] = floor(16 * 2^(j/16)), of a logit j = l + 128", columns, rows))
+    out.print(
+        table("Powers of two: e[j] = floor(16 * 2^(j/16)), of a logit j = l + 128", columns, rows)
+    )
     rows = []
     for fraction in (SIXTEENTHS, FINE):
         f = found[f"log2_{fraction}"]
@@ -147,23 +157,24 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     title = "Logarithm: floor(n * log2(S / 16)), by the top bit and thresholds ceil(2^(31 + j/n))"
     out.print(table(title, columns, rows))
     d = found["division"]
+    out.print("Division of the norm, v // m as (v * floor(2^s / m) + half) >> s", style="bold")
     out.print(
-        f"Division of the norm, v // m as (v * floor(2^s / m) + half) >> s:\n  {d['quotients']:,} quotients, all there are: "
-        f"{d['wrong']} wrong, largest product {d['largest_product']:,}, {d['headroom_bits']:.2f} doublings below int32's end\n"
-        f"  (floor(v * (1 / m)) in float64 is wrong for {d['wrong_by_float64_reciprocal']:,})\n"
-    )  # fmt: skip
+        f"{d['quotients']:,} quotients, all there are: {d['wrong']} wrong\n"
+        f"floor(v * (1 / m)) in float64: {d['wrong_by_float64_reciprocal']:,} wrong\n"
+        f"largest product {d['largest_product']:,}, {d['headroom_bits']:.2f} doublings below int32's end\n"
+    )
     rows = [
         [f"{s['spread_bits']:.2f}", f"{s['exact']:.4f}", f"{s['integer_16']:.4f}", f"{s['bias_16']:+.4f}",
          f"{s['of_powers']:+.4f}", f"{s['of_logarithm_16']:+.4f}", f"{s['bias_256']:+.4f}"]
         for s in found["score"]
     ]  # fmt: skip
-    columns = ["logits' spread, bits", "exact", "score", "too high", "by e", "by log2", "in 1/256"]
+    columns = ["logits' spread, bits", "exact", "score", "error", "by e", "by log2", "in 1/256"]
     out.print(table("Surprise in bits: exact, and by the integer score", columns, rows))
     out.print(
-        "Both floors make the sum S look smaller than it is, so a byte looks likelier. A floor to sixteenths of a bit takes\n"
-        "1/32 = 0.03125 bit on average; that of the powers takes less than 1 in 16 of small ones, which hardly count in S.\n"
-        "The recipe egg trains on 1/256 bit; bits per byte are reported from float64, exact."
-    )  # fmt: skip
+        "Both floors make the sum S look smaller than it is, and every byte likelier. The floor to sixteenths of a bit "
+        "takes 1/32 = 0.03125 bit on average: that is the 0.03. Those of the powers take up to 4 % of the smallest, "
+        "which hardly count in S. The recipe egg trains on 1/256 bit; reported bits per byte are exact, from float64."
+    )
 
 
 def _worst(first: int) -> str:
@@ -206,8 +217,9 @@ def plot_arithmetic(path: Path) -> None:
     d.set_xticks(x, [f"{s['spread_bits']:g}" for s in found])
     d.set_xlabel("spread of the logits, bits")
     d.set_ylabel("bits")
-    d.set_title("What the score of a byte is short of its surprise")
-    d.legend(fontsize=8)
+    d.set_title("How much too good the integer score reads")
+    d.set_ylim(-0.05, 0)
+    d.legend(fontsize=8, loc="lower center", ncols=3)
     for panel in (a, b, c, d):
         panel.grid(alpha=0.3)
     figure.savefig(path)

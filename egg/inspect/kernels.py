@@ -63,7 +63,9 @@ class NumbaKernels:
         for function, counts in result.counts.items():
             path = "around them" if function in self._others else self._path_of(function)
             rows.append((path, function, {kind: counts[kind] for kind in CLASSES}))
-        return sorted(rows, key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else 99, row[1]))
+        return sorted(
+            rows, key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else 99, row[1])
+        )
 
     def _one(self, name: str):
         return self.kernels[chosen(name, list(self.kernels))]
@@ -198,9 +200,9 @@ def audit_facts(shown: NumbaKernels, result: Audit) -> dict:
 
 def print_audit(shown: NumbaKernels, result: Audit, out) -> None:
     """Print the table, what was found, and the verdict as the last line."""
-    from egg.inspect.screen import table
-
     from rich.text import Text
+
+    from egg.inspect.screen import table
 
     rows, styles, steps = [], [], {}
     for path, name, counts in shown.audit_rows(result):
@@ -218,7 +220,7 @@ def print_audit(shown: NumbaKernels, result: Audit, out) -> None:
     out.print(table("Instructions by class", columns, rows, styles=styles))
     out.print(
         "vector: integer vectors. dot: VNNI or NEON dot products. memory: loads, stores, moves and shuffles, also those "
-        "named\nafter floats (vmovups, vxorps, vbroadcastss), which move bits. float: floating-point arithmetic."
+        "named after floats (vmovups, vxorps, vbroadcastss), which move bits. float: floating-point arithmetic."
     )
     for finding in result.findings[:20]:
         out.print(f"floating point: {finding}", style="red")

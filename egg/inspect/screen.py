@@ -27,25 +27,28 @@ def console(stream=None, width: int | None = None):
     )
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], *, left: int = 1, styles=None):
-    """A table whose first ``left`` columns are text and the others numbers.
+def table(title: str, columns: list[str], rows: list[list], *, left: int = 1, styles=None):
+    """A title and a table whose first ``left`` columns are text and the others numbers.
 
     columns : headings
     rows : cells as text; a cell may be a rich Text
     styles : style of each row, none: plain
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(
-        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        pad_edge=False, header_style="bold", expand=False, padding=(0, 1, 0, 0),
+        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", expand=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number < left else "right", overflow="fold", no_wrap=not number)
+        made.add_column(
+            name, justify="left" if number < left else "right", overflow="fold", no_wrap=not number
+        )
     for number, row in enumerate(rows):
         made.add_row(*row, style=styles[number] if styles else None)
-    return made
+    return Group(Text(title, style="bold"), made)  # a table would fold its title to its own width
 
 
 def print_json(content: Any) -> None:

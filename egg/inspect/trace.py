@@ -86,7 +86,9 @@ def trace(shape: Shape, weights: np.ndarray, text: bytes) -> Trace:
     if not text:
         raise EggError("the text is empty: give at least one byte to trace")
     if len(text) > LONGEST:
-        raise EggError(f"the text has {len(text):,} bytes: at most {LONGEST:,} can be traced at once")
+        raise EggError(
+            f"the text has {len(text):,} bytes: at most {LONGEST:,} can be traced at once"
+        )
     if 0 in text:
         raise EggError("the text has a NUL in it, which separates documents: give one of them")
     tokens = np.frombuffer(b"\0" + text, np.uint8)

@@ -33,7 +33,13 @@ def print_trace(traced: Trace, byte: int | None, out) -> None:
         out.print(_bytes(traced, range(1, len(traced.tokens))[:MOST_BYTES]))
         if len(bits) > MOST_BYTES:
             out.print(f"and {len(bits) - MOST_BYTES:,} bytes more (--html, --json)")
-        out.print(_stages(traced.stages, f"Stages, over all {len(traced.tokens)} bytes, the NUL among them", None))
+        out.print(
+            _stages(
+                traced.stages,
+                f"Stages, over all {len(traced.tokens)} bytes, the NUL among them",
+                None,
+            )
+        )
     else:
         if byte:
             out.print(_bytes(traced, [byte]))

@@ -42,7 +42,9 @@ PATHS = {
     "structures.projection": "perturbation",
 }
 """What a kernel is for, by its module or by itself: a step of the calculation."""
-CALLS = "calls from Python"  # wrappers that Numba compiles beside each kernel: they unpack arguments
+CALLS = (
+    "calls from Python"  # wrappers that Numba compiles beside each kernel: they unpack arguments
+)
 RUNTIME = "Numba's runtime"  # reference counts
 
 
@@ -153,9 +155,7 @@ def compile_all(backend) -> None:
 def _referred(where, names: dict) -> Iterator[Dispatcher]:
     """The kernels that a class or a function's code names, in order: directly, or as an attribute of a module."""
     modules = [
-        v
-        for v in names.values()
-        if isinstance(v, ModuleType) and v.__name__.startswith("kernels.")
+        v for v in names.values() if isinstance(v, ModuleType) and v.__name__.startswith("kernels.")
     ]
     for code in _codes(where):
         for name in code.co_names:

@@ -7,8 +7,8 @@ from typing import Any
 
 
 def asset(name: str) -> str:
-    """A file of egg/inspect/assets."""
-    return (files("egg.inspect") / "assets" / name).read_text(encoding="utf-8")
+    """A file of egg/assets."""
+    return (files("egg") / "assets" / name).read_text(encoding="utf-8")
 
 
 def build(title: str, body: str, data: Any, styles: list[str], script: str) -> str:

@@ -1,0 +1,105 @@
+"""Other places for what metrics.jsonl holds: TensorBoard, Weights & Biases. Both are extras."""
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from egg.errors import EggError
+
+KEYS = ("step", "seconds")  # of a record that are axes, not figures
+
+
+EXTRAS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+"""Flag, which is the extra's name too -> the module it needs."""
+
+
+class Sink(Protocol):
+    """Takes the records of a run's log."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One step's line."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard."""
+
+    def __init__(self, run: Path, step: int):
+        """Open them; what a killed run logged after ``step`` is hidden.
+
+        Raises EggError if tensorboardX is not there, or the folder cannot be written.
+        """
+        writer = _module("tensorboard").SummaryWriter
+        try:
+            self._writer = writer(str(run / "tensorboard"), purge_step=step + 1)
+        except OSError as error:
+            raise EggError(
+                f"cannot write {run / 'tensorboard'}: {error.strerror or error}"
+            ) from error
+
+    def write(self, record):
+        """One step's figures, under the names they have in metrics.jsonl."""
+        for name, value in record.items():
+            if name not in KEYS:
+                self._writer.add_scalar(name, value, record["step"])
+
+    def close(self):
+        """Write everything through."""
+        self._writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases, named as the folder; resumed with it."""
+
+    def __init__(self, run: Path, config: dict[str, Any]):
+        """Begin it, or go on.
+
+        Raises EggError if wandb is not there or does not start.
+        """
+        wandb = _module("wandb")
+        name = run.resolve().name
+        identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+        try:
+            self._run = wandb.init(
+                project="egg", name=name, id=identity, resume="allow", config=config, dir=str(run.parent)
+            )  # fmt: skip
+        except Exception as error:  # wandb's own errors derive from it alone
+            raise EggError(
+                f"--wandb: {error}; log in with wandb login, or set WANDB_MODE=offline"
+            ) from error
+
+    def write(self, record):
+        """One step's figures, under the names they have in metrics.jsonl."""
+        figures = {name: value for name, value in record.items() if name not in KEYS}
+        self._run.log(figures, step=record["step"])
+
+    def close(self):
+        """Finish the run there."""
+        self._run.finish(quiet=True)
+
+
+def check(names: list[str]) -> None:
+    """Whether these sinks are installed; raises EggError, one line, for the first that is not."""
+    for name in names:
+        _module(name)
+
+
+def open_all(names: list[str], run: Path, step: int, config: dict[str, Any]) -> list[Sink]:
+    """The sinks of these names for a run that goes on after a step.
+
+    config : what config.json holds
+    """
+    made = []
+    for name in names:
+        made.append(TensorBoard(run, step) if name == "tensorboard" else WandB(run, config))
+    return made
+
+
+def _module(name: str):
+    try:
+        return importlib.import_module(EXTRAS[name])
+    except ImportError as error:
+        raise EggError(f"--{name}: {error}; pip install 'egg[{name}]'") from error
