@@ -63,9 +63,9 @@ class ModelArguments:
 class TraceArguments:
     """Follow a text through a model, byte by byte and stage by stage, by the reference definition.
 
-    The text is read from state zero as the beginning of a document. What it shows of a byte: how surprising it was, what
-    was expected in its place, and for every stage of the network least, largest and mean magnitude, share clipped,
-    room left in the accumulator, and how open the gates were.
+    The text is read from state zero as the beginning of a document. What it shows of a byte: how surprising it was,
+    what was expected in its place, and for every stage of the network least, largest and mean magnitude, share
+    clipped, room left in the accumulator, and how open the gates were.
 
     For example:
       egg inspect trace runs/quickstart-20261121-101500 --text "def main():" --html trace.html

@@ -10,7 +10,7 @@ from egg import checkpoint
 from egg.errors import EggError
 from egg.runlog import METRICS, SIGNAL, VALIDATION, read_lines
 
-POINTS = 600  # of a curve: each is the mean of as many steps as that takes
+POINTS = 300  # of a curve: each is the mean of as many steps as that takes
 FIGURES = ("member_tokens_per_second", "changed_share", "clipped_share")
 
 

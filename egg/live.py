@@ -6,8 +6,7 @@ from egg.progress import Status, count, duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 KEPT = 512  # points of the curve; from there on every other one is dropped
-LABEL = 21  # columns of a figure's name, VALUE of the figure
-VALUE = 13
+LABEL, VALUE = 18, 13  # columns of a figure's name, and of the figure
 
 
 class Live:
@@ -57,9 +56,9 @@ class Live:
 
         lines = [self._bar(status, width)]
         figures = _figures(status)
-        columns = max(1, min(3, (width + 2) // (LABEL + VALUE + 2)))
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        label = min(LABEL, max(8, width - VALUE - 4))
+        columns = max(1, min(3, (width + 1) // (LABEL + VALUE + 2)))
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        label = min(LABEL, max(8, width - VALUE - 2))
         for _ in range(columns):
             grid.add_column(width=label, style="dim", no_wrap=True, overflow="ellipsis")
             grid.add_column(width=VALUE, justify="right", no_wrap=True, overflow="ellipsis")
@@ -88,17 +87,19 @@ def _figures(status: Status) -> list[tuple[str, str]]:
     def percent(share: float | None) -> str:
         return "-" if share is None else f"{100 * share:.2f} %"
 
-    measured = status.validation is not None
+    def mean(figures: tuple[float, float] | None) -> str:
+        return "-" if figures is None else f"{figures[0]:.3f} ± {figures[1]:.3f}"
+
     return [
-        ("bits per byte, train", f"{status.train:.3f}"),
-        ("validation", f"{status.validation:.3f}" if measured else "-"),
-        ("best validation", f"{status.best:.3f}" if status.best is not None else "-"),
+        ("bits/byte, train", f"{status.train:.3f}"),
+        ("validation", "-" if status.validation is None else f"{status.validation:.3f}"),
+        ("best", "-" if status.best is None else f"{status.best:.3f}"),
         ("step", f"{status.step:,}"),
         ("member-tokens", count(status.member_tokens)),
         ("member-tokens/s", "-" if status.speed is None else count(status.speed)),
-        ("weights changed/step", percent(status.changed)),
+        ("weights changed", percent(status.changed)),
         ("weights at ±127", percent(status.clipped)),
-        ("vote signal/noise", "-" if status.signal is None else f"{status.signal:.3f}"),
+        ("vote signal/noise", mean(status.signal)),
     ]
 
 

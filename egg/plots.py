@@ -51,6 +51,7 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
             panel.annotate(
                 f"{name} {bits:.2f}", (1, bits), xycoords=("axes fraction", "data"), xytext=(-4, 2),
                 textcoords="offset points", ha="right", fontsize=7.5, color="dimgray",
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
             )  # fmt: skip
         panel.set_xlabel(label)
         panel.set_xlim(left=0)

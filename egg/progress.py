@@ -23,7 +23,9 @@ class Status:
     seconds_left: float | None
     changed: float | None = None  # share of the weights that the last step changed
     clipped: float | None = None  # share of the weights at +-127
-    signal: float | None = None  # vote signal-to-noise as last measured, see egg.vote_signal
+    signal: float | None = (
+        None  # vote signal-to-noise, mean of the last measurements, see egg.vote_signal
+    )
 
 
 class Progress:

@@ -5,6 +5,7 @@ from typing import Any
 
 from egg.curves import Curves
 from egg.page import build, escape
+from egg.plots import LOSS
 from egg.progress import count, duration
 from egg.runlog import SIGNAL
 
@@ -25,7 +26,7 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
     """
     names = ", ".join(run.name for run in runs)
     body = f"""<h1>{escape(names)}</h1>
-<noscript><p>This page needs JavaScript to draw its curves, and fetches nothing; {escape("loss.png")} shows them too.</p></noscript>
+<noscript><p>This page needs JavaScript to draw its curves, and fetches nothing; {LOSS} shows them too.</p></noscript>
 <p><span role="group" aria-label="horizontal axis"><button id="tokens" aria-pressed="true">member-tokens</button>
 <button id="time" aria-pressed="false">wall time</button>
 <button id="log" aria-pressed="false">logarithmic</button></span></p>
@@ -34,10 +35,10 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
 <h2>Runs</h2>
 <div class="wide">{_runs(runs)}</div>
 <h2>Settings</h2>
-<div class="wide">{_settings(runs)}</div>
-<p class="soft">Bits per byte of validation are exact; the training curve is the integer score of the perturbed members, which
-reads about 0.03 too good. A member-token is one byte read by one member. Vote signal-to-noise: energy of the signal in a
-step's votes over that of their noise.</p>"""
+<div class="wide" id="settings">{_settings(runs)}</div>
+<p class="soft">Bits per byte of validation are exact; the training curve is the integer score of the perturbed members,
+which reads about 0.03 too good. A member-token is one byte read by one member. Vote signal-to-noise: energy of the
+signal in a step's votes over that of their noise.</p>"""
     data = {
         "lines": [[name, round(bits, 4)] for name, bits in lines.items()],
         "runs": [_curves(run) for run in runs],

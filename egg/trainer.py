@@ -3,9 +3,11 @@
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from egg.progress import Progress, Status
 from egg.runlog import SIGNAL, VALIDATION, Best, RunLog, read_history
 from egg.sinks import Sink
 
+SIGNALS = 10  # measurements of the votes whose mean is shown: a single one is mostly noise itself
 SMOOTHING = 0.98  # of the training score and the speed that are shown: about the last 50 steps
 
 
@@ -64,7 +67,7 @@ class Trainer:
         self._measured: Evaluation | None = None
         self._smooth: tuple[float, float] | None = None
         self._shown = 0  # steps that were averaged
-        self._vote_signal: float | None = None  # as last measured
+        self._vote_signals: deque[float] = deque(maxlen=SIGNALS)
         self._signal: int | None = None
         self._history = read_history(run, evolution.step_number, config.run.eval_every)
 
@@ -106,8 +109,7 @@ class Trainer:
     def _step(self, log: RunLog) -> bool:
         """One step and its line in the log; returns whether a stop is reached."""
         measures_votes = _due(self.evolution.step_number + 1, self.config.run.eval_every)
-        if measures_votes:
-            self._vote_signal = self.evolution.vote_signal_to_noise()
+        vote_signal = self.evolution.vote_signal_to_noise() if measures_votes else None
         began = time.perf_counter()
         report = self.evolution.step()
         speed = self.config.tokens_per_step / (time.perf_counter() - began)
@@ -124,8 +126,9 @@ class Trainer:
             "changed_share": report.changed_share,
             "clipped_share": report.clipped_share,
         }
-        if measures_votes and self._vote_signal is not None:
-            record[SIGNAL] = self._vote_signal
+        if vote_signal is not None:
+            record[SIGNAL] = vote_signal
+            self._vote_signals.append(vote_signal)
         record |= {
             "member_tokens_per_second": round(speed, 1),
             "seconds": round(self._seconds(), 4),
@@ -194,9 +197,16 @@ class Trainer:
                 self._seconds_left(speed) if known else None,
                 report.changed_share,
                 report.clipped_share,
-                self._vote_signal,
+                self._vote_signal(),
             )
         )
+
+    def _vote_signal(self) -> tuple[float, float] | None:
+        """Mean of the votes' last few measurements and its standard error, from two on."""
+        several = self._vote_signals
+        if len(several) < 2:
+            return None
+        return fmean(several), stdev(several) / len(several) ** 0.5
 
     def _seconds_left(self, speed: float) -> float:
         stop, e = self.config.run, self.evolution

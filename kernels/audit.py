@@ -26,7 +26,7 @@ VECTOR, DOT, SCALAR, MEMORY, CONTROL, FLOATING = CLASSES = (
 UNDECODED = "(not decoded)"
 
 # x86-64. A leading v (AVX) is taken off before these are matched.
-_X86_DOT = re.compile(r"pdp[bw]\w+")
+_X86_DOT = re.compile(r"pdp[bw]\w+|tdpb[su][su]d")
 _X86_CONTROL = re.compile(
     r"j\w+|call|ret\w*|loop\w*|nop\w*|endbr\w+|ud2|int3|hlt|leave|enter|zero(upper|all)|[lms]fence|pause|prefetch\w+"
 )
@@ -39,8 +39,8 @@ _X86_MOVES = re.compile(
     # bitwise operations and shuffles of the single-precision set, which compilers use for any bits
     r"(and|andn|or|xor)p[sd]|shufp[sd]|shuff\d\w+|shufi\d\w+|insertps|extractps|testp[sd]"
 )
-_X86_FLOATING = re.compile(r"(?!p)\w*(s[sdh]|p[sdh]|bf16|sb16|ph2?)")
-_X86_VECTOR_REGISTER = re.compile(r"\b([xyz]mm\d+|mm\d|k[0-7])\b")
+_X86_FLOATING = re.compile(r"(?!p)\w*(s[sdh]|p[sdh]|bf16)|cvt\w+")
+_X86_VECTOR_REGISTER = re.compile(r"\b([xyzt]mm\d+|mm\d|k[0-7])\b")
 _X87 = re.compile(r"(wait )?f(?!xsave|xrstor|emms|nop)\w+")
 
 # AArch64: floating-point instructions begin with f, but for a move; and the conversions.

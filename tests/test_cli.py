@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from egg.progress import Progress, Status, count, duration
 ROOT = Path(__file__).parent.parent
 KEYS = [
     "step", "member_tokens", "train_integer_bits_per_byte", "validation_bits_per_byte",
-    "changed_share", "clipped_share", "member_tokens_per_second", "seconds",
+    "changed_share", "clipped_share", "vote_signal_to_noise", "member_tokens_per_second", "seconds",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_a_run_directory(train, tmp_path):
     run = tmp_path / "run"
     out = train("--steps", 10, "--out", run)
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.jsonl", "loss.png", "checkpoints", "best.json", "run.toml",
+        "config.json", "metrics.jsonl", "loss.png", "report.html", "checkpoints", "best.json", "run.toml",
     }  # fmt: skip
     lines = metrics(run)
     best = min((line["validation_bits_per_byte"], line["step"]) for line in (lines[3], lines[7]))[1]
@@ -49,13 +50,15 @@ def test_a_run_directory(train, tmp_path):
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert [line["member_tokens"] for line in lines] == [128 * n for n in range(1, 11)]
     for line in lines:
-        measured = line["step"] in (4, 8, 10)  # every fourth, and the last
-        assert list(line) == [k for k in KEYS if measured or k != "validation_bits_per_byte"]
+        absent = set() if line["step"] in (4, 8, 10) else {"validation_bits_per_byte"}
+        absent |= set() if line["step"] in (4, 8) else {"vote_signal_to_noise"}
+        assert list(line) == [k for k in KEYS if k not in absent]
         assert line["member_tokens_per_second"] > 0
         assert 0 <= line["changed_share"] <= 1
     assert lines[0]["train_integer_bits_per_byte"] == 8.0
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(lines))
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
     config = json.loads((run / "config.json").read_text())
     assert config == json.loads((run / "checkpoints/step-00000010/config.json").read_text())
     assert config["preset"] == "nano" and config["format"] == 1
@@ -362,7 +365,7 @@ def test_no_color_is_respected_on_a_terminal(name, value, colored):
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-@pytest.mark.parametrize("command", ["train", "eval", "sample", "data"])
+@pytest.mark.parametrize("command", ["train", "eval", "sample", "data", "plot"])
 def test_help_fits_the_terminal_and_gives_an_example(egg, monkeypatch, columns, command):
     monkeypatch.setenv("COLUMNS", str(columns))
     status, out, _ = egg(command, "--help")
@@ -589,24 +592,46 @@ class Terminal(io.StringIO):
         return True
 
 
-STATUS = Status(12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0)
+STATUS = Status(
+    12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0, 0.0231, 0.0004, (0.0123, 0.004)
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 109, 110, 120, 200])
-def test_the_moving_line_fits_the_terminal(monkeypatch, columns):
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 100, 120, 200])
+def test_the_live_view_fits_the_terminal(monkeypatch, columns):
     size = os.terminal_size((columns, 24))
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: size)
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     shown = Progress(stream)
     shown.show(STATUS)
-    shown.note("a line of its own")
+    shown.note("its own line")
+    shown.show(replace(STATUS, step=12_346, train=3.4))
     shown.close()
-    for line in re.split(r"[\r\n]", stream.getvalue().replace("\x1b[A", "")):
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    for line in re.split(r"[\r\n]", text):
         assert len(line) < columns
-    assert "12,345" in stream.getvalue() and "1:13" in stream.getvalue()
-    if columns >= 80:
-        for figure in ("101M", "3.4", "3.5", "812k/s"):
-            assert figure in stream.getvalue()
+    assert "its own line" in text and "1:13 left" in text
+    assert "45 %" in text and "█▁" in text  # the bar's share, and the curve that fell
+    if columns >= 40:
+        for figure in ("12,346", "101M", "812k", "3.456", "3.512", "3.490", "2.31 %", "0.04 %"):
+            assert figure in text
+        assert "0.012 ± 0.004" in text
+    rows = [line for line in text.splitlines() if "3.400" in line]
+    assert all(
+        ("3.512" in row) == (columns >= 80) and ("3.490" in row) == (columns >= 100) for row in rows
+    )
+
+
+def test_a_terminal_that_cannot_move_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    shown = Progress(stream)
+    shown.show(STATUS)
+    shown.close()
+    assert (
+        "\x1b" not in stream.getvalue() and "step 12,345 | 101M member-tokens" in stream.getvalue()
+    )
 
 
 def test_the_first_step_tells_no_speed(train, tmp_path):

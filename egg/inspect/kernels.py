@@ -219,8 +219,8 @@ def print_audit(shown: NumbaKernels, result: Audit, out) -> None:
     columns = ["step, function", *SHORT.values()]
     out.print(table("Instructions by class", columns, rows, styles=styles))
     out.print(
-        "vector: integer vectors. dot: VNNI or NEON dot products. memory: loads, stores, moves and shuffles, also those "
-        "named after floats (vmovups, vxorps, vbroadcastss), which move bits. float: floating-point arithmetic."
+        "vector: integer vectors. dot: VNNI or NEON dot products. memory: loads, stores, moves and shuffles, also "
+        "those named after floats (vmovups, vxorps, vbroadcastss), which move bits. float: floating-point arithmetic."
     )
     for finding in result.findings[:20]:
         out.print(f"floating point: {finding}", style="red")

@@ -245,7 +245,11 @@ def _code(name: str, machine_code: bytes, bitcode: bytes) -> Code:
         machine or platform.machine(),
         sections,
         tuple((*where, _readable(symbol)) for *where, symbol in functions),
-        tuple(str(f).strip() for f in module.functions if f.is_declaration),
+        tuple(
+            str(f).strip().splitlines()[-1]  # without a comment on its attributes
+            for f in module.functions
+            if f.is_declaration
+        ),
     )
 
 
