@@ -1,0 +1,262 @@
+"""egg plot and report.html, other places for the log, and the votes' signal-to-noise."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from test_inspect import self_contained
+
+from egg.config import Config, EvolutionConfig, ModelConfig
+from egg.evolution import Evolution
+from egg.vote_signal import exact_dot, signal_to_noise
+from kernels import get_backend
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tables):
+    """Two small runs of one text, and one of another name."""
+    from conftest import SMALL
+
+    from egg.cli import main
+
+    folder = tmp_path_factory.mktemp("plotted")
+    for name in ("a", "b<i>"):
+        out = str(folder / name)
+        seed = str(len(name))
+        arguments = ["--steps", "9", "--seed", seed, "--out", out, "--data", str(tables)]
+        assert main(["train", *SMALL, *arguments]) == 0
+    return folder / "a", folder / "b<i>"
+
+
+def test_one_run_is_drawn_into_its_folder(egg, runs):
+    for name in ("loss.png", "report.html"):
+        (runs[0] / name).unlink()
+    status, out, err = egg("plot", runs[0])
+    assert (status, err) == (0, "")
+    assert out.split() == [str(runs[0] / "loss.png"), str(runs[0] / "report.html")]
+    assert (runs[0] / "loss.png").read_bytes().startswith(PNG)
+    page = self_contained((runs[0] / "report.html").read_text(encoding="utf-8"))
+    (run,) = page.data["runs"]
+    lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [p[0] for p in run["train"]] == [line["member_tokens"] for line in lines]
+    measured = [line for line in lines if "validation_bits_per_byte" in line]
+    assert [p[2] for p in run["validation"]] == [
+        float(f"{line['validation_bits_per_byte']:.5g}") for line in measured
+    ]
+    assert [p[1] for p in run["validation"]] == [round(line["seconds"], 2) for line in measured]
+    assert all(run["figures"])
+
+
+def test_the_lines_are_those_of_the_measured_text(egg, runs, tables):
+    import data
+    from egg.baselines import baselines
+
+    corpus = data.open_corpus(str(tables))
+    simple = baselines(corpus.split("train"), corpus.split("validation"))
+    egg("plot", runs[0])
+    page = self_contained((runs[0] / "report.html").read_text(encoding="utf-8"))
+    assert page.data["lines"] == [
+        ["unigram", round(simple.unigram, 4)],
+        ["bigram", round(simple.bigram, 4)],
+        ["gzip -9", round(simple.gzip, 4)],
+    ]
+
+
+def test_several_runs_are_drawn_over_one_another(egg, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = egg("plot", *runs)
+    assert (status, err) == (0, "") and out.split() == ["loss.png", "report.html"]
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = self_contained(text)
+    assert [run["name"] for run in page.data["runs"]] == ["a", "b<i>"]
+    assert "<i>" not in text.replace("<i></i>", "") and len(page.data["lines"]) == 3
+    assert '<tr class="differs"><td>seed</td>' in text
+    status, out, _ = egg("plot", *runs, "--out", tmp_path / "there")
+    assert status == 0 and (tmp_path / "there/loss.png").read_bytes().startswith(PNG)
+
+
+def test_without_the_text_there_are_curves_without_lines(egg, runs, cache, tmp_path):
+    status, _, err = egg("plot", runs[0], "--out", tmp_path / "x")
+    assert status == 0 and "not in the cache" in err
+    assert self_contained((tmp_path / "x/report.html").read_text()).data["lines"] == []
+
+
+def test_a_run_that_goes_on_or_was_killed_can_be_drawn(egg, runs, tmp_path):
+    run = tmp_path / "going on"
+    run.mkdir()
+    (run / "config.json").write_bytes((runs[0] / "config.json").read_bytes())
+    lines = (runs[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:30])  # not measured, and torn
+    assert egg("plot", run)[0] == 0
+    (data,) = self_contained((run / "report.html").read_text()).data["runs"]
+    assert len(data["train"]) == 2 and data["validation"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("", "plot what?"),
+        ("{tmp}/nothing", "no such folder"),
+        ("{tmp}", "no config.json"),
+        ("{run}/checkpoints/step-00000009", "give its run"),
+        ("{tmp}/empty", "no whole line"),
+        ("{tmp}/damaged", "no log"),
+        ("{run} --out {tmp}/empty/config.json", "--out"),
+    ],
+)
+def test_what_cannot_be_drawn(egg, runs, tmp_path, arguments, says):
+    for name in ("empty", "damaged"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "metrics.jsonl").touch()
+    (tmp_path / "damaged/metrics.jsonl").write_text('{"step": 1, "seconds": 0.1}\n')
+    words = [w.format(run=runs[0], tmp=tmp_path) for w in arguments.split()]
+    status, out, err = egg("plot", *words)
+    assert (status, out) == (2, "") and says in err and err.count("\n") == 1
+
+
+# Elsewhere
+
+
+@pytest.mark.parametrize(
+    ("flag", "module"), [("--tensorboard", "tensorboardX"), ("--wandb", "wandb")]
+)
+def test_without_the_extra_there_is_one_line_and_no_run(
+    egg, tables, tmp_path, monkeypatch, flag, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    status, out, err = egg(
+        "train", flag, "--data", tables, "--backend", "numpy", "--out", tmp_path / "run"
+    )
+    assert status == 2 and f"pip install 'egg[{flag[2:]}]'" in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+class Recorded:
+    """What a library of the extras is asked to log."""
+
+    def __init__(self, *arguments, **options):
+        self.options, self.logged, self.closed = options | {"at": arguments}, [], False
+        Recorded.last = self
+
+    def add_scalar(self, name, value, step):
+        self.logged.append((step, name, value))
+
+    def log(self, figures, step):
+        self.logged += [(step, name, value) for name, value in figures.items()]
+
+    def close(self):
+        self.closed = True
+
+    def finish(self, quiet=None):
+        self.closed = True
+
+
+@pytest.mark.parametrize("flag", ["--tensorboard", "--wandb"])
+def test_the_same_numbers_go_elsewhere(train, tmp_path, monkeypatch, flag):
+    from types import SimpleNamespace
+
+    there = SimpleNamespace(SummaryWriter=Recorded, init=Recorded)
+    for module in ("tensorboardX", "wandb"):
+        monkeypatch.setitem(sys.modules, module, there)
+    train(flag, "--steps", 5, "--out", tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    wanted = [
+        (line["step"], name, value)
+        for line in lines
+        for name, value in line.items()
+        if name not in ("step", "seconds")
+    ]
+    assert Recorded.last.logged == wanted and Recorded.last.closed
+
+
+def test_tensorboard_reads_what_was_written(train, tmp_path):
+    pytest.importorskip("tensorboardX")
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train("--tensorboard", "--steps", 3, "--out", tmp_path / "run")
+    events = loading.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    shown = [(e.step, e.value) for e in events.Scalars("train_integer_bits_per_byte")]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert shown == [
+        (line["step"], pytest.approx(line["train_integer_bits_per_byte"])) for line in lines
+    ]
+
+
+# The votes' signal
+
+
+def test_sums_of_products_are_exact():
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(-(2**41), 2**41, (2, 3000))
+    assert exact_dot(a, b) == sum(int(x) * int(y) for x, y in zip(a, b, strict=True))
+    a[:], b[:] = -(2**42) + 1, 2**42 - 1
+    assert exact_dot(a, b) == -3000 * (2**42 - 1) ** 2
+
+
+def test_the_ratio_of_votes_with_a_known_signal():
+    """Groups vote mu plus noise of unit variance: the population of M has M |mu|^2 / (n sigma^2)."""
+    rng = np.random.default_rng(2)
+    n, m, population = 200_000, 64, 512
+    mu = rng.choice([-40, 40], n)
+    halves = [
+        m * mu + np.rint(rng.standard_normal(n) * 400 * m**0.5).astype(np.int64) for _ in "ab"
+    ]
+    expected = population * 40**2 / 400**2
+    assert signal_to_noise(*halves, m, population) == pytest.approx(expected, rel=0.05)
+    noise = [np.rint(rng.standard_normal(n) * 400).astype(np.int64) for _ in "ab"]
+    assert abs(signal_to_noise(*noise, m, population)) < 0.1
+    assert signal_to_noise(np.ones(3, np.int64), np.ones(3, np.int64), 1, 2) is None
+
+
+class Text:
+    size = 40_000
+    bytes = (np.arange(size) * 7 % 31 + 97).astype(np.uint8)
+
+    def read(self, starts, length):
+        return self.bytes[(starts[:, None] + np.arange(length)) % self.size]
+
+
+@pytest.mark.parametrize("recipe", ["egg", "paper"])
+def test_measuring_the_votes_changes_nothing_and_every_backend_agrees(recipe):
+    pytest.importorskip("numba")
+    config = Config(
+        "x", ModelConfig(16, 1), EvolutionConfig(recipe=recipe, population_size=64, schedule_tokens=10_000)
+    )  # fmt: skip
+    found = []
+    for name in ("numpy", "numba"):
+        measured, plain = (Evolution(config, get_backend(name, threads=2), Text()) for _ in "ab")
+        ratios = []
+        for _ in range(4):
+            ratios.append(measured.vote_signal_to_noise())
+            measured.step()
+            plain.step()
+        for key, value in plain.state().items():
+            np.testing.assert_array_equal(value, measured.state()[key])
+        found.append(ratios)
+    assert found[0] == found[1] and any(ratio is not None for ratio in found[0])
+
+
+def test_the_halves_are_halves_of_the_steps_own_votes():
+    """With the same first group and text: their sum is what the step casts."""
+    config = Config("x", ModelConfig(16, 1), EvolutionConfig(population_size=64))
+    cast, asked = [], get_backend("numpy")
+
+    class Recording:
+        def __getattr__(self, name):
+            return getattr(asked, name)
+
+        def cast_traced_votes(self, *arguments, **options):
+            cast.append(asked.cast_traced_votes(*arguments, **options))
+            return cast[-1]
+
+    evolution = Evolution(config, Recording(), Text())
+    for _ in range(2):
+        evolution.vote_signal_to_noise()
+        evolution.step()
+        a, b, whole = (c.votes for c in cast)
+        np.testing.assert_array_equal(a + b, whole)
+        cast.clear()
