@@ -1,9 +1,9 @@
 """``egg inspect``: the kernels, a model's weights, a text's way through it, and the integer tables."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Union
 
 import tyro
 
@@ -110,12 +110,22 @@ SUBCOMMANDS = {
 }
 
 
-@dataclass(frozen=True)
-class InspectArguments:
-    """All of ``egg inspect``, for completion."""
-
-    what: (tuple(Annotated[kind, tyro.conf.subcommand(n, description=line)]
-              for n, (kind, line) in SUBCOMMANDS.items()))  # fmt: skip  # noqa: UP007
+InspectArguments = make_dataclass(
+    "InspectArguments",
+    [
+        (
+            "what",
+            Union[  # noqa: UP007, there is no other way to write it
+                tuple(
+                    Annotated[kind, tyro.conf.subcommand(name, description=line, prefix_name=False)]
+                    for name, (kind, line) in SUBCOMMANDS.items()
+                )
+            ],
+        )
+    ],
+    frozen=True,
+)
+"""All of ``egg inspect``, for completion."""
 
 
 def main(argv: list[str], prog: str) -> int:

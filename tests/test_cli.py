@@ -597,7 +597,7 @@ STATUS = Status(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("columns", [20, 40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 120, 200])
 def test_the_live_view_fits_the_terminal(monkeypatch, columns):
     size = os.terminal_size((columns, 24))
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: size)

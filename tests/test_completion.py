@@ -50,6 +50,8 @@ def test_bash_completes(script):
         "paper",
     }
     assert completed(script, "egg", "train", "--backend", "nu") == {"numpy", "numba"}
+    assert completed(script, "egg", "inspect", "") >= {"kernels", "model", "trace", "arithmetic"}
+    assert completed(script, "egg", "inspect", "kernels", "--au") == {"--audit"}
     assert {"--split", "--json"} <= completed(script, "egg", "eval", "x", "--")
 
 

@@ -27,7 +27,7 @@ def files(run: Path) -> dict[str, bytes]:
     content = {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
-        if path.is_file() and path.name not in ("loss.png", "metrics.jsonl")
+        if path.is_file() and path.name not in ("loss.png", "report.html", "metrics.jsonl")
     }
     lines = (run / "metrics.jsonl").read_text().splitlines()
     records = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
