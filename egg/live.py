@@ -6,7 +6,7 @@ from egg.progress import Status, count, duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 KEPT = 512  # points of the curve; from there on every other one is dropped
-LABEL, VALUE = 18, 13  # columns of a figure's name, and of the figure
+LABEL, VALUE, GAP = 18, 13, 2  # columns of a figure's name, of the figure, and after it
 
 
 class Live:
@@ -56,15 +56,16 @@ class Live:
 
         lines = [self._bar(status, width)]
         figures = _figures(status)
-        columns = max(1, min(3, (width + 1) // (LABEL + VALUE + 2)))
-        grid = Table.grid(padding=(0, 1, 0, 0))
-        label = min(LABEL, max(8, width - VALUE - 2))
+        columns = max(1, min(3, (width + GAP) // (LABEL + VALUE + GAP)))
+        grid = Table.grid()
+        label = min(LABEL, max(8, width - VALUE - GAP))
         for _ in range(columns):
             grid.add_column(width=label, style="dim", no_wrap=True, overflow="ellipsis")
             grid.add_column(width=VALUE, justify="right", no_wrap=True, overflow="ellipsis")
+            grid.add_column(width=GAP)
         for first in range(0, len(figures), columns):
             row = figures[first : first + columns]
-            grid.add_row(*(cell for pair in row for cell in pair))
+            grid.add_row(*(cell for pair in row for cell in (*pair, "")))
         lines.append(grid)
         if self._unicode and len(self._curve) > 1:
             lines.append(Text(_curve(self._curve, width), style="cyan"))
@@ -104,7 +105,7 @@ def _figures(status: Status) -> list[tuple[str, str]]:
 
 
 def _curve(points: list[float], width: int) -> str:
-    """Bits per byte so far, one block a column, the last at the right; its range is its own."""
+    """Bits per byte so far, one block a column, the last at the right; the steep first tenth may be cut off."""
     each = max(1.0, len(points) / max(1, width))
     means = []
     at = 0.0
@@ -112,6 +113,6 @@ def _curve(points: list[float], width: int) -> str:
         some = points[int(at) : max(int(at) + 1, int(at + each))]
         means.append(sum(some) / len(some))
         at += each
-    low, high = min(means), max(means)
+    low, high = min(means), max(means[len(means) // 10 :])
     scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BLOCKS[round((v - low) * scale)] for v in means[:width])
+    return "".join(BLOCKS[min(len(BLOCKS) - 1, round((v - low) * scale))] for v in means[:width])

@@ -116,7 +116,8 @@ class Audit:
     def verdict(self) -> str:
         """One line that sums it up."""
         counted = sum(self.total.values())
-        what = f"{counted:,} instructions in {len(self.objects)} compiled kernels"
+        several = "s" * (len(self.objects) != 1)
+        what = f"{counted:,} instructions in {len(self.objects)} compiled kernel{several}"
         if self.passed:
             return f"integer only: {what}, 0 of them floating-point arithmetic"
         if not self.counts:

@@ -58,7 +58,7 @@ function show(t) {
   }
   const wide = make("div", null, one, "wide");
   const table = make("table", null, wide), head = make("tr", null, table);
-  for (const title of ["stage", "min", "max", "mean |v|", "clipped", "headroom", "open"]) make("th", title, head);
+  for (const title of ["stage", "min", "max", "mean |v|", "clipped", "room", "open"]) make("th", title, head);
   let layer = null;
   for (const stage of data.stages) {
     const [, number_, rest] = stage.name.match(/^(?:layers\.(\d+)\.)?(.*?)(?:\.weight)?$/);

@@ -73,6 +73,7 @@ def colored(traced: Trace):
         line.append(text, style=f"white on {color(bits)}")
         if text == "⏎":
             line.append("\n")
+    line.rstrip()  # printing ends the last line
     return line
 
 

@@ -321,7 +321,10 @@ def keep_inputs(model, block, t, layer, kind, x, x_row, count):
 
 @njit(**JIT)
 def load_states(model, block, states, row):
-    """Start from states (rows, L, D) int8."""
+    """Start from the rows' states.
+
+    states : (rows, L, D) int8
+    """
     base = address(states)
     for i in range(block.members):
         for layer in range(model.num_layers):
@@ -333,7 +336,10 @@ def load_states(model, block, states, row):
 
 @njit(**JIT)
 def save_states(model, block, states, row):
-    """Keep the states of the members whose state goes on, (rows, L, D) int8."""
+    """Keep the states of the members whose state goes on.
+
+    states : (rows, L, D) int8, written
+    """
     base = address(states)
     for i in range(block.keep, block.members, block.state_share):
         for layer in range(model.num_layers):
@@ -345,7 +351,12 @@ def save_states(model, block, states, row):
 
 @njit(**JIT)
 def run_sequences(model, noise, tables, block, tokens, states_in, states_out, row, logits):
-    """Unperturbed: logits (sequences, T, 256) int8 for the block's sequences, beginning at ``row``."""
+    """Unperturbed: logits for the block's sequences, beginning at ``row``.
+
+    tokens : (sequences, T) uint8
+    states_in, states_out : (sequences, L, D) int8
+    logits : (sequences, T, 256) int8, written
+    """
     load_states(model, block, states_in, row)
     plane = block.padded * block.stride
     tensor = 2 + LAYER_TENSORS * model.num_layers
@@ -367,7 +378,12 @@ def run_sequences(model, noise, tables, block, tokens, states_in, states_out, ro
 
 @njit(**JIT)
 def run_pair_block(model, noise, tables, block, tokens, states_in, states_out, row, first, scores):
-    """Recipe paper: scores (members,) int32, in 1/16 bit, of the block's pairs, beginning at pair ``row``."""
+    """Recipe paper: scores of the block's pairs, beginning at pair ``row``.
+
+    tokens : (pairs, T + 1) uint8
+    states_in, states_out : (2 * pairs, L, D) int8
+    scores : (2 * pairs,) int32 in 1/16 bit, added to
+    """
     load_states(model, block, states_in, 2 * row)
     draw_signs(model, noise, block, first + row, 2)
     plane = block.padded * block.stride
@@ -385,6 +401,8 @@ def run_pair_block(model, noise, tables, block, tokens, states_in, states_out, r
 def run_group_block(model, noise, tables, block, tokens, states_in, states_out, row, first, s0, s1):
     """Recipe egg: the block's groups, beginning at group ``row``, read the chunk; what votes need stays in the block.
 
+    tokens : (groups, T + 1) uint8
+    states_in, states_out : (groups, L, D) int8
     s0, s1 : (T, members of the block) int32, clean and moved scores in 1/256 bit
     """
     load_states(model, block, states_in, row)

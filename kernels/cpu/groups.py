@@ -15,9 +15,14 @@ def run_and_vote(
 ):  # fmt: skip
     """The block's groups, beginning at group ``row``, read, are credited, and leave their rows of votes.
 
+    tokens : (groups, T + 1) uint8
+    states, states_out : (groups, L, D) int8
     first : global number of the block's first member
     scale : the credit scale, in 1/256 bit
     pairs : row pairs of the whole batch, of which each group fills (T + 1) // 2
+    v_rows : (pairs * outputs of all matrices,) int32, written, see ``cast_rows``
+    x_rows : (pairs * inputs of all matrices,) int32, likewise
+    embedding_rows : (groups, T, D) int32, written, see ``cast_vectors``
     gains : (2 L + 1, D) int64, added to
     scores : (members of the batch,) int32, written: clean scores summed over the chunk, in 1/256 bit
     returns : the sum over members of |the chunk's score less the group's mean|

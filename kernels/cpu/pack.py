@@ -15,7 +15,7 @@ def pack_panels(weights, panels, first, last, packed, starts):
     panels : (panels, 4) int64: where a panel's rows begin in weights, its columns (outputs, 16 or 64), its inputs, and
         where its sums begin in starts
     packed : (parameters,) int8: each panel as [inputs / 4][column][4], in the place of its rows
-    starts : int32: -OFFSET * row sums, which undoes the offset of the inputs' bytes
+    starts : (row sums,) int32: -OFFSET * row sums, which undoes the offset of the inputs' bytes
     """
     source, to = address(weights), address(packed)
     for panel in range(first, last):

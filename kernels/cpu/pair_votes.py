@@ -14,7 +14,11 @@ from kernels.philox import DIRECTION_SIGNS
 
 @njit(**JIT)
 def draw_directions(directions, step, key_0, key_1, words):
-    """Word strings of the directions' signs: words (directions, whole 64s) uint32."""
+    """Word strings of the directions' signs.
+
+    directions : (directions,) int64, their numbers
+    words : (directions, whole 64s) uint32, written
+    """
     lanes = np.arange(16).astype(np.int32)
     row = words.shape[1]
     for i in range(len(directions)):

@@ -73,6 +73,7 @@ def assign_credit(tokens, row, group_size, s0, s1, scale, credit):
 
     tokens : (groups, T + 1) uint8, the block's groups beginning at ``row``
     s0, s1 : (T, members) int32 in 1/256 bit
+    credit : (3, T, members) int32, written
     returns : the sum over members of |the chunk's score less the group's mean|
     """
     length, members = s0.shape
@@ -130,7 +131,7 @@ def pack_outputs(block, first, group_size, signs, coefficients, shifts, outputs,
     """Two tokens' v (outputs,) of a group, saturated to +-8,191, as int16 halves in a panel's row.
 
     coefficients : (2, group_size) int32, F p of each member at each of the two tokens; |sum| < 2**31
-    shifts : what the two sums are divided by, as right shifts, less VOTE_BITS
+    shifts : (2,) int64, what the two sums are divided by, as right shifts, less VOTE_BITS
     """
     low, high = splat(-VOTE_LIMIT), splat(VOTE_LIMIT)
     bits_row = block.words_row
@@ -169,6 +170,7 @@ def pack_inputs(x_0, x_1, count, to, panel_step):
 def cast_rows(model, noise, block, group_size, credit, pair, pairs, v_rows, x_rows):
     """Every matrix's rows of the block's groups, from row pair ``pair`` on, of ``pairs`` in the buffers.
 
+    credit : (3, T, members) int32
     v_rows : (pairs * outputs of all matrices,) int32: for each output set in turn its panels [panel][pair][column]
     x_rows : (pairs * inputs of all matrices,) int32, likewise for each input
     """
@@ -263,6 +265,8 @@ def cast_rows(model, noise, block, group_size, credit, pair, pairs, v_rows, x_ro
 def cast_vectors(model, block, group_size, credit, gains, tokens, row, rows_out, length):
     """Votes that are no products: norm gains, and the embedding rows that were read.
 
+    credit : (3, T, members) int32
+    tokens : (groups, T + 1) uint8
     gains : (2 L + 1, D) int64, added to: ln1 and ln2 of each layer, ln_out
     rows_out : (groups, T, D) int32: the vote on the row of the byte read, by group and token, from ``row`` on
     """
@@ -304,7 +308,12 @@ def cast_vectors(model, block, group_size, credit, gains, tokens, row, rows_out,
 
 @njit(**JIT)
 def sum_embedding(votes, d, tokens, first, last, length, rows):
-    """Add the embedding rows' votes of groups first..last; exact in int64."""
+    """Add the embedding rows' votes of groups first..last; exact in int64.
+
+    votes : (parameters,) int64
+    tokens : (groups, T + 1) uint8
+    rows : (groups, T, D) int32
+    """
     for group in range(first, last):
         for t in range(length):
             at = np.int64(tokens[group, t]) * d
@@ -316,7 +325,11 @@ def sum_embedding(votes, d, tokens, first, last, length, rows):
 def sum_matrix(
     votes, at, outputs, inputs, v_rows, v_column, x_rows, x_column, first, last, pairs, panel, add
 ):
-    """Z = or += v x^T of one panel of a matrix's outputs over the row pairs first..last, at most 512."""
+    """Z = or += v x^T of one panel of a matrix's outputs over the row pairs first..last, at most 512.
+
+    votes : (parameters,) int64
+    v_rows, x_rows : (pairs * columns of all matrices,) int32, see ``cast_rows``
+    """
     width_n, width_k = min(64, outputs), min(64, inputs)
     v = address(v_rows) + 4 * (pairs * (v_column + 64 * panel) + first * width_n)
     z = address(votes) + 8 * (at + 64 * panel * inputs)
@@ -336,7 +349,11 @@ def sum_matrix(
 
 @njit(**JIT)
 def sum_bias(votes, at, outputs, constant, v_rows, v_column, first, last, pairs, add):
-    """The gate's bias: Z = or += c * sum of v over the row pairs first..last."""
+    """The gate's bias: Z = or += c * sum of v over the row pairs first..last.
+
+    votes : (parameters,) int64
+    v_rows : (pairs * outputs of all matrices,) int32, see ``cast_rows``
+    """
     width = min(64, outputs)
     for n in range(outputs):
         column = pairs * (v_column + (n & ~63)) + (n & 63)
@@ -352,7 +369,11 @@ def sum_bias(votes, at, outputs, constant, v_rows, v_column, first, last, pairs,
 def move_master(master, votes, offsets, multipliers, weights, first, last):
     """Elements first..last: masters move by votes * multiplier / 2**32, rounded half up.
 
-    offsets : (tensors + 1,) int64, where each tensor begins; |votes * multiplier| < 2**62
+    master : (parameters,) int16
+    votes : (parameters,) int64; |votes * multiplier| < 2**62
+    offsets : (tensors + 1,) int64, where each tensor begins
+    multipliers : (tensors,) int64
+    weights : (parameters,) int8, written
     """
     limit = LIMIT << MASTER_BITS
     for tensor in range(len(multipliers)):
@@ -366,7 +387,11 @@ def move_master(master, votes, offsets, multipliers, weights, first, last):
 
 @njit(**JIT)
 def move_signs(weights, votes, threshold, out, first, last):
-    """Weights move by sign(votes) where 16 |votes| >= threshold."""
+    """Weights move by sign(votes) where 16 |votes| >= threshold.
+
+    weights, out : (parameters,) int8
+    votes : (parameters,) int64
+    """
     for i in range(first, last):
         z = votes[i]
         move = 0
