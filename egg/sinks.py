@@ -52,7 +52,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, named as the folder; resumed with it."""
+    """A run of Weights & Biases, named as the folder; resumed with it. Its own files go to RUN/wandb."""
 
     def __init__(self, run: Path, config: dict[str, Any]):
         """Begin it, or go on.
@@ -63,13 +63,12 @@ class WandB:
         name = run.resolve().name
         identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
         try:
+            run.mkdir(parents=True, exist_ok=True)
             self._run = wandb.init(
-                project="egg", name=name, id=identity, resume="allow", config=config, dir=str(run.parent)
+                project="egg", name=name, id=identity, resume="allow", config=config, dir=str(run)
             )  # fmt: skip
         except Exception as error:  # wandb's own errors derive from it alone
-            raise EggError(
-                f"--wandb: {error}; log in with wandb login, or set WANDB_MODE=offline"
-            ) from error
+            raise EggError(f"--wandb: {error} (WANDB_MODE=offline keeps it here)") from error
 
     def write(self, record):
         """One step's figures, under the names they have in metrics.jsonl."""
@@ -78,7 +77,7 @@ class WandB:
 
     def close(self):
         """Finish the run there."""
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def check(names: list[str]) -> None:

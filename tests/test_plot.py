@@ -151,7 +151,7 @@ class Recorded:
     def close(self):
         self.closed = True
 
-    def finish(self, quiet=None):
+    def finish(self):
         self.closed = True
 
 
