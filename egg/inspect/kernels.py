@@ -3,7 +3,7 @@
 from kernels import Backend, BackendError
 from kernels.audit import CLASSES, FLOATING, Audit, audit
 
-ORDER = ("forward", "perturbation", "score", "credit", "vote", "update", "other")
+ORDER = ("forward", "perturbation", "score", "credit", "vote", "update", "coding", "other")
 SHORT = dict(zip(CLASSES, ("vector", "dot", "scalar", "memory", "control", "float"), strict=True))
 
 

@@ -26,6 +26,7 @@ PATHS = {
     "votes": "vote",
     "pair_votes": "vote",
     "groups": "vote",
+    "coder": "coding",
     "forward.project": "perturbation",
     "forward.vector": "perturbation",
     "votes.round_div": "credit",
@@ -55,7 +56,7 @@ class Kernel:
     name: str
     """module.function, below kernels.cpu."""
     path: str
-    """The step it belongs to: forward, perturbation, score, credit, vote or update."""
+    """The step it belongs to: forward, perturbation, score, credit, vote, update or coding."""
     purpose: str
     """First line of its documentation."""
     called_by: tuple[str, ...]
@@ -100,12 +101,14 @@ class Kernel:
 
 
 def kernels(backend) -> dict[str, Kernel]:
-    """Every kernel of the CPU backend by name, those first that the backend calls."""
+    """Every kernel of the CPU backend by name, those first that the backend, or its coder, calls."""
     from kernels.cpu import backend as module
+    from kernels.cpu import coder
 
     entries = {}
-    for dispatcher in _referred(type(backend), vars(module)):
-        entries[_name(dispatcher)] = dispatcher
+    for kind, where in ((type(backend), module), (coder.Encoder, coder), (coder.Decoder, coder)):
+        for dispatcher in _referred(kind, vars(where)):
+            entries[_name(dispatcher)] = dispatcher
     found, callers, waiting = dict(entries), {}, list(entries.values())
     while waiting:
         caller = waiting.pop(0)
@@ -133,7 +136,12 @@ def path_of(name: str) -> str:
 
 
 def compile_all(backend) -> None:
-    """Call everything that the backend does, once and small, so that all of it is compiled."""
+    """Call everything that the backend and its coder do, once and small, so that all of it is compiled."""
+    from kernels.cpu.coder import Decoder, Encoder
+
+    encoder, logits = Encoder(), np.zeros((1, 2, 256), np.int8)
+    encoder.put(logits, np.ones((1, 2), np.uint8))
+    Decoder(encoder.finish()).take(logits[:, 0])
     for perturbation, d in (("sign", 64), ("input", 16)):
         shape = Shape(d, 1)
         weights = np.ones(shape.parameters, np.int8)

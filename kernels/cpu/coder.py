@@ -48,6 +48,10 @@ class Decoder:
 
 @njit(**JIT)
 def _largest(row):
+    """The largest of a row of logits.
+
+    row : (256,) int8
+    """
     largest = row[0]
     for v in range(1, 256):
         largest = max(largest, row[v])
@@ -56,6 +60,10 @@ def _largest(row):
 
 @njit(**JIT)
 def _carry(out, at):
+    """Add one to the byte before ``at``, and to those before it while they overflow.
+
+    out : (size,) uint8
+    """
     at -= 1
     while out[at] == 255:
         out[at] = 0
@@ -65,6 +73,14 @@ def _carry(out, at):
 
 @njit(**JIT)
 def _put(logits, targets, table, state, out, at):
+    """Narrow the interval by each byte; returns where the code ends now.
+
+    logits : (streams, T, 256) int8
+    targets : (streams, T) uint8
+    table : (255,) uint64
+    state : (2,) uint64, the interval's beginning and its range
+    out : (size,) uint8, the code
+    """
     low, range_ = state[0], state[1]
     for t in range(targets.shape[1]):
         for stream in range(targets.shape[0]):
@@ -94,6 +110,11 @@ def _put(logits, targets, table, state, out, at):
 
 @njit(**JIT)
 def _finish(state, out, at):
+    """Write the last byte; returns where the code ends.
+
+    state : (2,) uint64
+    out : (size,) uint8
+    """
     if state[0] > uint64(255 << 56):  # rounded up it is 256
         _carry(out, at)
         return at
@@ -103,6 +124,14 @@ def _finish(state, out, at):
 
 @njit(**JIT)
 def _take(logits, table, state, code, taken):
+    """The next byte of every stream.
+
+    logits : (streams, 256) int8
+    table : (255,) uint64
+    state : (3,) uint64, offset, range and bytes read
+    code : (size,) uint8
+    taken : (streams,) uint8, written
+    """
     offset, range_, at = state[0], state[1], np.int64(state[2])
     weights = np.empty(256, np.uint64)
     for stream in range(logits.shape[0]):
