@@ -42,13 +42,29 @@ def scheduled_step_size(
 def multipliers(shape: Shape, step_size: int, population_size: int) -> np.ndarray:
     """(tensors,) int64: what votes are multiplied by, over 2**32, to move a weight by about the step size.
 
-    Twice that for the embedding, of which a step sees few rows.
+    Twice that for the embedding, of which a step sees few rows; an eighth for norm gains, whose votes sum to
+    ten times those of a matrix and whose walk would saturate all they multiply; more for gates, whose votes are
+    smaller by what does not arrive.
     """
     # lr * 2**8 / (40,960 sqrt(population)) * 2**32, with lr = step_size / 2**16
     multiplier = (step_size << 32) // (VOTE_RMS * isqrt(population_size << 16))
-    return np.array(
-        [multiplier * (2 if name == "embedding.weight" else 1) for name in shape.tensors], np.int64
-    )
+    return np.array([_share(name, multiplier) for name in shape.tensors], np.int64)
+
+
+def _share(name: str, multiplier: int) -> int:
+    """A tensor's own multiplier, see docs/arithmetic.md."""
+    kind = name.split(".")[-1]
+    if name == "embedding.weight":
+        return 2 * multiplier
+    if ".ln" in name or name.startswith("ln"):
+        return multiplier // 8
+    return {
+        "w_f": 4 * multiplier,
+        "u_f": 4 * multiplier,
+        "w_h": 2 * multiplier,
+        "u_h": 2 * multiplier,
+        "b_h": multiplier // 2,
+    }.get(kind, multiplier)
 
 
 def sign_threshold(step: int, pairs: int) -> int:

@@ -7,18 +7,21 @@ from kernels.layout import Shape
 from kernels.philox import INITIAL_WEIGHTS, words
 
 GAIN = 16  # 1.0 in 4 fractional bits
+# Recipe egg begins with activations that use more of an int8, and moves gains slowly (docs/learning.md).
+EGG_GAINS = {"ln1": 48, "ln2": 24, "ln_out": 48}
 CONSTANT_COLUMN = 64  # of the embedding in recipe egg: a feature that every byte shares
 
 
 def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
-    """(parameters,) int8: round(16 z) for matrices, 16 for gains, 0 for biases.
+    """(parameters,) int8: round(16 z) for matrices, 16 or ``EGG_GAINS`` for gains, 0 for biases.
 
     In recipe ``egg`` the head is zero, so that the first loss is exactly 8 bits a byte.
     """
     flat = np.zeros(shape.parameters, np.int8)
     for name, weights in shape.views(flat).items():
         if weights.ndim == 1:
-            weights[...] = 0 if ".gru.b_" in name else GAIN
+            gain = EGG_GAINS[name.split(".")[-2]] if recipe == "egg" and "ln" in name else GAIN
+            weights[...] = 0 if ".gru.b_" in name else gain
         elif name != "head.weight" or recipe == "paper":
             drawn = words(
                 seed, INITIAL_WEIGHTS, shape.tensors[name].number, 0, -(-weights.size // 2)

@@ -18,6 +18,7 @@ CREDIT_SCALE_FLOOR = 16  # 1/16 bit, in 1/256 bit
 DISCOUNT = 179  # of the reward-to-go, in 1/256 a token
 VOTE_LIMIT = 8191  # of one (group, token) row of votes: 8191 * 127 * 1024 < 2**31
 VOTE_BITS = 10  # fractional bits of a vote
+ARRIVED_BITS = 7  # of the share of a push that arrived, 0..127
 VOTE_ROWS = 1024  # (group, token) rows that int32 holds
 MASTER_BITS = 8  # fractional bits of a master weight
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from kernels import philox
 from kernels.arithmetic import (
+    ARRIVED_BITS,
     CREDIT_LIMIT,
     CREDIT_MEAN,
     DISCOUNT,
@@ -148,10 +149,17 @@ class Perturbed(Model):
                     self.b0[bias] = self.a[bias][:, 0].astype(np.int64)
                     self.a[u] = self.a[w]
                     self.a[bias] = self.a[w] * self.a[bias][:, :1]
-        self.r = np.ones(len(directions_m), np.int64)  # the members' signs at this token
-        self.trace: dict[
-            str, tuple[np.ndarray, np.ndarray]
-        ] = {}  # name -> input (m, k), projection (m,)
+        self.begin_token(np.ones(len(directions_m), np.int64))
+
+    def begin_token(self, r_m):
+        """The members' signs r at the next token; what the last one left is forgotten."""
+        self.r = r_m
+        # name -> input (m, k) and projection (m,) of a product; stage -> its result (m, n)
+        self.trace: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.stages: dict[str, np.ndarray] = {}
+
+    def seen(self, stage, values_mn):
+        self.stages[stage] = values_mn
 
     def gain(self, v):
         """v << (4 - sigma_shift), an arithmetic >> for sigma_shift > 4."""
@@ -186,6 +194,31 @@ class Perturbed(Model):
         if self.noise.perturbation == "input":
             return self.a[name] * (self.r * self.input_step(name))[:, None]
         return self.gain(self.a[name] * p[:, None])
+
+
+def arrived(stages: dict[str, np.ndarray], trace: dict, name: str) -> np.ndarray:
+    """How much of a push at each output of a matrix arrived, 0..127: (members, N).
+
+    A clipped value takes none on, and a gate lets through what it is open for.
+
+    stages, trace : what ``Perturbed`` kept of the token
+    """
+
+    def free(v):
+        return np.abs(v) < LIMIT
+
+    layer, tensor = name[: name.index(".", len("layers.")) + 1], name[name.rindex(".") + 1 :]
+    if tensor == "w_f":
+        c = stages[layer + "candidate"]
+        h = trace[layer + "gru.u_f"][0]
+        return free(stages[layer + "gate"]) * np.minimum(LIMIT, np.abs(c - h))
+    if tensor == "w_h":
+        return free(stages[layer + "candidate"]) * ((stages[layer + "gate"] + LIMIT) >> 1)
+    if tensor == "w_up":
+        return LIMIT * free(stages[layer + "mlp.middle"])
+    acc = stages[name]
+    d = clip8(acc >> product_shift(4 * acc.shape[1]))
+    return LIMIT * free(d) * free(stages[layer + "mlp"])
 
 
 def credits(s0_gmt: np.ndarray, s1_gmt: np.ndarray, inputs_gt: np.ndarray, scale: int):
@@ -264,13 +297,13 @@ class NumpyBackend:
         s0, s1 = np.empty((2, len(members), length), np.int64)
         traces = []
         for t in range(length):
-            block.r, block.trace = r_mt[:, t], {}
+            block.begin_token(r_mt[:, t])
             x = block.read(tokens_m[:, t], h)
             clean = block.product("head.weight", x, term=0)
             moved = block.product("head.weight", x)
             s0[:, t] = scores(clean, tokens_m[:, t + 1], FINE)
             s1[:, t] = scores(moved, tokens_m[:, t + 1], FINE)
-            traces.append(block.trace)
+            traces.append((block.trace, block.stages))
 
         s0, s1 = (s.reshape(groups, group_size, length) for s in (s0, s1))
         to_go, own, head, deviations = credits(s0, s1, tokens[:, :-1], credit_scale)
@@ -291,12 +324,16 @@ class NumpyBackend:
             elif z.ndim == 1:
                 z += (block.a[name] * (credit * r_mt).sum(1)[:, None]).sum(0) << VOTE_BITS
             else:
-                for t, trace in enumerate(traces):
+                for t, (trace, stages) in enumerate(traces):
                     x, p = trace[name]
                     x = x[::group_size]
                     v = self._outputs(
                         block, name, p, (x * x).sum(1), credit[:, t], r_mt[:, t], group_size
                     )
+                    if name != "head.weight":
+                        v = round_shift(
+                            v * arrived(stages, trace, name)[::group_size], ARRIVED_BITS
+                        )
                     z += v.T @ x
         return s0, h, deviations
 
@@ -304,12 +341,14 @@ class NumpyBackend:
         """The products that meet in one gate vote with one output vector on their joint input [x, y, c]."""
         u, bias = w.replace(".w_", ".u_"), w.replace(".w_", ".b_")
         c = 1 << product_shift(block.shape.hidden_size)
-        for t, trace in enumerate(traces):
+        for t, (trace, stages) in enumerate(traces):
             (x, p_x), (y, p_y) = trace[w], trace[u]
             p = p_x + p_y + r_mt[:, t] * block.b0[bias] * c
+            through = arrived(stages, trace, w)
             x, y = x[::group_size], y[::group_size]
             length_squared = (x * x).sum(1) + (y * y).sum(1) + c * c
             v = self._outputs(block, w, p, length_squared, credit[:, t], r_mt[:, t], group_size)
+            v = round_shift(v * through[::group_size], ARRIVED_BITS)
             votes[w] += v.T @ x
             votes[u] += v.T @ y
             votes[bias] += c * v.sum(0)
@@ -340,7 +379,7 @@ class NumpyBackend:
             pairs = np.arange(start, min(len(tokens), start + BLOCK_MEMBERS // 2))
             members = slice(2 * start, 2 * start + 2 * len(pairs))
             block = Perturbed(model, noise, np.repeat(first_pair + pairs, 2), tie_gates=False)
-            block.r = np.tile([1, -1], len(pairs))
+            block.begin_token(np.tile([1, -1], len(pairs)))
             tokens_m = np.repeat(tokens[pairs], 2, 0)
             h = states[members].astype(np.int64)
             for t in range(tokens.shape[1] - 1):

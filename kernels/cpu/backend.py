@@ -170,6 +170,7 @@ class NumbaBackend:
             np.empty(
                 (length if moved else 0, structures.LAYER_PRODUCTS * layers + 1, padded), np.int32
             ),
+            np.empty((seen, length, layers * structures.LAYER_OUTPUTS * d), np.int8),
             np.empty((seen, length, (structures.LAYER_INPUTS * layers + 1) * d), np.uint8),
         )
         block = structures.Block(
@@ -278,7 +279,7 @@ class NumbaBackend:
         d, layers = shape.hidden_size, shape.num_layers
         length, groups = tokens.shape[1] - 1, len(tokens)
         pairs = groups * ((length + 1) // 2)
-        v_columns = layers * 7 * d + VOCABULARY
+        v_columns = layers * structures.LAYER_OUTPUTS * d + VOCABULARY
         x_columns = (structures.LAYER_INPUTS * layers + 1) * d
         v_rows = self._buffer("v", (pairs * v_columns,), np.int32)
         x_rows = self._buffer("x", (pairs * x_columns,), np.int32)

@@ -23,6 +23,7 @@ from kernels.cpu.simd import (
     load_i8,
     load_long,
     load_offset,
+    minimum,
     select_bits,
     splat,
     store_i8,
@@ -54,6 +55,10 @@ from kernels.cpu.structures import (
     PRODUCT_1,
     PRODUCT_2,
     U_F,
+    V_DOWN,
+    V_F,
+    V_H,
+    V_UP,
     W_DOWN,
     W_F,
     W_H,
@@ -64,6 +69,7 @@ from kernels.cpu.structures import (
     X_PAST,
     X_U,
     a_signs,
+    arrived_at,
     b_signs,
     embedding_sign,
     gain,
@@ -179,6 +185,12 @@ def vector(model, noise, block, t, i, tensor, j, moves):
 
 
 @njit(**JIT)
+def free(v):
+    """1 where a clipped value could still move either way, 0 at +-127."""
+    return minimum(splat(1), splat(LIMIT) - absolute(v))
+
+
+@njit(**JIT)
 def norm_rows(model, noise, tables, block, t, tensor, x, out):
     """out = clip8((x * gain) // max(1, mean |x|)), as offset bytes.
 
@@ -268,6 +280,11 @@ def read_token(model, noise, tables, block, t, tokens, row, traced):
                 new = old + (((load_i8(gate + at) + splat(LIMIT)) * (c - old)) >> 8)
                 store_offset(h + at, new)
                 store_i8(x + at, clip8_lanes(load_i8(x + at) + new))
+                if traced and i % block.text_share == 0:
+                    f = load_i8(gate + at)
+                    to = arrived_at(model, block, i // block.text_share, t, layer) + j
+                    store_i8(to + V_F * d, free(f) * minimum(splat(LIMIT), absolute(c - old)))
+                    store_i8(to + V_H * d, free(c) * ((f + splat(LIMIT)) >> 1))
 
         norm_rows(model, noise, tables, block, t, first + LN2, x, read)
         product(
@@ -284,7 +301,15 @@ def read_token(model, noise, tables, block, t, tokens, row, traced):
         for i in range(members):
             for j in range(0, d, 16):
                 at = i * stride + j
-                store_i8(x + at, clip8_lanes(load_i8(x + at) + load_i8(one + at)))
+                down = load_i8(one + at)
+                new = clip8_lanes(load_i8(x + at) + down)
+                store_i8(x + at, new)
+                if traced and i % block.text_share == 0:
+                    to = arrived_at(model, block, i // block.text_share, t, layer)
+                    store_i8(to + V_DOWN * d + j, free(down) * free(new) * splat(LIMIT))
+                    for k in range(4 * j, 4 * j + 64, 16):
+                        middle = load_offset(mid + 4 * i * stride + k)
+                        store_i8(to + V_UP * d + k, free(middle) * splat(LIMIT))
 
     norm_rows(model, noise, tables, block, t, 1 + LAYER_TENSORS * model.num_layers, x, read)
     if traced:

@@ -24,6 +24,9 @@ P_W_F, P_U_F, P_W_H, P_U_H, P_UP, P_DOWN = range(6)
 LAYER_PRODUCTS = 6
 X_U, X_H, X_PAST, X_LN2, X_MID = range(5)
 LAYER_INPUTS = 8  # the last, the MLP's middle, is 4 wide
+# A layer's outputs that vote, in units of D: the two gates, the middle (4 wide), the MLP's output.
+V_F, V_H, V_UP, V_DOWN = 0, 1, 2, 6
+LAYER_OUTPUTS = 7
 
 
 # What follows holds addresses, not arrays: Numba counts references to arrays, atomically, at every use. The backend
@@ -85,6 +88,9 @@ class Block(NamedTuple):
     b0: int  # (padded, 2 L) int8: first sign of each gate's bias
     r: int  # (T, padded to 16s) int8: the members' signs at each token
     projections: int  # (T, 6 L + 1, padded) int32
+    arrived: (
+        int  # (groups, T, 7 L D) int8: how much of a push at each first member's outputs arrived
+    )
     inputs: (
         int  # (groups, T, (8 L + 1) D) uint8: what each group's first member's products saw, offset
     )
@@ -148,6 +154,13 @@ def projection(model, block, t, slot, i):
     """Address of member i's projection on product ``slot`` at token t."""
     slots = LAYER_PRODUCTS * model.num_layers + 1
     return block.projections + 4 * ((t * slots + slot) * block.padded + i)
+
+
+@njit(**JIT)
+def arrived_at(model, block, group, t, layer):
+    """Address of what arrived at the outputs of a group's first member in a layer, (7 D,) int8."""
+    row = (group * block.length + t) * model.num_layers + layer
+    return block.arrived + row * LAYER_OUTPUTS * model.hidden_size
 
 
 @njit(**JIT)

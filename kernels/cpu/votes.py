@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from kernels.arithmetic import (
+    ARRIVED_BITS,
     CREDIT_LIMIT,
     CREDIT_MEAN,
     DISCOUNT,
@@ -21,6 +22,7 @@ from kernels.arithmetic import (
 from kernels.cpu.simd import (
     address,
     load_byte,
+    load_i8,
     load_i32,
     load_offset,
     load_word,
@@ -41,6 +43,10 @@ from kernels.cpu.structures import (
     LN2,
     P_UP,
     P_W_F,
+    V_DOWN,
+    V_F,
+    V_H,
+    V_UP,
     W_DOWN,
     W_F,
     W_UP,
@@ -49,6 +55,7 @@ from kernels.cpu.structures import (
     X_MID,
     X_PAST,
     a_signs,
+    arrived_at,
     b_signs,
     embedding_sign,
     gain,
@@ -127,13 +134,17 @@ def nearest_exponent(n):
 
 
 @njit(**JIT)
-def pack_outputs(block, first, group_size, signs, coefficients, shifts, outputs, to, panel_step):
+def pack_outputs(
+    block, first, group_size, signs, coefficients, shifts, outputs, to, panel_step, arrived_0, arrived_1
+):  # fmt: skip
     """Two tokens' v (outputs,) of a group, saturated to +-8,191, as int16 halves in a panel's row.
 
     coefficients : (2, group_size) int32, F p of each member at each of the two tokens; |sum| < 2**31
     shifts : (2,) int64, what the two sums are divided by, as right shifts, less VOTE_BITS
+    arrived_0, arrived_1 : addresses of (outputs,) int8, how much arrived, in 1/128; 0 for the head, where all does
     """
     low, high = splat(-VOTE_LIMIT), splat(VOTE_LIMIT)
+    half = splat((1 << ARRIVED_BITS) >> 1)
     bits_row = block.words_row
     bits = block.words + first * bits_row + signs
     up_0, down_0 = max(0, -shifts[0]), max(0, shifts[0])
@@ -153,6 +164,9 @@ def pack_outputs(block, first, group_size, signs, coefficients, shifts, outputs,
         v_1 = maximum(splat(0) - most_1, minimum(most_1, v_1)) << up_1
         v_0 = maximum(low, minimum(high, (v_0 + half_0) >> down_0))
         v_1 = maximum(low, minimum(high, (v_1 + half_1) >> down_1))
+        if arrived_0:
+            v_0 = (v_0 * load_i8(arrived_0 + n) + half) >> ARRIVED_BITS
+            v_1 = (v_1 * load_i8(arrived_1 + n) + half) >> ARRIVED_BITS
         panel = to + (n >> 6) * panel_step + 4 * (n & 63)
         store_i32(panel, (v_0 & splat(0xFFFF)) | (v_1 << 16))
 
@@ -252,11 +266,19 @@ def cast_rows(model, noise, block, group_size, credit, pair, pairs, v_rows, x_ro
                                 )
                                 p += r * load_byte(b0) * constant
                         coefficients[side, i] = credit[credit_kind, t, member] * p
+                arrived_0, arrived_1 = 0, 0
+                if not is_head:
+                    output = V_UP if kind == P_UP else V_DOWN
+                    if gate:
+                        output = V_F if kind == P_W_F else V_H
+                    arrived_0 = arrived_at(model, block, group, t_0, layer) + output * d
+                    # without a second token its sum is zero, whatever it is multiplied by
+                    arrived_1 = arrived_at(model, block, group, t_0 + count - 1, layer) + output * d
                 width = min(64, outputs)
                 to = address(v_rows) + 4 * (pairs * outputs_before + at_pair * width)
                 pack_outputs(
                     block, first, group_size, a_signs(model, tensor), coefficients, shifts, outputs, to,
-                    4 * pairs * width,
+                    4 * pairs * width, arrived_0, arrived_1,
                 )  # fmt: skip
                 outputs_before += outputs
 
