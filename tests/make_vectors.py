@@ -39,8 +39,11 @@ and votes are flat: all the tensors' elements in the order of docs/arithmetic.md
     weights_change      int8                          weights after the step, less before
     new_states          (2P, L, D) int8               each member's state after the step
 
+In `step_egg_saturated`, gates, candidates, the MLP's middle and output and the residual lie at both
+limits now and then, where free(v) is 0 and no vote is cast; every one of them changes some vote.
+
 To keep the files small, the rows of the small models' embedding and head repeat every 32 bytes, and
-the weights of the step files are multiples of 8.
+the weights of the step files are multiples of 8 or at a limit.
 """
 
 from pathlib import Path
@@ -105,6 +108,15 @@ def step_weights(seed, layers):
     return weights
 
 
+def saturated_weights(seed):
+    """A model of one layer for a step file, whose inputs and MLP are four times as strong."""
+    weights = step_weights(seed, 1)
+    for kind in ("gru.w_f", "gru.w_h", "mlp.w_up", "mlp.w_down"):
+        name = f"layers.0.{kind}"
+        weights[name] = oracle.map_tensor(lambda w: oracle.clip8(4 * w), weights[name])
+    return weights
+
+
 def unrounded_master(weights):
     """Master weights that round to `weights`, some of them just so."""
     fractions = {name: iter([0, -128, 127, 5, 0, 0, -60, 90] * 512) for name in weights}
@@ -132,10 +144,10 @@ def forward_vectors(weights, tokens):
     }
 
 
-def egg_vectors(layers, seed, step, sigma_shift, perturbation, credit_scale, lr):
+def egg_vectors(weights, seed, step, sigma_shift, perturbation, credit_scale, lr):
     """Two groups of four members; the second group meets a 0 half-way."""
     group_size = 4
-    weights = step_weights(seed, layers)
+    layers = oracle.size_of(weights)[1]
     master = unrounded_master(weights)
     assert oracle.from_master(master) == weights
     tokens = [list(b"The egg"[:6]), [111, 110, 101, 0, 116, 119]]
@@ -205,9 +217,12 @@ VECTORS = {
     "forward_d64_l1_extreme": lambda: forward_vectors(
         extreme_weights(3, 64, 1), text_with_resets(3, 8)
     ),
-    "step_egg_sign_3": lambda: egg_vectors(2, 11, 6, 3, "sign", 150, 2_000),
-    "step_egg_sign_5": lambda: egg_vectors(1, 2**40 + 12, 1001, 5, "sign", 40, 5_000),
-    "step_egg_input_3": lambda: egg_vectors(1, 13, 3, 3, "input", 40, 2_000),
+    "step_egg_sign_3": lambda: egg_vectors(step_weights(11, 2), 11, 6, 3, "sign", 150, 2_000),
+    "step_egg_sign_5": lambda: egg_vectors(
+        step_weights(2**40 + 12, 1), 2**40 + 12, 1001, 5, "sign", 40, 5_000
+    ),
+    "step_egg_input_3": lambda: egg_vectors(step_weights(13, 1), 13, 3, 3, "input", 40, 2_000),
+    "step_egg_saturated": lambda: egg_vectors(saturated_weights(15), 15, 5, 3, "sign", 80, 3_000),
     "step_paper": lambda: paper_vectors(1, 14, 70, 4),
 }
 

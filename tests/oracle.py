@@ -221,9 +221,15 @@ def sign_at(words, k):
     return 1 if bit(words, k) else -1
 
 
+def initial_gain(name, recipe):
+    if recipe != "egg":
+        return 16
+    return 24 if name.endswith("ln2.weight") else 48
+
+
 def initial_tensor(seed, number, name, shape, recipe):
     if len(shape) == 1:
-        return [0 if ".gru." in name else 16] * shape[0]
+        return [0 if ".gru." in name else initial_gain(name, recipe)] * shape[0]
     rows, columns = shape
     if recipe == "egg" and name == "head.weight":
         return zeros(shape)
@@ -347,19 +353,32 @@ def add(*vectors):
 
 
 @dataclass
+class Layer:
+    """The clipped values that one layer computed for a token, and the state that it found."""
+
+    h: list  # before the byte, after a reset
+    f: list
+    c: list
+    y: list  # the MLP's middle
+    d: list  # the MLP's output
+    x: list  # the residual with d added
+
+
+@dataclass
 class Token:
-    """What reading one byte gave: the new state, the logits, and every matrix's input."""
+    """What reading one byte gave: new state, logits, every matrix's input, values by layer."""
 
     h: list
     logits: list
     logits_without_head_term: list
     inputs: dict
+    layers: list
 
 
 def read_token(weights, h, byte, perturbation=None):
     """One token from the state h (L rows of D), which is not changed."""
-    d, layers = size_of(weights)
-    inputs = {}
+    width, depth = size_of(weights)
+    inputs, layers = {}, []
 
     def vector(name):
         w = weights[name]
@@ -370,12 +389,12 @@ def read_token(weights, h, byte, perturbation=None):
         return matmul(x, weights[name], perturbation.term(name, x) if perturbation else None)
 
     if byte == 0:
-        h = zeros((layers, d))
+        h = zeros((depth, width))
     new_h = []
     x = weights["embedding.weight"][byte]
     if perturbation:
         x = perturbation.embedding_row(byte, x)
-    for i in range(layers):
+    for i in range(depth):
         gru, mlp = f"layers.{i}.gru", f"layers.{i}.mlp"
         u = norm(x, vector(f"layers.{i}.ln1.weight"))
         f = add(product(u, f"{gru}.w_f"), product(h[i], f"{gru}.u_f"), vector(f"{gru}.b_f"))
@@ -386,12 +405,14 @@ def read_token(weights, h, byte, perturbation=None):
         ]
         new_h.append(h_i)
         x = add(x, h_i)
-        up = product(norm(x, vector(f"layers.{i}.ln2.weight")), f"{mlp}.w_up")
-        x = add(x, product(up, f"{mlp}.w_down"))
+        y = product(norm(x, vector(f"layers.{i}.ln2.weight")), f"{mlp}.w_up")
+        d = product(y, f"{mlp}.w_down")
+        x = add(x, d)
+        layers.append(Layer(h[i], f, c, y, d, x))
     x = norm(x, vector("ln_out.weight"))
     logits = product(x, "head.weight")
     clean = matmul(x, weights["head.weight"]) if perturbation else logits
-    return Token(new_h, logits, clean, inputs)
+    return Token(new_h, logits, clean, inputs, layers)
 
 
 # ---------------------------------------------------------------- the score of a token
@@ -516,10 +537,40 @@ def nearest_log2(n):
     return (n * n).bit_length() // 2
 
 
-def vote_row(coefficients, signs, vote_shift):
-    """v[o] from S[o] = sum_i coefficients[i] * a_i[o]."""
+def free(v):
+    return 1 if abs(v) < 127 else 0
+
+
+def arrived(layer, kind):
+    """w[o] of a layer's w_f, w_h, w_up or w_down: how much of a push at output o arrived."""
+    if kind == "w_f":
+        return [
+            free(f) * min(127, abs(c - h))
+            for f, c, h in zip(layer.f, layer.c, layer.h, strict=True)
+        ]
+    if kind == "w_h":
+        return [free(c) * ((f + 127) >> 1) for c, f in zip(layer.c, layer.f, strict=True)]
+    if kind == "w_up":
+        return [127 * free(y) for y in layer.y]
+    assert kind == "w_down"
+    return [127 * free(d) * free(x) for d, x in zip(layer.d, layer.x, strict=True)]
+
+
+def vote_row(coefficients, signs, vote_shift, weights=None):
+    """v[o] from S[o] = sum_i coefficients[i] * a_i[o], and from w[o] where there are weights."""
     sums = [dot(coefficients, column) for column in zip(*signs, strict=True)]
-    return [clip(round_shift(s, vote_shift - 10), -8191, 8191) for s in sums]
+    v = [clip(round_shift(s, vote_shift - 10), -8191, 8191) for s in sums]
+    if weights is None:
+        return v
+    return [round_shift(v_o * w_o, 7) for v_o, w_o in zip(v, weights, strict=True)]
+
+
+def vote_weights(token, name):
+    """w of a matrix, from the token of the group's first member; None for the head."""
+    if name == "head.weight":
+        return None
+    _, number, _, kind = name.split(".")
+    return arrived(token.layers[int(number)], kind)
 
 
 def add_outer(z, v, x):
@@ -541,7 +592,8 @@ def matrix_vote(lives, credit, name, t, sigma_shift, kind):
     else:
         factors = [life.r[t] for life in lives]
         vote_shift = shift(len(x)) + 4 - sigma_shift  # log2(P)
-    return vote_row(list(map(mul, credit, factors)), signs, vote_shift)
+    weights = vote_weights(lives[0].tokens[t], name)
+    return vote_row(list(map(mul, credit, factors)), signs, vote_shift, weights)
 
 
 def gate_projection(life, w_name, t):
@@ -567,7 +619,8 @@ def gate_vote(lives, credit, w_name, t, sigma_shift, kind):
     else:
         factors = [life.r[t] for life in lives]
         vote_shift = shift(len(u)) + 4 - sigma_shift + 1  # log2(2 P)
-    return vote_row(list(map(mul, credit, factors)), signs, vote_shift)
+    weights = vote_weights(lives[0].tokens[t], w_name)
+    return vote_row(list(map(mul, credit, factors)), signs, vote_shift, weights)
 
 
 def add_group_votes(z, lives, credits, text, sigma_shift, kind):
@@ -611,15 +664,24 @@ def from_master(master):
     return {name: map_tensor(lambda m: (m + 128) >> 8, m) for name, m in master.items()}
 
 
-def multiplier(lr, population):
-    return (lr << 32) // (40960 * math.isqrt(population << 16))
+def multiplier(lr, population, name):
+    base = (lr << 32) // (40960 * math.isqrt(population << 16))
+    if name.endswith((".w_f", ".u_f")):
+        return 4 * base
+    if name == "embedding.weight" or name.endswith((".w_h", ".u_h")):
+        return 2 * base
+    if name.endswith(".b_h"):
+        return base // 2
+    if name.endswith((".ln1.weight", ".ln2.weight")) or name == "ln_out.weight":
+        return base // 8
+    return base
 
 
 def update(master, z, lr, population):
     """The master weights after votes z at step size lr, in units of 2^-16 int8 steps."""
     result = {}
     for name in master:
-        q = multiplier(lr, population) * (2 if name == "embedding.weight" else 1)
+        q = multiplier(lr, population, name)
 
         def moved(m, z_o, q=q):
             return clip(m + round_shift(z_o * q, 32), -127 * 256, 127 * 256)

@@ -154,7 +154,10 @@ def test_initial_weights():
     halfword = oracle.draw_words(5, 0, 12, 0, 10)[9] & 0xFFFF
     assert paper["head.weight"][1][2] == oracle.normal_quantile(halfword)
     assert np.std(paper["head.weight"]) == pytest.approx(16, abs=1)
-    assert paper["layers.0.ln2.weight"] == [16] * 16
+    gains = ("layers.0.ln1.weight", "layers.0.ln2.weight", "ln_out.weight")
+    assert [paper[name] for name in gains] == [[16] * 16] * 3
+    assert [egg[name] for name in gains] == [[48] * 16, [24] * 16, [48] * 16]
+    assert egg["layers.0.gru.b_h"] == [0] * 16
     assert paper["layers.0.gru.b_h"] == [0] * 16
 
 
@@ -274,6 +277,80 @@ def test_credit_of_the_last_layer_is_its_own_token_only():
     assert [name for name, used in by_name.items() if used == "e"] == ["head.weight"]
 
 
+def arrived_at_candidate(weights, life, h):
+    """w of w_h and u_h at the first token, with f and c from the matrices' inputs."""
+    inputs = life.tokens[0].inputs
+    moved = oracle.Perturbation(life.direction, life.r[0], 3)
+
+    def preactivation(gate):
+        w, u, b = (f"layers.0.gru.{kind}_{gate}" for kind in "wub")
+        products = [
+            oracle.matmul(inputs[name], weights[name], moved.term(name, inputs[name]))
+            for name in (w, u)
+        ]
+        return np.clip(np.sum([*products, moved.vector(b, weights[b])], axis=0), -127, 127)
+
+    f, c = preactivation("f"), preactivation("h")
+    assert inputs["layers.0.gru.u_f"] == h[0]
+    return np.where(abs(c) < 127, (f + 127) // 2, 0)
+
+
+def test_how_much_of_a_push_arrived_by_hand():
+    limits = [-127, -126, 0, 126, 127]
+    layer = oracle.Layer(
+        h=[9, 9, -7, 126, 9],
+        f=limits,
+        c=[127, 10, -17, -126, -127],
+        y=limits,
+        d=[-127, 3, 3, 127, 3],
+        x=[3, 127, 126, 3, -127],
+    )
+    # 127 - 9 = 118 and 136, but those gates are shut tight and wide open; -126 - 126 is limited.
+    assert oracle.arrived(layer, "w_f") == [0, 1, 10, 127, 0]
+    # (f + 127) / 2 rounds down; the first and last candidate are clipped.
+    assert oracle.arrived(layer, "w_h") == [0, 0, 63, 126, 0]
+    assert oracle.arrived(layer, "w_up") == [0, 127, 127, 127, 0]
+    # Of the outputs two are clipped, and of the residuals two others.
+    assert oracle.arrived(layer, "w_down") == [0, 0, 127, 0, 0]
+    layer.f, layer.c = [-127, -125, 1, 125, 127], [0, 126, -126, 5, 6]
+    assert oracle.arrived(layer, "w_h") == [0, 1, 64, 126, 127]
+
+
+def test_votes_are_weighted_after_they_are_clipped():
+    # 9,000 and -9,000 become 8,191 and -8,191, a quarter of which is 2,047.75 and -2,047.75.
+    signs, shift = [[1, -1, 1, 1, -1]], 10
+    assert oracle.vote_row([9000], signs, shift) == [8191, -8191, 8191, 8191, -8191]
+    weighted = oracle.vote_row([9000], signs, shift, [32, 32, 0, 127, 64])
+    assert weighted == [2048, -2048, 0, 8127, -4095]  # a half goes up
+    assert oracle.vote_row([1], signs, shift, [64, 64, 63, 127, 65]) == [1, 0, 0, 1, -1]
+
+
+def test_a_token_keeps_the_values_of_its_layers():
+    """One layer by hand: a state of 40s, a byte of 10s, and weights that add what is wanted."""
+    weights = oracle.zeros_like(oracle.initial_weights(1, 16, 1, "egg"))
+    weights["embedding.weight"][65] = [10] * 16
+    weights["embedding.weight"][0] = [10] * 16
+    for name in ("layers.0.ln1.weight", "layers.0.ln2.weight"):
+        weights[name] = [20] * 16  # every normalised input is 20
+    weights["layers.0.gru.b_f"] = [1] * 16
+    weights["layers.0.gru.b_h"] = [-24] * 16
+    for row in weights["layers.0.mlp.w_up"]:
+        row[0] = 127  # 2,540 >> 6 = 39
+    for row in weights["layers.0.mlp.w_down"]:
+        row[:7] = [127] * 7  # 34,671 >> 7 = 270, clipped
+    (layer,) = oracle.read_token(weights, [[40] * 16], 65).layers
+    # h moves to 40 + (128 * -64 >> 8) = 8, the residual to 18, then to 18 + 127, clipped.
+    assert layer == oracle.Layer(
+        *(
+            [v] * n
+            for v, n in zip((40, 1, -24, 39, 127, 127), (16, 16, 16, 64, 16, 16), strict=True)
+        )
+    )
+    (layer,) = oracle.read_token(weights, [[40] * 16], 0).layers
+    # From 0 the state moves to 128 * -24 >> 8 = -12, the residual to -2, normalised to -20.
+    assert (layer.h, layer.y) == ([0] * 16, [-40] * 64)  # -2,540 >> 6, rounded down
+
+
 def test_votes_of_one_token_by_hand(small_model):
     """The head, a gate and the embedding, from the definitions in matrix form."""
     text, h = [65, 66], make_vectors.random_states(1, 1, 1, 16)[0]
@@ -284,11 +361,13 @@ def test_votes_of_one_token_by_hand(small_model):
     inputs = [{k: np.array(x) for k, x in life.tokens[0].inputs.items()} for life in lives]
     r = [life.r[0] for life in lives]
 
-    def outer(s, n, x):
-        """S over n rounded to the nearest power of two, times x; no vote here is clipped."""
+    def outer(s, n, x, weights=None):
+        """S over n rounded to the nearest power of two, weighted, times x; none here is clipped."""
         power = 2 ** round(np.log2(n))
         v = np.array([floor(Fraction(int(s_o) * 1024, power) + Fraction(1, 2)) for s_o in s])
         assert max(abs(v)) < 8191
+        if weights is not None:
+            v = np.floor(v * weights / 128 + 0.5).astype(int)
         return np.outer(v, x)
 
     x = inputs[0]["head.weight"]
@@ -304,7 +383,8 @@ def test_votes_of_one_token_by_hand(small_model):
         signs = np.array(drawn[w][1] + drawn[u][1] + drawn[bias][:1])
         s = s + credits[i].f[0] * life.r[0] * (signs @ joint) * np.array(drawn[w][0])
     joint = np.concatenate([inputs[0][w], inputs[0][u], [c]])
-    expected = outer(s, joint @ joint, joint)
+    weights = arrived_at_candidate(small_model, lives[0], h)
+    expected = outer(s, joint @ joint, joint, weights)
     assert np.array_equal(np.hstack([z[w], z[u], np.array(z[bias])[:, None]]), expected)
 
     rows = [np.array(life.direction["embedding.weight"][1]) for life in lives]
@@ -320,22 +400,53 @@ def test_nearest_log2():
         assert oracle.nearest_log2(n) == exact
 
 
-def test_update_limits_and_doubles():
+def test_update_limits():
     weights = oracle.initial_weights(1, 16, 1, "egg")
     master = oracle.to_master(weights)
     z = oracle.zeros_like(weights)
-    population, lr = 16, 65_536
-    # isqrt(16 << 16) = 1024: 163,840 of vote at lr = 1 is one int8 step.
-    z["embedding.weight"][3][0] = 40960 * 4
-    z["head.weight"][3][0] = 40960 * 4
     z["ln_out.weight"][5] = -(2**40)
-    new = oracle.update(master, z, lr, population)
-    assert new["embedding.weight"][3][0] - master["embedding.weight"][3][0] == 512
-    assert new["head.weight"][3][0] == 256
+    z["head.weight"][3][0] = 2**40
+    new = oracle.update(master, z, 65_536, 16)
     assert new["ln_out.weight"][5] == -127 * 256
+    assert new["head.weight"][3][0] == 127 * 256
     assert oracle.from_master(new)["ln_out.weight"][5] == -127
-    new["embedding.weight"][3][0] = master["embedding.weight"][3][0]
     assert new["embedding.weight"] == master["embedding.weight"]
+
+
+# Of a vote that moves a weight of the head by one int8 step, how far it moves others, in 1/256.
+MOVES = {
+    "embedding.weight": 512,
+    "ln1.weight": 32,
+    "gru.w_f": 1024,
+    "gru.u_f": 1024,
+    "gru.b_f": 256,
+    "gru.w_h": 512,
+    "gru.u_h": 512,
+    "gru.b_h": 128,
+    "ln2.weight": 32,
+    "mlp.w_up": 256,
+    "mlp.w_down": 256,
+    "ln_out.weight": 32,
+    "head.weight": 256,
+}
+
+
+@pytest.mark.parametrize(("ending", "move"), MOVES.items())
+def test_update_by_tensor(ending, move):
+    weights = oracle.zeros_like(oracle.initial_weights(1, 16, 2, "egg"))
+    # isqrt(16 << 16) = 1024: 163,840 of vote at lr = 1 is one int8 step.
+    votes = {name: oracle.map_tensor(lambda _: 40960 * 4, w) for name, w in weights.items()}
+    new = oracle.update(weights, votes, 65_536, 16)
+    found = [np.unique(w).tolist() for name, w in new.items() if name.endswith(ending)]
+    assert found == [[move]] * (2 if f"layers.1.{ending}" in new else 1)
+
+
+def test_multipliers_are_parts_of_a_rounded_base():
+    # (3 << 32) / (40,960 * 724) = 434.49; isqrt(8 << 16) = 724.
+    assert oracle.multiplier(3, 8, "head.weight") == 434
+    assert oracle.multiplier(3, 8, "ln_out.weight") == 54
+    assert oracle.multiplier(3, 8, "layers.1.gru.b_h") == 217
+    assert oracle.multiplier(3, 8, "layers.1.gru.u_f") == 1736
 
 
 def test_master_rounds_half_up():
