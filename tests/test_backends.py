@@ -192,7 +192,7 @@ def test_outputs_far_beyond_the_limit_are_limited_before_they_are_shifted_left(n
     for shift in (-10, -3, 0, 4, 16):
         out = np.zeros(64, np.int32)
         votes.pack_outputs(
-            block, 0, 16, 8, coefficients, np.array([shift, shift]), 64, out.ctypes.data, 256
+            block, 0, 16, 8, coefficients, np.array([shift, shift]), 64, out.ctypes.data, 256, 0, 0
         )
         signs = (
             2 * ((words[:, 2:4, None] >> np.arange(32)) & 1).reshape(16, 64).astype(np.int64) - 1
