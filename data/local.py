@@ -95,7 +95,15 @@ def files_source(
     def load() -> Contents:
         paths = {split: [root / file for file in files] for split, files in splits.items()}
         readers = {split: _reader(files, column) for split, files in paths.items()}
-        return Contents(readers, size_hint([p for part in paths.values() for p in part], column))
+        hint = size_hint([p for part in paths.values() for p in part], column)
+        return Contents(readers, hint, unchanged=unchanged)
+
+    def unchanged() -> bool:
+        try:
+            now = facts(root, splits)
+        except OSError:
+            return False
+        return all(identity[fact] == now[fact] for fact in now)
 
     return Source(name, spec, identity, load)
 

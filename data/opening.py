@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def open_corpus(
     Raises DataError if the corpus cannot be found, read or prepared.
     """
     notify = notify or (lambda line: None)
+    try:
+        os.fsencode(spec)
+        named = "\0" not in spec
+    except UnicodeEncodeError:  # half a surrogate pair, from a file of settings
+        named = False
+    if not named:
+        raise DataError(f"no file can be called {spec!r}: name one that exists, or stdlib")
     parts = parse_mixture(spec)
     if parts is None:
         source = _source(spec, column, cache=cache, progress=progress, notify=notify)

@@ -121,7 +121,7 @@ def _json_documents(path: Path, column: str, lines: Iterator[tuple[int, bytes]])
     for number, line in lines:
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise unreadable(path, f"line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise unreadable(path, f"line {number} is not a JSON object")

@@ -23,6 +23,8 @@ class Contents:
     """Bytes expected on disk, all splits together; None where that is unknown."""
     stamp: str = ""
     """Version of the documents, where the identity cannot tell (a data set on a hub)."""
+    unchanged: Callable[[], bool] = lambda: True
+    """Tells after reading whether the documents are still those that the identity means."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> 
                             writer.add(document)
                         writer.finish()
                     splits[split] = writer.figures()
+        if not contents.unchanged():
+            shutil.rmtree(
+                partial, ignore_errors=True
+            )  # half of it may be of the one, half of the other
+            raise DataError(f"{source.spec} changed while it was read: try again when it is whole")
         for split in splits:
             if not splits[split]["documents"]:
                 where = "" if split == ALL else f" in its split {split}"

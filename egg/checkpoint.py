@@ -4,13 +4,17 @@ checkpoints/step-NNNNNNNN/
     config.json          the run's configuration
     model.safetensors    the int8 weights, with which ``egg.load`` is content
     state.safetensors    what exact continuation needs beside configuration and text
+    manifest.json        size and SHA-256 of the three, checked whenever one of them is read
 best.json                names the checkpoint that was best on the validation text; RUN/best means it
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +27,15 @@ from kernels.arithmetic import LIMIT
 from kernels.layout import Shape
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.safetensors"
+MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best.json"
+DAMAGED = "damaged-"  # begins the name of a checkpoint that a resumed run could not go on from
 WRITING = "writing-"  # begins the name of what is not whole yet
 FORMAT = "1"  # of state.safetensors
 FORMAT_KEY = "egg_checkpoint"  # its place in the metadata; one key alone, for two would be saved in any order
-_STEP = re.compile(r"step-(\d{8,})")
+MAX_JSON = 1 << 20  # bytes of a configuration or manifest: what is longer is none, and is not read
+_STEP = re.compile(r"step-(\d{8,10})")
 
 
 def step_name(step: int) -> str:
@@ -78,14 +85,88 @@ def find(path: str | Path) -> Path:
 def _best(run: Path) -> Path:
     path = run / BEST
     try:
-        folder = run / CHECKPOINTS / step_name(json.loads(path.read_bytes())["step"])
+        folder = run / CHECKPOINTS / step_name(_read_json(path)["step"])
     except FileNotFoundError:
         raise EggError(f"{run} has no {BEST}: it is no run, or has measured nothing yet") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EggError(f"{path} cannot be read: {error}") from error
     if not folder.is_dir():
         raise EggError(f"{path} names {folder}, which is not there: give another checkpoint")
     return folder
+
+
+def newest_complete(run: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint to go on from, and a line for each newer one that is damaged.
+
+    Raises EggError if there is none: about the newest, if there are damaged ones.
+    """
+    damaged = []
+    for folder in reversed(checkpoints(run)):
+        if damage := damage_of(folder):
+            damaged.append(damage)
+        else:
+            return folder, damaged
+    if damaged:
+        raise EggError(f"{damaged[0]}; {run} has no complete checkpoint")
+    return find(run), []
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in one line; None if they are as they were written.
+
+    Without a manifest, as older versions left them, only what cannot be read is found.
+    """
+    try:
+        read_config(folder)
+        for name in (MODEL, STATE):
+            if not (folder / name).is_file():
+                return f"{folder} has no {name}: it is no complete checkpoint"
+            with _opened(folder / name):
+                pass
+    except EggError as error:
+        return str(error)
+    return None
+
+
+def set_aside_after(saved: Path) -> None:
+    """Give checkpoints that are newer than the one a run goes on from, and damaged, another name: damaged-STEP."""
+    for folder in checkpoints(saved.parent.parent):
+        if step_of(folder) > step_of(saved):
+            kept = folder.with_name(f"{DAMAGED}{folder.name}")
+            try:
+                shutil.rmtree(kept, ignore_errors=True)
+                folder.rename(kept)
+            except OSError as error:
+                raise EggError(f"cannot rename {folder}: {error.strerror or error}") from error
+
+
+def _verify(path: Path) -> None:
+    """Hold a file to its folder's manifest, if there is one; raises EggError if it differs."""
+    manifest = path.with_name(MANIFEST)
+    if not (manifest.exists() and path.exists()):
+        return
+    try:
+        facts = _read_json(manifest)["files"][path.name]
+        size, sha256 = facts["bytes"], facts["sha256"]
+        there = path.stat().st_size
+        if there != size:
+            raise EggError(
+                f"{path} is damaged: {there:,} bytes, its {MANIFEST} says {size!r}"[:400]
+            )
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise EggError(f"{path} is damaged: its bytes have not the checksum in {MANIFEST}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EggError(f"{manifest} cannot be read: {error!r}"[:400]) from error
+
+
+def _read_json(path: Path) -> Any:
+    """A small file of JSON; raises OSError or ValueError."""
+    with open(path, "rb") as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON:,} bytes")
+    return json.loads(content)
 
 
 def save_checkpoint(
@@ -104,23 +185,41 @@ def save_checkpoint(
     Raises EggError if it cannot be written.
     """
     folder = run / CHECKPOINTS / step_name(step)
-    if folder.exists():
-        return folder  # the same step of the same run has the same bytes
     temporary = run / CHECKPOINTS / f"{WRITING}{step_name(step)}"
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}
     try:
+        if folder.exists():
+            if damage_of(folder) is None:
+                return folder  # the same step of the same run has the same bytes
+            shutil.rmtree(folder)
+        if not run.is_dir():  # made anew it would hold half a run
+            raise FileNotFoundError(None, "the folder of the run is gone")
+        folder.parent.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-        temporary.mkdir(parents=True)
-        write_synced(temporary / CONFIG, json_bytes(config))
-        write_synced(temporary / MODEL, save(shape.views(weights)))
-        write_synced(temporary / STATE, save(state, {FORMAT_KEY: FORMAT}))
-        _sync_folder(temporary)
+        temporary.mkdir()
+        files = {}
+        for name, content in (
+            (CONFIG, lambda: json_bytes(config)),
+            (MODEL, lambda: save(shape.views(weights))),
+            (STATE, lambda: save(state, {FORMAT_KEY: FORMAT})),
+        ):
+            files[name] = _write_hashed(temporary / name, content())
+        write_synced(temporary / MANIFEST, json_bytes({"format": 1, "files": files}))
+        sync_folder(temporary)
         temporary.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise EggError(f"cannot write checkpoint {folder}: {error.strerror or error}") from error
+        raise EggError(
+            f"cannot write checkpoint {folder}: {error.strerror or error}; what was saved before stands"
+        ) from error
     return folder
+
+
+def _write_hashed(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a file through to the disk; returns what the manifest says of it."""
+    write_synced(path, content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:
@@ -139,11 +238,18 @@ def write_synced(path: Path, content: bytes) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Put a file in another's place: at every moment there is one of them, whole."""
     temporary = path.with_name(f"{WRITING}{path.name}")
-    write_synced(temporary, content)
-    temporary.replace(path)
+    try:
+        write_synced(temporary, content)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names through to the disk."""
     if os.name == "posix":  # elsewhere a folder cannot be opened, and names are kept as they come
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -156,7 +262,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The object in a folder's config.json; raises EggError if there is none."""
     path = folder / CONFIG
     try:
-        content = json.loads(path.read_bytes())
+        _verify(path)
+        content = _read_json(path)
     except FileNotFoundError as error:
         raise EggError(f"{folder} has no {CONFIG}: give a run or a checkpoint") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -169,48 +276,84 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_weights(folder: Path, shape: Shape) -> np.ndarray:
     """(parameters,) int8 from a folder's model.safetensors.
 
-    Raises EggError for a file that is missing, cut short, foreign, or of another shape.
+    Raises EggError for a file that is missing, damaged, foreign, or of another shape.
     """
     path = folder / MODEL
-    tensors, _ = _read(path)
-    for name, tensor in shape.tensors.items():
-        if name not in tensors:
-            raise EggError(f"{path} has no tensor {name!r}: it is no model of {_describe(shape)}")
-        there = tensors[name]
-        if there.dtype != np.int8 or there.shape != tensor.shape:
-            raise EggError(
-                f"{path}: {name} is {there.dtype}{list(there.shape)}, "
-                f"a model of {_describe(shape)} has int8{list(tensor.shape)}"
-            )
-        if there.min() < -LIMIT:
+    with _opened(path) as file:
+        names = set(file.keys())
+        for name, tensor in shape.tensors.items():
+            if name not in names:
+                raise EggError(
+                    f"{path} has no tensor {name!r}: it is no model of {_describe(shape)}"
+                )
+            dtype, there = _form(file, name)
+            if dtype != "I8" or there != tensor.shape:
+                raise EggError(
+                    f"{path}: {name} is {_NAMES.get(dtype, dtype)}{list(there)}, "
+                    f"a model of {_describe(shape)} has int8{list(tensor.shape)}"
+                )
+        tensors = {name: file.get_tensor(name) for name in shape.tensors}
+    for name, tensor in tensors.items():
+        if tensor.min() < -LIMIT:
             raise EggError(f"{path}: {name} holds -128, which no weight is: the file is damaged")
     return shape.flatten(tensors)
 
 
-def read_state(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint's state.safetensors.
+def read_state(folder: Path, layout: dict[str, tuple[tuple[int, ...], type]]) -> dict:
+    """The arrays of a checkpoint's state.safetensors: name -> array.
 
-    Raises EggError for a file that is missing, cut short or foreign, or another version's.
+    layout : shape and dtype of each, see ``egg.state``: what has another form is not read
+    Raises EggError for a file that is missing, damaged, foreign, or of another form or version.
     """
     path = folder / STATE
-    tensors, metadata = _read(path)
-    version = metadata.get(FORMAT_KEY)
-    if version != FORMAT:
-        raise EggError(
-            f"{path} has checkpoint format {version}, this program reads {FORMAT}: "
-            "train on with the version that wrote it"
-        )
-    return tensors
+    with _opened(path) as file:
+        version = (file.metadata() or {}).get(FORMAT_KEY)
+        if version != FORMAT:
+            raise EggError(
+                f"{path} has checkpoint format {version}, this program reads {FORMAT}: "
+                "train on with the version that wrote it"
+            )
+        names = set(file.keys())
+        for name, (shape, dtype) in layout.items():
+            if name not in names:
+                raise EggError(
+                    f"{path}: the training state has no {name!r}: it belongs to another recipe or version"
+                )
+            kind, there = _form(file, name)
+            kind, wanted = _NAMES.get(kind, kind), np.dtype(dtype).name
+            if (kind, there) != (wanted, shape):
+                raise EggError(
+                    f"{path}: the training state's {name!r} is {kind}{list(there)}, this "
+                    f"configuration and corpus need {wanted}{list(shape)}"
+                )
+        return {name: file.get_tensor(name) for name in layout}
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+_NAMES = {
+    **{"I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8"},
+    **{"F16": "float16", "F32": "float32", "F64": "float64"},
+}
+
+
+def _form(file, name: str) -> tuple[str, tuple[int, ...]]:
+    """A tensor's dtype, as safetensors calls it, and shape, from the file's header alone."""
+    there = file.get_slice(name)
+    return there.get_dtype(), tuple(there.get_shape())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
+    """A safetensors file whose bytes are those of its manifest; what it cannot do becomes an EggError."""
     if not path.is_file():
         raise EggError(f"{path.parent} has no {path.name}: give a run or a complete checkpoint")
+    _verify(path)
     try:
         with safe_open(path, "np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise EggError(f"{path} is damaged or no safetensors file: {error}") from error
+            yield file
+    except EggError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EggError(f"{path} is damaged or no safetensors file: {error}"[:400]) from error
 
 
 def _describe(shape: Shape) -> str:

@@ -4,9 +4,10 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 
 from data import DataError
-from egg import __version__, cli_completion
+from egg import __version__, cli_completion, distributed
 from egg.errors import EggError
 from kernels import BackendError
 
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     argv : arguments after the program's name; None is the command line's
     """
     argv = sys.argv[1:] if argv is None else argv
+    distributed.silence()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -46,6 +48,7 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
 
     prog : how the user called it, for help and advice
     """
+    distributed.silence()
     try:
         if completion := cli_completion.asked([command, *argv]):
             return cli_completion.main(completion, COMMANDS)
@@ -53,22 +56,28 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
             raise EggError(
                 f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)"
             )
+        if command != "train" and (processes := distributed.launched()[1]) > 1:
+            raise EggError(
+                f"{processes} processes were started: only training divides its work among "
+                f"several, start {prog} as one"
+            )
         return importlib.import_module(COMMANDS[command][0]).main(argv, prog)
     except KeyboardInterrupt:
-        return _fail("interrupted", 128 + signal.SIGINT)
+        return distributed.fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has gone. Without this the interpreter complains at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
-        return _fail("out of memory: a smaller --population-size or --hidden-size needs less", 2)
+        return distributed.fail(
+            "out of memory: a smaller --population-size or --hidden-size needs less", 2
+        )
     except (EggError, DataError, BackendError, OSError) as error:
-        return _fail(str(error), 2)
-
-
-def _fail(line: str, status: int) -> int:
-    print(f"egg: {line}", file=sys.stderr)
-    return status
+        return distributed.fail(str(error), 2)
+    except Exception:
+        if distributed.launched()[1] > 1:  # the others would wait for this rank
+            return distributed.fail(traceback.format_exc(), 1)
+        raise
 
 
 def _help() -> str:

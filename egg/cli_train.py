@@ -3,6 +3,8 @@
 import os
 import shlex
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
@@ -30,11 +32,14 @@ from egg.config import (
     without_stops,
 )
 from egg.config_file import RUN_TOML, read_flags
+from egg.distributed import Alone, join
 from egg.errors import EggError
 from egg.evaluate import sample
 from egg.evolution import Evolution
 from egg.progress import Progress, count
+from egg.runlock import locked
 from egg.runlog import METRICS
+from egg.state import check_memory, state_layout
 from egg.trainer import Trainer
 from kernels import get_backend
 
@@ -46,7 +51,8 @@ Train a byte-level language model by evolution, with integers alone.
 
 A member-token is one byte read by one member of the population. Numbers may be
 written 10M or 1e9. Stops count from the run's beginning; one given here replaces
-the preset's. Ctrl-C saves, --resume goes on. Presets:
+the preset's. Ctrl-C saves, --resume goes on. Started by an MPI launcher
+(mpiexec -n 8, srun), several processes divide the population. Presets:
 {presets}
 
 For example:
@@ -71,11 +77,11 @@ class TrainArguments:
     config: str | None = None
     """TOML file of settings, as every run leaves in its run.toml; flags override it, it the preset."""
     resume: str | None = None
-    """Go on with the run in this folder, from its newest checkpoint."""
+    """Go on with the run in this folder, from its newest complete checkpoint."""
     backend: BackendName = "auto"
     """What computes; changes the speed, not the result."""
     threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
+    """Threads of a CPU backend; none: as many as the process may use, shared by a machine's ranks."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Log to RUN/tensorboard too; needs pip install 'egg[tensorboard]'."""
     wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -90,14 +96,26 @@ class TrainArguments:
 
 def main(argv: list[str], prog: str) -> int:
     """Train as the arguments say; returns the exit status."""
+    ranks = join()
+    try:
+        status = _main(argv, prog, ranks)
+    except SystemExit:  # after --help
+        ranks.close()
+        raise
+    ranks.close()
+    return status
+
+
+def _main(argv: list[str], prog: str, ranks: Alone) -> int:
     resumed = given(argv, "resume")
     if resumed:
         if not resumed[-1]:
             raise EggError("--resume is empty: give the folder of a run")
-        return _resume(Path(resumed[-1]), argv, prog)
+        return _resume(Path(resumed[-1]), argv, prog, ranks)
     arguments = _arguments(argv, prog)
-    run = _new_folder(arguments.out, arguments.preset)
-    return _train(arguments, run, prog)
+    run = Path(ranks.lead(lambda: str(_new_folder(arguments.out, arguments.preset))))
+    with ExitStack() as held:
+        return _train(arguments, run, prog, ranks, held)
 
 
 def _arguments(argv: list[str], prog: str) -> TrainArguments:
@@ -158,11 +176,7 @@ def _new_folder(out: str | None, preset_name: str) -> Path:
         run = Path(out)
     if run.exists() and not run.is_dir():
         raise EggError(f"--out {run}: there is a file of that name, give a folder")
-    for name in (checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS):
-        if (run / name).exists():
-            raise EggError(
-                f"--out {run} holds a run already: give another folder, or go on with --resume {run}"
-            )
+    _refuse_a_run(run)
     if (run / RUN_TOML).exists():
         raise EggError(
             f"--out {run} holds a {RUN_TOML}, in whose place the run would write its own: "
@@ -176,7 +190,32 @@ def _new_folder(out: str | None, preset_name: str) -> Path:
     return run
 
 
-def _resume(run: Path, argv: list[str], prog: str) -> int:
+def _refuse_a_run(run: Path) -> None:
+    for name in (checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS):
+        if (run / name).exists():
+            raise EggError(
+                f"--out {run} holds a run already: give another folder, or go on with --resume {run}"
+            )
+
+
+def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
+    with ExitStack() as held:
+        saved, there, damaged = ranks.lead(lambda: _newest(run, argv, held))
+        config = from_json(there, f"{saved}/{checkpoint.CONFIG}")
+        arguments = _parse(argv, prog, config)
+        if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
+            raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
+        for name in differences(config, arguments.trained):
+            if name not in ON_RESUME:
+                raise EggError(
+                    f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and "
+                    f"keeps it, leave {flag(name)} away"
+                )
+        return _train(arguments, run, prog, ranks, held, Path(saved), there, damaged)
+
+
+def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str, dict, list[str]]:
+    """Where to go on, what its config.json holds, and what is wrong with newer ones; the run is locked."""
     if not run.is_dir():
         what = "is a file" if run.exists() else "there is no such folder"
         raise EggError(f"--resume {run}: {what}, give the folder of a run")
@@ -186,21 +225,11 @@ def _resume(run: Path, argv: list[str], prog: str) -> int:
         )
     if given(argv, "config"):
         raise EggError(f"--config: the run in {run} has its settings, leave --config away")
-    saved = checkpoint.find(run)
-    there = checkpoint.read_config(saved)
-    config = from_json(there, str(saved / checkpoint.CONFIG))
-    arguments = _parse(argv, prog, config)
-    if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
-        raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
-    for name in differences(config, arguments.trained):
-        if name not in ON_RESUME:
-            raise EggError(
-                f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and keeps it, "
-                f"leave {flag(name)} away"
-            )
     if not os.access(run, os.W_OK | os.X_OK):
         raise EggError(f"--resume {run}: the folder cannot be written")
-    return _train(arguments, run, prog, saved, there)
+    held.enter_context(locked(run))
+    saved, damaged = checkpoint.newest_complete(run)
+    return str(saved), checkpoint.read_config(saved), damaged
 
 
 def _value(config: Config, name: str):
@@ -212,59 +241,108 @@ def _train(
     arguments: TrainArguments,
     run: Path,
     prog: str,
+    ranks: Alone,
+    held: ExitStack,
     saved: Path | None = None,
     there: dict | None = None,
+    damaged: Sequence[str] = (),
 ) -> int:
-    """Train in a folder, anew or from a saved checkpoint, and tell how it went."""
+    """Train in a folder, anew or from a saved checkpoint, and tell how it went.
+
+    held : what is let go when the run ends: the lock of its folder
+    """
     config, progress = arguments.trained, Progress()
     wanted = [name for name in sinks.EXTRAS if getattr(arguments, name)]
     sinks.check(wanted)
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=progress.note)
-    corpus, text, validation = open_for_training(
-        config.run.data, config.run.data_column, progress.note
-    )
-    evolution = Evolution(config, backend, text)
+    threads = ranks.threads if arguments.threads is None else arguments.threads
+    backend = get_backend(arguments.backend, threads=threads, notify=progress.note)
+    what, notify = (config.run.data, config.run.data_column), progress.note
+    if ranks.size > 1:  # one prepares the text, and tells; all read it
+        ranks.lead(lambda: open_for_training(*what, progress.note) and None)
+        notify = _nothing
+    corpus, text, validation = open_for_training(*what, notify)
+    check_memory(config, text.size, ranks.size)
+    state = None
+    if saved and ranks.leader:
+        state = _read_state(config, text, saved, there, corpus)
+    evolution = Evolution(config, backend, text, ranks)
     if saved:
-        _restore(evolution, saved, there, corpus)
+        evolution.load_state(state)
+        ranks.lead(lambda: _check_step(evolution, saved))
     measured = sample(corpus.split(validation), config.run.eval_bytes)
     trainer = Trainer(config, evolution, measured, facts(corpus), run, progress)
-    if trainer.finished:
+    for line in damaged:
+        progress.note(f"not from there: {line}")
+    if ranks.lead(lambda: trainer.finished):
+        if saved and ranks.leader and not damaged:
+            trainer.mend()
         progress.note(
             f"{run} has reached its stop at step {evolution.step_number:,}: nothing to do; "
             "give a later --steps, --member-tokens or --minutes to go on"
         )
         return 0
     progress.note(_opening(config, evolution, corpus, run))
+    if saved:
+        progress.note(f"going on from {saved}")
+    if ranks.size > 1:
+        progress.note(f"{ranks.size} ranks share the population")
     if remark := _about_horizon(config):
         progress.note(remark)
-    trainer.sinks = sinks.open_all(wanted, run, evolution.step_number, trainer.content)
+    if ranks.leader:
+        _take(run, held, saved)
+        trainer.sinks = sinks.open_all(wanted, run, evolution.step_number, trainer.content)
     outcome = trainer.train()
+    if ranks.size > 1:
+        progress.note(ranks.spent(trainer.stepping))
     if outcome.interrupted:
         progress.note(
             f"stopped at step {evolution.step_number:,}, saved {outcome.checkpoint}; "
             f"go on with: {prog} --resume {shlex.quote(str(run))}"
         )
         return 128 + outcome.interrupted
-    drawn = draw_run(run, corpus.split(corpus.training_split), measured)
-    report(run, evolution, outcome, drawn, corpus, validation, measured, progress)
+    if ranks.leader:
+        drawn = draw_run(run, corpus.split(corpus.training_split), measured)
+        report(run, evolution, outcome, drawn, corpus, validation, measured, progress)
     return 0
 
 
-def _restore(evolution: Evolution, saved: Path, there: dict, corpus) -> None:
-    """Put a fresh evolution where a checkpoint stands."""
+def _nothing(line: str) -> None:
+    """Tells nobody."""
+
+
+def _take(run: Path, held: ExitStack, saved: Path | None) -> None:
+    """Make a new run's folder and lock it, or put damaged checkpoints of an old one out of the way."""
+    if saved:
+        checkpoint.set_aside_after(saved)
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EggError(
+            f"cannot write {run}: {error.strerror or error}; "
+            "give another folder with --out, or free space there"
+        ) from error
+    held.enter_context(locked(run))
+    _refuse_a_run(run)  # another process may have been faster
+
+
+def _read_state(config: Config, text, saved: Path, there: dict, corpus) -> dict:
+    """A checkpoint's training state, if it is of this text and configuration."""
     began_with = there.get("corpus")
     fingerprint = began_with.get("fingerprint") if isinstance(began_with, dict) else None
     if fingerprint != corpus.fingerprint:
         raise EggError(
-            f"{corpus.name} is not the text the run was begun with (fingerprint "
+            f"--data: {corpus.name} is not the text the run was begun with (fingerprint "
             f"{corpus.fingerprint[:12]}, then {str(fingerprint)[:12]}): "
             "bring that back, or begin a new run"
         )
+    return checkpoint.read_state(
+        saved, state_layout(config.model.shape, config.evolution, text.size)
+    )
+
+
+def _check_step(evolution: Evolution, saved: Path) -> None:
     weights = checkpoint.read_weights(saved, evolution.shape)
-    try:
-        evolution.load_state(checkpoint.read_state(saved))
-    except EggError as error:
-        raise EggError(f"{saved / checkpoint.STATE}: {error}") from error
     same = (evolution.weights == weights).all()
     if not same or evolution.step_number != checkpoint.step_of(saved):
         raise EggError(

@@ -282,8 +282,9 @@ def from_json(there: Any, where: str) -> Config:
     sections = {"evolution": EvolutionConfig, "run": RunConfig}
     for name, kind in sections.items():
         part = there.get(name)
-        absent = [f.name for f in fields(kind) if f.name not in (part or {})]
-        if not isinstance(part, dict) or absent:
+        there_is = part if isinstance(part, dict) else {}
+        absent = [f.name for f in fields(kind) if f.name not in there_is]
+        if absent:
             raise EggError(f"{where} is not a run's configuration: no {name}.{absent[0]}")
     parts = {name: _section(kind, there[name], where) for name, kind in sections.items()}
     try:

@@ -173,6 +173,7 @@ def sample(text: np.ndarray, limit: int) -> np.ndarray:
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
     ]
     stride = max(1, round(sum(end - start for start, end in spans) / limit))
+    stride = min(stride, len(spans))  # a document at the least
     return np.concatenate([text[start:end] for start, end in spans[stride // 2 :: stride]])
 
 

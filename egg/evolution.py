@@ -8,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from egg.errors import EggError
+from egg.distributed import ALONE, Alone
 from egg.optimizer import default_step_size, multipliers, scheduled_step_size, sign_threshold
 from egg.parameters import initial_weights
+from egg.state import check_state, state_layout, stream_count
 from egg.vote_signal import signal_to_noise
 from kernels.arithmetic import (
     CREDIT_SCALE_FLOOR,
@@ -19,14 +20,13 @@ from kernels.arithmetic import (
     MASTER_BITS,
     SIXTEENTHS,
 )
-from kernels.backend import Backend, Noise
+from kernels.backend import Backend, Noise, TracedVotes
 from kernels.layout import Shape
 from kernels.philox import STREAM_ORDER, words
 
 SAMPLED = (
     128  # groups, or eight times as many pairs, whose votes are compared: bounds the time it takes
 )
-STREAMS = 4096  # texts that take turns in recipe egg: few would tie the model to the documents they are in
 
 
 class Text(Protocol):
@@ -60,24 +60,27 @@ class Evolution:
     config : has ``model`` and ``evolution``, see egg.config
     backend : the results do not depend on which
     text : the bytes to learn from
+    ranks : the processes that share the population; the results do not depend on their number
     """
 
-    def __init__(self, config, backend: Backend, text: Text):
+    def __init__(self, config, backend: Backend, text: Text, ranks: Alone = ALONE):
         self.config, self.backend, self.text = config.evolution, backend, text
+        self.ranks = ranks
         self.shape = Shape(config.model.hidden_size, config.model.num_layers)
         self.step_number = 0
         self.weights = initial_weights(self.shape, self.config.seed, self.config.recipe)
         layers = (self.shape.num_layers, self.shape.hidden_size)
+        streams = stream_count(self.config, text.size)
         if self.config.recipe == "egg":
             self.groups = self.config.population_size // self.config.group_size
-            fitting = text.size // (64 * self.groups)
-            streams = self.groups * max(1, min(STREAMS // self.groups, fitting))
             self.master = self.weights.astype(np.int16) << MASTER_BITS
             self.credit_scale = CREDIT_SCALE_FLOOR
             self.states = np.zeros((streams, *layers), np.int8)
         else:
-            streams = self.config.population_size // 2
-            self.states = np.zeros((2 * streams, *layers), np.int8)
+            mine = ranks.share(
+                streams
+            )  # a pair reads its own stream for ever: no other rank needs its states
+            self.states = np.zeros((2 * (mine.stop - mine.start), *layers), np.int8)
         self.starts = np.arange(streams, dtype=np.int64) * text.size // streams
         self._order = (-1, None)
 
@@ -105,47 +108,71 @@ class Evolution:
     def _egg_step(self, model, noise: Noise) -> float:
         c = self.config
         streams, rounds = self._turn()
-        tokens = self.text.read(self.starts[streams] + rounds * c.seq_len, c.seq_len + 1)
-        cast = self.backend.cast_traced_votes(
-            model, tokens, self.states[streams], noise,
-            group_size=c.group_size, credit_scale=self.credit_scale,
-        )  # fmt: skip
-        self.states[streams] = cast.states
-        self.credit_scale = max(CREDIT_SCALE_FLOOR, cast.deviation // c.population_size)
+        share = self.ranks.share(self.groups)
+        mine = streams[share]
+        tokens = self.text.read(self.starts[mine] + rounds * c.seq_len, c.seq_len + 1)
+        if len(mine):
+            cast = self.backend.cast_traced_votes(
+                model, tokens, self.states[mine], noise, first_group=share.start,
+                group_size=c.group_size, credit_scale=self.credit_scale,
+            )  # fmt: skip
+        else:  # more ranks than groups
+            cast = TracedVotes(
+                np.zeros(self.shape.parameters, np.int64),
+                self.states[mine],
+                np.zeros(0, np.int32),
+                0,
+            )
+        scores = int(cast.scores.sum(dtype=np.int64))
+        deviation, scores = self.ranks.add(cast.votes, cast.deviation, scores)
+        self.states[streams] = self.ranks.join(cast.states, self.groups)
+        self.credit_scale = max(CREDIT_SCALE_FLOOR, deviation // c.population_size)
         step_size = multipliers(self.shape, self.step_size(), c.population_size)
         self.weights = self.backend.update_master(self.shape, self.master, cast.votes, step_size)
-        return -int(cast.scores.sum(dtype=np.int64)) / (FINE * c.population_size * c.seq_len)
+        return -scores / (FINE * c.population_size * c.seq_len)
 
     def _paper_step(self, model, noise: Noise) -> float:
         c = self.config
         pairs = len(self.starts)
-        tokens = self.text.read(self.starts + self.step_number * c.seq_len, c.seq_len + 1)
-        scores, self.states = self.backend.run_pairs(model, tokens, self.states, noise)
+        share = self.ranks.share(pairs)
+        starts = self.starts[share] + self.step_number * c.seq_len
+        tokens = self.text.read(starts, c.seq_len + 1)
+        first = {"first_pair": share.start}
+        scores, self.states = self.backend.run_pairs(model, tokens, self.states, noise, **first)
         fitness = np.sign(scores[0::2] - scores[1::2]).astype(np.int8)
-        votes = self.backend.cast_pair_votes(self.shape, fitness, noise)
+        # Fitness alone would do, with every rank casting all votes: that takes longer than this sum of them
+        # from a few hundred pairs on (docs/scaling.md).
+        votes = self.backend.cast_pair_votes(self.shape, fitness, noise, **first)
+        (scores,) = self.ranks.add(votes, int(scores.sum(dtype=np.int64)))
         threshold = sign_threshold(self.step_number, pairs)
         self.weights = self.backend.update_signs(self.weights, votes, threshold)
-        return -int(scores.sum(dtype=np.int64)) / (SIXTEENTHS * c.population_size * c.seq_len)
+        return -scores / (SIXTEENTHS * c.population_size * c.seq_len)
 
     def vote_signal_to_noise(self) -> float | None:
         """Energy of the signal in the coming step's votes over that of the noise; see egg.vote_signal.
 
-        Casts some of those votes in two halves, and changes nothing. None where there is but one group or pair.
+        Casts some of those votes in two halves, and changes nothing. None where there is but one group or pair, and
+        on other ranks than the first; all ranks call it.
         """
         c, paper = self.config, self.config.recipe == "paper"
         noise = Noise(c.seed, self.step_number, c.sigma_shift, c.perturbation)
-        there = len(self.states) // 2 if paper else self.groups
+        there = len(self.starts) if paper else self.groups
         half = min(there, 8 * SAMPLED if paper else SAMPLED) // 2
         if not half:
             return None
+        if paper:
+            paired = self.ranks.gather(_by_pairs(self.states), there, 2 * half)
+        if not self.ranks.leader:
+            return None
         model = self.backend.prepare(self.shape, self.weights)
         streams, rounds = (np.arange(there), self.step_number) if paper else self._turn()
+        streams = streams[: 2 * half]
         tokens = self.text.read(self.starts[streams] + rounds * c.seq_len, c.seq_len + 1)
         halves = []
         for first in (0, half):
             some = slice(first, first + half)
             if paper:
-                states = self.states[2 * first : 2 * (first + half)]
+                states = _by_members(paired[some])
                 scores, _ = self.backend.run_pairs(
                     model, tokens[some], states, noise, first_pair=first
                 )
@@ -181,49 +208,50 @@ class Evolution:
         return self._order[1][turn * self.groups : (turn + 1) * self.groups], rounds
 
     def state(self) -> dict[str, np.ndarray]:
-        """What exact continuation needs beside configuration and text: name -> array."""
-        state = {"step": np.array([self.step_number], np.int64), "states": self.states}
+        """What exact continuation needs beside configuration and text: name -> array.
+
+        All ranks call it; what it gives is whole on rank 0.
+        """
+        state = {"step": np.array([self.step_number], np.int64)}
         if self.config.recipe == "egg":
-            state |= {
+            return state | {
+                "states": self.states,
                 "master": self.master,
                 "credit_scale": np.array([self.credit_scale], np.int64),
             }
-        else:
-            state["weights"] = self.weights
-        return state
+        states = self.ranks.gather(_by_pairs(self.states), len(self.starts))
+        return state | {"states": _by_members(states), "weights": self.weights}
 
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what ``state`` gave.
+    def load_state(self, state: dict[str, np.ndarray] | None) -> None:
+        """Continue from what ``state`` gave; all ranks call it, the others than rank 0 with None.
 
         Raises EggError if a part is missing or of another shape, dtype or range.
         """
-        for name, mine in self.state().items():
-            there = state.get(name)
-            if there is None:
-                raise EggError(
-                    f"the training state has no {name!r}: it belongs to another recipe or version"
-                )
-            if there.shape != mine.shape or there.dtype != mine.dtype:
-                raise EggError(
-                    f"the training state's {name!r} is {there.dtype}{list(there.shape)}, this "
-                    f"configuration and corpus need {mine.dtype}{list(mine.shape)}"
-                )
-        low, high = -LIMIT << MASTER_BITS, LIMIT << MASTER_BITS
-        if int(state["step"][0]) < 0 or state["states"].min(initial=0) < -LIMIT:
-            raise EggError("the training state is out of range: step or states")
+        layout = state_layout(self.shape, self.config, self.text.size)
+        if self.ranks.leader:
+            check_state(state, layout, self.config)
+        state = state or {}
+        same = {
+            name: self.ranks.same(state.get(name), *form)
+            for name, form in layout.items()
+            if self.config.recipe == "egg" or name != "states"
+        }
+        self.step_number = int(same["step"][0])
         if self.config.recipe == "egg":
-            master = state["master"]
-            if int(state["credit_scale"][0]) < CREDIT_SCALE_FLOOR:
-                raise EggError("the training state is out of range: credit_scale")
-            if master.min() < low or master.max() > high:
-                raise EggError("the training state is out of range: master")
-            self.master = master.copy()
-            self.credit_scale = int(state["credit_scale"][0])
+            self.master, self.states = same["master"].copy(), same["states"].copy()
+            self.credit_scale = int(same["credit_scale"][0])
             half = 1 << (MASTER_BITS - 1)
-            self.weights = ((master.astype(np.int32) + half) >> MASTER_BITS).astype(np.int8)
+            self.weights = ((self.master.astype(np.int32) + half) >> MASTER_BITS).astype(np.int8)
         else:
-            if state["weights"].min() < -LIMIT:
-                raise EggError("the training state is out of range: weights")
-            self.weights = state["weights"].copy()
-        self.states = state["states"].copy()
-        self.step_number = int(state["step"][0])
+            self.weights = same["weights"].copy()
+            states = _by_pairs(state["states"]) if state else None
+            row = 2, self.shape.num_layers, self.shape.hidden_size
+            self.states = _by_members(self.ranks.spread(states, len(self.starts), row)).copy()
+
+
+def _by_pairs(states: np.ndarray) -> np.ndarray:
+    return states.reshape(-1, 2, *states.shape[1:])
+
+
+def _by_members(states: np.ndarray) -> np.ndarray:
+    return states.reshape(-1, *states.shape[2:])

@@ -67,6 +67,7 @@ def name_best(run: Path, best: Best | None) -> None:
             VALIDATION: best.bits_per_byte,
             "checkpoint": f"{CHECKPOINTS}/{step_name(best.step)}",
         }
-        replace_file(path, json_bytes(content))
+        if not path.exists() or path.read_bytes() != json_bytes(content):
+            replace_file(path, json_bytes(content))
     except OSError as error:
         raise EggError(f"cannot write {path}: {error.strerror or error}") from error

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from egg.errors import EggError
 
 METRICS = "metrics.jsonl"
+MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
 VALIDATION = "validation_bits_per_byte"
 SIGNAL = "vote_signal_to_noise"
 
@@ -58,6 +60,16 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
     return History(best, seconds, end)
 
 
+def best_of(run: Path, step: int) -> Best | None:
+    """The best measurement in a run's log up to a step, one at its end included."""
+    best = None
+    for _, _, record in read_lines(run / METRICS) if (run / METRICS).exists() else ():
+        if record["step"] > step:
+            break
+        best = _better(best, record)
+    return best
+
+
 class RunLog:
     """Appends lines to a run's log, after dropping what its history does not hold."""
 
@@ -67,6 +79,7 @@ class RunLog:
         """The best measurement so far."""
         path = run / METRICS
         try:
+            self.path = path
             self._file = open(path, "a", encoding="utf-8")
             self._file.truncate(history.end)
         except OSError as error:
@@ -75,18 +88,35 @@ class RunLog:
             self.write(history.last)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line; it is on disk after ``flush``."""
-        self._file.write(json.dumps(record) + "\n")
+        """Append a line; it is on disk after ``flush``. Raises EggError if it cannot be written."""
+        with self._telling():
+            self._file.write(json.dumps(record) + "\n")
         self.best = _better(self.best, record)
 
     def flush(self) -> None:
-        """Write everything through to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write everything through to the disk; raises EggError if it cannot be written."""
+        with self._telling():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write everything, and close the file."""
-        self._file.close()
+        """Write everything, and close the file; raises EggError if it cannot be written."""
+        with self._telling():
+            self._file.close()
+
+    def drop(self) -> None:
+        """Close the file after an error, which this shall not hide."""
+        with suppress(OSError):
+            self._file.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EggError(
+                f"cannot write {self.path}: {error.strerror or error}; the last checkpoint stands"
+            ) from error
 
 
 def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
@@ -100,13 +130,24 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """Each whole line of a log: where it begins, its bytes, its object; ends at the first torn one."""
     begin = 0
     with open(path, "rb") as file:
-        for line in file:
+        while line := file.readline(MAX_LINE):
             try:
                 record = json.loads(line)
-                complete = line.endswith(b"\n") and record["step"] > 0 and record["seconds"] >= 0
-            except (ValueError, TypeError, KeyError):
+                complete = line.endswith(b"\n") and _is_ours(record)
+            except (ValueError, TypeError, KeyError, RecursionError):
                 complete = False
             if not complete:
                 return
             yield begin, line, record
             begin += len(line)
+
+
+def _is_ours(record: dict[str, Any]) -> bool:
+    """Whether what others read of a line is there, and is a number."""
+    numbers = [record["seconds"], record.get(VALIDATION, 0.0)]
+    return (
+        type(record["step"]) is int
+        and record["step"] > 0
+        and all(type(n) in (int, float) and 0 <= n < float("inf") for n in numbers)
+        and type(record.get(SIGNAL, 0.0)) in (int, float)
+    )

@@ -19,7 +19,7 @@ from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
 from egg.progress import Progress, Status
-from egg.runlog import SIGNAL, VALIDATION, Best, RunLog, read_history
+from egg.runlog import SIGNAL, VALIDATION, Best, History, RunLog, best_of, read_history
 from egg.sinks import Sink
 
 SIGNALS = 10  # measurements of the votes whose mean is shown: a single one is mostly noise itself
@@ -45,6 +45,8 @@ class Outcome:
 class Trainer:
     """Trains in a run directory until a stop of the configuration is reached, or Ctrl-C pressed.
 
+    Of several ranks the first alone measures, writes and shows; all take every step together.
+
     evolution : fresh, or as loaded from the run's newest checkpoint
     validation : (n,) uint8, documents with a NUL before each: what measurements read
     corpus : facts about the text, kept in config.json
@@ -60,6 +62,7 @@ class Trainer:
         progress: Progress | None = None,
     ):
         self.config, self.evolution, self.validation = config, evolution, validation
+        self.ranks = evolution.ranks
         self.run_folder = run
         self.progress = progress or Progress()
         self.sinks: Sequence[Sink] = ()  # are given every line of the log too
@@ -68,16 +71,54 @@ class Trainer:
         self._smooth: tuple[float, float] | None = None
         self._shown = 0  # steps that were averaged
         self._vote_signals: deque[float] = deque(maxlen=SIGNALS)
+        self._begun = False
+        self.stepping = 0.0
+        """Seconds of all steps but the first, which may compile kernels."""
         self._signal: int | None = None
-        self._history = read_history(run, evolution.step_number, config.run.eval_every)
+        self._history = History()
+        if self.ranks.leader:
+            self._history = read_history(run, evolution.step_number, config.run.eval_every)
 
     @property
     def finished(self) -> bool:
         """Whether a stop is reached, so that there is nothing to do."""
         return any(share >= 1 for share in self._shares(self._history.seconds))
 
+    def mend(self) -> None:
+        """What a run that was killed after its last checkpoint has left undone; otherwise nothing changes."""
+        run, step = self.config.run, self.evolution.step_number
+        if measured := best_of(self.run_folder, step):
+            retention.name_best(self.run_folder, measured)
+        best = self._history.best
+        retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best and best.step)
+
     def train(self) -> Outcome:
         """Go on until the stop; always leaves a checkpoint of the last step."""
+        log = self._begin() if self.ranks.leader else None
+        self._clock_zero = time.perf_counter() - self._history.seconds
+        restore = self._catch_signals()
+        stop, interrupted = bool(self.ranks.agree(self.finished)), None
+        try:
+            while not stop and not interrupted:
+                stop = self._step(log)
+                # A signal that one rank has heard, all heed after the same step.
+                interrupted = None if stop else self.ranks.agree(self._signal or 0) or None
+            self._save(log)
+            if log:
+                log.close()
+            saved = self.run_folder / checkpoint.CHECKPOINTS
+            saved /= checkpoint.step_name(self.evolution.step_number)
+            return Outcome(saved, interrupted, self._measured, log and log.best, self._seconds())
+        finally:
+            restore()
+            self.progress.close()
+            if log:
+                log.drop()
+            for sink in self.sinks:
+                sink.close()
+
+    def _begin(self) -> RunLog:
+        """The run's folder with its settings, and its log, cut to where the evolution stands."""
         try:
             self.run_folder.mkdir(parents=True, exist_ok=True)
             content = checkpoint.json_bytes(self.content)
@@ -90,30 +131,38 @@ class Trainer:
             ) from error
         log = RunLog(self.run_folder, self._history)
         self._best = log.best
-        self._clock_zero = time.perf_counter() - self._history.seconds
-        restore = self._catch_signals()
-        stop = self.finished
-        try:
-            while not stop and self._signal is None:
-                stop = self._step(log)
-            interrupted = None if stop else self._signal
-            saved = self._save(log)
-            return Outcome(saved, interrupted, self._measured, log.best, self._seconds())
-        finally:
-            restore()
-            self.progress.close()
-            log.close()
-            for sink in self.sinks:
-                sink.close()
+        return log
 
-    def _step(self, log: RunLog) -> bool:
+    def _step(self, log: RunLog | None) -> bool:
         """One step and its line in the log; returns whether a stop is reached."""
         measures_votes = _due(self.evolution.step_number + 1, self.config.run.eval_every)
         vote_signal = self.evolution.vote_signal_to_noise() if measures_votes else None
         began = time.perf_counter()
         report = self.evolution.step()
-        speed = self.config.tokens_per_step / (time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        speed = self.config.tokens_per_step / seconds
+        if self._begun:
+            self.stepping += seconds
+        else:
+            self._begun = True
+            self.ranks.forget()
         stop = any(share >= 1 for share in self._shares(self._seconds()))
+        if self.config.run.minutes is not None:
+            # Of the ranks' clocks the first to get there counts.
+            stop = bool(self.ranks.agree(stop))
+        best_yet = log is not None and self._record(log, report, vote_signal, speed, stop)
+        run = self.config.run
+        save = _due(report.step, run.checkpoint_every)
+        if _due(report.step, run.eval_every):
+            save = bool(self.ranks.agree(save or best_yet))
+        if save:
+            self._save(log)
+        return stop
+
+    def _record(
+        self, log: RunLog, report: StepReport, vote_signal: float | None, speed: float, stop: bool
+    ) -> bool:
+        """A step's measurement, line and status; returns whether it is the best so far."""
         record = {
             "step": report.step,
             "member_tokens": report.member_tokens,
@@ -137,29 +186,27 @@ class Trainer:
         for sink in self.sinks:
             sink.write(record)
         self._show(report, speed, log.best, stop)
-        run = self.config.run
-        if _due(report.step, run.eval_every):
+        if _due(report.step, self.config.run.eval_every):
             # Not what is measured at the end alone: a run with a later stop does not measure there.
             self._best = log.best
-        best_yet = self._best and self._best.step == report.step
-        if best_yet or _due(report.step, run.checkpoint_every):
-            self._save(log)
-        return stop
+        return self._best is not None and self._best.step == report.step
 
     def _evaluate(self) -> Evaluation:
         e = self.evolution
         return evaluate(e.backend, e.shape, e.weights, self.validation)
 
-    def _save(self, log: RunLog) -> Path:
-        log.flush()  # a checkpoint's line is there when the checkpoint is
+    def _save(self, log: RunLog | None) -> None:
         e, run = self.evolution, self.config.run
-        saved = checkpoint.save_checkpoint(
-            self.run_folder, e.step_number, self.content, e.shape, e.weights, e.state()
+        state = e.state()  # all ranks' states are gathered here
+        if log is None:
+            return
+        log.flush()  # a checkpoint's line is there when the checkpoint is
+        checkpoint.save_checkpoint(
+            self.run_folder, e.step_number, self.content, e.shape, e.weights, state
         )
         retention.name_best(self.run_folder, log.best)
         best = self._best.step if self._best else None
         retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best)
-        return saved
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._clock_zero
