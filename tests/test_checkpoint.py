@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import forge
 from safetensors.numpy import load_file, save_file
 
 import egg as library
@@ -15,6 +16,7 @@ from egg.errors import EggError
 from kernels import Shape
 
 SHAPE = Shape(16, 1)
+LAYOUT = {"step": ((1,), np.int64), "states": ((4, 1, 16), np.int8)}
 CONTENT = to_json(Config(model=ModelConfig(16, 1)))
 
 
@@ -23,6 +25,7 @@ def weights(seed: int = 0) -> np.ndarray:
 
 
 def save(run, step: int = 3):
+    run.mkdir(exist_ok=True)
     state = {"step": np.array([step], np.int64), "states": np.zeros((4, 1, 16), np.int8)}
     return checkpoint.save_checkpoint(run, step, CONTENT, SHAPE, weights(step), state)
 
@@ -38,10 +41,10 @@ def test_what_is_saved_is_read_back(tmp_path):
     folder = save(tmp_path)
     assert folder == tmp_path / "checkpoints" / "step-00000003"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "model.safetensors", "state.safetensors",
+        "config.json", "manifest.json", "model.safetensors", "state.safetensors",
     ]  # fmt: skip
     np.testing.assert_array_equal(checkpoint.read_weights(folder, SHAPE), weights(3))
-    state = checkpoint.read_state(folder)
+    state = checkpoint.read_state(folder, LAYOUT)
     assert state["step"].tolist() == [3] and state["states"].shape == (4, 1, 16)
     assert checkpoint.read_config(folder) == CONTENT
     named = load_file(folder / "model.safetensors")
@@ -89,7 +92,7 @@ def test_a_checkpoint_appears_whole_and_at_once(tmp_path, monkeypatch):
 
     def spy_rename(path, target):
         assert {p.name for p in path.iterdir()} == {
-            "config.json", "model.safetensors", "state.safetensors",
+            "config.json", "manifest.json", "model.safetensors", "state.safetensors",
         }  # fmt: skip
         seen.append(target.name)
         return rename(path, target)
@@ -97,7 +100,7 @@ def test_a_checkpoint_appears_whole_and_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "write_synced", spy_write)
     monkeypatch.setattr(Path, "rename", spy_rename)
     save(tmp_path)
-    assert seen == [["writing-step-00000003"]] * 3 + ["step-00000003"]
+    assert seen == [["writing-step-00000003"]] * 4 + ["step-00000003"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "state.safetensors"])
@@ -106,15 +109,61 @@ def test_files_missing_cut_or_foreign_are_refused(tmp_path, name):
     read = {
         "config.json": lambda: checkpoint.read_config(folder),
         "model.safetensors": lambda: checkpoint.read_weights(folder, SHAPE),
-        "state.safetensors": lambda: checkpoint.read_state(folder),
+        "state.safetensors": lambda: checkpoint.read_state(folder, LAYOUT),
     }[name]
     read()
     whole = (folder / name).read_bytes()
     for damaged in (b"", b"\0", whole[: len(whole) // 2], whole[:-2], b"PK\x03\x04" + whole):
         (folder / name).write_bytes(damaged)
         assert name in refusal(read)
+        forge(folder)
+        assert name in refusal(read)
     (folder / name).unlink()
     assert name in refusal(read)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "state.safetensors"])
+def test_a_flipped_bit_is_found(tmp_path, name):
+    folder = save(tmp_path)
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 0x10
+    (folder / name).write_bytes(content)
+    assert checkpoint.damage_of(folder) == (
+        f"{folder / name} is damaged: its bytes have not the checksum in manifest.json"
+    )
+    (folder / "manifest.json").unlink()  # as older versions wrote it: nothing to hold it to
+    if name != "config.json":
+        assert checkpoint.damage_of(folder) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}', '{"files": {}}', "[" * 9**5])
+def test_a_manifest_that_is_none_is_named(tmp_path, content):
+    folder = save(tmp_path)
+    (folder / "manifest.json").write_text(content)
+    assert "manifest.json cannot be read" in refusal(library.load, folder)
+
+
+def test_the_newest_complete_one_is_told_from_damaged_ones(tmp_path):
+    for step in (3, 4, 5, 6):
+        save(tmp_path, step)
+    fourth, fifth, sixth = checkpoint.checkpoints(tmp_path)[1:]
+    (sixth / "state.safetensors").unlink()
+    (fifth / "model.safetensors").write_bytes(b"")
+    found, damaged = checkpoint.newest_complete(tmp_path)
+    assert found == fourth and len(damaged) == 2
+    assert "state.safetensors" in damaged[0] and "model.safetensors" in damaged[1]
+    checkpoint.set_aside_after(found)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
+    assert (fifth.parent / "damaged-step-00000005").is_dir()
+    shutil.rmtree(fourth)
+    (tmp_path / "checkpoints/step-00000003/config.json").unlink()
+    assert "has no complete checkpoint" in refusal(checkpoint.newest_complete, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_written_again(tmp_path):
+    folder = save(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"")
+    assert checkpoint.damage_of(save(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -132,6 +181,7 @@ def test_weights_of_another_kind_are_refused(tmp_path, change, says):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+    forge(folder)
     assert says in refusal(checkpoint.read_weights, folder, SHAPE)
     assert says in refusal(library.load, folder)
 
@@ -140,9 +190,11 @@ def test_state_of_another_format_is_refused(tmp_path):
     folder = save(tmp_path)
     path = folder / "state.safetensors"
     save_file(load_file(path), path, {checkpoint.FORMAT_KEY: "99"})
-    assert "format 99" in refusal(checkpoint.read_state, folder)
+    forge(folder)
+    assert "format 99" in refusal(checkpoint.read_state, folder, LAYOUT)
     save_file(load_file(path), path)
-    assert "format None" in refusal(checkpoint.read_state, folder)
+    forge(folder)
+    assert "format None" in refusal(checkpoint.read_state, folder, LAYOUT)
 
 
 def test_find_refuses_what_is_neither_run_nor_checkpoint(tmp_path):

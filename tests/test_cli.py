@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import forge
 
 from egg import __version__, progress
 from egg.cli_options import given, whole_number
@@ -513,7 +514,11 @@ def test_damaged_and_foreign_models_are_told_in_one_line(
     train, egg, tmp_path, command, name, damage, says
 ):
     train("--steps", 1, "--out", tmp_path / "run")
-    damage(tmp_path / "run/checkpoints/step-00000001" / name)
+    folder = tmp_path / "run/checkpoints/step-00000001"
+    damage(folder / name)
+    status, out, err = egg(command, tmp_path / "run", "--backend", "numpy")
+    assert (status, out) == (2, "") and name in one_line(err)
+    forge(folder)
     status, out, err = egg(command, tmp_path / "run", "--backend", "numpy")
     assert (status, out) == (2, "") and says in one_line(err) and name in err
 

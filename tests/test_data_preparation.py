@@ -245,3 +245,46 @@ def test_lock_goes_with_a_killed_process(book, cache):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert waiting.communicate(timeout=30)[0].splitlines()[-1] == open_corpus(str(book)).fingerprint
+
+
+@pytest.mark.parametrize("change", ["grows", "goes"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache, monkeypatch, change):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"this is {name}")
+    add = pieces_module.SplitWriter.add
+
+    def change_then_add(self, document):
+        if change == "grows":
+            (folder / "a.txt").write_text("this is another, and a longer one")
+        else:
+            (folder / "a.txt").unlink(missing_ok=True)
+        add(self, document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces_module.SplitWriter, "add", change_then_add)
+        with pytest.raises(DataError, match="changed while it was read|cannot read"):
+            open_corpus(str(folder))
+    assert folders(cache) == []
+    assert open_corpus(str(folder)).documents("all") == (2 if change == "grows" else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gib"), [("line.txt", 1), ("line.jsonl", 6)])
+def test_a_line_of_a_gigabyte(tmp_path, name, gib):
+    path = tmp_path / name
+    with open(path, "wb") as file:
+        file.write(b'{"text": "')
+        for _ in range(1024):
+            file.write(b"a" * (1 << 20))
+        file.write(b'"}\n')
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, ({gib} << 30, {gib} << 30))
+from data import open_corpus
+print(open_corpus({str(path)!r}).bytes("all"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    size = path.stat().st_size if name.endswith(".txt") else 1 << 30
+    assert done.stdout == f"{size}\n", done.stderr

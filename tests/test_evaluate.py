@@ -200,3 +200,4 @@ def test_a_sample_is_never_empty():
     for documents in ([b"a" * 1000], [b"ab"] * 50, [b"", b"a" * 99, b""]):
         chosen = sample(text_of(documents), 20)
         assert chosen[0] == 0 and (chosen != 0).any()
+        assert sample(text_of(documents), 1).size

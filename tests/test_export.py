@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from conftest import forge
 
 import egg as package
 from egg import hub
@@ -97,6 +98,7 @@ def test_a_text_that_is_gone_leaves_the_figures_of_the_log(run, egg, tmp_path, m
     config = json.loads(path.read_text())
     config["run"]["data"] = str(tmp_path / "gone.txt")
     path.write_text(json.dumps(config))
+    forge(path.parent)
     out = tmp_path / "exported"
     status, _, err = egg("export", run, "--to", "huggingface", "-o", out)
     assert status == 0 and "not measured" in err and "gone.txt" in err

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, forge
 from safetensors.numpy import load_file, save_file
 
 from egg import checkpoint
@@ -64,6 +64,8 @@ def test_a_resumed_run_has_the_bytes_of_one_that_never_stopped(train, resume, tm
     for content in (parts, whole):
         for name in [n for n in content if n.endswith("config.json") and "00012" not in n]:
             content[name] = json.loads(content[name]) | {"run": None}
+        for name in [n for n in content if n.endswith("manifest.json") and "00012" not in n]:
+            content[name] = json.loads(content[name])["files"] | {"config.json": None}
     assert parts == whole
 
 
@@ -124,7 +126,7 @@ def test_a_run_killed_at_any_moment_goes_on(train, tables, tmp_path):
         process.wait()
     assert kills == 4
     for folder in (run / "checkpoints").glob("step-*"):
-        assert len(list(folder.iterdir())) == 3
+        assert len(list(folder.iterdir())) == 4
     subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *goes_on], check=True, stdout=subprocess.DEVNULL
     )
@@ -246,11 +248,30 @@ def test_damage_is_told_in_one_line(train, resume, tmp_path, damage, says):
     run = tmp_path / "run"
     train("--steps", 2, "--out", run)
     damage(run / "checkpoints" / "step-00000002")
-    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    status, _, err = resume(run, "--steps", 3)
-    assert status == 2
-    assert says in err and err.startswith("egg: ") and err.count("\n") == 1
-    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for forged in (False, True):
+        if forged:
+            forge(run / "checkpoints" / "step-00000002")
+        before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+        status, _, err = resume(run, "--steps", 3)
+        assert status == 2
+        assert err.startswith("egg: ") and err.count("\n") == 1
+        assert (says if forged else "step-00000002") in err
+        assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def test_a_run_goes_on_from_the_newest_complete_checkpoint(train, resume, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train("--steps", 11, "--out", whole)
+    train("--steps", 9, "--out", run)
+    (run / "checkpoints/step-00000009/state.safetensors").write_bytes(b"torn")
+    status, out, err = resume(run, "--steps", 11)
+    assert status == 0, err
+    assert f"going on from {run / 'checkpoints/step-00000008'}" in out
+    assert "step-00000009/state.safetensors is damaged" in out
+    assert (run / "checkpoints/damaged-step-00000009").is_dir()
+    shutil.rmtree(run / "checkpoints/damaged-step-00000009")
+    name = "checkpoints/step-00000011/model.safetensors"
+    assert files(run)[name] == files(whole)[name]
 
 
 def change_state(folder: Path, name: str, change) -> None:

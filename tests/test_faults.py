@@ -1,0 +1,169 @@
+"""Pulled plugs: full disks, failing writes, vanished folders, two processes in one run."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+from test_resume import files
+
+from egg import checkpoint
+from egg.errors import EggError
+from egg.evolution import Evolution
+from egg.runlock import LOCK, locked
+
+ROOT = Path(__file__).parent.parent
+STEPS = ["--steps", 7]
+
+
+def fail_at(patch, operation: str, number: int, code: int) -> list[int]:
+    """From its number-th call on, an operation of the system fails; returns a counter of its calls."""
+    calls = [0]
+
+    def failing(real):
+        def call(*arguments, **named):
+            calls[0] += 1
+            if calls[0] >= number:
+                raise OSError(code, os.strerror(code))
+            return real(*arguments, **named)
+
+        return call
+
+    if operation == "fsync":
+        patch.setattr(os, "fsync", failing(os.fsync))
+    elif operation == "rename":
+        patch.setattr(Path, "rename", failing(Path.rename))
+    elif operation == "replace":
+        patch.setattr(Path, "replace", failing(Path.replace))
+    else:
+        patch.setattr(checkpoint, "open", failing(open), raising=False)
+    return calls
+
+
+@pytest.fixture
+def begin(egg, tables):
+    def call(run, *arguments):
+        return egg("train", *SMALL, "--data", tables, "--out", run, *STEPS, *arguments)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("operation", "numbers"),
+    [("fsync", (1, 8, 15, 22)), ("rename", (1, 2, 3)), ("replace", (1, 2, 4)), ("write", (2, 6, 17))],
+)  # fmt: skip
+def test_a_disk_that_fails_loses_nothing(
+    begin, egg, train, tmp_path, monkeypatch, operation, numbers
+):
+    whole = tmp_path / "whole"
+    train(*STEPS, "--out", whole)
+    for number, code in zip(
+        numbers, (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT), strict=False
+    ):
+        run = tmp_path / f"{operation}-{number}"
+        with monkeypatch.context() as patch:
+            calls = fail_at(patch, operation, number, code)
+            status, _, err = begin(run)
+        assert calls[0] >= number
+        assert status == 2, err
+        assert err.startswith("egg: cannot write ") and err.count("\n") == 1, err
+        assert os.strerror(code) in err
+        saved = checkpoint.checkpoints(run)
+        assert all(checkpoint.damage_of(folder) is None for folder in saved)
+        if not saved:
+            continue
+        status, out, err = egg("train", "--resume", run, "--backend", "numpy")
+        assert status == 0, err
+        assert files(run) == files(whole)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_file_that_cannot_grow(begin, egg, train, tmp_path):
+    import resource
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(*STEPS, "--out", whole)
+    train("--steps", 3, "--out", run)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        status, _, err = egg("train", "--resume", run, "--backend", "numpy", *STEPS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2 and "cannot write checkpoint" in err and err.count("\n") == 1
+    assert [p.name for p in checkpoint.checkpoints(run)] == ["step-00000003"]
+    assert egg("train", "--resume", run, "--backend", "numpy", *STEPS)[0] == 0
+    name = "checkpoints/step-00000007/model.safetensors"
+    assert files(run)[name] == files(whole)[name]
+
+
+def test_a_vanished_folder_is_told_and_not_made_again(begin, tmp_path, monkeypatch):
+    run, step = tmp_path / "run", Evolution.step
+
+    def vanish(self):
+        if self.step_number == 4:
+            shutil.rmtree(run)
+        return step(self)
+
+    monkeypatch.setattr(Evolution, "step", vanish)
+    status, _, err = begin(run)
+    assert status == 2 and err.count("\n") == 1 and "the folder of the run is gone" in err
+    assert not run.exists()
+
+
+def test_one_process_at_a_time(train, egg, tmp_path):
+    run = tmp_path / "run"
+    train("--steps", 3, "--out", run)
+    assert not (run / LOCK).exists()
+    with locked(run):
+        status, _, err = egg("train", "--resume", run, "--steps", 4, "--backend", "numpy")
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"in use by process {os.getpid()}" in err
+        with pytest.raises(EggError, match=f"process {os.getpid()}"), locked(run):
+            pass
+    (run / LOCK).write_text("1 elsewhere\n")  # left by a process that was killed
+    assert egg("train", "--resume", run, "--steps", 4, "--backend", "numpy")[0] == 0
+    assert not (run / LOCK).exists()
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_refused(begin, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(Evolution, "__init__", taken(run, Evolution.__init__))
+    status, _, err = begin(run)
+    assert status == 2 and "holds a run already" in err
+    assert (run / "config.json").read_text() == "{}"
+
+
+def taken(run: Path, real):
+    def call(self, *arguments):
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        real(self, *arguments)
+
+    return call
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_a_lock_goes_with_a_killed_process(train, egg, tables, tmp_path):
+    run = tmp_path / "run"
+    flags = [*SMALL, "--data", str(tables), "--out", str(run), "--steps", "1000000"]
+    command = [sys.executable, str(ROOT / "train.py"), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not checkpoint.checkpoints(run) and time.monotonic() < end:
+            time.sleep(0.01)
+        status, _, err = egg("train", "--resume", run, "--steps", 1, "--backend", "numpy")
+        assert status == 2 and f"process {process.pid}" in err
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (run / LOCK).read_text().startswith(f"{process.pid} ")
+    status, _, err = egg("train", "--resume", run, "--steps", 1, "--backend", "numpy")
+    assert status == 0, err
