@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from conftest import forge
 
 from egg.inspect.arithmetic import division, logarithms, powers, score_bias
 from egg.inspect.model import measure
@@ -73,6 +74,7 @@ def test_what_changed_is_counted_from_the_runs_own_beginning(egg, train, tmp_pat
     assert model.whole.changed_share == np.mean(first != model.weights) < 0.9
     config = tmp_path / "run/checkpoints/step-00000001/config.json"
     config.write_text('{"model": {"hidden_size": 16, "num_layers": 1}}')
+    forge(config.parent)
     bare = json.loads(egg("inspect", "model", config.parent, "--json")[1])
     assert bare["all"]["changed_share"] is None
     assert egg("inspect", "model", config.parent, "--plot", tmp_path / "bare.png")[0] == 0
