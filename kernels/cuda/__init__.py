@@ -1,0 +1,13 @@
+"""The CUDA backend: ``load`` finds the device and compiles nothing yet."""
+
+
+def load(device: int = 0):
+    """The CuPy backend on a device of this machine.
+
+    device : its number, as the driver counts
+    Raises BackendError, one line: no CuPy, no driver or one too old, no such device, or one that is too old.
+    """
+    from kernels.cuda.backend import CupyBackend
+    from kernels.cuda.device import CupyDevice
+
+    return CupyBackend(CupyDevice(device))

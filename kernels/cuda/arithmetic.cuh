@@ -1,0 +1,62 @@
+// What the CUDA kernels share: widths, clips, shifts, floored divisions and Philox4x32-10 (docs/arithmetic.md).
+// Integers only; NVRTC brings no standard headers, so the widths are named here.
+#pragma once
+
+typedef signed char int8;
+typedef unsigned char uint8;
+typedef short int16;
+typedef unsigned int uint32;
+typedef long long int64;
+typedef unsigned long long uint64;
+
+constexpr int LIMIT = 127, VOCABULARY = 256, VOTE_LIMIT = 8191, VOTE_BITS = 10;
+constexpr int ARRIVED_BITS = 7, MASTER_BITS = 8, CREDIT_LIMIT = 128, CREDIT_MEAN = 32, DISCOUNT = 179;
+constexpr int DIRECTION_SIGNS = 1, TOKEN_SIGNS = 2; // streams of the generator
+
+__host__ __device__ constexpr int log2_of(int k) { return k <= 1 ? 0 : 1 + log2_of(k / 2); }
+__host__ __device__ constexpr int product_shift(int k) { return 4 + log2_of(k) / 2; }
+
+__device__ inline int clip8(int v) { return max(-LIMIT, min(LIMIT, v)); }
+
+// v << shift, an arithmetic >> for a negative shift; |v| < 2**20 and shift <= 4.
+__device__ inline int gain(int v, int shift) { return shift >= 0 ? v * (1 << shift) : v >> -shift; }
+
+// Divisions round down, where C's truncate; d > 0.
+__device__ inline int64 floor_div(int64 v, int64 d) { return v >= 0 ? v / d : -((d - 1 - v) / d); }
+__device__ inline int64 round_div(int64 v, int64 d) { return floor_div(2 * v + d, 2 * d); }
+__device__ inline int64 round_shift(int64 v, int s) {
+  return s > 0 ? (v + (int64(1) << (s - 1))) >> s : v * (int64(1) << -s);
+}
+
+struct Words {
+  uint32 word[4];
+};
+
+__device__ inline Words philox(uint32 block, uint32 stream, uint32 index, uint32 step, uint32 key_0, uint32 key_1) {
+  uint32 c0 = block, c1 = stream, c2 = index, c3 = step;
+#pragma unroll
+  for (int round = 0; round < 10; round++) {
+    const uint32 high_0 = __umulhi(0xD2511F53u, c0), low_0 = 0xD2511F53u * c0;
+    const uint32 high_1 = __umulhi(0xCD9E8D57u, c2), low_1 = 0xCD9E8D57u * c2;
+    c0 = high_1 ^ c1 ^ key_0;
+    c1 = low_1;
+    c2 = high_0 ^ c3 ^ key_1;
+    c3 = low_0;
+    key_0 += 0x9E3779B9u;
+    key_1 += 0xBB67AE85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+__device__ inline int sign_of(uint32 word, int bit) { return (word >> bit) & 1 ? 1 : -1; }
+
+// The low four bits as four signed bytes: bit 1 is +1, bit 0 is -1.
+__device__ inline int four_signs(uint32 bits) {
+  const uint32 ones = ((bits & 15u) * 0x00204081u) & 0x01010101u; // the copies of the nibble do not overlap
+  return int(0xFFFFFFFFu ^ (ones * 0xFEu));
+}
+
+__device__ inline int byte_of(uint32 word, int i) { return int8(word >> (8 * i)); }
+__device__ inline uint32 four_bytes(int a, int b, int c, int d) {
+  return uint32(a & 255) | uint32(b & 255) << 8 | uint32(c & 255) << 16 | uint32(d) << 24;
+}

@@ -1,0 +1,333 @@
+"""The CuPy backend: cuts each call into blocks of members that fit the device's memory, and launches the kernels.
+
+It speaks to the device through ``kernels.cuda.device.CupyDevice``; the tests put a CPU that runs the same sources in
+its place.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels.arithmetic import VOCABULARY, exp2_table, log2_thresholds, product_shift
+from kernels.backend import Noise, TracedVotes
+from kernels.cuda.sources import (
+    Tile,
+    defines,
+    packed_bytes,
+    packed_offsets,
+    sign_words,
+    tile_for,
+)
+from kernels.cuda.tables import pair_tables, traced_tables
+from kernels.layout import BackendError, Shape
+from kernels.philox import key_words
+
+BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
+MOST_ROWS = 1 << 16  # of votes that int32 sums, see votes.cu
+MOST_GROUP_SIZE = 64  # see outputs.cu
+THREADS = 256
+
+
+class Prepared(NamedTuple):
+    """A model on the device."""
+
+    shape: Shape
+    tile: Tile
+    weights: Any  # (parameters,) int8
+    packed: Any  # int8, see prepare.cu
+
+
+class CupyBackend:
+    """See ``kernels.backend`` for what each call takes and returns."""
+
+    name = "cupy"
+
+    def __init__(self, device):
+        self.device = device
+        self.description = device.description
+        self._exp2 = device.put(exp2_table())
+        thresholds = np.concatenate([log2_thresholds(16), log2_thresholds(256)])
+        self._thresholds = device.put(thresholds)
+        self._tables: dict = {}
+
+    # --- launching ------------------------------------------------------------------------------------
+
+    def _launch(self, source, kernel, grid, *arguments, threads=THREADS, shaped=None, shared=0):
+        """shaped : (shape, tile) of sources that are compiled for a shape"""
+        options = defines(*shaped) if shaped else ()
+        self.device.launch(source, kernel, options, grid, threads, shared, arguments)
+
+    def _forward(self, prepared: Prepared, kernel, members, *arguments):
+        shape, tile = prepared.shape, prepared.tile
+        self._launch(
+            "forward.cu", kernel, (-(-members // tile.members), 1), prepared.weights, prepared.packed,
+            *arguments, shaped=(shape, tile), shared=tile.shared_bytes(shape.hidden_size),
+        )  # fmt: skip
+
+    def _elements(self, count: int) -> tuple[int, int]:
+        """A grid of one-dimensional work; the kernels stride over what it does not cover."""
+        return max(1, min(-(-count // THREADS), 32 * self.device.multiprocessors)), 1
+
+    def _draw(self, shape, count, first, noise):
+        """(count, words) uint32 on the device: the sign bits of directions."""
+        width = sign_words(shape)
+        words = self.device.empty((count, width), np.uint32)
+        self._launch(
+            "prepare.cu", "draw_signs", self._elements(count * width // 4), words, np.int32(count),
+            np.int32(width // 4), np.uint32(first), np.uint32(noise.step), *_key(noise),
+        )  # fmt: skip
+        return words
+
+    def _block(self, count: int, each: int, unit: int = 1) -> int:
+        """How many of ``count`` run together if each takes so many bytes; whole waves of ``unit`` if there are such."""
+        most = max(1, min(BLOCK_BYTES, self.device.free_bytes() // 2) // each)
+        if most >= count:
+            return count
+        return most // unit * unit if most >= unit else most
+
+    # --- the calls ------------------------------------------------------------------------------------
+
+    def prepare(self, shape, weights):
+        tile = tile_for(shape.hidden_size, self.device.shared_limit)
+        flat = self.device.put(_checked(weights, np.int8, (shape.parameters,), "weights"))
+        places = packed_offsets(shape)
+        packed = self.device.empty((places[""],), np.int8)
+        for name, at in places.items():
+            if name:
+                t = shape.tensors[name]
+                size = packed_bytes(t.shape)
+                self._launch(
+                    "prepare.cu", "pack_matrix", self._elements(size // 4), flat[t.slice],
+                    packed[at : at + size], np.int32(t.shape[0]), np.int32(t.shape[1]),
+                )  # fmt: skip
+        return Prepared(shape, tile, flat, packed)
+
+    def forward(self, prepared, tokens, states):
+        shape = prepared.shape
+        layers = (shape.num_layers, shape.hidden_size)
+        states = _checked(states, np.int8, (len(tokens), *layers), "states")
+        logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
+        if tokens.size == 0:
+            return logits, states.copy()
+        states_out, length = np.empty_like(states), tokens.shape[1]
+        each = length * (VOCABULARY + 1) + 2 * shape.num_layers * shape.hidden_size
+        block = self._block(len(tokens), each, prepared.tile.members)
+        for at in range(0, len(tokens), block):
+            part = slice(at, at + block)
+            read = self.device.put(tokens[part])
+            members = len(read)
+            after = self.device.empty((members, *layers), np.int8)
+            out = self.device.empty((members, length, VOCABULARY), np.int8)
+            self._forward(
+                prepared, "forward_clean", members, read, np.int32(length),
+                self.device.put(states[part]), after, out, np.int64(members),
+            )  # fmt: skip
+            logits[part], states_out[part] = self.device.get(out), self.device.get(after)
+        return logits, states_out
+
+    def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
+        shape, pairs, length = prepared.shape, len(tokens), tokens.shape[1] - 1
+        layers = (shape.num_layers, shape.hidden_size)
+        states = _checked(states, np.int8, (2 * pairs, *layers), "states")
+        scores, states_out = np.zeros(2 * pairs, np.int32), states.copy()
+        if pairs == 0 or length == 0:
+            return scores, states_out
+        each = 4 * sign_words(shape) + 4 * shape.num_layers * shape.hidden_size + length + 16
+        wave = prepared.tile.members // 2 * self.device.multiprocessors
+        block = self._block(pairs, each, wave)
+        for at in range(0, pairs, block):
+            read = self.device.put(tokens[at : at + block])
+            count = len(read)
+            members = slice(2 * at, 2 * (at + count))
+            words = self._draw(shape, count, first_pair + at, noise)
+            after = self.device.empty((2 * count, *layers), np.int8)
+            sums = self.device.empty((2 * count,), np.int32)
+            self._forward(
+                prepared, "forward_pairs", 2 * count, self._exp2, self._thresholds, words, read,
+                np.int32(length), self.device.put(states[members]), after, sums, np.int64(2 * count),
+                *_moves(noise),
+            )  # fmt: skip
+            scores[members], states_out[members] = self.device.get(sums), self.device.get(after)
+        return scores, states_out
+
+    def cast_traced_votes(
+        self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
+    ):
+        shape, groups, length = prepared.shape, len(tokens), tokens.shape[1] - 1
+        if group_size > MOST_GROUP_SIZE:
+            raise BackendError(
+                f"backend cupy: groups of {group_size}: at most {MOST_GROUP_SIZE} members a group"
+            )
+        layers = (shape.num_layers, shape.hidden_size)
+        states = _checked(states, np.int8, (groups, *layers), "states")
+        columns = traced_columns(shape)
+        slots = 6 * shape.num_layers + 1
+        # of a group: rows of votes, and what its members leave
+        each = length * (columns["x"] + columns["arrived"] + 2 * columns["v"]) + group_size * (
+            4 * sign_words(shape) + layers[0] * layers[1] + length * (4 * slots + 14)
+        )
+        wave = prepared.tile.members * self.device.multiprocessors // group_size
+        block = self._block(groups, each, max(1, wave))
+        votes = self.device.zeros((shape.parameters,), np.int64)
+        states_out = np.empty_like(states)
+        scores, deviation = np.empty(groups * group_size, np.int32), 0
+        for g in range(0, groups, block):
+            part = slice(g, g + block)
+            after, sums, deviations = self._cast_block(
+                prepared, tokens[part], states[part], noise, group_size, credit_scale,
+                (first_group + g) * group_size, columns, votes,
+            )  # fmt: skip
+            states_out[part] = after
+            scores[g * group_size : (g + block) * group_size] = sums
+            deviation += int(np.abs(deviations.astype(np.int64)).sum())
+        return TracedVotes(self.device.get(votes), states_out, scores, deviation)
+
+    def _cast_block(
+        self, prepared, tokens, states, noise, group_size, credit_scale, first, columns, votes
+    ):
+        """Run a block of groups and add their votes; returns states (groups, L, D), scores and deviations."""
+        shape, device = prepared.shape, self.device
+        groups, length = len(tokens), tokens.shape[1] - 1
+        members, rows = groups * group_size, groups * length
+        layers = (shape.num_layers, shape.hidden_size)
+        shaped = (shape, prepared.tile)
+        empty = device.empty
+        words = self._draw(shape, members, first, noise)
+        read = device.put(tokens)
+        after = empty((members, *layers), np.int8)
+        s0, s1 = empty((length, members), np.int32), empty((length, members), np.int32)
+        projections = empty((length, 6 * shape.num_layers + 1, members), np.int32)
+        inputs, arrived = empty((rows, columns["x"]), np.int8), empty((rows, columns["arrived"]), np.int8)
+        draws = (np.uint32(first), np.uint32(noise.step), *_key(noise))
+        self._forward(
+            prepared, "forward_traced", members, self._exp2, self._thresholds, words, read,
+            np.int32(length), device.put(states), after, s0, s1, projections, inputs, arrived,
+            np.int64(members), np.int32(group_size), *draws, *_moves(noise),
+        )  # fmt: skip
+
+        credit = empty((3, length, members), np.int16)
+        scores, deviations = empty((members,), np.int32), empty((members,), np.int32)
+        self._launch(
+            "credit.cu", "credit_members", (-(-members // THREADS), 1), s0, s1, read, np.int32(members),
+            np.int32(length), np.int32(group_size), np.int64(credit_scale), credit, scores, deviations,
+        )  # fmt: skip
+        v = empty((rows, columns["v"]), np.int16)
+        self._launch(
+            "outputs.cu", "vote_outputs", (rows, 4 * shape.num_layers + 1), words, projections, credit,
+            inputs, arrived, v, np.int32(length), np.int64(members), np.int32(group_size), *draws,
+            *_moves(noise), shaped=shaped,
+        )  # fmt: skip
+        matrices, biases = self._table("traced", shape)
+        self._sum(matrices, v, inputs, votes, rows)
+        self._sum_vectors(biases, v, votes, rows, 1 << product_shift(shape.hidden_size))
+        self._launch(
+            "vectors.cu", "vote_gains", (-(-members // 256), 2 * shape.num_layers + 1), words, credit,
+            votes, np.int32(length), np.int64(members), *draws, shaped=shaped,
+        )  # fmt: skip
+        self._launch(
+            "vectors.cu", "vote_embedding", (rows, 1), words, credit, read, votes, np.int32(length),
+            np.int64(members), np.int32(group_size), *draws, shaped=shaped,
+        )  # fmt: skip
+        kept = after.reshape(groups, group_size, *layers)[:, noise.step % group_size]
+        return device.get(kept), device.get(scores), device.get(deviations)
+
+    def _table(self, kind: str, shape: Shape):
+        """Where a recipe's votes lie, on the device: 64 x 64 tiles of the matrices, and vectors."""
+        if (kind, shape) not in self._tables:
+            make = traced_tables if kind == "traced" else pair_tables
+            self._tables[kind, shape] = tuple(self.device.put(table) for table in make(shape))
+        return self._tables[kind, shape]
+
+    def _slices(self, rows: int, tiles: int) -> tuple[int, int]:
+        """Rows of a slice and how many slices: enough to fill the device, few enough rows for int32."""
+        wanted = -(-4 * self.device.multiprocessors // tiles)
+        slices = max(-(-rows // MOST_ROWS), min(wanted, -(-rows // 256)))
+        size = -(-rows // slices // 32) * 32
+        return size, -(-rows // size)
+
+    def _sum(self, places, v, x, votes, rows):
+        size, slices = self._slices(rows, len(places))
+        self._launch(
+            "votes.cu", "sum_matrices", (len(places), slices), v, x, places, votes, np.int32(rows),
+            np.int32(size), np.int32(v.shape[1]), np.int32(x.shape[1]), threads=128,
+        )  # fmt: skip
+
+    def _sum_vectors(self, places, v, votes, rows, constant):
+        size, slices = self._slices(rows, len(places))
+        self._launch(
+            "votes.cu", "sum_vectors", (len(places), slices), v, places, votes, np.int32(rows),
+            np.int32(size), np.int32(v.shape[1]), np.int32(constant),
+        )  # fmt: skip
+
+    def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
+        device, pairs = self.device, len(fitness)
+        fitness = _checked(fitness, np.int8, (pairs,), "fitness")
+        votes = device.zeros((shape.parameters,), np.int64)
+        matrices, vectors, stretches = self._table("pairs", shape)
+        v_columns = sum(t.shape[0] for t in shape.tensors.values())
+        x_columns = sum(t.shape[1] for t in shape.tensors.values() if len(t.shape) == 2)
+        block = self._block(pairs, 4 * sign_words(shape) + 2 * v_columns + x_columns)
+        for at in range(0, pairs, block):
+            part = device.put(fitness[at : at + block])
+            rows = len(part)
+            words = self._draw(shape, rows, first_pair + at, noise)
+            v = device.empty((rows, v_columns), np.int16)
+            x = device.empty((rows, x_columns), np.int8)
+            self._launch(
+                "pairs.cu", "expand_signs", (rows, len(stretches)), words, part, stretches, v, x,
+                np.int32(sign_words(shape)), np.int32(v_columns), np.int32(x_columns),
+            )  # fmt: skip
+            self._sum(matrices, v, x, votes, rows)
+            self._sum_vectors(vectors, v, votes, rows, 1)
+        return device.get(votes)
+
+    def update_master(self, shape, master, votes, multipliers):
+        device, tensors = self.device, list(shape.tensors.values())
+        offsets = np.array([t.offset for t in tensors] + [shape.parameters], np.int64)
+        moved = device.put(_checked(master, np.int16, (shape.parameters,), "master"))
+        weights = device.empty((shape.parameters,), np.int8)
+        widest = max(t.size for t in tensors)
+        self._launch(
+            "update.cu", "move_master", (self._elements(widest)[0], len(tensors)), moved,
+            device.put(_checked(votes, np.int64, (shape.parameters,), "votes")), device.put(offsets),
+            device.put(np.asarray(multipliers, np.int64)), weights,
+        )  # fmt: skip
+        master[...] = device.get(moved)
+        return device.get(weights)
+
+    def update_signs(self, weights, votes, threshold):
+        moved = self.device.put(_checked(weights, np.int8, weights.shape, "weights"))
+        self._launch(
+            "update.cu", "move_signs", self._elements(len(weights)), moved,
+            self.device.put(_checked(votes, np.int64, weights.shape, "votes")), np.int64(threshold),
+            np.int64(len(weights)),
+        )  # fmt: skip
+        return self.device.get(moved)
+
+
+def traced_columns(shape: Shape) -> dict[str, int]:
+    """Columns of a (group, token) row: of the inputs, of what arrived, and of v."""
+    width = shape.hidden_size
+    arrived = 7 * shape.num_layers * width
+    return {"x": (8 * shape.num_layers + 1) * width, "arrived": arrived, "v": arrived + VOCABULARY}
+
+
+def _key(noise: Noise):
+    return tuple(np.uint32(word) for word in key_words(noise.seed))
+
+
+def _moves(noise: Noise):
+    """shift and along of the kernels."""
+    return np.int32(4 - noise.sigma_shift), np.int32(noise.perturbation == "input")
+
+
+def _checked(array, dtype, shape, what):
+    """The array as the kernels read it, contiguous.
+
+    Raises BackendError if it is of another type or shape: a kernel would read beyond it.
+    """
+    if array.dtype != dtype or array.shape != tuple(shape):
+        raise BackendError(
+            f"backend cupy: {what} is {array.dtype}{list(array.shape)}, expected {np.dtype(dtype)}{list(shape)}"
+        )
+    return np.ascontiguousarray(array)

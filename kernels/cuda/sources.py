@@ -1,0 +1,126 @@
+"""The CUDA sources of a shape: includes resolved, and where its tensors lie as compile-time constants."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from kernels.layout import BackendError, Shape
+
+FOLDER = Path(__file__).parent
+KERNELS = {
+    "prepare.cu": ("pack_matrix", "draw_signs"),
+    "forward.cu": ("forward_clean", "forward_pairs", "forward_traced"),
+    "credit.cu": ("credit_members",),
+    "outputs.cu": ("vote_outputs",),
+    "votes.cu": ("sum_matrices", "sum_vectors"),
+    "vectors.cu": ("vote_gains", "vote_embedding"),
+    "pairs.cu": ("expand_signs",),
+    "update.cu": ("move_master", "move_signs"),
+}
+"""Source -> its entry points."""
+SHAPED = ("forward.cu", "outputs.cu", "vectors.cu")
+"""Sources compiled for a shape; the others serve all."""
+WARPS = 8
+TILES = {16: ((128, 16),), 64: ((128, 32),), 256: ((128, 64), (64, 64)), 1024: ((32, 32), (16, 16))}
+"""Hidden size -> members a block of threads carries, and those of a warp's part; the first that fits is taken."""
+GATE_MATRICES = ("w_f", "u_f", "w_h", "u_h")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How the forward pass is cut."""
+
+    members: int
+    """That one block of threads carries."""
+    warp_rows: int
+    """Of them, in one warp's part of a product."""
+
+    def shared_bytes(self, hidden_size: int) -> int:
+        """Shared memory of a block of threads: SHARED_BYTES of tile.cuh."""
+        row = max(32, hidden_size) + 16
+        return self.members * (2 * row + max(4 * row, 4 * hidden_size + 16) + 4 * 16) + 4 * 256
+
+
+def tile_for(hidden_size: int, shared_limit: int) -> Tile:
+    """The largest tile that fits the shared memory a block may have.
+
+    Raises BackendError if none does.
+    """
+    for tile in (Tile(*numbers) for numbers in TILES[hidden_size]):
+        if tile.shared_bytes(hidden_size) <= shared_limit:
+            return tile
+    raise BackendError(
+        f"backend cupy: hidden size {hidden_size} needs {tile.shared_bytes(hidden_size)} bytes of shared memory "
+        f"a block, this device has {shared_limit}: use --backend numba"
+    )
+
+
+def packed_bytes(shape: tuple[int, int]) -> int:
+    """Bytes of a packed matrix: inputs are padded to 32."""
+    return shape[0] * max(32, shape[1])
+
+
+@cache
+def packed_offsets(shape: Shape) -> dict[str, int]:
+    """Where each matrix lies among the packed ones, and under "" the bytes of all."""
+    offsets, at = {}, 0
+    for name, tensor in shape.tensors.items():
+        if len(tensor.shape) == 2 and name != "embedding.weight":
+            offsets[name] = at
+            at += packed_bytes(tensor.shape)
+    return offsets | {"": at}
+
+
+def sign_words(shape: Shape) -> int:
+    """32-bit words from one direction's signs to the next: whole outputs of the generator."""
+    return -(-shape.sign_words // 4) * 4
+
+
+@cache
+def defines(shape: Shape, tile: Tile) -> tuple[str, ...]:
+    """Compiler options of the sources in SHAPED."""
+    tensors, packed, layers = shape.tensors, packed_offsets(shape), shape.num_layers
+    names = {"EMBEDDING": "embedding.weight", "LN_OUT": "ln_out.weight", "HEAD": "head.weight"}
+    for kind in ("ln1", "ln2"):
+        names[kind.upper()] = f"layers.0.{kind}.weight"
+    for kind in (*GATE_MATRICES, "b_f", "b_h"):
+        names[kind.upper()] = f"layers.0.gru.{kind}"
+    for kind in ("w_up", "w_down"):
+        names[kind.upper()] = f"layers.0.mlp.{kind}"
+    first, end = tensors["layers.0.ln1.weight"], tensors["ln_out.weight"]
+    values = {
+        "HIDDEN": shape.hidden_size,
+        "LAYERS": layers,
+        "TILE": tile.members,
+        "WARP_ROWS": tile.warp_rows,
+        "WARPS": WARPS,
+        "WORDS": sign_words(shape),
+        "LAYER_BITS": (end.a - first.a) // layers,
+        "LAYER_WEIGHTS": (end.offset - first.offset) // layers,
+        "LAYER_PACKED": packed["head.weight"] // layers,
+    }
+    for short, name in names.items():
+        values[f"AT_{short}"] = tensors[name].offset
+        values[f"BIT_A_{short}"] = tensors[name].a
+        values[f"BIT_B_{short}"] = tensors[name].b
+        if name in packed:
+            values[f"PACKED_{short}"] = packed[name]
+    return tuple(f"-D{name}={value}" for name, value in values.items())
+
+
+@cache
+def source(name: str) -> str:
+    """A source with its includes put in, each once: the compiler needs no folder, and caches see every change."""
+    seen = set()
+
+    def lines(file):
+        for line in (FOLDER / file).read_text(encoding="utf-8").splitlines():
+            if line.startswith('#include "'):
+                other = line.split('"')[1]
+                if other not in seen:
+                    seen.add(other)
+                    yield from lines(other)
+            elif line != "#pragma once":
+                yield line
+
+    return "\n".join(lines(name)) + "\n"

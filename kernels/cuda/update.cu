@@ -1,0 +1,23 @@
+// From votes to weights, one element a thread; blockIdx.y is the tensor.
+#include "arithmetic.cuh"
+
+// Recipe egg: masters move by votes * multiplier / 2**32, rounded half up; |votes * multiplier| < 2**62.
+extern "C" __global__ void move_master(int16 *master, const int64 *votes, const int64 *offsets,
+                                       const int64 *multipliers, int8 *weights) {
+  const int64 end = offsets[blockIdx.y + 1], multiplier = multipliers[blockIdx.y];
+  const int limit = LIMIT << MASTER_BITS;
+  for (int64 i = offsets[blockIdx.y] + blockIdx.x * blockDim.x + threadIdx.x; i < end; i += gridDim.x * blockDim.x) {
+    const int64 v = master[i] + round_shift(votes[i] * multiplier, 32);
+    const int moved = int(v < -limit ? -limit : v > limit ? limit : v);
+    master[i] = int16(moved);
+    weights[i] = int8((moved + (1 << (MASTER_BITS - 1))) >> MASTER_BITS);
+  }
+}
+
+// Recipe paper: weights move by sign(votes) where 16 |votes| >= threshold.
+extern "C" __global__ void move_signs(int8 *weights, const int64 *votes, int64 threshold, int64 count) {
+  for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < count; i += (int64)gridDim.x * blockDim.x) {
+    const int64 z = votes[i], size = z < 0 ? -z : z;
+    if (z != 0 && 16 * size >= threshold) weights[i] = int8(clip8(weights[i] + (z > 0 ? 1 : -1)));
+  }
+}

@@ -1,0 +1,83 @@
+"""A device that is the CPU: compiles the CUDA sources with a C++ compiler (cuda_host.h) and launches them on NumPy arrays.
+
+What it shows is that the sources compute what the reference defines; that they run on a GPU, it cannot show.
+"""
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from kernels.cuda.sources import KERNELS, source
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+
+ENTRY = """
+static void body_KERNEL(void **args) { host::call(KERNEL, args); }
+extern "C" void launch_KERNEL(void **args, unsigned x, unsigned y, unsigned threads, unsigned shared) {
+  host::launch(body_KERNEL, args, x, y, threads, shared);
+}
+extern "C" int parameters_KERNEL() { return host::parameters(KERNEL); }
+"""
+
+
+class HostDevice:
+    """Stands in for kernels.cuda.device.CupyDevice."""
+
+    description = "CUDA sources on the CPU"
+
+    def __init__(self, folder: Path, *, shared_limit=227 << 10, multiprocessors=2, free=1 << 30):
+        self.folder, self.shared_limit, self.multiprocessors = folder, shared_limit, multiprocessors
+        self._free, self._libraries = free, {}
+
+    def free_bytes(self):
+        return self._free
+
+    def put(self, array):
+        return np.array(array, order="C")
+
+    def get(self, array):
+        return np.array(array, order="C")
+
+    def empty(self, shape, dtype):
+        out = np.empty(shape, dtype)
+        out.view(np.uint8)[...] = 0xA5  # nothing may rely on what lies there
+        return out
+
+    def zeros(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def launch(self, name, kernel, options, grid, threads, shared, arguments):
+        assert all(0 < size for size in grid) and grid[1] < 65536 and shared <= self.shared_limit
+        library = self._library(name, options)
+        holders = []
+        for a in arguments:
+            if isinstance(a, np.ndarray):
+                assert a.flags.c_contiguous
+                holders.append(ctypes.c_void_p(a.ctypes.data))
+            else:
+                holders.append((ctypes.c_char * a.nbytes).from_buffer_copy(a.tobytes()))
+        pointers = (ctypes.c_void_p * len(holders))(*map(ctypes.addressof, holders))
+        function = getattr(library, "launch_" + kernel)
+        count = getattr(library, "parameters_" + kernel)()
+        assert count == len(holders), f"{kernel} takes {count} arguments, not {len(holders)}"
+        function(pointers, *map(ctypes.c_uint, (*grid, threads, shared)))
+
+    def _library(self, name, options):
+        if (name, options) not in self._libraries:
+            text = ['#include "cuda_host.h"', source(name)]
+            text += [ENTRY.replace("KERNEL", kernel) for kernel in KERNELS[name]]
+            text = "\n".join(text)
+            key = hashlib.sha256((text + " ".join(options)).encode()).hexdigest()[:16]
+            path, library = self.folder / f"{key}.cpp", self.folder / f"{key}.so"
+            path.write_text(text)
+            command = [COMPILER, "-std=c++17", "-O1", "-w", "-fwrapv", "-fno-strict-aliasing", "-shared"]
+            subprocess.run(
+                [*command, "-fPIC", f"-I{HERE}", *options, str(path), "-o", str(library)], check=True
+            )
+            self._libraries[name, options] = ctypes.CDLL(str(library))
+        return self._libraries[name, options]
