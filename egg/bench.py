@@ -366,27 +366,32 @@ def measure(
             if repeat and now > began + patience.total:
                 return rows
             beside()
-            rows[i].seconds.append(_seconds(jobs[i], patience.sample))
+            clock = getattr(backends[rows[i].case.shape], "clock", wall_clock)
+            rows[i].seconds.append(_seconds(jobs[i], patience.sample, clock))
             spent[i] += time.perf_counter() - now
     return rows
 
 
-def _seconds(job: Job, least: float) -> float:
+def wall_clock(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _seconds(job: Job, least: float, clock=wall_clock) -> float:
     """Time of a call: the mean of so many that they take ``least`` seconds, the caches filled by one before."""
-    whole, counted = _time(job)
+    whole, counted = _time(job, clock)
     if whole >= least:
         return counted
     calls = math.ceil(least / whole)
-    return sum(_time(job)[1] for _ in range(calls)) / calls
+    return sum(_time(job, clock)[1] for _ in range(calls)) / calls
 
 
-def _time(job: Job) -> tuple[float, float]:
+def _time(job: Job, clock) -> tuple[float, float]:
     """Seconds that a call took, with its part, and those that count."""
-    began = time.perf_counter()
-    job.call()
-    called = time.perf_counter()
+    called = clock(job.call)
     if job.part is None:
-        return called - began, called - began
-    job.part()
-    ended = time.perf_counter()
-    return ended - began, (called - began) - (ended - called)
+        return called, called
+    part = clock(job.part)
+    return called + part, called - part

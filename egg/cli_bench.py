@@ -60,6 +60,8 @@ class BenchArguments:
     """auto, numpy, numba or cupy."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    device: int | None = None
+    """Number of the GPU of backend cupy; none: the first."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -74,15 +76,20 @@ def main(argv: list[str], prog: str) -> int:
     )
 
     def backend_of():
-        return get_backend(arguments.backend, threads=arguments.threads)
+        return get_backend(arguments.backend, threads=arguments.threads, device=arguments.device)
 
     if not arguments.seconds >= 0:
         raise EggError(f"--seconds {arguments.seconds}: must be 0 or more")
     source = commit()  # as it is now, whatever is committed meanwhile
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
     say("checking against the reference (the first time also compiles: up to a minute)")
     check(backend)
-    peaks = Peaks(arguments.threads, arguments.seconds / 160)
+    if backend.name == "cupy":
+        peaks = DevicePeaks(backend)
+    else:
+        peaks = Peaks(arguments.threads, arguments.seconds / 160)
     rows = measure(
         cases,
         backend_of,
@@ -145,6 +152,29 @@ class Peaks:
         }
 
 
+class DevicePeaks:
+    """The GPU's int8 rate in a large product of cuBLAS, measured beside every repeat of every row."""
+
+    def __init__(self, backend):
+        from kernels.cuda.peak import Peak
+
+        self._peak, self._rates = Peak(backend.device), []
+
+    def measure(self) -> None:
+        """Take one more measurement."""
+        self._rates.append(self._peak.measure())
+
+    def facts(self) -> dict:
+        """In 1e9 multiply-accumulates a second, the highest and the median."""
+        return {
+            "peak_gmacs": _round(max(self._rates)),
+            "peak_median_gmacs": _round(statistics.median(self._rates)),
+            "peak_one_core_gmacs": None,
+            "instruction_set": self._peak.description,
+            "threads": None,
+        }
+
+
 def row_facts(row: Row, peak: float | None) -> dict:
     """A row of the JSON; figures are null where noise left none."""
     case = row.case
@@ -172,7 +202,12 @@ def heading(facts: dict) -> list[str]:
         f"{facts['date']}, commit {facts['commit'] or 'unknown'}, `{facts['command']}`: {facts['cpu']}, "
         f"{facts['description']}; {libraries}."
     ]
-    if facts["peak_gmacs"]:
+    if facts["peak_gmacs"] and facts["backend"] == "cupy":
+        lines.append(
+            f"Peak by {facts['instruction_set']}: {facts['peak_gmacs']:.0f} GMAC/s, the best measured beside the "
+            f"rows, {facts['peak_median_gmacs']:.0f} the median; times are the device's own, between events."
+        )
+    elif facts["peak_gmacs"]:
         peak, median = facts["peak_gmacs"], facts["peak_median_gmacs"]
         lines.append(
             f"Peak of int8 dot products with {facts['instruction_set']}: "
@@ -251,7 +286,7 @@ def cpu_name() -> str:
 def versions() -> dict[str, str]:
     """Of this program, the language and the libraries that the speed depends on."""
     found = {"egg": __version__, "Python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite"):
+    for name in ("numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -41,6 +41,8 @@ class CompressArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    device: int | None = None
+    """Number of the GPU of backend cupy; none: the first."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class DecompressArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    device: int | None = None
+    """Number of the GPU of backend cupy; none: the first."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -69,7 +73,9 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
     source, target = _read(arguments.file), _target(arguments.out)
     shape, weights, _ = read_model(arguments.model)
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
     began = time.perf_counter()
     if packing:
         with bar(len(source), "compressing") as read:

@@ -51,6 +51,8 @@ class EvalArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    device: int | None = None
+    """Number of the GPU of backend cupy; none: the first."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -60,7 +62,9 @@ def main(argv: list[str], prog: str) -> int:
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = arguments.split or corpus.validation_split
     if split is None:

@@ -47,6 +47,8 @@ class ExportArguments:
     """huggingface: what measures; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    device: int | None = None
+    """Number of the GPU of backend cupy; none: the first."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -111,7 +113,9 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | N
     if not corpus.bytes(split):
         say(f"not measured: {corpus.name} has no byte in its split {split}")
         return None
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(backend, shape, weights, text, read=read)

@@ -41,6 +41,8 @@ class SampleArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    device: int | None = None
+    """Number of the GPU of backend cupy; none: the first."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -48,7 +50,9 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(SampleArguments, argv, prog=prog)
     prompt = _prompt(arguments)
     shape, weights, _ = read_model(arguments.path)
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
     sampling = arguments.sampling
     began = time.perf_counter()
     pieces = in_order(stream(backend, shape, weights, prompt, sampling), sampling)

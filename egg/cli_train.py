@@ -82,6 +82,8 @@ class TrainArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use, shared by a machine's ranks."""
+    device: int | None = None
+    """Number of the GPU of backend cupy; none: the first."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Log to RUN/tensorboard too; needs pip install 'egg[tensorboard]'."""
     wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -144,7 +146,7 @@ def _arguments(argv: list[str], prog: str) -> TrainArguments:
 def _in_file() -> set[str]:
     """The settings that --config reads."""
     kinds = (ModelConfig, EvolutionConfig, RunConfig)
-    return {"preset", "out", "backend", "threads"} | {
+    return {"preset", "out", "backend", "threads", "device"} | {
         f.name for kind in kinds for f in fields(kind)
     }
 
@@ -255,7 +257,9 @@ def _train(
     wanted = [name for name in sinks.EXTRAS if getattr(arguments, name)]
     sinks.check(wanted)
     threads = ranks.threads if arguments.threads is None else arguments.threads
-    backend = get_backend(arguments.backend, threads=threads, notify=progress.note)
+    backend = get_backend(
+        arguments.backend, threads=threads, device=arguments.device, notify=progress.note
+    )
     what, notify = (config.run.data, config.run.data_column), progress.note
     if ranks.size > 1:  # one prepares the text, and tells; all read it
         ranks.lead(lambda: open_for_training(*what, progress.note) and None)

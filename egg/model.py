@@ -87,7 +87,12 @@ class Model:
         return generate(self.backend, self.shape, self.weights, prompt_bytes(prompt), sampling)
 
 
-def load(path: str | Path, backend: str = "auto", threads: int | None = None) -> Model:
+def load(
+    path: str | Path,
+    backend: str = "auto",
+    threads: int | None = None,
+    device: int | None = None,
+) -> Model:
     """The model in a folder.
 
     path : a run (its newest checkpoint), RUN/best, a checkpoint, or any folder with a model.safetensors and a
@@ -95,11 +100,12 @@ def load(path: str | Path, backend: str = "auto", threads: int | None = None) ->
         OWNER/NAME, a model on the Hugging Face Hub
     backend : "auto" (the fastest there is), "numpy", "numba" or "cupy"; results do not depend on it
     threads : of a CPU backend; None is as many as the process may use
+    device : number of backend cupy's GPU; None is the first
     Raises EggError for a folder that holds no such model, kernels.BackendError for a backend that is
         not there.
     """
     shape, weights, _ = read_model(path)
-    return Model(shape, weights, get_backend(backend, threads=threads))
+    return Model(shape, weights, get_backend(backend, threads=threads, device=device))
 
 
 def read_model(path: str | Path) -> tuple[Shape, np.ndarray, dict[str, Any]]:

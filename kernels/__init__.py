@@ -20,12 +20,17 @@ BACKENDS = ("auto", "numpy", "numba", "cupy")
 
 
 def get_backend(
-    name: str = "auto", *, threads: int | None = None, notify: Callable[[str], None] | None = None
+    name: str = "auto",
+    *,
+    threads: int | None = None,
+    device: int | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> Backend:
     """The backend of that name, ready to use; only ``auto`` falls back to another.
 
-    name : "auto" (the fastest there is), "numpy", "numba" or "cupy"
+    name : "auto" (the fastest on the CPU: no GPU has checked the CUDA kernels yet), "numpy", "numba" or "cupy"
     threads : of the CPU backend; None is as many as the process may use. Results do not depend on it.
+    device : number of backend cupy's device; None is the first
     notify : is told in one line what was chosen and why, and in one before if it must be compiled
     Raises BackendError, one line, for an unknown name or a backend that is not there.
     """
@@ -33,9 +38,13 @@ def get_backend(
         raise BackendError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise BackendError(f"{threads} threads: at least 1 is needed")
+    if device is not None and name != "cupy":
+        raise BackendError(f"device {device}: backend {name} has no devices; choose backend cupy")
     if name == "cupy":
-        raise BackendError("backend cupy: the CUDA backend is not written yet; use --backend numba")
-    if name == "numpy":
+        from kernels import cuda
+
+        backend, why = cuda.load(device or 0), "asked for"
+    elif name == "numpy":
         from kernels.reference import NumpyBackend
 
         backend, why = NumpyBackend(), "asked for"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from egg.cli import main
+from kernels import BackendError, get_backend
 
 SMALL = (
     "--hidden-size 16 --num-layers 1 --population-size 32 --group-size 16 --seq-len 4 "
@@ -98,3 +99,12 @@ def train(egg, tables):
         return out
 
     return call
+
+
+@pytest.fixture(scope="session")
+def cupy_backend():
+    """The CUDA backend, on the first device."""
+    try:
+        return get_backend("cupy")
+    except BackendError as error:
+        pytest.skip(f"no CUDA device to test on: {error}")

@@ -1,4 +1,4 @@
-"""A device that is the CPU: compiles the CUDA sources with a C++ compiler (cuda_host.h) and launches them on NumPy arrays.
+"""A device that is the CPU: compiles the CUDA sources with a C++ compiler (cuda_host.h), and launches them.
 
 What it shows is that the sources compute what the reference defines; that they run on a GPU, it cannot show.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from kernels.cuda.sources import KERNELS, source
 
 HERE = Path(__file__).parent
+FLAGS = "-std=c++17 -O1 -w -fwrapv -fno-strict-aliasing -shared -fPIC".split()
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 ENTRY = """
@@ -69,15 +70,23 @@ class HostDevice:
 
     def _library(self, name, options):
         if (name, options) not in self._libraries:
-            text = ['#include "cuda_host.h"', source(name)]
-            text += [ENTRY.replace("KERNEL", kernel) for kernel in KERNELS[name]]
-            text = "\n".join(text)
-            key = hashlib.sha256((text + " ".join(options)).encode()).hexdigest()[:16]
-            path, library = self.folder / f"{key}.cpp", self.folder / f"{key}.so"
-            path.write_text(text)
-            command = [COMPILER, "-std=c++17", "-O1", "-w", "-fwrapv", "-fno-strict-aliasing", "-shared"]
-            subprocess.run(
-                [*command, "-fPIC", f"-I{HERE}", *options, str(path), "-o", str(library)], check=True
-            )
-            self._libraries[name, options] = ctypes.CDLL(str(library))
+            text = [source(name), *(ENTRY.replace("KERNEL", kernel) for kernel in KERNELS[name])]
+            self._libraries[name, options] = compiled(self.folder, "\n".join(text), options)
         return self._libraries[name, options]
+
+
+def compiled(folder: Path, text: str, options: tuple[str, ...]):
+    """The loaded library of a source, compiled once for a folder."""
+    text = '#include "cuda_host.h"\n' + text
+    key = hashlib.sha256((text + " ".join(options)).encode()).hexdigest()[:16]
+    path, library = folder / f"{key}.cpp", folder / f"{key}.so"
+    if not library.exists():
+        path.write_text(text)
+        command = [COMPILER, *FLAGS, f"-I{HERE}", *options, str(path), "-o", str(library)]
+        subprocess.run(command, check=True)
+    return ctypes.CDLL(str(library))
+
+
+def call_int(folder: Path, text: str, options: tuple[str, ...], function: str) -> int:
+    """What a function without parameters of a source returns."""
+    return getattr(compiled(folder, text, options), function)()

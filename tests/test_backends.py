@@ -14,14 +14,28 @@ REFERENCE = get_backend("numpy")
 SHAPES = [(16, 1), (16, 3), (64, 1), (64, 2), (256, 1)]
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
-def numba(request):
+ON_DEVICE = pytest.param("cupy", marks=pytest.mark.cuda)
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, ON_DEVICE])
+def fast(request):
+    """Numba with so many threads, or the CUDA backend."""
+    if request.param == "cupy":
+        return request.getfixturevalue("cupy_backend")
     pytest.importorskip("numba")
     return get_backend("numba", threads=request.param)
 
 
-@pytest.fixture(scope="module", params=["numpy", "numba"])
+@pytest.fixture
+def numba():
+    pytest.importorskip("numba")
+    return get_backend("numba")
+
+
+@pytest.fixture(scope="module", params=["numpy", "numba", ON_DEVICE])
 def backend(request):
+    if request.param == "cupy":
+        return request.getfixturevalue("cupy_backend")
     if request.param == "numba":
         pytest.importorskip("numba")
     return get_backend(request.param)
@@ -110,26 +124,26 @@ def test_paper_step_vectors(backend):
     np.testing.assert_array_equal(moved - weights, file["weights_change"])
 
 
-# --- the fast backend against the reference --------------------------------------------------------
+# --- the fast backends against the reference --------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [16, 400])
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)
-def test_forward_equals(numba, hidden_size, num_layers, scale):
+def test_forward_equals(fast, hidden_size, num_layers, scale):
     shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(scale)
     weights = weights_of(shape, rng, scale)
     for sequences, length in ((1, 1), (3, 7), (21, 4)):
         tokens = text_of(rng, sequences, length)
         states = rng.integers(-127, 128, (sequences, num_layers, hidden_size)).astype(np.int8)
         expected = REFERENCE.forward(REFERENCE.prepare(shape, weights), tokens, states)
-        got = numba.forward(numba.prepare(shape, weights), tokens, states)
+        got = fast.forward(fast.prepare(shape, weights), tokens, states)
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
 
 
 @pytest.mark.parametrize("perturbation", ["sign", "input"])
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)
-def test_traced_votes_equal(numba, hidden_size, num_layers, perturbation):
+def test_traced_votes_equal(fast, hidden_size, num_layers, perturbation):
     shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(hidden_size)
     cases = [  # scale, groups, members a group, T, sigma_shift, credit_scale
         (16, 3, 4, 5, 3, 16),
@@ -145,7 +159,7 @@ def test_traced_votes_equal(numba, hidden_size, num_layers, perturbation):
         settings = {"group_size": group_size, "credit_scale": credit_scale, "first_group": 7}
         expected, got = (
             b.cast_traced_votes(b.prepare(shape, weights), tokens, states, noise, **settings)
-            for b in (REFERENCE, numba)
+            for b in (REFERENCE, fast)
         )
         np.testing.assert_array_equal(got.scores, expected.scores)
         np.testing.assert_array_equal(got.states, expected.states)
@@ -154,7 +168,7 @@ def test_traced_votes_equal(numba, hidden_size, num_layers, perturbation):
             np.testing.assert_array_equal(shape.views(got.votes)[name], votes, err_msg=name)
 
 
-def test_traced_votes_in_many_batches_and_tiny_blocks(numba, monkeypatch):
+def test_traced_votes_in_many_batches_and_tiny_blocks(fast, monkeypatch):
     from kernels.cpu import backend
 
     monkeypatch.setattr(
@@ -171,7 +185,7 @@ def test_traced_votes_in_many_batches_and_tiny_blocks(numba, monkeypatch):
             b.cast_traced_votes(
                 b.prepare(shape, weights), tokens, states, noise, group_size=4, credit_scale=40
             )
-            for b in (REFERENCE, numba)
+            for b in (REFERENCE, fast)
         )
         np.testing.assert_array_equal(got.votes, expected.votes)
         np.testing.assert_array_equal(got.states, expected.states)
@@ -204,7 +218,7 @@ def test_outputs_far_beyond_the_limit_are_limited_before_they_are_shifted_left(n
 
 
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)
-def test_pairs_equal(numba, hidden_size, num_layers):
+def test_pairs_equal(fast, hidden_size, num_layers):
     shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(hidden_size)
     for scale, pairs, length, sigma_shift in ((16, 5, 6, 4), (400, 1, 1, 0), (16, 37, 2, 8)):
         weights = weights_of(shape, rng, scale)
@@ -213,25 +227,25 @@ def test_pairs_equal(numba, hidden_size, num_layers):
         noise = Noise(2**64 - 1, 5, sigma_shift)
         expected, got = (
             b.run_pairs(b.prepare(shape, weights), tokens, states, noise, first_pair=3)
-            for b in (REFERENCE, numba)
+            for b in (REFERENCE, fast)
         )
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 33, 600])
-def test_pair_votes_equal(numba, pairs):
+def test_pair_votes_equal(fast, pairs):
     rng = np.random.default_rng(pairs)
     for shape in (Shape(16, 2), Shape(64, 1)):
         for fitness in (rng.integers(-1, 2, pairs), np.zeros(pairs), -np.ones(pairs)):
             votes = [
                 b.cast_pair_votes(shape, fitness.astype(np.int8), Noise(9, 4, 4), first_pair=11)
-                for b in (REFERENCE, numba)
+                for b in (REFERENCE, fast)
             ]
             np.testing.assert_array_equal(votes[1], votes[0])
 
 
-def test_updates_equal_and_clip(numba):
+def test_updates_equal_and_clip(fast):
     shape, rng = Shape(16, 1), np.random.default_rng(0)
     votes = rng.integers(-(2**38), 2**38, shape.parameters)
     votes[::3] = rng.integers(-3, 4, len(votes[::3]))
@@ -239,43 +253,43 @@ def test_updates_equal_and_clip(numba):
     master = rng.integers(-127 * 256, 127 * 256 + 1, shape.parameters).astype(np.int16)
     mine = master.copy()
     expected = REFERENCE.update_master(shape, master, votes, steps)
-    np.testing.assert_array_equal(numba.update_master(shape, mine, votes, steps), expected)
+    np.testing.assert_array_equal(fast.update_master(shape, mine, votes, steps), expected)
     np.testing.assert_array_equal(mine, master)
     assert np.abs(master.astype(int)).max() == 127 * 256
     weights = rng.integers(-127, 128, shape.parameters).astype(np.int8)
     for threshold in (0, 16, 33):
         expected = REFERENCE.update_signs(weights, votes, threshold)
-        np.testing.assert_array_equal(numba.update_signs(weights, votes, threshold), expected)
+        np.testing.assert_array_equal(fast.update_signs(weights, votes, threshold), expected)
         assert expected.min() >= -127
     assert (REFERENCE.update_signs(weights, np.zeros_like(votes), 0) == weights).all()
 
 
-def test_nothing_is_written_beyond_a_batch(numba):
+def test_nothing_is_written_beyond_a_batch(fast):
     """Outputs stand between sentinels: a kernel that runs over its rows would change them."""
     shape, rng = Shape(64, 1), np.random.default_rng(2)
-    model = numba.prepare(shape, weights_of(shape, rng, 16))
+    model = fast.prepare(shape, weights_of(shape, rng, 16))
     whole = np.full((9, 1, 64), 77, np.int8)
     states = whole[2:7]
     before = whole.copy()
-    numba.forward(model, text_of(rng, 5, 3), states)
-    numba.cast_traced_votes(
+    fast.forward(model, text_of(rng, 5, 3), states)
+    fast.cast_traced_votes(
         model, text_of(rng, 5, 4), states, Noise(0, 0, 3), group_size=4, credit_scale=16
     )
     np.testing.assert_array_equal(whole, before)
 
 
-def test_arrays_that_are_not_contiguous_are_read_as_what_they_are(numba):
+def test_arrays_that_are_not_contiguous_are_read_as_what_they_are(fast):
     shape, rng = Shape(16, 2), np.random.default_rng(8)
     weights = np.repeat(weights_of(shape, rng, 16), 2)[::2]
     states = np.asfortranarray(rng.integers(-127, 128, (6, 2, 16)).astype(np.int8))
     tokens = text_of(rng, 6, 4)
     expected, got = (
-        b.forward(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, numba)
+        b.forward(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, fast)
     )
     np.testing.assert_array_equal(got[0], expected[0])
     expected, got = (
         b.run_pairs(b.prepare(shape, weights), tokens[:3], states, Noise(1, 1, 4))
-        for b in (REFERENCE, numba)
+        for b in (REFERENCE, fast)
     )
     np.testing.assert_array_equal(got[0], expected[0])
 
@@ -284,7 +298,7 @@ def test_arrays_that_are_not_contiguous_are_read_as_what_they_are(numba):
 
 
 def test_an_unknown_backend_is_refused_in_one_line():
-    for name, threads in (("jax", None), ("cupy", None), ("numba", 0)):
+    for name, threads in (("jax", None), ("numba", 0)):
         with pytest.raises(BackendError) as error:
             get_backend(name, threads=threads)
         assert "\n" not in str(error.value)

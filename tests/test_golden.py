@@ -40,10 +40,19 @@ PINNED = {
 
 
 @pytest.mark.parametrize(
-    ("name", "threads"), [("numpy", None), ("numba", 1), ("numba", 2), ("numba", 3)]
+    ("name", "threads"),
+    [
+        ("numpy", None),
+        ("numba", 1),
+        ("numba", 2),
+        ("numba", 3),
+        pytest.param("cupy", None, marks=pytest.mark.cuda),
+    ],
 )
 @pytest.mark.parametrize("run", RUNS)
-def test_golden_run(run, name, threads):
+def test_golden_run(run, name, threads, request):
+    if name == "cupy":
+        request.getfixturevalue("cupy_backend")  # which skips where there is no device
     if name == "numba":
         pytest.importorskip("numba")
     model, evolution = RUNS[run]

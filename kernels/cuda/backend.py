@@ -85,6 +85,10 @@ class CupyBackend:
             return count
         return most // unit * unit if most >= unit else most
 
+    def clock(self, call) -> float:
+        """Seconds that a call takes, by the device's events."""
+        return self.device.clock(call)
+
     # --- the calls ------------------------------------------------------------------------------------
 
     def prepare(self, shape, weights):
@@ -103,7 +107,7 @@ class CupyBackend:
         return Prepared(shape, tile, flat, packed)
 
     def forward(self, prepared, tokens, states):
-        shape = prepared.shape
+        shape, tokens = prepared.shape, _bytes(tokens)
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (len(tokens), *layers), "states")
         logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
@@ -126,6 +130,7 @@ class CupyBackend:
         return logits, states_out
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
+        tokens = _bytes(tokens)
         shape, pairs, length = prepared.shape, len(tokens), tokens.shape[1] - 1
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (2 * pairs, *layers), "states")
@@ -153,6 +158,7 @@ class CupyBackend:
     def cast_traced_votes(
         self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
     ):
+        tokens = _bytes(tokens)
         shape, groups, length = prepared.shape, len(tokens), tokens.shape[1] - 1
         if group_size > MOST_GROUP_SIZE:
             raise BackendError(
@@ -197,7 +203,10 @@ class CupyBackend:
         after = empty((members, *layers), np.int8)
         s0, s1 = empty((length, members), np.int32), empty((length, members), np.int32)
         projections = empty((length, 6 * shape.num_layers + 1, members), np.int32)
-        inputs, arrived = empty((rows, columns["x"]), np.int8), empty((rows, columns["arrived"]), np.int8)
+        inputs, arrived = (
+            empty((rows, columns["x"]), np.int8),
+            empty((rows, columns["arrived"]), np.int8),
+        )
         draws = (np.uint32(first), np.uint32(noise.step), *_key(noise))
         self._forward(
             prepared, "forward_traced", members, self._exp2, self._thresholds, words, read,
@@ -319,6 +328,10 @@ def _key(noise: Noise):
 def _moves(noise: Noise):
     """shift and along of the kernels."""
     return np.int32(4 - noise.sigma_shift), np.int32(noise.perturbation == "input")
+
+
+def _bytes(tokens):
+    return _checked(tokens, np.uint8, tokens.shape, "tokens")
 
 
 def _checked(array, dtype, shape, what):

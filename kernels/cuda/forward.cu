@@ -26,14 +26,14 @@ struct Run {
   int group_size;
 };
 
-// A bias moves by its own sign; in recipe egg by its gate's, times the first of its own.
+// A bias moves by its own sign; in recipe egg by its gate's (that of the product it is added to), times the first of
+// its own, which is in bias_move.
 template <int MODE>
-__device__ inline int moved_bias(const Tile &tile, const Run &run, int row, int n, int at, int bit, int gate) {
-  int bias = run.weights[at + n];
-  if (MODE == CLEAN || run.along || row >= tile.rows) return bias;
-  const int sign = MODE == TRACED ? sign_of(*tile.signs(row, gate + n), n & 31) * sign_of(*tile.signs(row, bit), 0)
-                                  : sign_of(*tile.signs(row, bit + n), n & 31);
-  return clip8(bias + tile.r[row] * sign * max(1, gain(1, run.shift)));
+__device__ inline int moved_bias(const Tile &tile, int row, int n, int bias, int bit, int gate, bool sign) {
+  if (MODE == CLEAN || row >= tile.rows) return bias;
+  const int move = tile.bias_move[gate * TILE + row];
+  if (MODE == PAIRS) sign = (*tile.signs(row, bit + n) >> (n & 31)) & 1;
+  return clip8(bias + (sign ? move : -move));
 }
 
 // What each row's product gains, from its input's projection p on b: by lane 0 of the row's warp.
@@ -118,6 +118,11 @@ template <int MODE> __device__ inline void begin_layer(const Tile &tile, const R
       set_term<MODE, D>(tile, run, row, u, BIT_B_W_F + bits, 0, number + P_W_F, 2, t);
       set_term<MODE, D>(tile, run, row, h, BIT_B_U_F + bits, 1, number + P_U_F, 0, t);
       set_term<MODE, D>(tile, run, row, u, BIT_B_W_H + bits, 2, number + P_W_H, 2, t);
+      if ((threadIdx.x & 31) < 2) {
+        const int gate = threadIdx.x & 31, bit = (gate ? BIT_A_B_H : BIT_A_B_F) + bits;
+        const int first = MODE == PAIRS ? 1 : sign_of(*tile.signs(row, bit), 0);
+        tile.bias_move[gate * TILE + row] = run.along ? 0 : tile.r[row] * step * first;
+      }
       keep_input<MODE, D>(tile, run, row, u, inputs + X_U * D, t);
       keep_input<MODE, D>(tile, run, row, h, inputs + X_H * D, t);
     }
@@ -133,18 +138,18 @@ template <int MODE> __device__ inline void gates(const Tile &tile, const Run &ru
   const int a_w_h = BIT_A_W_H + bits, a_u_h = MODE == TRACED ? a_w_h : BIT_A_U_H + bits;
 
   product<MODE, D, D>(tile, tile.in, ROW, packed + PACKED_W_F, a_w_f, 0,
-      [&](int row, int n, int acc, int term) { tile.f[row * ROW + n] = int8(clip8((acc + term) >> SHIFT)); }, Nothing());
+      [&](int row, int n, int acc, int term, bool sign) { tile.f[row * ROW + n] = int8(clip8((acc + term) >> SHIFT)); }, Nothing());
   // The same thread meets the same (row, n) again: it needs no barrier for what it left there.
   product<MODE, D, D>(tile, tile.h, ROW, packed + PACKED_U_F, a_u_f, 1,
-      [&](int row, int n, int acc, int term) {
+      [&](int row, int n, int acc, int term, bool sign) {
         const int i = row * ROW + n;
-        const int bias = moved_bias<MODE>(tile, run, row, n, AT_B_F + at, BIT_A_B_F + bits, a_w_f);
+        const int bias = moved_bias<MODE>(tile, row, n, run.weights[AT_B_F + at + n], BIT_A_B_F + bits, 0, sign);
         const int f = clip8(tile.f[i] + clip8((acc + term) >> SHIFT) + bias);
         tile.f[i] = int8(f);
         tile.past[i] = int8(((f + LIMIT) * tile.h[i]) >> 8);
       }, Nothing());
   product<MODE, D, D>(tile, tile.in, ROW, packed + PACKED_W_H, a_w_h, 2,
-      [&](int row, int n, int acc, int term) { tile.c[row * ROW + n] = int8(clip8((acc + term) >> SHIFT)); }, Nothing());
+      [&](int row, int n, int acc, int term, bool sign) { tile.c[row * ROW + n] = int8(clip8((acc + term) >> SHIFT)); }, Nothing());
   __syncthreads();
   if (MODE != CLEAN) {
     for (int row = threadIdx.x >> 5; row < tile.rows; row += WARPS) {
@@ -155,14 +160,13 @@ template <int MODE> __device__ inline void gates(const Tile &tile, const Run &ru
     __syncthreads();
   }
   product<MODE, D, D>(tile, tile.past, ROW, packed + PACKED_U_H, a_u_h, 3,
-      [&](int row, int n, int acc, int term) {
+      [&](int row, int n, int acc, int term, bool sign) {
         const int i = row * ROW + n;
-        const int bias = moved_bias<MODE>(tile, run, row, n, AT_B_H + at, BIT_A_B_H + bits, a_w_h);
+        const int bias = moved_bias<MODE>(tile, row, n, run.weights[AT_B_H + at + n], BIT_A_B_H + bits, 1, sign);
         const int c = clip8(tile.c[i] + clip8((acc + term) >> SHIFT) + bias);
         const int f = tile.f[i], h = tile.h[i], moved = h + (((f + LIMIT) * (c - h)) >> 8); // a convex step
         tile.x[i] = int8(clip8(tile.x[i] + moved));
-        if (row >= tile.rows) return;
-        run.states[((tile.begin + row) * LAYERS + layer) * D + n] = int8(moved);
+        tile.h[i] = int8(moved); // which nobody else reads any more
         if (MODE == TRACED && tile.group[row] >= 0) {
           int8 *to = run.arrived + ((int64)tile.group[row] * run.length + t) * V_COLUMNS + LAYER_OUTPUTS * layer * D + n;
           to[V_F * D] = int8(free_of(f) * min(LIMIT, abs(c - h)));
@@ -177,7 +181,9 @@ template <int MODE> __device__ inline void mlp(const Tile &tile, const Run &run,
   const int8 *packed = run.packed + (int64)layer * LAYER_PACKED;
   const int step = max(1, gain(1, run.shift));
   for (int row = threadIdx.x >> 5; row < tile.rows; row += WARPS) {
-    int8 *v = tile.in + row * ROW;
+    int8 *v = tile.in + row * ROW, *after = run.states + ((tile.begin + row) * LAYERS + layer) * D;
+    for (int w = threadIdx.x & 31; w < D / 4; w += 32)
+      *(uint32 *)(after + 4 * w) = *(const uint32 *)(tile.h + row * ROW + 4 * w);
     norm(tile.x + row * ROW, v, run.weights + AT_LN2 + layer * LAYER_WEIGHTS,
          MODE == CLEAN ? nullptr : tile.signs(row, BIT_A_LN2 + bits), tile.r[row] * step);
     __syncwarp();
@@ -188,7 +194,7 @@ template <int MODE> __device__ inline void mlp(const Tile &tile, const Run &run,
   }
   __syncthreads();
   product<MODE, D, MIDDLE>(tile, tile.in, ROW, packed + PACKED_W_UP, BIT_A_W_UP + bits, 0,
-      [&](int row, int n, int acc, int term) {
+      [&](int row, int n, int acc, int term, bool sign) {
         const int y = clip8((acc + term) >> product_shift(D));
         tile.middle[row * MIDDLE_ROW + n] = int8(y);
         if (MODE == TRACED && tile.group[row] >= 0)
@@ -205,7 +211,7 @@ template <int MODE> __device__ inline void mlp(const Tile &tile, const Run &run,
     __syncthreads();
   }
   product<MODE, MIDDLE, D>(tile, tile.middle, MIDDLE_ROW, packed + PACKED_W_DOWN, BIT_A_W_DOWN + bits, 1,
-      [&](int row, int n, int acc, int term) {
+      [&](int row, int n, int acc, int term, bool sign) {
         const int d = clip8((acc + term) >> product_shift(MIDDLE)), x = clip8(tile.x[row * ROW + n] + d);
         tile.x[row * ROW + n] = int8(x);
         if (MODE == TRACED && tile.group[row] >= 0)
@@ -230,7 +236,7 @@ template <int MODE> __device__ inline void head(const Tile &tile, const Run &run
   __syncthreads();
   int sums[2] = {0, 0}; // of this thread's logits of a row; sums of 256 are below 2**28
   product<MODE, D, VOCABULARY>(tile, tile.in, ROW, run.packed + PACKED_HEAD, BIT_A_HEAD, 0,
-      [&](int row, int n, int acc, int term) {
+      [&](int row, int n, int acc, int term, bool sign) {
         if (MODE == CLEAN) {
           if (row < tile.rows)
             run.logits[((tile.begin + row) * run.length + t) * VOCABULARY + n] = int8(clip8(acc >> product_shift(D)));

@@ -38,7 +38,7 @@ class Tile:
     def shared_bytes(self, hidden_size: int) -> int:
         """Shared memory of a block of threads: SHARED_BYTES of tile.cuh."""
         row = max(32, hidden_size) + 16
-        return self.members * (2 * row + max(4 * row, 4 * hidden_size + 16) + 4 * 16) + 4 * 256
+        return self.members * (2 * row + max(4 * row, 4 * hidden_size + 16) + 4 * 18) + 4 * 256
 
 
 def tile_for(hidden_size: int, shared_limit: int) -> Tile:

@@ -33,6 +33,7 @@ struct Tile {
   int *r, *token, *target;       // (TILE,): sign, byte read, byte after
   int *sum, *hit;                // (2, TILE): of the clean and the moved logits, sum of e and the target's e index
   int *group;                    // (TILE,): the group whose first member this is, else -1
+  int *bias_move;                // (2, TILE): how far a gate's biases move where their sign is +1
   int *exp2;                     // (256,): e
   const uint32 *words;           // (directions, WORDS) of the block's members
   int64 begin;                   // the tile's first member
@@ -45,7 +46,7 @@ struct Tile {
 };
 
 constexpr int FOUR_ROWS = 4 * ROW > MIDDLE_ROW ? 4 * ROW : MIDDLE_ROW;
-constexpr int SHARED_BYTES = TILE * (2 * ROW + FOUR_ROWS) + 4 * (TILE * (8 + 3 + 4 + 1) + 256);
+constexpr int SHARED_BYTES = TILE * (2 * ROW + FOUR_ROWS) + 4 * (TILE * (8 + 3 + 4 + 1 + 2) + 256);
 
 __device__ inline Tile tile_in(unsigned char *shared) {
   Tile tile;
@@ -64,12 +65,14 @@ __device__ inline Tile tile_in(unsigned char *shared) {
   tile.sum = tile.target + TILE;
   tile.hit = tile.sum + 2 * TILE;
   tile.group = tile.hit + 2 * TILE;
-  tile.exp2 = tile.group + TILE;
+  tile.bias_move = tile.group + TILE;
+  tile.exp2 = tile.bias_move + 2 * TILE;
   return tile;
 }
 
 // W . x for the tile's members: each warp takes WARP_ROWS of them and 32 outputs at a time.
-// finish(row, n, acc, term): told of every sum, with what the perturbation adds to it; end_row(row) after a member's.
+// finish(row, n, acc, term, sign): told of every sum, with what the perturbation adds to it and whether a is +1 there;
+// end_row(row): after a member's.
 // in : (TILE, stride) int8    packed : of the matrix, see prepare.cu    a : bit of its output signs    slot : of term
 template <int MODE, int K, int N, class Finish, class EndRow>
 __device__ inline void product(const Tile &tile, const int8 *in, int stride, const int8 *packed, int a, int slot,
@@ -120,7 +123,8 @@ __device__ inline void product(const Tile &tile, const int8 *in, int stride, con
 #pragma unroll
           for (int j = 0; j < 2; j++) {
             const int column = 8 * n + 2 * (lane & 3) + j;
-            finish(row, n0 + column, acc[m][n][2 * half + j], MODE == CLEAN ? 0 : (word >> column) & 1 ? plus : minus);
+            const bool sign = (word >> column) & 1;
+            finish(row, n0 + column, acc[m][n][2 * half + j], MODE == CLEAN ? 0 : sign ? plus : minus, sign);
           }
         end_row(row);
       }

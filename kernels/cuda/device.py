@@ -1,0 +1,147 @@
+"""A CUDA device through CuPy: arrays, compiled sources and launches, and what is wrong in one line."""
+
+import numpy as np
+
+from kernels.cuda.sources import source
+from kernels.layout import BackendError
+
+LEAST_CAPABILITY = (8, 0)  # of the devices that have the tensor cores' mma.m16n8k32
+INSTALL = "pip install -e '.[cuda]' (CUDA 12) or '.[cuda13]'"
+
+
+class CupyDevice:
+    """One device of this machine.
+
+    number : as the driver counts
+    Raises BackendError for a device that is not there or is too old, a driver that is missing or too old, or no CuPy.
+    """
+
+    def __init__(self, number: int = 0):
+        try:
+            import cupy
+        except ImportError as error:
+            raise BackendError(
+                f"backend cupy: CuPy cannot be imported ({_first_line(error)}): {INSTALL}"
+            ) from error
+        self._cupy = cupy
+        runtime = cupy.cuda.runtime
+        try:
+            count = runtime.getDeviceCount()
+        except runtime.CUDARuntimeError as error:
+            raise BackendError(f"backend cupy: {_no_device(runtime, error)}") from error
+        if not 0 <= number < count:
+            raise BackendError(
+                f"backend cupy: no device {number}: this machine has {count}, numbered from 0"
+            )
+        self._device = cupy.cuda.Device(number)
+        properties = runtime.getDeviceProperties(number)
+        capability = properties["major"], properties["minor"]
+        name = properties["name"].decode()
+        if capability < LEAST_CAPABILITY:
+            raise BackendError(
+                f"backend cupy: device {number}, {name}, has compute capability {capability[0]}.{capability[1]}: "
+                "at least 8.0 is needed; use --backend numba"
+            )
+        self.shared_limit = int(properties["sharedMemPerBlockOptin"])
+        self.multiprocessors = int(properties["multiProcessorCount"])
+        self.description = f"CuPy {cupy.__version__}, device {number}: {name}"
+        self._kernels: dict = {}
+
+    def put(self, array: np.ndarray):
+        """A copy on the device."""
+        with self._device:
+            return self._or_full(
+                lambda: self._cupy.asarray(np.ascontiguousarray(array)), array.nbytes
+            )
+
+    def get(self, array) -> np.ndarray:
+        """A copy on this side; waits for all that was launched."""
+        with self._device:
+            return self._cupy.asnumpy(array, order="C")
+
+    def empty(self, shape, dtype):
+        """An array of left-over contents."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with self._device:
+            return self._or_full(lambda: self._cupy.empty(shape, dtype), size)
+
+    def zeros(self, shape, dtype):
+        """An array of zeros."""
+        out = self.empty(shape, dtype)
+        with self._device:
+            out.fill(0)
+        return out
+
+    def free_bytes(self) -> int:
+        """Memory that arrays could take now."""
+        with self._device:
+            return self._device.mem_info[0] + self._cupy.get_default_memory_pool().free_bytes()
+
+    def launch(self, name, kernel, options, grid, threads, shared, arguments):
+        """Start a kernel, compiled when first used.
+
+        name : the source, a key of ``sources.KERNELS``
+        options : the compiler's, from ``sources.defines``
+        grid : (x, y) blocks of so many threads, each with ``shared`` bytes of dynamic shared memory
+        arguments : device arrays and NumPy scalars of the parameters' widths
+        """
+        with self._device:
+            function = self._kernels.get((name, kernel, options))
+            if function is None:
+                function = self._compiled(name, kernel, options, shared)
+            function(grid, (threads, 1, 1), arguments, shared_mem=shared)
+
+    def clock(self, call) -> float:
+        """Seconds of a call between two events of the device."""
+        with self._device:
+            events = [self._cupy.cuda.Event() for _ in range(2)]
+            events[0].record()
+            call()
+            events[1].record()
+            events[1].synchronize()
+            return self._cupy.cuda.get_elapsed_time(*events) / 1e3
+
+    def _compiled(self, name, kernel, options, shared):
+        try:
+            module = self._cupy.RawModule(code=source(name), options=("-std=c++17", *options))
+            function = module.get_function(kernel)
+            if shared > 48 << 10:  # what a block may have without being asked for
+                function.max_dynamic_shared_size_bytes = shared
+        except Exception as error:  # the compiler's, the loader's or the driver's
+            raise BackendError(
+                f"backend cupy: {name} cannot be compiled here ({_first_line(error)}): {INSTALL}, "
+                "or use --backend numba"
+            ) from error
+        self._kernels[name, kernel, options] = function
+        return function
+
+    def _or_full(self, make, size):
+        try:
+            return make()
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            raise BackendError(
+                f"backend cupy: out of memory: {size >> 20:,} MiB more were needed, "
+                f"{self.free_bytes() >> 20:,} MiB are free: lower --hidden-size, --num-layers or --seq-len, "
+                "or free some"
+            ) from error
+
+
+def _no_device(runtime, error) -> str:
+    """Why the driver counts no device."""
+    try:
+        driver = runtime.driverGetVersion()
+    except runtime.CUDARuntimeError:
+        driver = 0
+    if not driver:
+        return "no CUDA driver is installed here; use --backend numba"
+    if error.status == runtime.cudaErrorInsufficientDriver:
+        needs = runtime.runtimeGetVersion() // 1000
+        return (
+            f"the driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, CuPy needs {needs}: "
+            "update the driver, or use --backend numba"
+        )
+    return f"no CUDA device: {_first_line(error)}; use --backend numba"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -1,0 +1,250 @@
+"""The CUDA sources without a GPU: they compile, and run on a CPU they equal the reference; and what a GPU must show."""
+
+import re
+import sys
+import types
+
+import cuda_compile
+import cuda_host
+import numpy as np
+import pytest
+from test_backends import text_of, weights_of
+
+from egg.bench_check import _results
+from kernels import BackendError, Noise, Shape, get_backend
+from kernels.cuda import backend as cuda_backend
+from kernels.cuda import sources
+from kernels.cuda.backend import CupyBackend
+from kernels.cuda.sources import KERNELS, SHAPED, defines, source, tile_for
+
+REFERENCE = get_backend("numpy")
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10}  # bytes a block may have
+
+
+# --- compiled for a GPU, without one -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("architecture", "hidden_size"), [("sm_80", 64), ("sm_90", 256)])
+def test_cuda_sources_compile(architecture, hidden_size):
+    nvrtc = cuda_compile.library()
+    if nvrtc is None:
+        pytest.skip(
+            "nvidia-cuda-nvrtc-cu12 is not installed: pip install -e '.[test]' on Linux x86-64"
+        )
+    shape = Shape(hidden_size, 2)
+    options = defines(shape, tile_for(hidden_size, SHARED[architecture]))
+    for name, entries in KERNELS.items():
+        settings = ("-std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v")
+        compiled, log, code = cuda_compile.compile_source(
+            nvrtc, source(name), settings + (options if name in SHAPED else ())
+        )
+        assert compiled, f"{name}: {log}"
+        assert all(entry.encode() in code for entry in entries)
+        spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+        assert len(spills) == len(entries) and set(spills) == {("0", "0")}, f"{name}: {log}"
+
+
+def test_no_source_has_a_floating_point_number():
+    for name in KERNELS:
+        code = re.sub(r"//.*", "", source(name))
+        assert not re.search(r"\b(float|double|half|__half|bfloat16)\b|\d\.\d", code), name
+
+
+def test_tiles_fit_every_device_from_8_0_on():
+    for hidden_size in (16, 64, 256, 1024):
+        for limit in SHARED.values():
+            tile = tile_for(hidden_size, limit)
+            assert tile.shared_bytes(hidden_size) <= limit
+            assert tile.members % tile.warp_rows == 0 and tile.warp_rows % 16 == 0
+        with pytest.raises(BackendError, match="shared memory"):
+            tile_for(hidden_size, 16 << 10)
+
+
+# --- run on a CPU -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if cuda_host.COMPILER is None or not sys.platform.startswith("linux"):
+        pytest.skip("no g++ or clang++ on Linux, with which the CUDA sources could run on the CPU")
+    return tmp_path_factory.mktemp("cuda")
+
+
+@pytest.fixture(scope="module")
+def host(folder):
+    return CupyBackend(cuda_host.HostDevice(folder))
+
+
+def assert_calls_equal(one, shape):
+    expected, found = _results(REFERENCE, shape), _results(one, shape)
+    for name, arrays in expected.items():
+        for ours, theirs in zip(found[name], arrays, strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def assert_casts_equal(one, shape, scale, groups, group_size, length, noise, credit_scale, first=7):
+    rng = np.random.default_rng(scale)
+    weights = weights_of(shape, rng, scale)
+    tokens = text_of(rng, groups, length + 1)
+    layers = (shape.num_layers, shape.hidden_size)
+    states = rng.integers(-127, 128, (groups, *layers)).astype(np.int8)
+    settings = {"group_size": group_size, "credit_scale": credit_scale, "first_group": first}
+    expected, got = (
+        b.cast_traced_votes(b.prepare(shape, weights), tokens, states, noise, **settings)
+        for b in (REFERENCE, one)
+    )
+    np.testing.assert_array_equal(got.scores, expected.scores)
+    np.testing.assert_array_equal(got.states, expected.states)
+    assert got.deviation == expected.deviation
+    for name, votes in shape.views(expected.votes).items():
+        np.testing.assert_array_equal(shape.views(got.votes)[name], votes, err_msg=name)
+
+
+def test_the_tile_of_the_launcher_is_the_tile_of_the_source(folder):
+    for hidden_size in (16, 64, 1024):
+        tile = tile_for(hidden_size, SHARED["sm_90"])
+        options = defines(Shape(hidden_size, 1), tile)
+        text = source("forward.cu") + 'extern "C" int shared_bytes() { return SHARED_BYTES; }\n'
+        assert cuda_host.call_int(folder, text, options, "shared_bytes") == tile.shared_bytes(
+            hidden_size
+        )
+
+
+def test_every_call_on_the_cpu_equals_the_reference(host):
+    assert_calls_equal(host, Shape(64, 1))
+
+
+@pytest.mark.parametrize("perturbation", ["sign", "input"])
+def test_members_in_many_blocks_and_tiles(folder, monkeypatch, perturbation):
+    """Tiles of 16 members, blocks of a few groups, slices of 32 rows: more than one of each."""
+    monkeypatch.setitem(sources.TILES, 16, ((32, 16),))
+    monkeypatch.setattr(cuda_backend, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(cuda_backend, "MOST_ROWS", 32)
+    tiny = CupyBackend(cuda_host.HostDevice(folder))
+    shape = Shape(16, 2)
+    for case in (
+        (16, 9, 12, 5, Noise(2**63 + 1, 2**32 - 2, 3, perturbation), 16),
+        (400, 3, 8, 1, Noise(2, 3, 8, perturbation), 17),
+        (2, 2, 4, 35, Noise(5, 6, 0, perturbation), 300),
+    ):
+        assert_casts_equal(tiny, shape, *case)
+    assert_calls_equal(tiny, shape)
+
+
+def test_pairs_and_sequences_in_blocks(folder, monkeypatch):
+    monkeypatch.setitem(sources.TILES, 16, ((32, 16),))
+    monkeypatch.setattr(cuda_backend, "BLOCK_BYTES", 1 << 13)
+    monkeypatch.setattr(cuda_backend, "MOST_ROWS", 32)
+    tiny, shape, rng = (
+        CupyBackend(cuda_host.HostDevice(folder)),
+        Shape(16, 1),
+        np.random.default_rng(4),
+    )
+    weights, tokens = weights_of(shape, rng, 400), text_of(rng, 37, 4)
+    states = rng.integers(-127, 128, (74, 1, 16)).astype(np.int8)
+    expected, got = (
+        b.run_pairs(b.prepare(shape, weights), tokens, states, Noise(2**64 - 1, 5, 4), first_pair=3)
+        for b in (REFERENCE, tiny)
+    )
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+    expected, got = (
+        b.forward(b.prepare(shape, weights), tokens, states[:37]) for b in (REFERENCE, tiny)
+    )
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+    fitness = rng.integers(-1, 2, 70).astype(np.int8)
+    expected, got = (
+        b.cast_pair_votes(shape, fitness, Noise(9, 4, 4), first_pair=11) for b in (REFERENCE, tiny)
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
+    shape = Shape(16, 1)
+    with pytest.raises(BackendError, match="weights is int64"):
+        host.prepare(shape, np.zeros(shape.parameters, np.int64))
+    with pytest.raises(BackendError, match="weights is int8"):
+        host.prepare(shape, np.zeros(3, np.int8))
+    with pytest.raises(BackendError, match="groups of 68"):
+        model = host.prepare(shape, np.zeros(shape.parameters, np.int8))
+        host.cast_traced_votes(
+            model, np.zeros((1, 5), np.uint8), np.zeros((1, 1, 16), np.int8), Noise(0, 0, 3),
+            group_size=68, credit_scale=16,
+        )  # fmt: skip
+
+
+def test_a_population_of_262144_fits_in_40_gb():
+    """Bytes of everything that is on the device at once, at 256/6: the block's budget, weights and votes."""
+    shape = Shape(256, 6)
+    assert cuda_backend.BLOCK_BYTES + shape.parameters * (1 + 1 + 8 + 8 + 2 + 1) < 40e9
+
+
+# --- what is missing, in one line ---------------------------------------------------------------------
+
+
+class FakeError(RuntimeError):
+    status = 35
+
+
+def fake_cupy(**changes):
+    """CuPy as far as a device is chosen."""
+
+    def count():
+        if "driver" in changes:
+            raise FakeError("cudaErrorInsufficientDriver: too old")
+        return changes.get("count", 1)
+
+    runtime = types.SimpleNamespace(
+        CUDARuntimeError=FakeError,
+        cudaErrorInsufficientDriver=35,
+        getDeviceCount=count,
+        driverGetVersion=lambda: changes.get("driver", 0),
+        runtimeGetVersion=lambda: 12090,
+        getDeviceProperties=lambda n: {
+            "major": 7, "minor": 5, "name": b"Tesla T4", "sharedMemPerBlockOptin": 1, "multiProcessorCount": 1,
+        },
+    )  # fmt: skip
+    cuda = types.SimpleNamespace(runtime=runtime, Device=lambda n: None)
+    return types.SimpleNamespace(cuda=cuda, __version__="14")
+
+
+@pytest.mark.parametrize(
+    ("cupy", "device", "said"),
+    [
+        (None, 0, "CuPy cannot be imported.*pip install"),
+        (fake_cupy(driver=0), 0, "no CUDA driver"),
+        (fake_cupy(driver=11040), 0, r"driver is for CUDA 11\.4, CuPy needs 12"),
+        (fake_cupy(count=2), 2, "no device 2: this machine has 2"),
+        (fake_cupy(), -1, "no device -1"),
+        (fake_cupy(), 0, r"Tesla T4, has compute capability 7\.5: at least 8\.0"),
+    ],
+)
+def test_what_is_missing_is_one_line(monkeypatch, egg, cupy, device, said):
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(BackendError, match=said) as error:
+        get_backend("cupy", device=device)
+    assert "\n" not in str(error.value)
+    status, out, err = egg("bench", "--backend", "cupy", "--device", device)
+    assert (status, out) == (2, "") and err.count("\n") == 1
+
+
+def test_a_device_belongs_to_cupy_alone(egg):
+    status, _, err = egg("train", "--device", 1, "--backend", "numba", "--data", "x")
+    assert status == 2 and "choose backend cupy" in err
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("hidden_size", "num_layers"), [(16, 2), (64, 2), (256, 2), (1024, 1)])
+def test_every_call_on_a_device_equals_the_reference(cupy_backend, hidden_size, num_layers):
+    assert_calls_equal(cupy_backend, Shape(hidden_size, num_layers))
+
+
+@pytest.mark.cuda
+def test_a_device_with_little_memory_runs_in_blocks(cupy_backend, monkeypatch):
+    noise, shape = Noise(3, 4, 3), Shape(64, 1)
+    monkeypatch.setattr(cuda_backend, "BLOCK_BYTES", 1 << 20)
+    assert_casts_equal(cupy_backend, shape, 16, 65, 16, 4, noise, 40)
