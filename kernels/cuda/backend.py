@@ -45,7 +45,7 @@ class CupyBackend:
     def __init__(self, device):
         self.device = device
         self.description = device.description
-        self._exp2 = device.put(exp2_table())
+        self._exp2 = device.put(exp2_table()[-16:])
         thresholds = np.concatenate([log2_thresholds(16), log2_thresholds(256)])
         self._thresholds = device.put(thresholds)
         self._tables: dict = {}

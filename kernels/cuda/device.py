@@ -134,7 +134,7 @@ def _no_device(runtime, error) -> str:
         driver = 0
     if not driver:
         return "no CUDA driver is installed here; use --backend numba"
-    if error.status == runtime.cudaErrorInsufficientDriver:
+    if "InsufficientDriver" in str(error):
         needs = runtime.runtimeGetVersion() // 1000
         return (
             f"the driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, CuPy needs {needs}: "

@@ -245,7 +245,7 @@ template <int MODE> __device__ inline void head(const Tile &tile, const Run &run
 #pragma unroll
         for (int moved = MODE == TRACED ? 0 : 1; moved < 2; moved++) {
           const int at = clip8((acc + (moved ? term : 0)) >> product_shift(D)) + 128;
-          sums[moved] += tile.exp2[at];
+          sums[moved] += tile.exp2[at & 15] >> (15 - (at >> 4));
           if (n == tile.target[row]) tile.hit[moved * TILE + row] = at;
         }
       },
@@ -281,7 +281,7 @@ template <int MODE> __device__ inline void read_chunk(unsigned char *shared, con
   tile.word_shift = word_shift;
   tile.begin = (int64)blockIdx.x * TILE;
   tile.rows = int(run.members - tile.begin < TILE ? run.members - tile.begin : TILE);
-  for (int i = threadIdx.x; i < 256; i += THREADS) tile.exp2[i] = exp2[i];
+  if (threadIdx.x < 16) tile.exp2[threadIdx.x] = exp2[threadIdx.x];
   for (int row = threadIdx.x; row < TILE; row += THREADS) {
     const int64 member = tile.begin + row;
     const bool first = MODE == TRACED && row < tile.rows && member % run.group_size == 0;

@@ -21,7 +21,12 @@ KERNELS = {
 SHAPED = ("forward.cu", "outputs.cu", "vectors.cu")
 """Sources compiled for a shape; the others serve all."""
 WARPS = 8
-TILES = {16: ((128, 16),), 64: ((128, 32),), 256: ((128, 64), (64, 64)), 1024: ((32, 32), (16, 16))}
+TILES = {
+    16: ((128, 16),),
+    64: ((128, 32),),
+    256: ((128, 64), (64, 64), (32, 32)),
+    1024: ((32, 32), (16, 16)),
+}
 """Hidden size -> members a block of threads carries, and those of a warp's part; the first that fits is taken."""
 GATE_MATRICES = ("w_f", "u_f", "w_h", "u_h")
 
@@ -38,7 +43,7 @@ class Tile:
     def shared_bytes(self, hidden_size: int) -> int:
         """Shared memory of a block of threads: SHARED_BYTES of tile.cuh."""
         row = max(32, hidden_size) + 16
-        return self.members * (2 * row + max(4 * row, 4 * hidden_size + 16) + 4 * 18) + 4 * 256
+        return self.members * (2 * row + max(4 * row, 4 * hidden_size + 16) + 4 * 18) + 4 * 16
 
 
 def tile_for(hidden_size: int, shared_limit: int) -> Tile:

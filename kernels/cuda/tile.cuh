@@ -34,7 +34,7 @@ struct Tile {
   int *sum, *hit;                // (2, TILE): of the clean and the moved logits, sum of e and the target's e index
   int *group;                    // (TILE,): the group whose first member this is, else -1
   int *bias_move;                // (2, TILE): how far a gate's biases move where their sign is +1
-  int *exp2;                     // (256,): e
+  int *exp2;                     // (16,): e's last octave; e[j] = exp2[j % 16] >> (15 - j / 16), floors of floors
   const uint32 *words;           // (directions, WORDS) of the block's members
   int64 begin;                   // the tile's first member
   int rows;                      // members in the tile
@@ -46,7 +46,7 @@ struct Tile {
 };
 
 constexpr int FOUR_ROWS = 4 * ROW > MIDDLE_ROW ? 4 * ROW : MIDDLE_ROW;
-constexpr int SHARED_BYTES = TILE * (2 * ROW + FOUR_ROWS) + 4 * (TILE * (8 + 3 + 4 + 1 + 2) + 256);
+constexpr int SHARED_BYTES = TILE * (2 * ROW + FOUR_ROWS) + 4 * (TILE * (8 + 3 + 4 + 1 + 2) + 16);
 
 __device__ inline Tile tile_in(unsigned char *shared) {
   Tile tile;
