@@ -37,7 +37,8 @@ class BenchArguments:
     Useful work is 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte a member reads; votes add an outer
     product of every matrix for each group and token (egg) or for each pair (paper). The peak is that of int8 dot
     products whose weights and sums stay in registers, on all threads at once; the best of all looks
-    counts, so other work on the machine makes fractions too low, never too high.
+    counts, so other work on the machine makes fractions too low, never too high. With --backend cupy times are the
+    device's own, between events, and the peak is that of a large int8 product of cuBLAS.
 
     For example: egg bench --only forward --hidden-size 256 --num-layers 6
     """

@@ -71,7 +71,7 @@ static void run_fiber() {
   abort();
 }
 
-// Rounds of the grid; a fiber that never returns would hang the test, so one that cannot go on is an error.
+// All blocks of a grid in turn.
 inline void launch(void (*kernel)(void **), void **args, unsigned grid_x, unsigned grid_y, unsigned threads,
                    unsigned shared_bytes) {
   body = kernel, arguments = args;
@@ -93,8 +93,11 @@ inline void launch(void (*kernel)(void **), void **args, unsigned grid_x, unsign
         fibers[i].uc_link = nullptr;
         makecontext(&fibers[i], run_fiber, 0);
       }
-      for (unsigned left = threads; left;) {
-        for (unsigned i = 0; i < threads; i++) {
+      unsigned round = 0;
+      for (unsigned left = threads; left; round++) {
+        for (unsigned k = 0; k < threads; k++) {
+          // Another order every round: what depends on which thread comes first, differs. threads is a power of two.
+          const unsigned i = (77 * k + 31 * round) % threads;
           if (done[i]) continue;
           current = threadIdx.x = i;
           swapcontext(&scheduler, &fibers[i]);

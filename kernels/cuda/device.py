@@ -6,6 +6,7 @@ from kernels.cuda.sources import source
 from kernels.layout import BackendError
 
 LEAST_CAPABILITY = (8, 0)  # of the devices that have the tensor cores' mma.m16n8k32
+PINNED = 1 << 20  # bytes from which pinned memory is worth it
 INSTALL = "pip install -e '.[cuda]' (CUDA 12) or '.[cuda13]'"
 
 
@@ -49,15 +50,21 @@ class CupyDevice:
 
     def put(self, array: np.ndarray):
         """A copy on the device."""
+        out = self.empty(array.shape, array.dtype)
         with self._device:
-            return self._or_full(
-                lambda: self._cupy.asarray(np.ascontiguousarray(array)), array.nbytes
-            )
+            out.set(np.ascontiguousarray(array))
+        return out
 
     def get(self, array) -> np.ndarray:
-        """A copy on this side; waits for all that was launched."""
+        """A copy on this side; waits for all that was launched. Large ones lie in pinned memory: faster."""
         with self._device:
-            return self._cupy.asnumpy(array, order="C")
+            if array.nbytes < PINNED:
+                return self._cupy.asnumpy(array)
+            from cupyx import empty_pinned
+
+            return self._cupy.ascontiguousarray(array).get(
+                out=empty_pinned(array.shape, array.dtype)
+            )
 
     def empty(self, shape, dtype):
         """An array of left-over contents."""
