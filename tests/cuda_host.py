@@ -13,7 +13,7 @@ import numpy as np
 
 from kernels.cuda.sources import KERNELS, source
 
-HERE = Path(__file__).parent
+HEADER = Path(__file__).parent / "cuda_host.h"
 FLAGS = "-std=c++17 -O1 -w -fwrapv -fno-strict-aliasing -shared -fPIC".split()
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
@@ -78,11 +78,11 @@ class HostDevice:
 def compiled(folder: Path, text: str, options: tuple[str, ...]):
     """The loaded library of a source, compiled once for a folder."""
     text = '#include "cuda_host.h"\n' + text
-    key = hashlib.sha256((text + " ".join(options)).encode()).hexdigest()[:16]
+    key = hashlib.sha256((text + HEADER.read_text() + " ".join(options)).encode()).hexdigest()[:16]
     path, library = folder / f"{key}.cpp", folder / f"{key}.so"
     if not library.exists():
         path.write_text(text)
-        command = [COMPILER, *FLAGS, f"-I{HERE}", *options, str(path), "-o", str(library)]
+        command = [COMPILER, *FLAGS, f"-I{HEADER.parent}", *options, str(path), "-o", str(library)]
         subprocess.run(command, check=True)
     return ctypes.CDLL(str(library))
 

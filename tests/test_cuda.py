@@ -104,7 +104,7 @@ def test_the_tile_of_the_launcher_is_the_tile_of_the_source(folder):
     for hidden_size in (16, 64, 1024):
         tile = tile_for(hidden_size, SHARED["sm_90"])
         options = defines(Shape(hidden_size, 1), tile)
-        text = source("forward.cu") + 'extern "C" int shared_bytes() { return SHARED_BYTES; }\n'
+        text = source("tile.cuh") + 'extern "C" int shared_bytes() { return SHARED_BYTES; }\n'
         assert cuda_host.call_int(folder, text, options, "shared_bytes") == tile.shared_bytes(
             hidden_size
         )
@@ -137,11 +137,11 @@ def test_pairs_and_sequences_in_blocks(folder, monkeypatch):
     monkeypatch.setattr(cuda_backend, "MOST_ROWS", 32)
     tiny, shape, rng = (
         CupyBackend(cuda_host.HostDevice(folder)),
-        Shape(16, 1),
+        Shape(16, 2),
         np.random.default_rng(4),
     )
     weights, tokens = weights_of(shape, rng, 400), text_of(rng, 37, 4)
-    states = rng.integers(-127, 128, (74, 1, 16)).astype(np.int8)
+    states = rng.integers(-127, 128, (74, 2, 16)).astype(np.int8)
     expected, got = (
         b.run_pairs(b.prepare(shape, weights), tokens, states, Noise(2**64 - 1, 5, 4), first_pair=3)
         for b in (REFERENCE, tiny)

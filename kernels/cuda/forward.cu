@@ -293,6 +293,7 @@ template <int MODE> __device__ inline void read_chunk(unsigned char *shared, con
     __syncthreads();
     embed<MODE>(tile, run);
     __syncthreads();
+#pragma unroll 1
     for (int layer = 0; layer < LAYERS; layer++) {
       begin_layer<MODE>(tile, run, layer, t);
       __syncthreads();
