@@ -3,6 +3,7 @@
 import re
 import sys
 import types
+import weakref
 
 import cuda_compile
 import cuda_host
@@ -174,10 +175,60 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
         )  # fmt: skip
 
 
-def test_a_population_of_262144_fits_in_40_gb():
-    """Bytes of everything that is on the device at once, at 256/6: the block's budget, weights and votes."""
-    shape = Shape(256, 6)
-    assert cuda_backend.BLOCK_BYTES + shape.parameters * (1 + 1 + 8 + 8 + 2 + 1) < 40e9
+class Scales:
+    """A device that computes nothing, and weighs what lies on it at once."""
+
+    description, shared_limit, multiprocessors = "scales", SHARED["sm_90"], 132
+
+    def __init__(self, memory):
+        self.memory, self.held, self.most, self.launched = memory, 0, 0, []
+
+    def empty(self, shape, dtype):
+        array = np.empty(shape, dtype)  # not touched, so that it takes no memory here
+        self.held += array.nbytes
+        self.most = max(self.most, self.held)
+        weakref.finalize(array, self.free, array.nbytes)
+        return array
+
+    zeros = empty
+
+    def free(self, size):
+        self.held -= size
+
+    def put(self, array):
+        return self.empty(array.shape, array.dtype)
+
+    def get(self, array):
+        return np.zeros(array.shape, array.dtype)
+
+    def free_bytes(self):
+        return self.memory - self.held
+
+    def launch(self, name, kernel, options, grid, threads, shared, arguments):
+        self.launched.append((kernel, grid))
+
+
+@pytest.mark.parametrize("memory", [40 * 10**9, 2 * 10**9])
+def test_a_population_of_262144_fits(memory):
+    device, shape, groups = Scales(memory), Shape(256, 6), 262144 // 16
+    one = CupyBackend(device)
+    model = one.prepare(shape, np.zeros(shape.parameters, np.int8))
+    cast = one.cast_traced_votes(
+        model, np.zeros((groups, 5), np.uint8), np.zeros((groups, 6, 256), np.int8), Noise(0, 0, 3),
+        group_size=16, credit_scale=16,
+    )  # fmt: skip
+    blocks = [grid[0] for kernel, grid in device.launched if kernel == "forward_traced"]
+    assert device.most < memory and len(blocks) > 1
+    assert sum(blocks) == 262144 // model.tile.members  # every block but the last is whole tiles
+    assert len(cast.scores) == 262144 and cast.states.shape == (groups, 6, 256)
+    one.update_master(
+        shape,
+        np.zeros(shape.parameters, np.int16),
+        cast.votes,
+        np.ones(len(shape.tensors), np.int64),
+    )
+    del model
+    assert device.most < memory
 
 
 # --- what is missing, in one line ---------------------------------------------------------------------
