@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,11 @@ class HostDevice:
 
     def zeros(self, shape, dtype):
         return np.zeros(shape, dtype)
+
+    def clock(self, call):
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
 
     def launch(self, name, kernel, options, grid, threads, shared, arguments):
         assert all(0 < size for size in grid) and grid[1] < 65536 and shared <= self.shared_limit

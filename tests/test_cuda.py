@@ -1,5 +1,6 @@
 """The CUDA sources without a GPU: they compile, and run on a CPU they equal the reference; and what a GPU must show."""
 
+import json
 import re
 import sys
 import types
@@ -229,6 +230,40 @@ def test_a_population_of_262144_fits(memory):
     )
     del model
     assert device.most < memory
+
+
+def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
+    monkeypatch.setitem(sources.TILES, 16, ((32, 16),))
+    one = CupyBackend(cuda_host.HostDevice(folder))
+
+    class Peak:
+        description = "cuBLAS int8, 8192 cubed"
+
+        def __init__(self, device):
+            self.rates = iter(range(1000, 2000))
+
+        def measure(self):
+            return next(self.rates)
+
+    monkeypatch.setattr("egg.cli_bench.get_backend", lambda *args, **settings: one)
+    monkeypatch.setattr("egg.cli_bench.check", lambda backend: None)
+    monkeypatch.setattr("kernels.cuda.peak.Peak", Peak)
+    command = (
+        "bench --backend cupy --only forward --recipe egg --hidden-size 16 --num-layers 2".split()
+    )
+    command += ["--population-size", "16", "--seconds", "0"]
+    status, out, err = egg(*command, "--json")
+    assert status == 0, err
+    facts = json.loads(out)
+    assert (facts["backend"], facts["peak_gmacs"], facts["peak_median_gmacs"]) == (
+        "cupy",
+        1002,
+        1001,
+    )
+    (row,) = facts["rows"]
+    assert row["repeats"] == 3 and row["member_tokens_per_second"] > 0
+    status, out, err = egg(*command)
+    assert status == 0 and "Peak by cuBLAS int8, 8192 cubed: 1002 GMAC/s" in out
 
 
 # --- what is missing, in one line ---------------------------------------------------------------------
