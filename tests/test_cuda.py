@@ -11,6 +11,7 @@ import cuda_host
 import numpy as np
 import pytest
 from test_backends import text_of, weights_of
+from test_golden import PINNED, RUNS, golden
 
 from egg.bench_check import _results
 from kernels import BackendError, Noise, Shape, get_backend
@@ -174,6 +175,12 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
             model, np.zeros((1, 5), np.uint8), np.zeros((1, 1, 16), np.int8), Noise(0, 0, 3),
             group_size=68, credit_scale=16,
         )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+def test_golden_run_on_the_cpu(host, run):
+    assert golden(run, host) == PINNED[run]
 
 
 class Scales:

@@ -39,6 +39,18 @@ PINNED = {
 }
 
 
+def golden(run, backend):
+    """The integer scores of ten steps, and a hash of the weights after them."""
+    model, evolution = RUNS[run]
+    text = CorpusText(synthetic.corpus(60))
+    training = Evolution(Config(model=model, evolution=evolution), backend, text)
+    bits = [training.step().train_integer_bits_per_byte for _ in range(10)]
+    # Sums of integer scores over a known number of bytes: rounding to an integer gives them back.
+    unit = 16 if evolution.recipe == "paper" else 256
+    scores = [round(b * unit * evolution.population_size * evolution.seq_len) for b in bits]
+    return scores, hashlib.sha256(training.weights.tobytes()).hexdigest()
+
+
 @pytest.mark.parametrize(
     ("name", "threads"),
     [
@@ -55,14 +67,4 @@ def test_golden_run(run, name, threads, request):
         request.getfixturevalue("cupy_backend")  # which skips where there is no device
     if name == "numba":
         pytest.importorskip("numba")
-    model, evolution = RUNS[run]
-    text = CorpusText(synthetic.corpus(60))
-    training = Evolution(
-        Config(model=model, evolution=evolution), get_backend(name, threads=threads), text
-    )
-    bits = [training.step().train_integer_bits_per_byte for _ in range(10)]
-    # Sums of integer scores over a known number of bytes: rounding to an integer gives them back.
-    unit = 16 if evolution.recipe == "paper" else 256
-    scores = [round(b * unit * evolution.population_size * evolution.seq_len) for b in bits]
-    digest = hashlib.sha256(training.weights.tobytes()).hexdigest()
-    assert (scores, digest) == PINNED[run]
+    assert golden(run, get_backend(name, threads=threads)) == PINNED[run]
