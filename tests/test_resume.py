@@ -163,7 +163,9 @@ def test_a_signal_finishes_the_step_and_saves(
 
 def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
     def twice(self):
-        signal.raise_signal(signal.SIGINT)  # os.kill's two may be heard as one: other threads may take them
+        signal.raise_signal(
+            signal.SIGINT
+        )  # os.kill's two may be heard as one: other threads may take them
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Evolution, "step", twice)
