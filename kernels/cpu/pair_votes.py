@@ -6,7 +6,7 @@ Two directions make a pair of rows. Their signs are drawn again from the generat
 import numpy as np
 from numba import njit
 
-from kernels.cpu.signs import draw_words
+from kernels.cpu.signs import LANES, draw_words
 from kernels.cpu.simd import address, select_bits, splat, store_i32
 from kernels.cpu.structures import JIT
 from kernels.philox import DIRECTION_SIGNS
@@ -19,12 +19,11 @@ def draw_directions(directions, step, key_0, key_1, words):
     directions : (directions,) int64, their numbers
     words : (directions, whole 64s) uint32, written
     """
-    lanes = np.arange(16).astype(np.int32)
     row = words.shape[1]
     for i in range(len(directions)):
         at = address(words) + 4 * row * i
         draw_words(
-            DIRECTION_SIGNS, np.int64(directions[i]), step, key_0, key_1, address(lanes), at, row
+            DIRECTION_SIGNS, np.int64(directions[i]), step, key_0, key_1, address(LANES), at, row
         )
 
 

@@ -26,6 +26,10 @@ from kernels.philox import (
     WEYL_1,
 )
 
+LANES = np.arange(
+    16, dtype=np.int32
+)  # compiled in as a constant: its address holds, a local array's would not
+
 
 @njit(**JIT)
 def philox_lanes(c0, c1, c2, c3, key_0, key_1):
@@ -53,8 +57,7 @@ def draw_words(stream, index, step, key_0, key_1, lanes, out, words):
 @njit(**JIT)
 def draw_signs(model, noise, block, first, share):
     """Fill the members' directions, gate bias signs and token signs; ``share`` members share a direction."""
-    lanes = np.arange(16).astype(np.int32)
-    lanes_at = address(lanes)
+    lanes = address(LANES)
     words, length = block.words_row >> 2, block.length
     for i in range(0, block.members, share):
         at = block.words + block.words_row * i
@@ -64,7 +67,7 @@ def draw_signs(model, noise, block, first, share):
             noise.step,
             noise.key_0,
             noise.key_1,
-            lanes_at,
+            lanes,
             at,
             words,
         )
@@ -78,7 +81,7 @@ def draw_signs(model, noise, block, first, share):
                 store_byte(token_signs(block, t) + i, 1 - 2 * (i & 1))
         return
     for i in range(0, block.members, 16):
-        members = load_i32(lanes_at) + splat(first + i)
+        members = load_i32(lanes) + splat(first + i)
         for t in range(length):
             if t & 127 == 0:  # a block of the generator holds the signs of 128 tokens
                 strings = philox_lanes(
