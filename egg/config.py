@@ -67,8 +67,8 @@ class EvolutionConfig:
     """Members that read the same text and are compared (recipe egg); a multiple of 4."""
     seq_len: int = 4
     """Bytes that each member reads in a step."""
-    sigma_shift: int = 3
-    """Size of the perturbation, 0 to 8: a weight moves by 2^(4 - sigma_shift) int8 steps."""
+    sigma_shift: int | None = None
+    """Size of the perturbation, 0 to 8: a weight moves by 2^(4 - sigma_shift) int8 steps; none: 4, or 3 for input."""
     perturbation: Literal["sign", "input"] = "sign"
     """sign: random signs on both sides of a matrix; input: along the matrix's own input (recipe egg)."""
     seed: int = 0
@@ -84,7 +84,7 @@ class EvolutionConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "population_size", "group_size", "seq_len", "schedule_tokens")
-        if not 0 <= self.sigma_shift <= 8:
+        if self.sigma_shift is not None and not 0 <= self.sigma_shift <= 8:
             raise EggError(f"--sigma-shift {self.sigma_shift}: must be 0 to 8")
         if not 0 <= self.seed < 2**64:
             raise EggError(f"--seed {self.seed}: must be 0 to 2^64 - 1")

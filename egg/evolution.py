@@ -24,6 +24,7 @@ from kernels.backend import Backend, Noise, TracedVotes
 from kernels.layout import Shape
 from kernels.philox import STREAM_ORDER, words
 
+DEFAULT_SIGMA_SHIFT = {"sign": 4, "input": 3}  # docs/learning.md
 SAMPLED = (
     128  # groups, or eight times as many pairs, whose votes are compared: bounds the time it takes
 )
@@ -92,7 +93,7 @@ class Evolution:
     def step(self) -> StepReport:
         """Run the population over its next chunk of text, and move the weights."""
         c = self.config
-        noise = Noise(c.seed, self.step_number, c.sigma_shift, c.perturbation)
+        noise = self._noise()
         model = self.backend.prepare(self.shape, self.weights)
         before = self.weights
         bits = self._egg_step(model, noise) if c.recipe == "egg" else self._paper_step(model, noise)
@@ -148,6 +149,12 @@ class Evolution:
         self.weights = self.backend.update_signs(self.weights, votes, threshold)
         return -scores / (SIXTEENTHS * c.population_size * c.seq_len)
 
+    def _noise(self) -> Noise:
+        """The coming step's draw."""
+        c = self.config
+        shift = DEFAULT_SIGMA_SHIFT[c.perturbation] if c.sigma_shift is None else c.sigma_shift
+        return Noise(c.seed, self.step_number, shift, c.perturbation)
+
     def vote_signal_to_noise(self) -> float | None:
         """Energy of the signal in the coming step's votes over that of the noise; see egg.vote_signal.
 
@@ -155,7 +162,7 @@ class Evolution:
         on other ranks than the first; all ranks call it.
         """
         c, paper = self.config, self.config.recipe == "paper"
-        noise = Noise(c.seed, self.step_number, c.sigma_shift, c.perturbation)
+        noise = self._noise()
         there = len(self.starts) if paper else self.groups
         half = min(there, 8 * SAMPLED if paper else SAMPLED) // 2
         if not half:

@@ -2,32 +2,38 @@
 
 import numpy as np
 
-from kernels.arithmetic import normal_table
+from kernels.arithmetic import LIMIT, normal_table
 from kernels.layout import Shape
 from kernels.philox import INITIAL_WEIGHTS, words
 
 GAIN = 16  # 1.0 in 4 fractional bits
 # Recipe egg begins with activations that use more of an int8, and moves gains slowly (docs/learning.md).
 EGG_GAINS = {"ln1": 48, "ln2": 24, "ln_out": 48}
+# It draws what must differ from output to output, and leaves at zero what can grow from there: gates begin half open,
+# nothing is remembered beyond what the gate keeps, the MLPs add nothing, and the first loss is exactly 8 bits a byte.
+EGG_ZEROS = ("w_f", "u_f", "u_h", "w_down", "head.weight")
+EGG_DOUBLED = "w_h"
 CONSTANT_COLUMN = 64  # of the embedding in recipe egg: a feature that every byte shares
 
 
 def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
-    """(parameters,) int8: round(16 z) for matrices, 16 or ``EGG_GAINS`` for gains, 0 for biases.
+    """(parameters,) int8: round(16 z) for matrices, 16 for gains, 0 for biases.
 
-    In recipe ``egg`` the head is zero, so that the first loss is exactly 8 bits a byte.
+    Recipe ``egg`` has its own gains, zero matrices and one of twice the size, see above.
     """
     flat = np.zeros(shape.parameters, np.int8)
     for name, weights in shape.views(flat).items():
         if weights.ndim == 1:
             gain = EGG_GAINS[name.split(".")[-2]] if recipe == "egg" and "ln" in name else GAIN
             weights[...] = 0 if ".gru.b_" in name else gain
-        elif name != "head.weight" or recipe == "paper":
+        elif recipe == "paper" or not name.endswith(EGG_ZEROS):
             drawn = words(
                 seed, INITIAL_WEIGHTS, shape.tensors[name].number, 0, -(-weights.size // 2)
             )
             halfwords = drawn.astype("<u4").view("<u2")[: weights.size]  # the low half comes first
-            weights[...] = normal_table()[halfwords].reshape(weights.shape)
+            size = 2 if recipe == "egg" and name.endswith(EGG_DOUBLED) else 1
+            drawn = np.clip(size * normal_table()[halfwords].astype(np.int16), -LIMIT, LIMIT)
+            weights[...] = drawn.reshape(weights.shape)
         if name == "embedding.weight" and recipe == "egg":
             weights[:, 0] = CONSTANT_COLUMN
     return flat

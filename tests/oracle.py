@@ -227,11 +227,14 @@ def initial_gain(name, recipe):
     return 24 if name.endswith("ln2.weight") else 48
 
 
+ZERO_AT_FIRST = ("gru.w_f", "gru.u_f", "gru.u_h", "mlp.w_down", "head.weight")
+
+
 def initial_tensor(seed, number, name, shape, recipe):
     if len(shape) == 1:
         return [0 if ".gru." in name else initial_gain(name, recipe)] * shape[0]
     rows, columns = shape
-    if recipe == "egg" and name == "head.weight":
+    if recipe == "egg" and name.endswith(ZERO_AT_FIRST):
         return zeros(shape)
     words = draw_words(seed, INITIAL, number, 0, (rows * columns + 1) // 2)
     flat = [normal_quantile(halfword(words, e)) for e in range(rows * columns)]
@@ -239,6 +242,8 @@ def initial_tensor(seed, number, name, shape, recipe):
     if recipe == "egg" and name == "embedding.weight":
         for row in matrix:
             row[0] = 64
+    if recipe == "egg" and name.endswith("w_h"):
+        matrix = [[max(-127, min(127, 2 * value)) for value in row] for row in matrix]
     return matrix
 
 

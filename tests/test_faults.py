@@ -56,7 +56,7 @@ def begin(egg, tables):
 
 @pytest.mark.parametrize(
     ("operation", "numbers"),
-    [("fsync", (1, 8, 15, 22)), ("rename", (1, 2, 3)), ("replace", (1, 2, 4)), ("write", (2, 6, 17))],
+    [("fsync", (1, 8, 15, 22)), ("rename", (1, 2, 3)), ("replace", (1, 2, 3)), ("write", (2, 6, 17))],
 )  # fmt: skip
 def test_a_disk_that_fails_loses_nothing(
     begin, egg, train, tmp_path, monkeypatch, operation, numbers

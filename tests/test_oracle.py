@@ -149,7 +149,11 @@ def test_initial_weights():
     assert [row[1:] for row in egg["embedding.weight"]] == [
         row[1:] for row in paper["embedding.weight"]
     ]
-    assert not np.any(egg["head.weight"])
+    zero = {name for name, matrix in egg.items() if np.ndim(matrix) == 2 and not np.any(matrix)}
+    grows = ("gru.w_f", "gru.u_f", "gru.u_h", "mlp.w_down")
+    assert zero == {"head.weight", *(f"layers.0.{name}" for name in grows)}
+    w_h, doubled = np.array(paper["layers.0.gru.w_h"]), np.array(egg["layers.0.gru.w_h"])
+    assert np.array_equal(doubled, np.clip(2 * w_h, -127, 127))
     # The head is tensor 12; its element (1, 2) is element 18, the low half of word 9.
     halfword = oracle.draw_words(5, 0, 12, 0, 10)[9] & 0xFFFF
     assert paper["head.weight"][1][2] == oracle.normal_quantile(halfword)
