@@ -163,10 +163,9 @@ def test_a_signal_finishes_the_step_and_saves(
 
 def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
     def twice(self):
-        signal.raise_signal(
-            signal.SIGINT
-        )  # os.kill's two may be heard as one: other threads may take them
-        signal.raise_signal(signal.SIGINT)
+        for _ in range(50):  # a second one is heard at once, or a little later
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.01)
 
     monkeypatch.setattr(Evolution, "step", twice)
     flags = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy".split()
