@@ -1,8 +1,10 @@
 """Initial weights: the same bytes on every platform, from the counter-based generator and a quantile table."""
 
+from math import isqrt
+
 import numpy as np
 
-from kernels.arithmetic import LIMIT, normal_table
+from kernels.arithmetic import LIMIT, normal_table, round_shift
 from kernels.layout import Shape
 from kernels.philox import INITIAL_WEIGHTS, words
 
@@ -12,7 +14,8 @@ EGG_GAINS = {"ln1": 48, "ln2": 24, "ln_out": 48}
 # It draws what must differ from output to output, and leaves at zero what can grow from there: gates begin half open,
 # nothing is remembered beyond what the gate keeps, the MLPs add nothing, and the first loss is exactly 8 bits a byte.
 EGG_ZEROS = ("w_f", "u_f", "u_h", "w_down", "head.weight")
-EGG_DOUBLED = "w_h"
+# Every layer adds its memory to the same stream: candidates' matrices are twice as large, less from three layers on.
+EGG_LARGER = "w_h"
 CONSTANT_COLUMN = 64  # of the embedding in recipe egg: a feature that every byte shares
 
 
@@ -22,6 +25,7 @@ def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
     Recipe ``egg`` has its own gains, zero matrices and one of twice the size, see above.
     """
     flat = np.zeros(shape.parameters, np.int8)
+    larger = isqrt((1 << 19) // max(2, shape.num_layers))  # 256 * 2 sqrt(2 / L), 512 at most
     for name, weights in shape.views(flat).items():
         if weights.ndim == 1:
             gain = EGG_GAINS[name.split(".")[-2]] if recipe == "egg" and "ln" in name else GAIN
@@ -31,8 +35,9 @@ def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
                 seed, INITIAL_WEIGHTS, shape.tensors[name].number, 0, -(-weights.size // 2)
             )
             halfwords = drawn.astype("<u4").view("<u2")[: weights.size]  # the low half comes first
-            size = 2 if recipe == "egg" and name.endswith(EGG_DOUBLED) else 1
-            drawn = np.clip(size * normal_table()[halfwords].astype(np.int16), -LIMIT, LIMIT)
+            drawn = normal_table()[halfwords].astype(np.int32)
+            if recipe == "egg" and name.endswith(EGG_LARGER):
+                drawn = np.clip(round_shift(larger * drawn, 8), -LIMIT, LIMIT)
             weights[...] = drawn.reshape(weights.shape)
         if name == "embedding.weight" and recipe == "egg":
             weights[:, 0] = CONSTANT_COLUMN

@@ -230,7 +230,7 @@ def initial_gain(name, recipe):
 ZERO_AT_FIRST = ("gru.w_f", "gru.u_f", "gru.u_h", "mlp.w_down", "head.weight")
 
 
-def initial_tensor(seed, number, name, shape, recipe):
+def initial_tensor(seed, number, name, shape, recipe, layers):
     if len(shape) == 1:
         return [0 if ".gru." in name else initial_gain(name, recipe)] * shape[0]
     rows, columns = shape
@@ -243,13 +243,14 @@ def initial_tensor(seed, number, name, shape, recipe):
         for row in matrix:
             row[0] = 64
     if recipe == "egg" and name.endswith("w_h"):
-        matrix = [[max(-127, min(127, 2 * value)) for value in row] for row in matrix]
+        size = math.isqrt(2**19 // max(2, layers))
+        matrix = [[max(-127, min(127, (size * v + 128) >> 8)) for v in row] for row in matrix]
     return matrix
 
 
 def initial_weights(seed, d, layers, recipe):
     return {
-        name: initial_tensor(seed, number, name, shape, recipe)
+        name: initial_tensor(seed, number, name, shape, recipe, layers)
         for number, (name, shape) in enumerate(tensors(d, layers))
     }
 

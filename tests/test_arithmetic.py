@@ -4,6 +4,7 @@ import numpy as np
 import oracle
 import pytest
 
+from egg.parameters import initial_weights
 from kernels import arithmetic, philox, reference
 from kernels.layout import BackendError, Shape
 
@@ -113,3 +114,14 @@ def test_layout_counts_parameters_and_aligns_signs(hidden_size, num_layers):
 def test_a_shape_that_cannot_be_is_refused(hidden_size, num_layers):
     with pytest.raises(BackendError):
         Shape(hidden_size, num_layers)
+
+
+@pytest.mark.parametrize("recipe", ["egg", "paper"])
+@pytest.mark.parametrize(("hidden_size", "layers"), [(16, 1), (16, 3), (64, 6)])
+def test_initial_weights(recipe, hidden_size, layers):
+    shape = Shape(hidden_size, layers)
+    weights = shape.views(initial_weights(shape, 2**64 - 3, recipe))
+    expected = oracle.initial_weights(2**64 - 3, hidden_size, layers, recipe)
+    assert list(weights) == list(expected)
+    for name, tensor in expected.items():
+        assert np.array_equal(weights[name], tensor), name

@@ -154,6 +154,8 @@ def test_initial_weights():
     assert zero == {"head.weight", *(f"layers.0.{name}" for name in grows)}
     w_h, doubled = np.array(paper["layers.0.gru.w_h"]), np.array(egg["layers.0.gru.w_h"])
     assert np.array_equal(doubled, np.clip(2 * w_h, -127, 127))
+    deep = np.array(oracle.initial_weights(5, 16, 8, "egg")["layers.0.gru.w_h"])
+    assert np.array_equal(deep, w_h)  # 2 sqrt(2 / L) = 1
     # The head is tensor 12; its element (1, 2) is element 18, the low half of word 9.
     halfword = oracle.draw_words(5, 0, 12, 0, 10)[9] & 0xFFFF
     assert paper["head.weight"][1][2] == oracle.normal_quantile(halfword)
