@@ -121,7 +121,7 @@ def damage_of(folder: Path) -> str | None:
         for name in (MODEL, STATE):
             if not (folder / name).is_file():
                 return f"{folder} has no {name}: it is no complete checkpoint"
-            with _opened(folder / name):
+            with opened(folder / name):
                 pass
     except EggError as error:
         return str(error)
@@ -279,7 +279,7 @@ def read_weights(folder: Path, shape: Shape) -> np.ndarray:
     Raises EggError for a file that is missing, damaged, foreign, or of another shape.
     """
     path = folder / MODEL
-    with _opened(path) as file:
+    with opened(path) as file:
         names = set(file.keys())
         for name, tensor in shape.tensors.items():
             if name not in names:
@@ -306,7 +306,7 @@ def read_state(folder: Path, layout: dict[str, tuple[tuple[int, ...], type]]) ->
     Raises EggError for a file that is missing, damaged, foreign, or of another form or version.
     """
     path = folder / STATE
-    with _opened(path) as file:
+    with opened(path) as file:
         version = (file.metadata() or {}).get(FORMAT_KEY)
         if version != FORMAT:
             raise EggError(
@@ -342,7 +342,7 @@ def _form(file, name: str) -> tuple[str, tuple[int, ...]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator:
+def opened(path: Path) -> Iterator:
     """A safetensors file whose bytes are those of its manifest; what it cannot do becomes an EggError."""
     if not path.is_file():
         raise EggError(f"{path.parent} has no {path.name}: give a run or a complete checkpoint")

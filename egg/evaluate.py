@@ -18,7 +18,7 @@ import numpy as np
 
 from egg.errors import EggError
 from kernels.arithmetic import SIXTEENTHS, exp2_table, floor_log2
-from kernels.backend import Backend
+from kernels.backend import Adapter, Backend
 from kernels.layout import Shape
 
 LANES = 256  # documents read side by side
@@ -94,6 +94,7 @@ def evaluate(
     lanes: int = LANES,
     read: Callable[[int], None] | None = None,
     scored: Callable[[DocumentScore], None] | None = None,
+    adapter: Adapter | None = None,
 ) -> Evaluation:
     """Score every byte of every document with unperturbed weights.
 
@@ -102,10 +103,11 @@ def evaluate(
     lanes : documents read side by side; changes the speed alone
     read : is told now and then how many more bytes, NULs included, have been read
     scored : is given every document, in the order of the text
+    adapter : used with the weights
     Raises EggError for a text with no bytes to predict.
     """
     began = time.perf_counter()
-    model = backend.prepare(shape, weights)
+    model = backend.prepare(shape, weights, adapter)
     totals, documents = np.zeros(3, object), 0  # Python's integers: exact, whatever the size
     # While the model reads a piece, another thread scores the one before.
     with ThreadPoolExecutor(1) as scorer:

@@ -4,7 +4,7 @@ docs/arithmetic.md has every formula; the two recipes differ in who votes for wh
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from kernels.arithmetic import (
     SIXTEENTHS,
 )
 from kernels.backend import Backend, Noise, TracedVotes
-from kernels.layout import Shape
+from kernels.layout import Layout, Shape
 from kernels.philox import STREAM_ORDER, words
 
 DEFAULT_SIGMA_SHIFT = {"sign": 4, "input": 3}  # docs/learning.md
@@ -68,6 +68,7 @@ class Evolution:
         self.config, self.backend, self.text = config.evolution, backend, text
         self.ranks = ranks
         self.shape = Shape(config.model.hidden_size, config.model.num_layers)
+        self.layout: Layout = self.shape  # of what evolves
         self.step_number = 0
         self.weights = initial_weights(self.shape, self.config.seed, self.config.recipe)
         layers = (self.shape.num_layers, self.shape.hidden_size)
@@ -94,7 +95,7 @@ class Evolution:
         """Run the population over its next chunk of text, and move the weights."""
         c = self.config
         noise = self._noise()
-        model = self.backend.prepare(self.shape, self.weights)
+        model = self.prepare()
         before = self.weights
         bits = self._egg_step(model, noise) if c.recipe == "egg" else self._paper_step(model, noise)
         self.step_number += 1
@@ -106,6 +107,18 @@ class Evolution:
             float(np.count_nonzero(np.abs(self.weights) == LIMIT)) / before.size,
         )
 
+    def prepare(self) -> Any:
+        """The model as the backend wants it."""
+        return self.backend.prepare(self.shape, self.weights)
+
+    def cast(self, *arguments, **settings) -> TracedVotes:
+        """Votes on what evolves, see ``kernels.backend``."""
+        return self.backend.cast_traced_votes(*arguments, **settings)
+
+    def multipliers(self) -> np.ndarray:
+        """(tensors,) int64: what votes are multiplied by now, one for each tensor."""
+        return multipliers(self.shape, self.step_size(), self.config.population_size)
+
     def _egg_step(self, model, noise: Noise) -> float:
         c = self.config
         streams, rounds = self._turn()
@@ -113,13 +126,13 @@ class Evolution:
         mine = streams[share]
         tokens = self.text.read(self.starts[mine] + rounds * c.seq_len, c.seq_len + 1)
         if len(mine):
-            cast = self.backend.cast_traced_votes(
+            cast = self.cast(
                 model, tokens, self.states[mine], noise, first_group=share.start,
                 group_size=c.group_size, credit_scale=self.credit_scale,
             )  # fmt: skip
         else:  # more ranks than groups
             cast = TracedVotes(
-                np.zeros(self.shape.parameters, np.int64),
+                np.zeros(self.layout.parameters, np.int64),
                 self.states[mine],
                 np.zeros(0, np.int32),
                 0,
@@ -128,8 +141,9 @@ class Evolution:
         deviation, scores = self.ranks.add(cast.votes, cast.deviation, scores)
         self.states[streams] = self.ranks.join(cast.states, self.groups)
         self.credit_scale = max(CREDIT_SCALE_FLOOR, deviation // c.population_size)
-        step_size = multipliers(self.shape, self.step_size(), c.population_size)
-        self.weights = self.backend.update_master(self.shape, self.master, cast.votes, step_size)
+        self.weights = self.backend.update_master(
+            self.layout, self.master, cast.votes, self.multipliers()
+        )
         return -scores / (FINE * c.population_size * c.seq_len)
 
     def _paper_step(self, model, noise: Noise) -> float:
@@ -171,7 +185,7 @@ class Evolution:
             paired = self.ranks.gather(_by_pairs(self.states), there, 2 * half)
         if not self.ranks.leader:
             return None
-        model = self.backend.prepare(self.shape, self.weights)
+        model = self.prepare()
         streams, rounds = (np.arange(there), self.step_number) if paper else self._turn()
         streams = streams[: 2 * half]
         tokens = self.text.read(self.starts[streams] + rounds * c.seq_len, c.seq_len + 1)
@@ -186,7 +200,7 @@ class Evolution:
                 fitness = np.sign(scores[0::2] - scores[1::2]).astype(np.int8)
                 votes = self.backend.cast_pair_votes(self.shape, fitness, noise, first_pair=first)
             else:
-                votes = self.backend.cast_traced_votes(
+                votes = self.cast(
                     model, tokens[some], self.states[streams[some]], noise,
                     group_size=c.group_size, credit_scale=self.credit_scale, first_group=first,
                 ).votes  # fmt: skip

@@ -5,7 +5,7 @@ from math import isqrt
 import numpy as np
 
 from kernels.arithmetic import cosine_table, normal_quantile_sixteenths
-from kernels.layout import Shape
+from kernels.layout import AdapterShape, Shape
 
 STEP_BITS = 16  # fractional bits of a step size
 VOTE_RMS = 40_960  # of one member's vote on one weight, about, at hidden size 64: makes a step size the rms move
@@ -49,6 +49,17 @@ def multipliers(shape: Shape, step_size: int, population_size: int) -> np.ndarra
     # lr * 2**8 / (40,960 sqrt(population)) * 2**32, with lr = step_size / 2**16
     multiplier = (step_size << 32) // (VOTE_RMS * isqrt(population_size << 16))
     return np.array([_share(name, multiplier) for name in shape.tensors], np.int64)
+
+
+def adapter_multipliers(layout: AdapterShape, step_size: int, population_size: int) -> np.ndarray:
+    """(tensors,) int64: the same for an adapter's factors.
+
+    A votes as a matrix does. B has R inputs where a matrix has 64 or more, and votes are divided by the input's squared
+    length: its are larger by sqrt(64 / R).
+    """
+    multiplier = (step_size << 32) // (VOTE_RMS * isqrt(population_size << 16))
+    inner = multiplier * isqrt(layout.rank << 16) >> (8 + 3)
+    return np.array([multiplier if n.endswith(".A") else inner for n in layout.tensors], np.int64)
 
 
 def _share(name: str, multiplier: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from egg.errors import EggError
 from kernels import philox
 from kernels.arithmetic import FINE, VOCABULARY, round_div, sampling_weights
-from kernels.backend import Backend
+from kernels.backend import Adapter, Backend
 from kernels.layout import Shape
 
 NUL = 0  # separates documents: a sample ends at one
@@ -117,7 +117,12 @@ def in_order(
 
 
 def stream(
-    backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    prompt: bytes,
+    sampling: Sampling,
+    adapter: Adapter | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate position after position, for all samples that go on.
 
@@ -126,7 +131,7 @@ def stream(
     yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a NUL is a sample's last.
         At most SIDE_BY_SIDE samples go together, the next begin when they have ended.
     """
-    model = backend.prepare(shape, weights)
+    model = backend.prepare(shape, weights, adapter)
     logits, state = _read(backend, model, shape, b"\0" + prompt)
     for first in range(0, sampling.count, SIDE_BY_SIDE):
         numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))

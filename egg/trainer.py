@@ -121,9 +121,8 @@ class Trainer:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
         try:
             self.run_folder.mkdir(parents=True, exist_ok=True)
-            content = checkpoint.json_bytes(self.content)
-            checkpoint.replace_file(self.run_folder / checkpoint.CONFIG, content)
-            checkpoint.replace_file(self.run_folder / RUN_TOML, to_toml(self.config))
+            for name, content in self._settings().items():
+                checkpoint.replace_file(self.run_folder / name, content)
         except OSError as error:
             raise EggError(
                 f"cannot write {self.run_folder}: {error.strerror or error}; "
@@ -132,6 +131,11 @@ class Trainer:
         log = RunLog(self.run_folder, self._history)
         self._best = log.best
         return log
+
+    def _settings(self) -> dict[str, bytes]:
+        """What the folder says of the run from its beginning: name -> content."""
+        content = checkpoint.json_bytes(self.content)
+        return {checkpoint.CONFIG: content, RUN_TOML: to_toml(self.config)}
 
     def _step(self, log: RunLog | None) -> bool:
         """One step and its line in the log; returns whether a stop is reached."""

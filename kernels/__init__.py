@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
-from kernels.backend import Backend, Noise, TracedVotes
-from kernels.layout import BackendError, Shape
+from kernels.backend import Adapter, Backend, Noise, TracedVotes
+from kernels.layout import AdapterShape, BackendError, Shape
 
 __all__ = [
     "BACKENDS",
+    "Adapter",
+    "AdapterShape",
     "Backend",
     "BackendError",
     "Noise",

@@ -43,6 +43,11 @@ def product_shift(k: int) -> int:
     return FRACTION_BITS + (k.bit_length() - 1) // 2
 
 
+def adapter_lift(k: int) -> int:
+    """Left shift of what an adapter adds to a product with k inputs: log2(k) / 2 - 2, so 0 to 4."""
+    return product_shift(k) - 6
+
+
 def _floor_power_of_two(numerator: int, log2_denominator: int) -> int:
     """floor(2**(numerator / 2**log2_denominator)), exact: floors of nested square roots nest."""
     value = 1 << numerator

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kernels.layout import Shape
+from kernels.layout import AdapterShape, Shape
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,20 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """Low-rank factors beside a model's matrices; docs/arithmetic.md, "Adapters"."""
+
+    shape: AdapterShape
+    factors: np.ndarray
+    """(shape.parameters,) int8."""
+
+
+@dataclass(frozen=True)
 class TracedVotes:
     """What one chunk of recipe ``egg`` leaves behind."""
 
     votes: np.ndarray
-    """(parameters,) int64: Z."""
+    """(parameters,) int64: Z, of the model or of its adapter."""
     states: np.ndarray
     """(groups, L, D) int8: the streams' states after the chunk."""
     scores: np.ndarray
@@ -45,8 +54,8 @@ class Backend(Protocol):
     name: str
     description: str
 
-    def prepare(self, shape: Shape, weights: np.ndarray) -> Any:
-        """Pack weights for the calls below.
+    def prepare(self, shape: Shape, weights: np.ndarray, adapter: Adapter | None = None) -> Any:
+        """Pack weights for the calls below; those with an adapter for ``forward`` and ``cast_adapter_votes``.
 
         weights : (parameters,) int8, see ``Shape.tensors``
         """
@@ -78,6 +87,22 @@ class Backend(Protocol):
         states : (groups, L, D) int8 of the groups' text streams
         credit_scale : the measured scale of the step before, in 1/256 bit, at least 16
         first_group : global number of the first group given, for the generator's counters
+        """
+
+    def cast_adapter_votes(
+        self,
+        model: Any,
+        tokens: np.ndarray,
+        states: np.ndarray,
+        noise: Noise,
+        *,
+        group_size: int,
+        credit_scale: int,
+        first_group: int = 0,
+    ) -> TracedVotes:
+        """The same where the adapter alone is perturbed, and alone is voted on; noise.perturbation is "sign".
+
+        model : prepared with an adapter
         """
 
     def run_pairs(

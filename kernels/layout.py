@@ -1,4 +1,5 @@
-"""Where everything lies: the tensors of a model in one flat vector, and the signs of a direction in one bit string."""
+"""Where everything lies: the tensors of a model, or of an adapter, in one flat vector, and the signs of a direction in
+one bit string."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +9,7 @@ import numpy as np
 from kernels.arithmetic import VOCABULARY
 
 HIDDEN_SIZES = (16, 64, 256, 1024)
+MAX_RANK = 16  # of an adapter: one vector of lanes
 
 
 class BackendError(Exception):
@@ -36,8 +38,48 @@ class Tensor:
         return slice(self.offset, self.offset + self.size)
 
 
+def _lay_out(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors one after another, and their signs, each a and b at a multiple of 64 bits."""
+    tensors, offset, bit = {}, 0, 0
+    for number, (name, shape) in enumerate(shapes.items()):
+        a = bit
+        b = a + -(-shape[0] // 64) * 64
+        bit = b if len(shape) == 1 else b + -(-shape[1] // 64) * 64
+        tensors[name] = Tensor(name, shape, number, offset, a, b)
+        offset += tensors[name].size
+    return tensors
+
+
+class Layout:
+    """Tensors in one flat vector; ``tensors`` has them by name, in order."""
+
+    tensors: dict[str, Tensor]
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of elements."""
+        return sum(t.size for t in self.tensors.values())
+
+    @cached_property
+    def sign_words(self) -> int:
+        """32-bit words of one direction's signs."""
+        last = list(self.tensors.values())[-1]
+        return (last.b + -(-last.shape[1] // 64) * 64) // 32
+
+    def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """A flat (parameters,) vector as one view a tensor."""
+        return {name: flat[t.slice].reshape(t.shape) for name, t in self.tensors.items()}
+
+    def flatten(self, tensors: dict[str, np.ndarray], dtype=np.int8) -> np.ndarray:
+        """The flat (parameters,) vector of named tensors."""
+        flat = np.empty(self.parameters, dtype)
+        for name, view in self.views(flat).items():
+            view[...] = tensors[name]
+        return flat
+
+
 @dataclass(frozen=True)
-class Shape:
+class Shape(Layout):
     """A model's shape: hidden size D (a power of four, so that divisions are shifts) and layers L."""
 
     hidden_size: int
@@ -69,25 +111,7 @@ class Shape:
             shapes[layer + "mlp.w_down"] = (d, 4 * d)
         shapes |= {"ln_out.weight": (d,), "head.weight": (VOCABULARY, d)}
 
-        tensors, offset, bit = {}, 0, 0
-        for number, (name, shape) in enumerate(shapes.items()):
-            a = bit
-            b = a + -(-shape[0] // 64) * 64
-            bit = b if len(shape) == 1 else b + -(-shape[1] // 64) * 64
-            tensors[name] = Tensor(name, shape, number, offset, a, b)
-            offset += tensors[name].size
-        return tensors
-
-    @cached_property
-    def parameters(self) -> int:
-        """Number of weights: 513 D + L (12 D**2 + 4 D)."""
-        return sum(t.size for t in self.tensors.values())
-
-    @cached_property
-    def sign_words(self) -> int:
-        """32-bit words of one direction's signs."""
-        last = self.tensors["head.weight"]
-        return (last.b + -(-self.hidden_size // 64) * 64) // 32
+        return _lay_out(shapes)
 
     @cached_property
     def multiply_accumulates(self) -> int:
@@ -95,13 +119,36 @@ class Shape:
         d = self.hidden_size
         return 12 * d * d * self.num_layers + VOCABULARY * d
 
-    def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """A flat (parameters,) vector as one view a tensor."""
-        return {name: flat[t.slice].reshape(t.shape) for name, t in self.tensors.items()}
+    @cached_property
+    def matrices(self) -> tuple[str, ...]:
+        """The products' matrices: all but the embedding, which is read by rows."""
+        return tuple(n for n, t in self.tensors.items() if len(t.shape) == 2 and t.number)
 
-    def flatten(self, tensors: dict[str, np.ndarray], dtype=np.int8) -> np.ndarray:
-        """The flat (parameters,) vector of named tensors."""
-        flat = np.empty(self.parameters, dtype)
-        for name, view in self.views(flat).items():
-            view[...] = tensors[name]
-        return flat
+
+@dataclass(frozen=True)
+class AdapterShape(Layout):
+    """An adapter's shape: factors A (rank, K) and B (N, rank) beside some of a model's matrices (N, K)."""
+
+    base: Shape
+    rank: int
+    matrices: tuple[str, ...]
+    """In the model's order."""
+
+    def __post_init__(self):
+        if not 1 <= self.rank <= MAX_RANK:
+            raise BackendError(f"rank {self.rank}: an adapter's is 1 to {MAX_RANK}")
+        ordered = tuple(name for name in self.base.matrices if name in self.matrices)
+        if not ordered or ordered != self.matrices:
+            raise BackendError(
+                f"matrices {', '.join(self.matrices) or '(none)'}: an adapter's are some of the model's, "
+                "in the model's order"
+            )
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every factor by name, NAME.A and NAME.B for each matrix, in the order of the flat vector."""
+        shapes = {}
+        for name in self.matrices:
+            outputs, inputs = self.base.tensors[name].shape
+            shapes |= {name + ".A": (self.rank, inputs), name + ".B": (outputs, self.rank)}
+        return _lay_out(shapes)

@@ -4,7 +4,7 @@ Arrays carry their axes in their names' suffixes where it helps: m members, g gr
 d hidden. Sums are int64 here, wider than any of them needs; the bounds the fast backends rely on are asserted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from kernels.arithmetic import (
     VOCABULARY,
     VOTE_BITS,
     VOTE_LIMIT,
+    adapter_lift,
     clip8,
     exp2_table,
     floor_log2,
@@ -59,6 +60,7 @@ class Model:
 
     shape: Shape
     weights: dict[str, np.ndarray]  # int64 views by name
+    factors: dict[str, np.ndarray] = field(default_factory=dict)  # of an adapter, likewise
 
     def vector(self, name: str) -> np.ndarray:
         """Norm gains or biases."""
@@ -75,12 +77,22 @@ class Model:
     def seen(self, stage: str, values_mn: np.ndarray) -> None:
         """Is told every stage's result, (members, N), and the sums of products before their shift; keeps nothing."""
 
+    def adapted(self, name: str, x_mk: np.ndarray):
+        """What an adapter adds to the accumulator of a product: (members, N)."""
+        if name + ".A" not in self.factors:
+            return 0
+        acc = x_mk @ self.factors[name + ".A"].T + self.term(name + ".A", x_mk)
+        z = clip8(acc >> product_shift(x_mk.shape[1]))
+        self.seen(name + ".A", z)
+        acc = z @ self.factors[name + ".B"].T + self.term(name + ".B", z)
+        return acc << adapter_lift(x_mk.shape[1])
+
     def product(self, name: str, x_mk: np.ndarray, term=None) -> np.ndarray:
-        """clip8((W . x + term) >> shift(K)): (members, N)."""
+        """clip8((W . x + term + what the adapter adds) >> shift(K)): (members, N)."""
         acc = x_mk @ self.weights[name].T + (self.term(name, x_mk) if term is None else term)
-        assert (
-            np.abs(acc).max(initial=0) < 2**30
-        )  # |W . x| < 2**26, |gain(p)| <= 2**4 * 127 * K < 2**23
+        acc += self.adapted(name, x_mk)
+        # |W . x| < 2**26, |gain(p)| <= 2**4 * 127 * K < 2**23; an adapter's < 2**4 * 16 * 127 * (127 + 2**4) < 2**23
+        assert np.abs(acc).max(initial=0) < 2**30
         self.seen(name, acc)
         return clip8(acc >> product_shift(x_mk.shape[1]))
 
@@ -251,8 +263,9 @@ class NumpyBackend:
     name = "numpy"
     description = "NumPy reference (slow)"
 
-    def prepare(self, shape, weights):
-        return Model(shape, shape.views(weights.astype(np.int64)))
+    def prepare(self, shape, weights, adapter=None):
+        factors = adapter.shape.views(adapter.factors.astype(np.int64)) if adapter else {}
+        return Model(shape, shape.views(weights.astype(np.int64)), factors)
 
     def forward(self, model, tokens, states):
         h = states.astype(np.int64)
@@ -327,7 +340,7 @@ class NumpyBackend:
                 for t, (trace, stages) in enumerate(traces):
                     x, p = trace[name]
                     x = x[::group_size]
-                    v = self._outputs(
+                    v = self.outputs(
                         block, name, p, (x * x).sum(1), credit[:, t], r_mt[:, t], group_size
                     )
                     if name != "head.weight":
@@ -347,14 +360,14 @@ class NumpyBackend:
             through = arrived(stages, trace, w)
             x, y = x[::group_size], y[::group_size]
             length_squared = (x * x).sum(1) + (y * y).sum(1) + c * c
-            v = self._outputs(block, w, p, length_squared, credit[:, t], r_mt[:, t], group_size)
+            v = self.outputs(block, w, p, length_squared, credit[:, t], r_mt[:, t], group_size)
             v = round_shift(v * through[::group_size], ARRIVED_BITS)
             votes[w] += v.T @ x
             votes[u] += v.T @ y
             votes[bias] += c * v.sum(0)
 
     @staticmethod
-    def _outputs(block, name, p_m, length_squared_g, credit_m, r_m, group_size):
+    def outputs(block, name, p_m, length_squared_g, credit_m, r_m, group_size):
         """v (groups, N): the output side of a group's vote on a matrix at one token."""
         if block.noise.perturbation == "input":
             p_m = r_m
@@ -371,6 +384,11 @@ class NumpyBackend:
         assert np.abs(s).max(initial=0) < 2**31
         v = [round_shift(row, shift - VOTE_BITS) for row, shift in zip(s, shift_g, strict=True)]
         return np.clip(np.array(v), -VOTE_LIMIT, VOTE_LIMIT)
+
+    def cast_adapter_votes(self, model, tokens, states, noise, **settings):
+        from kernels.reference_adapter import cast_adapter_votes  # which builds on this module
+
+        return cast_adapter_votes(model, tokens, states, noise, **settings)
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         scores_m = np.zeros(len(states), np.int64)

@@ -14,18 +14,20 @@ import numpy as np
 from kernels.arithmetic import (
     VOCABULARY,
     VOTE_ROWS,
+    adapter_lift,
     exp2_table,
     log2_thresholds,
     product_shift,
 )
 from kernels.backend import Noise, TracedVotes
-from kernels.cpu import forward, pack, pair_votes, structures, votes
+from kernels.cpu import adapter_backend, forward, pack, pair_votes, structures, votes
+from kernels.cpu.adapters import RANKS
 from kernels.cpu.groups import run_and_vote
 from kernels.cpu.isa import InstructionSet
 from kernels.cpu.reciprocal import reciprocals
 from kernels.cpu.simd import aligned
 from kernels.cpu.tiles import ROWS
-from kernels.layout import Shape
+from kernels.layout import AdapterShape, Layout, Shape
 from kernels.philox import key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
@@ -39,8 +41,9 @@ class Prepared(NamedTuple):
     """A model as the kernels read it, its shape, and the arrays that must live as long."""
 
     shape: Shape
-    model: structures.Model
+    model: structures.Model  # or adapters.AdaptedModel
     arrays: tuple
+    adapter: AdapterShape | None = None
 
 
 class Places(NamedTuple):
@@ -48,7 +51,7 @@ class Places(NamedTuple):
 
     panels: np.ndarray  # (panels, 4) int64, see pack.py
     sums: int  # row sums of all matrices
-    offsets: np.ndarray  # (tensors + 1,) int64
+    offsets: np.ndarray  # (tensors,) int64
     starts: np.ndarray  # (tensors,) int64
     a: np.ndarray  # (tensors,) int64
     b: np.ndarray  # (tensors,) int64
@@ -71,11 +74,17 @@ def _places(shape: Shape) -> Places:
     return Places(
         np.array(panels, np.int64),
         sums,
-        np.array([t.offset for t in tensors] + [shape.parameters], np.int64),
+        np.array([t.offset for t in tensors], np.int64),
         starts,
         np.array([t.a >> 3 for t in tensors], np.int64),
         np.array([t.b >> 3 for t in tensors], np.int64),
     )
+
+
+@cache
+def _bounds(layout: Layout) -> np.ndarray:
+    """(tensors + 1,) int64: where each tensor begins, and the end."""
+    return np.array([t.offset for t in layout.tensors.values()] + [layout.parameters], np.int64)
 
 
 def available_cores() -> int:
@@ -96,24 +105,24 @@ class NumbaBackend:
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         logarithms = (log2_thresholds(n).astype(np.int64) for n in (16, 256))
         self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
-        self._tables = structures.Tables(*map(_at, self._table_arrays))
+        self.tables = structures.Tables(*map(_at, self._table_arrays))
         self._local = threading.local()  # each thread's blocks
         self._buffers: dict = {}  # large arrays, kept from step to step: fresh pages cost more than their use
 
-    def _run(self, function, tasks):
+    def run(self, function, tasks):
         """function(*task) for all tasks, on the threads; their results in order."""
         if self._pool is None or len(tasks) == 1:
             return [function(*task) for task in tasks]
         return list(self._pool.map(lambda task: function(*task), tasks))
 
-    def _buffer(self, name, shape, dtype) -> np.ndarray:
+    def buffer(self, name, shape, dtype) -> np.ndarray:
         """An array kept under a name until another shape is asked for; its contents are left over."""
         kept = self._buffers.get(name)
         if kept is None or kept.shape != shape:
             kept = self._buffers[name] = aligned(shape, dtype)
         return kept
 
-    def prepare(self, shape, weights):
+    def prepare(self, shape, weights, adapter=None):
         places = _places(shape)
         weights = np.ascontiguousarray(weights)
         packed = aligned(shape.parameters, np.int8)
@@ -123,13 +132,16 @@ class NumbaBackend:
         def pack_some(first, last):
             pack.pack_panels(weights, places.panels, first, last, packed, starts)
 
-        self._run(
+        self.run(
             pack_some,
-            self._spread(len(places.panels), LARGE * len(places.panels) // shape.parameters),
+            self.spread(len(places.panels), LARGE * len(places.panels) // shape.parameters),
         )
         arrays = (packed, starts, places.offsets, places.starts, places.a, places.b)
         model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays))
-        return Prepared(shape, model, arrays)
+        if adapter is None:
+            return Prepared(shape, model, arrays)
+        model, more = adapter_backend.widen(model, shape, weights, adapter)
+        return Prepared(shape, model, arrays + more, adapter.shape)
 
     def _noise(self, noise: Noise | None, *, tie_gates=False) -> structures.NoiseParameters:
         if noise is None:
@@ -141,10 +153,17 @@ class NumbaBackend:
             mode, int(tie_gates), *key, noise.step, shift, 1 << max(0, shift)
         )
 
-    def _block(self, shape, members, length, *, text=1, state=1, keep=0, moved=False, traced=False):
+    def clean_noise(self, noise: Noise) -> structures.NoiseParameters:
+        """For members whose weights stand still: mode CLEAN, with the generator's key and step."""
+        key = key_words(noise.seed)
+        return structures.NoiseParameters(structures.CLEAN, 0, *key, noise.step, 0, 0)
+
+    def block(
+        self, shape, members, length, *, text=1, state=1, keep=0, moved=False, traced=False, adapter=None
+    ):  # fmt: skip
         """A block of members, see ``structures.Block``; each thread keeps the buffers of the last few."""
         kept = self._local.__dict__.setdefault("blocks", {})
-        key = shape, members, length, text, moved, traced
+        key = shape, members, length, text, moved, traced, adapter
         if key not in kept:
             if len(kept) == 4:
                 kept.clear()
@@ -152,12 +171,14 @@ class NumbaBackend:
         block, _ = kept[key]
         return block._replace(state_share=state, keep=keep)
 
-    def _new_block(self, shape, members, length, text, moved, traced):
-        """A block and the arrays that must live as long."""
+    def _new_block(self, shape, members, length, text, moved, traced, adapter=None):
+        """A block and the arrays that must live as long; with an adapter its factors are what moves."""
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
         noisy, seen = (padded if moved else 0), (members // text if traced else 0)
-        words = -(-shape.sign_words // 64) * 64
+        words = -(-(adapter or shape).sign_words // 64) * 64
+        matrices = len(adapter.matrices) if adapter else 0
+        wide_row = _wide_row(shape) if adapter else 0
         arrays = (
             _filled((structures.BUFFERS, padded, stride), np.uint8),
             _filled((padded, 4 * stride), np.uint8),
@@ -172,21 +193,27 @@ class NumbaBackend:
             ),
             np.empty((seen, length, layers * structures.LAYER_OUTPUTS * d), np.int8),
             np.empty((seen, length, (structures.LAYER_INPUTS * layers + 1) * d), np.uint8),
+            _filled((padded, wide_row), np.uint8),
+            np.empty((length if moved else 0, matrices, 2, padded), np.int32),
+            np.zeros((seen, length, matrices, RANKS), np.int8),
+            _filled((seen, length, matrices, RANKS), np.uint8),
         )
-        block = structures.Block(
-            members, padded, stride, length, text, 1, 0, 4 * words, *map(_at, arrays)
-        )
+        addresses = [_at(array) for array in arrays]
+        addresses.insert(len(arrays) - 4, wide_row)
+        block = structures.Block(members, padded, stride, length, text, 1, 0, 4 * words, *addresses)
         return block, arrays
 
-    def _members_per_block(self, shape, *, moved: bool) -> int:
+    def members_per_block(self, shape, adapter=None, *, moved: bool = False) -> int:
         """As many members as the second-level cache holds, at least 16, at most 128."""
         stride = max(64, shape.hidden_size)
         each = (structures.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
         if moved:
             each += 4 * shape.sign_words
+        if adapter:
+            each += 4 * adapter.sign_words + _wide_row(shape)
         return int(np.clip(BLOCK_BYTES // each // 16 * 16, 16, 128))
 
-    def _spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
+    def spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
         """Cut 0..items into nearly equal stretches, a multiple of the threads if that leaves each ``least`` items.
 
         most : items a stretch should have at most; least : none: as many
@@ -199,7 +226,7 @@ class NumbaBackend:
         return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
 
     def forward(self, prepared, tokens, states):
-        shape, model, _ = prepared
+        shape, model, _, adapter = prepared
         logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
@@ -208,27 +235,27 @@ class NumbaBackend:
         noise = self._noise(None)
 
         def run(first, last):
-            block = self._block(shape, last - first, tokens.shape[1])
+            block = self.block(shape, last - first, tokens.shape[1], adapter=adapter)
             forward.run_sequences(
-                model, noise, self._tables, block, tokens, states, states_out, first, logits
+                model, noise, self.tables, block, tokens, states, states_out, first, logits
             )
 
-        self._run(run, self._spread(len(tokens), self._members_per_block(shape, moved=False), ROWS))
+        self.run(run, self.spread(len(tokens), self.members_per_block(shape, adapter), ROWS))
         return logits, states_out
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
-        shape, model, _ = prepared
+        shape, model, *_ = prepared
         scores = np.zeros(len(states), np.int32)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         parameters = self._noise(noise)
 
         def run(first, last):
-            block = self._block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
+            block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
             forward.run_pair_block(
                 model,
                 parameters,
-                self._tables,
+                self.tables,
                 block,
                 tokens,
                 states,
@@ -238,22 +265,22 @@ class NumbaBackend:
                 scores,
             )
 
-        self._run(
-            run, self._spread(len(tokens), self._members_per_block(shape, moved=True) // 2, ROWS)
+        self.run(
+            run, self.spread(len(tokens), self.members_per_block(shape, moved=True) // 2, ROWS)
         )
         return scores, states_out
 
     def cast_traced_votes(
         self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
     ):
-        shape, model, _ = prepared
+        shape, model, *_ = prepared
         length = tokens.shape[1] - 1
         parameters = self._noise(noise, tie_gates=True)
         pairs_a_group = (length + 1) // 2
         batch = max(
             1, VOTE_ROWS // 2 // pairs_a_group
         )  # groups whose rows one pass of the votes sums
-        z = self._buffer("votes", (shape.parameters,), np.int64)
+        z = self.buffer("votes", (shape.parameters,), np.int64)
         views = shape.views(z)
         for name, view in views.items():
             if view.ndim == 1 or name == "embedding.weight":
@@ -271,6 +298,9 @@ class NumbaBackend:
             )  # fmt: skip
         return TracedVotes(z, states_out, scores, deviation)
 
+    def cast_adapter_votes(self, prepared, tokens, states, noise, **settings):
+        return adapter_backend.cast_adapter_votes(self, prepared, tokens, states, noise, **settings)
+
     def _cast_batch(
         self, shape, model, noise, tokens, states, states_out, scores, group_size, credit_scale, first,
         keep, z, *, add,
@@ -281,26 +311,26 @@ class NumbaBackend:
         pairs = groups * ((length + 1) // 2)
         v_columns = layers * structures.LAYER_OUTPUTS * d + VOCABULARY
         x_columns = (structures.LAYER_INPUTS * layers + 1) * d
-        v_rows = self._buffer("v", (pairs * v_columns,), np.int32)
-        x_rows = self._buffer("x", (pairs * x_columns,), np.int32)
-        embedding_rows = self._buffer("embedding", (groups, length, d), np.int32)
-        per_block = max(1, self._members_per_block(shape, moved=True) // group_size)
-        stretches = self._spread(groups, per_block, 1)
+        v_rows = self.buffer("v", (pairs * v_columns,), np.int32)
+        x_rows = self.buffer("x", (pairs * x_columns,), np.int32)
+        embedding_rows = self.buffer("embedding", (groups, length, d), np.int32)
+        per_block = max(1, self.members_per_block(shape, moved=True) // group_size)
+        stretches = self.spread(groups, per_block, 1)
         gains = np.zeros((len(stretches), 2 * layers + 1, d), np.int64)
 
         def run(begin, end, gains):
-            block = self._block(
+            block = self.block(
                 shape, (end - begin) * group_size, length,
                 text=group_size, state=group_size, keep=keep, moved=True, traced=True,
             )  # fmt: skip
             return run_and_vote(
-                model, noise, self._tables, block, tokens, states, states_out, begin,
+                model, noise, self.tables, block, tokens, states, states_out, begin,
                 first + begin * group_size, group_size, credit_scale, pairs, v_rows, x_rows,
                 embedding_rows, gains, scores,
             )  # fmt: skip
 
         tasks = [(*stretch, sums) for stretch, sums in zip(stretches, gains, strict=True)]
-        deviation = sum(self._run(run, tasks))
+        deviation = sum(self.run(run, tasks))
         names = [f"layers.{i}.{ln}.weight" for i in range(layers) for ln in ("ln1", "ln2")]
         for name, sums in zip([*names, "ln_out.weight"], gains.sum(0), strict=True):
             z[shape.tensors[name].slice] += sums
@@ -343,12 +373,12 @@ class NumbaBackend:
                         int(add or p > 0),
                     )  # fmt: skip
 
-        self._run(run, self._spread(len(tasks), len(tasks) // (4 * self.threads), 1))
+        self.run(run, self.spread(len(tasks), len(tasks) // (4 * self.threads), 1))
         for at, v_at in biases:
             votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
-        z = self._buffer("votes", (shape.parameters,), np.int64)
+        z = self.buffer("votes", (shape.parameters,), np.int64)
         z[...] = 0
         voters = np.flatnonzero(fitness)
         for at in range(0, len(voters), PAIR_ROWS):
@@ -360,7 +390,7 @@ class NumbaBackend:
         rows = len(voters) + len(voters) % 2  # a last odd one is paired with a factor of 0
         factors, ones = np.zeros((2, rows), np.int64)
         factors[: len(voters)], ones[: len(voters)] = fitness[voters], 1
-        words = self._buffer("words", (rows, -(-shape.sign_words // 64) * 64), np.uint32)
+        words = self.buffer("words", (rows, -(-shape.sign_words // 64) * 64), np.uint32)
         key = key_words(noise.seed)
         directions = first_pair + voters
 
@@ -394,17 +424,17 @@ class NumbaBackend:
                     1,
                 )
 
-        self._run(draw, self._spread(len(voters), 64))
-        self._run(cast, [(tensor,) for tensor in shape.tensors.values()])
+        self.run(draw, self.spread(len(voters), 64))
+        self.run(cast, [(tensor,) for tensor in shape.tensors.values()])
 
     def update_master(self, shape, master, votes_p, multipliers):
         weights = np.empty(shape.parameters, np.int8)
-        offsets, multipliers = _places(shape).offsets, np.asarray(multipliers, np.int64)
+        offsets, multipliers = _bounds(shape), np.asarray(multipliers, np.int64)
 
         def move(first, last):
             votes.move_master(master, votes_p, offsets, multipliers, weights, first, last)
 
-        self._run(move, self._spread(shape.parameters, LARGE))
+        self.run(move, self.spread(shape.parameters, LARGE))
         return weights
 
     def update_signs(self, weights, votes_p, threshold):
@@ -413,8 +443,14 @@ class NumbaBackend:
         def move(first, last):
             votes.move_signs(weights, votes_p, int(threshold), out, first, last)
 
-        self._run(move, self._spread(len(weights), LARGE))
+        self.run(move, self.spread(len(weights), LARGE))
         return out
+
+
+def _wide_row(shape: Shape) -> int:
+    """Bytes of a product's input with a z of the highest rank appended, for the widest product."""
+    inputs = 4 * shape.hidden_size
+    return inputs + (RANKS << adapter_lift(inputs)) + 64
 
 
 def _filled(shape, dtype):

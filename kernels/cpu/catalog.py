@@ -13,8 +13,8 @@ from numba import types
 from numba.core.dispatcher import Dispatcher
 
 from kernels.audit import Code, elf_functions
-from kernels.backend import Noise
-from kernels.layout import BackendError, Shape
+from kernels.backend import Adapter, Noise
+from kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
     "pack": "forward",
@@ -27,6 +27,8 @@ PATHS = {
     "pair_votes": "vote",
     "groups": "vote",
     "coder": "coding",
+    "adapters": "forward",
+    "adapter_votes": "vote",
     "forward.project": "perturbation",
     "forward.vector": "perturbation",
     "votes.round_div": "credit",
@@ -41,6 +43,10 @@ PATHS = {
     "structures.a_signs": "perturbation",
     "structures.b_signs": "perturbation",
     "structures.projection": "perturbation",
+    "adapters.factor_signs": "perturbation",
+    "adapters.factor_projection": "perturbation",
+    "adapter_votes.draw_factor_signs": "perturbation",
+    "adapter_votes.run_factor_block": "forward",
 }
 """What a kernel is for, by its module or by itself: a step of the calculation."""
 CALLS = (
@@ -102,11 +108,13 @@ class Kernel:
 
 def kernels(backend) -> dict[str, Kernel]:
     """Every kernel of the CPU backend by name, those first that the backend, or its coder, calls."""
+    from kernels.cpu import adapter_backend, coder
     from kernels.cpu import backend as module
-    from kernels.cpu import coder
 
     entries = {}
-    for kind, where in ((type(backend), module), (coder.Encoder, coder), (coder.Decoder, coder)):
+    for kind, where in (
+        (type(backend), module), (adapter_backend, adapter_backend), (coder.Encoder, coder), (coder.Decoder, coder),
+    ):  # fmt: skip
         for dispatcher in _referred(kind, vars(where)):
             entries[_name(dispatcher)] = dispatcher
     found, callers, waiting = dict(entries), {}, list(entries.values())
@@ -151,6 +159,13 @@ def compile_all(backend) -> None:
         backend.forward(model, tokens, states)
         cast = backend.cast_traced_votes(
             model, tokens, states, noise, group_size=4, credit_scale=16, first_group=0
+        )
+        layout = AdapterShape(shape, 1, shape.matrices)
+        adapter = Adapter(layout, np.ones(layout.parameters, np.int8))
+        adapted = backend.prepare(shape, weights, adapter)
+        backend.forward(adapted, tokens, states)
+        backend.cast_adapter_votes(
+            adapted, tokens, states, Noise(0, 0, 3), group_size=4, credit_scale=16
         )
         multipliers = np.ones(len(shape.tensors), np.int64)
         backend.update_master(shape, weights.astype(np.int16), cast.votes, multipliers)

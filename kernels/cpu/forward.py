@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from kernels.arithmetic import LIMIT
+from kernels.cpu.adapters import through_adapter
 from kernels.cpu.score import score
 from kernels.cpu.signs import draw_signs
 from kernels.cpu.simd import (
@@ -122,6 +123,8 @@ def product(
     x, out : addresses of (members, inputs) offset bytes and (members, outputs) bytes; flip OFFSET writes offset bytes
     signs : the tensor whose a signs are read (recipe egg's gates share theirs)
     """
+    if through_adapter(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip):
+        return
     shift = product_shift(inputs)
     moved = noise.mode != CLEAN
     if moved:

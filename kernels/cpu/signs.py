@@ -80,9 +80,17 @@ def draw_signs(model, noise, block, first, share):
             for t in range(length):
                 store_byte(token_signs(block, t) + i, 1 - 2 * (i & 1))
         return
+    draw_token_signs(noise, block, first)
+    if noise.tie_gates:
+        _tie_gates(model, block)
+
+
+@njit(**JIT)
+def draw_token_signs(noise, block, first):
+    """Fill the members' signs at every token."""
     for i in range(0, block.members, 16):
-        members = load_i32(lanes) + splat(first + i)
-        for t in range(length):
+        members = load_i32(address(LANES)) + splat(first + i)
+        for t in range(block.length):
             if t & 127 == 0:  # a block of the generator holds the signs of 128 tokens
                 strings = philox_lanes(
                     splat(t >> 7),
@@ -101,8 +109,6 @@ def draw_signs(model, noise, block, first, share):
                 word = strings[3]
             bit = (word >> (t & 31)) & splat(1)
             store_i8(token_signs(block, t) + i, bit + bit - splat(1))
-    if noise.tie_gates:
-        _tie_gates(model, block)
 
 
 @njit(**JIT)

@@ -293,6 +293,10 @@ def _add_signed_bytes(b, acc, address, bits):
 add_signed_bytes = define(
     _add_signed_bytes, i32x16, i32x16, types.int64, types.int64
 )  # acc, 64 bytes, 64 bits
+add_products = define(
+    lambda b, acc, x, w: dot4(b, acc, load(b, x, BYTES), load(b, w, BYTES)),
+    i32x16, i32x16, types.int64, types.int64,
+)  # fmt: skip
 
 
 @intrinsic

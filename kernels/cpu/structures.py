@@ -94,6 +94,12 @@ class Block(NamedTuple):
     inputs: (
         int  # (groups, T, (8 L + 1) D) uint8: what each group's first member's products saw, offset
     )
+    # with an adapter of M matrices, see adapters.py:
+    wide_row: int
+    wide: int  # (padded, wide_row) uint8: a product's input and, after it, z, offset
+    factor_projections: int  # (T, M, 2, padded) int32
+    factor_arrived: int  # (groups, T, M, 16) int8
+    factor_inputs: int  # (groups, T, M, 16) uint8: z of each group's first member, offset
 
 
 X, IN, PAST, PRODUCT_1, PRODUCT_2, GATE = range(6)  # buffers in Block.bytes
