@@ -222,6 +222,20 @@ def _write_hashed(path: Path, content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def write_model(folder: Path, config: dict[str, Any], shape: Shape, weights: np.ndarray) -> None:
+    """A folder with a model alone: config.json and model.safetensors.
+
+    weights : (parameters,) int8
+    Raises EggError if it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / MODEL, save(shape.views(weights)))
+        replace_file(folder / CONFIG, json_bytes(config))
+    except OSError as error:
+        raise EggError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
 def json_bytes(content: dict[str, Any]) -> bytes:
     """An object as a readable JSON file."""
     return (json.dumps(content, indent=2) + "\n").encode()

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("egg.cli_train", "train a model, or go on with a run"),
     "eval": ("egg.cli_eval", "measure a model's bits per byte on a text"),
     "sample": ("egg.cli_sample", "generate text with a model"),
+    "adapt": ("egg.cli_adapt", "fit a model to another text, by a small adapter"),
     "compress": ("egg.cli_compress", "make a file small with a model, lossless"),
     "decompress": ("egg.cli_compress", "bring it back"),
     "export": ("egg.cli_export", "take a model elsewhere: to C, to the Hugging Face Hub"),

@@ -12,6 +12,7 @@ import tyro
 
 import data
 from data import SPLITS
+from egg.adapter import read_adapter
 from egg.baselines import baselines, strong_baselines
 from egg.checkpoint import replace_file
 from egg.cli_bar import bar
@@ -35,6 +36,8 @@ class EvalArguments:
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
     data: str | None = None
     """Text to measure on, as for training; none: what the run was trained with."""
     data_column: str | None = None
@@ -59,6 +62,7 @@ def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(EvalArguments, argv, prog=prog)
     shape, weights, config = read_model(arguments.path)
+    adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
@@ -80,7 +84,7 @@ def main(argv: list[str], prog: str) -> int:
     target = _target(arguments.per_document)
     with bar(text.size, "reading") as read:
         scored = documents.append if target else None
-        result = evaluate(backend, shape, weights, text, read=read, scored=scored)
+        result = evaluate(backend, shape, weights, text, read=read, scored=scored, adapter=adapter)
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         _write(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())

@@ -9,6 +9,7 @@ from typing import Annotated, TextIO
 
 import tyro
 
+from egg.adapter import read_adapter
 from egg.cli_options import BackendName, parse, say
 from egg.errors import EggError
 from egg.model import read_model
@@ -33,6 +34,8 @@ class SampleArguments:
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     sampling: Sampling
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
     prompt: str | None = None
     """Beginning of the document to go on with; none: the model begins it."""
     prompt_file: str | None = None
@@ -50,12 +53,13 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(SampleArguments, argv, prog=prog)
     prompt = _prompt(arguments)
     shape, weights, _ = read_model(arguments.path)
+    adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
     backend = get_backend(
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
     )
     sampling = arguments.sampling
     began = time.perf_counter()
-    pieces = in_order(stream(backend, shape, weights, prompt, sampling), sampling)
+    pieces = in_order(stream(backend, shape, weights, prompt, sampling, adapter), sampling)
     sizes = _show(pieces, prompt, sampling.count, Screen(sys.stdout))
     seconds = time.perf_counter() - began
     ended = sum(size < sampling.length for size in sizes)

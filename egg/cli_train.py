@@ -115,7 +115,7 @@ def _main(argv: list[str], prog: str, ranks: Alone) -> int:
             raise EggError("--resume is empty: give the folder of a run")
         return _resume(Path(resumed[-1]), argv, prog, ranks)
     arguments = _arguments(argv, prog)
-    run = Path(ranks.lead(lambda: str(_new_folder(arguments.out, arguments.preset))))
+    run = Path(ranks.lead(lambda: str(new_folder(arguments.out, arguments.preset))))
     with ExitStack() as held:
         return _train(arguments, run, prog, ranks, held)
 
@@ -164,7 +164,7 @@ def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
     )
 
 
-def _new_folder(out: str | None, preset_name: str) -> Path:
+def new_folder(out: str | None, preset_name: str) -> Path:
     """Where a new run goes; nothing is made yet."""
     if out is None:
         name = Path("runs") / f"{preset_name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -9,6 +9,7 @@ from kernels.layout import AdapterShape, Shape
 
 STEP_BITS = 16  # fractional bits of a step size
 VOTE_RMS = 40_960  # of one member's vote on one weight, about, at hidden size 64: makes a step size the rms move
+ADAPTER_STEPS = 4  # times as far as a weight, see docs/adapting.md
 REFERENCE_HORIZON = 10_000_000  # member-tokens, where REFERENCE_STEP was found to be good
 REFERENCE_STEP = 3 << (STEP_BITS - 1)  # 1.5 int8 steps
 
@@ -20,6 +21,11 @@ def default_step_size(horizon: int) -> int:
     while (better := (2 * root + cube // (root * root)) // 3) < root:
         root = better
     return min(root, 2 << STEP_BITS)
+
+
+def adapter_step_size(horizon: int) -> int:
+    """The same for an adapter, which has few factors to find and much room in each."""
+    return ADAPTER_STEPS * default_step_size(horizon)
 
 
 def scheduled_step_size(

@@ -1,0 +1,247 @@
+"""``egg adapt``: a trained model for another text, by evolution of a small adapter, or of all weights."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+import data
+from egg import checkpoint, hub
+from egg.adaptation import AdapterEvolution, AdapterTrainer, fine_tune
+from egg.adapter import ADAPTER, adapter_shape, base_hash, merge, read_adapter
+from egg.cli_corpus import absolute, facts, open_for_training
+from egg.cli_eval import text_of
+from egg.cli_options import BackendName, parse, say
+from egg.cli_plot import draw_run
+from egg.cli_train import new_folder
+from egg.config import Config, EvolutionConfig, ModelConfig, RunConfig
+from egg.curves import read_curves
+from egg.errors import EggError
+from egg.evaluate import evaluate, sample
+from egg.evolution import Evolution
+from egg.model import read_model
+from egg.optimizer import STEP_BITS, adapter_step_size
+from egg.plots import LOSS, plot_runs
+from egg.progress import Progress, count, duration
+from egg.trainer import Trainer
+from kernels import get_backend
+
+FULL = "full"
+MEASUREMENTS = 20  # on the way
+EVOLUTION = EvolutionConfig()
+
+
+@dataclass(frozen=True)
+class AdaptArguments:
+    """Adapt a model to a text: its weights stay as they are, a small integer adapter beside them evolves.
+
+    Writes DIR/adapter.safetensors, which egg eval and egg sample take with --adapter, metrics.jsonl and loss.png.
+    egg adapt merge CKPT --adapter FILE --out DIR folds an adapter into the weights (egg adapt merge --help).
+
+    For example:
+      egg adapt runs/nano --data letters.txt --rank 2 --out runs/letters
+      egg eval runs/nano --adapter runs/letters --data letters.txt
+    """
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    data: str
+    """Text to adapt to, as for training."""
+    rank: Annotated[str, tyro.conf.arg(metavar="INT|full")] = "2"
+    """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
+    tensors: str = "gru,mlp,head"
+    """Matrices that are adapted: gru, mlp, head, or names such as w_up, separated by commas."""
+    out: str | None = None
+    """Folder of the adapter; none: runs/adapt-DATE-TIME."""
+    data_column: str = "text"
+    """Column of tables, or key of JSONL, that holds the text."""
+    member_tokens: int = 10_000_000
+    """Bytes read by all members together; the step size falls until then."""
+    population_size: int = EVOLUTION.population_size
+    """Members, as for training."""
+    group_size: int = EVOLUTION.group_size
+    """Members that read the same text and are compared; a multiple of 4."""
+    seq_len: int = EVOLUTION.seq_len
+    """Bytes that each member reads in a step."""
+    sigma_shift: int = EVOLUTION.sigma_shift
+    """Size of the perturbation, 0 to 8: a factor moves by 2^(4 - sigma_shift) int8 steps."""
+    step_size: float | None = None
+    """Largest step of a factor, in int8 steps; none: chosen from the horizon."""
+    seed: int = 0
+    """Of every random draw, 0 to 2^64 - 1; equal seeds give equal adapters, byte for byte."""
+    eval_every: int | None = None
+    """Steps between measurements on the validation split; none: twenty on the way."""
+    eval_bytes: int = 262_144
+    """Bytes of validation text that each measurement reads; 0: all."""
+    backend: BackendName = "auto"
+    """What computes; changes the speed, not the result."""
+    threads: int | None = None
+    """Threads of a CPU backend; none: as many as the process may use."""
+
+
+@dataclass(frozen=True)
+class MergeArguments:
+    """Fold an adapter into the int8 weights, and measure what that costs.
+
+    Writes DIR/model.safetensors and config.json, a model like any other.
+
+    For example:
+      egg adapt merge runs/nano --adapter runs/letters --out letters-merged
+    """
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
+    """The model that the adapter was made for."""
+    adapter: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    """adapter.safetensors, or its folder."""
+    out: str
+    """Folder for the merged model."""
+    data: str | None = None
+    """Text to measure on; none: what the adapter was made with, if its folder says so."""
+    data_column: str | None = None
+    """Column of tables that holds the text; none: as in training, or text."""
+    eval_bytes: int = 262_144
+    """Bytes of validation text to measure on; 0: all."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object on standard output, and nothing else there."""
+    backend: BackendName = "auto"
+    """What computes; changes the speed, not the result."""
+    threads: int | None = None
+    """Threads of a CPU backend; none: as many as the process may use."""
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Adapt, or merge, as the arguments say; returns the exit status."""
+    if argv[:1] == ["merge"]:
+        return _merge(parse(MergeArguments, argv[1:], prog=f"{prog} merge"))
+    return _adapt(parse(AdaptArguments, argv, prog=prog))
+
+
+def _adapt(arguments: AdaptArguments) -> int:
+    shape, weights, _ = read_model(arguments.path)
+    full = arguments.rank.strip().lower() == FULL
+    layout = None if full else adapter_shape(shape, _rank(arguments.rank), arguments.tensors)
+    config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers), full)
+    out, progress = new_folder(arguments.out, "adapt"), Progress()
+    if (out / ADAPTER).exists():
+        raise EggError(f"--out {out} holds an {ADAPTER} already: give another folder")
+    backend = get_backend(arguments.backend, threads=arguments.threads, notify=progress.note)
+    corpus, text, split = open_for_training(arguments.data, arguments.data_column, progress.note)
+    measured = sample(corpus.split(split), config.run.eval_bytes)
+    before = evaluate(backend, shape, weights, measured).bits_per_byte
+    if full:
+        evolution: Evolution = Evolution(config, backend, text)
+        fine_tune(evolution, weights)
+        kind = Trainer
+    else:
+        evolution = AdapterEvolution(config, backend, text, weights, layout)
+        kind = AdapterTrainer
+    trainer = kind(config, evolution, measured, facts(corpus), out, progress)
+    trainer.content["adapter"] = {
+        "rank": FULL if full else layout.rank,
+        "matrices": None if full else list(layout.matrices),
+        "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
+        "base": base_hash(shape, weights),
+        "base_bits_per_byte": before,
+    }
+    what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
+    progress.note(
+        f"{evolution.layout.parameters:,} of {shape.parameters:,} parameters evolve: {what}\n"
+        f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, into {out}\n"
+        f"before: {before:.4f} bits per byte"
+    )
+    outcome = trainer.train()
+    if outcome.interrupted:
+        progress.note(f"stopped at step {evolution.step_number:,}, saved what there is in {out}")
+        return 128 + outcome.interrupted
+    if full:
+        draw_run(out, corpus.split(corpus.training_split), measured)
+    else:
+        plot_runs([read_curves(out)], {"before": before}, out / LOSS)
+    after = outcome.evaluation.bits_per_byte
+    saved = outcome.checkpoint if full else out / ADAPTER
+    size = (saved / checkpoint.MODEL if full else saved).stat().st_size
+    progress.note(
+        f"after: {after:.4f} bits per byte, {before - after:+.4f} better, "
+        f"{count(evolution.member_tokens)} member-tokens in {duration(outcome.seconds)}\n"
+        f"{saved}, {size:,} bytes\nloss curve: {out / LOSS}"
+    )
+    return 0
+
+
+def _rank(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise EggError(f"--rank {text}: give an integer, or {FULL}") from None
+
+
+def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config:
+    a = arguments
+    step_size = a.step_size
+    if step_size is None and not full:
+        step_size = adapter_step_size(max(1, a.member_tokens)) / (1 << STEP_BITS)
+    evolution = EvolutionConfig(
+        population_size=a.population_size, group_size=a.group_size, seq_len=a.seq_len,
+        sigma_shift=a.sigma_shift, seed=a.seed, schedule_tokens=a.member_tokens, step_size=step_size,
+    )  # fmt: skip
+    steps = a.member_tokens // (a.population_size * a.seq_len)
+    every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
+    run = RunConfig(
+        data=absolute(a.data), data_column=a.data_column, member_tokens=a.member_tokens,
+        eval_every=every, eval_bytes=a.eval_bytes,
+    )  # fmt: skip
+    return Config("adapt", model, evolution, run)
+
+
+def _merge(arguments: MergeArguments) -> int:
+    shape, weights, config = read_model(arguments.path)
+    adapter = read_adapter(arguments.adapter, shape, weights)
+    out = Path(arguments.out)
+    for name in (checkpoint.MODEL, checkpoint.CONFIG, checkpoint.STATE, checkpoint.CHECKPOINTS):
+        if (out / name).exists():
+            raise EggError(f"--out {out} holds a {name} already: give another folder")
+    merged = merge(weights, adapter)
+    measured = _text(arguments, config)
+    figures = {}
+    if measured is not None:
+        backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+        figures = {
+            "base": evaluate(backend, shape, weights, measured),
+            "adapter": evaluate(backend, shape, weights, measured, adapter=adapter),
+            "merged": evaluate(backend, shape, merged, measured),
+        }
+    figures = {f"{name}_bits_per_byte": e.bits_per_byte for name, e in figures.items()}
+    if figures:
+        figures["cost_bits_per_byte"] = (
+            figures["merged_bits_per_byte"] - figures["adapter_bits_per_byte"]
+        )
+    checkpoint.write_model(out, config, shape, merged)
+    if arguments.json:
+        print(json.dumps({"out": str(out)} | figures))
+        return 0
+    print(
+        f"{out}: {int(np.count_nonzero(merged != weights)):,} of {weights.size:,} weights changed"
+    )
+    for name, bits in figures.items():
+        print(f"  {name.split('_')[0]:8}{bits:8.4f} bits per byte")
+    return 0
+
+
+def _text(arguments: MergeArguments, config: dict) -> np.ndarray | None:
+    """Validation text to measure on; None, with a notice, where nothing says which."""
+    folder = Path(arguments.adapter)
+    folder = folder if folder.is_dir() else folder.parent
+    there = checkpoint.read_config(folder) if (folder / checkpoint.CONFIG).exists() else {}
+    spec, column = text_of(there, arguments.data, arguments.data_column)
+    if not spec:
+        say("nothing says what the adapter was made with: not measured, give --data")
+        return None
+    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
+    split = corpus.validation_split or corpus.splits[0]
+    if not corpus.bytes(split):
+        raise EggError(f"--data {spec}: its split {split} has no byte in it")
+    return sample(corpus.split(split), arguments.eval_bytes)
