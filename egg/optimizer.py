@@ -9,7 +9,7 @@ from kernels.layout import AdapterShape, Shape
 
 STEP_BITS = 16  # fractional bits of a step size
 VOTE_RMS = 40_960  # of one member's vote on one weight, about, at hidden size 64: makes a step size the rms move
-ADAPTER_STEPS = 4  # times as far as a weight, see docs/adapting.md
+ADAPTER_STEPS = 6  # times as far as a weight, see docs/adapting.md
 REFERENCE_HORIZON = 10_000_000  # member-tokens, where REFERENCE_STEP was found to be good
 REFERENCE_STEP = 3 << (STEP_BITS - 1)  # 1.5 int8 steps
 
