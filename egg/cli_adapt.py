@@ -37,7 +37,7 @@ EVOLUTION = EvolutionConfig()
 
 @dataclass(frozen=True)
 class AdaptArguments:
-    """Adapt a model to a text: its weights stay as they are, a small integer adapter beside them evolves.
+    """Adapt a model to a text or a reward: its weights stay as they are, a small integer adapter beside them evolves.
 
     Writes DIR/adapter.safetensors, which egg eval and egg sample take with --adapter, metrics.jsonl and loss.png.
     egg adapt merge CKPT --adapter FILE --out DIR folds an adapter into the weights (egg adapt merge --help).
@@ -45,12 +45,24 @@ class AdaptArguments:
     For example:
       egg adapt runs/nano --data letters.txt --rank 2 --out runs/letters
       egg eval runs/nano --adapter runs/letters --data letters.txt
+      egg adapt runs/nano --reward egg.rewards:target_length --prompts prompts.txt --out runs/short
     """
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
-    data: str
-    """Text to adapt to, as for training."""
+    data: str | None = None
+    """Text to adapt to, as for training; or --reward."""
+    reward: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """Python function that scores a text, or a text and its prompt: more is better. Two come with egg:
+    egg.rewards:balanced_brackets, egg.rewards:target_length."""
+    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """reward: prompts that members go on with, one a line."""
+    length: int = 64
+    """reward: bytes that a member writes."""
+    temperature: float = 1.0
+    """reward: as for egg sample."""
+    reward_timeout: float = 60.0
+    """reward: seconds that the function may take for all texts of a step."""
     rank: Annotated[str, tyro.conf.arg(metavar="INT|full")] = "2"
     """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
     tensors: str = "gru,mlp,head"
@@ -61,8 +73,8 @@ class AdaptArguments:
     """Column of tables, or key of JSONL, that holds the text."""
     member_tokens: int = 10_000_000
     """Bytes read by all members together; the step size falls until then."""
-    population_size: int = EVOLUTION.population_size
-    """Members, as for training."""
+    population_size: int | None = None
+    """Members; none: 2048, with a reward 256."""
     group_size: int = EVOLUTION.group_size
     """Members that read the same text and are compared; a multiple of 4."""
     seq_len: int = EVOLUTION.seq_len
@@ -117,13 +129,20 @@ def main(argv: list[str], prog: str) -> int:
     """Adapt, or merge, as the arguments say; returns the exit status."""
     if argv[:1] == ["merge"]:
         return _merge(parse(MergeArguments, argv[1:], prog=f"{prog} merge"))
-    return _adapt(parse(AdaptArguments, argv, prog=prog))
+    arguments = parse(AdaptArguments, argv, prog=prog)
+    if (arguments.data is None) == (arguments.reward is None):
+        raise EggError("give --data TEXT or --reward MODULE:FUNCTION, one of them")
+    if arguments.reward is None:
+        return _adapt(arguments)
+    from egg.cli_adapt_reward import adapt
+
+    return adapt(arguments)
 
 
 def _adapt(arguments: AdaptArguments) -> int:
     shape, weights, _ = read_model(arguments.path)
     full = arguments.rank.strip().lower() == FULL
-    layout = None if full else adapter_shape(shape, _rank(arguments.rank), arguments.tensors)
+    layout = None if full else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors)
     config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers), full)
     out, progress = new_folder(arguments.out, "adapt"), Progress()
     if (out / ADAPTER).exists():
@@ -172,7 +191,8 @@ def _adapt(arguments: AdaptArguments) -> int:
     return 0
 
 
-def _rank(text: str) -> int:
+def rank_of(text: str) -> int:
+    """The rank that is asked for; raises EggError for what is no integer."""
     try:
         return int(text)
     except ValueError:
@@ -185,10 +205,10 @@ def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config
     if step_size is None and not full:
         step_size = adapter_step_size(max(1, a.member_tokens)) / (1 << STEP_BITS)
     evolution = EvolutionConfig(
-        population_size=a.population_size, group_size=a.group_size, seq_len=a.seq_len,
+        population_size=a.population_size or EVOLUTION.population_size, group_size=a.group_size, seq_len=a.seq_len,
         sigma_shift=a.sigma_shift, seed=a.seed, schedule_tokens=a.member_tokens, step_size=step_size,
     )  # fmt: skip
-    steps = a.member_tokens // (a.population_size * a.seq_len)
+    steps = a.member_tokens // (evolution.population_size * a.seq_len)
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
     run = RunConfig(
         data=absolute(a.data), data_column=a.data_column, member_tokens=a.member_tokens,

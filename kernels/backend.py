@@ -105,6 +105,21 @@ class Backend(Protocol):
         model : prepared with an adapter
         """
 
+    def read_adapter_pairs(
+        self,
+        model: Any,
+        tokens: np.ndarray,
+        states: np.ndarray,
+        noise: Noise,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``forward`` of members: 2 i and 2 i + 1 read with the factors moved by + and - direction i.
+
+        model : prepared with an adapter
+        tokens : (2 * pairs, T) uint8
+        states : (2 * pairs, L, D) int8
+        returns : logits (2 * pairs, T, 256) int8, and the states after
+        """
+
     def run_pairs(
         self,
         model: Any,

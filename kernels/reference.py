@@ -390,6 +390,11 @@ class NumpyBackend:
 
         return cast_adapter_votes(model, tokens, states, noise, **settings)
 
+    def read_adapter_pairs(self, model, tokens, states, noise):
+        from kernels.reference_adapter import read_adapter_pairs
+
+        return read_adapter_pairs(model, tokens, states, noise)
+
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         scores_m = np.zeros(len(states), np.int64)
         new_states = np.empty_like(states)

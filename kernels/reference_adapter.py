@@ -80,6 +80,40 @@ def cast_adapter_votes(
     return TracedVotes(votes, new_states, np.concatenate(member_scores).astype(np.int32), deviation)
 
 
+def read_adapter_pairs(
+    model: Model, tokens: np.ndarray, states: np.ndarray, noise: Noise
+) -> tuple[np.ndarray, np.ndarray]:
+    """See ``kernels.backend``."""
+    pairs = len(tokens) // 2
+    block = AdaptedMembers(model, noise, np.repeat(np.arange(pairs), 2))
+    block.begin_token(np.tile([1, -1], pairs))
+    h = states.astype(np.int64)
+    logits = np.empty((*tokens.shape, 256), np.int8)
+    for t in range(tokens.shape[1]):
+        logits[:, t] = block.product("head.weight", block.read(tokens[:, t], h))
+    return logits, h.astype(np.int8)
+
+
+def cast_adapter_pair_votes(layout: AdapterShape, fitness: np.ndarray, noise: Noise) -> np.ndarray:
+    """Z = sum over pairs of f a b^T for each factor; few numbers, so there is no faster version.
+
+    fitness : (pairs,) int64, |f| <= 127
+    returns : (parameters,) int64
+    """
+    votes = np.zeros(layout.parameters, np.int64)
+    voters = np.flatnonzero(fitness)
+    for at in range(0, len(voters), BLOCK_MEMBERS):
+        pairs = voters[at : at + BLOCK_MEMBERS]
+        strings = philox.words(
+            noise.seed, philox.ADAPTER_SIGNS, pairs, noise.step, layout.sign_words
+        )
+        for name, z in layout.views(votes).items():
+            t = layout.tensors[name]
+            a = philox.signs(strings, t.a, t.shape[0]) * fitness[pairs, None]
+            z += a.T @ philox.signs(strings, t.b, t.shape[1]).astype(np.int64)
+    return votes
+
+
 def _run_groups(model, tokens, states, noise, group_size, credit_scale, first, votes):
     """Run whole groups through the chunk and add their votes."""
     groups, length = len(tokens), tokens.shape[1] - 1

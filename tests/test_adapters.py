@@ -96,6 +96,22 @@ def test_votes_equal(numba, case):
             np.testing.assert_array_equal(there, votes, err_msg=name)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_pairs_equal(numba, case):
+    shape, weights, adapter, rng = made(*case)
+    for pairs, length, sigma_shift in ((1, 1, 3), (23, 3, 0)):
+        tokens = text_of(rng, 2 * pairs, length)
+        states = drawn(rng, (2 * pairs, shape.num_layers, shape.hidden_size), 40)
+        expected, got = (
+            b.read_adapter_pairs(
+                b.prepare(shape, weights, adapter), tokens, states, Noise(7, 11, sigma_shift)
+            )
+            for b in (REFERENCE, numba)
+        )
+        np.testing.assert_array_equal(got[0], expected[0])
+        np.testing.assert_array_equal(got[1], expected[1])
+
+
 def test_votes_in_many_batches_and_tiny_blocks(numba, monkeypatch):
     from kernels.cpu import adapter_backend, backend
 

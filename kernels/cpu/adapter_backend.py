@@ -125,6 +125,31 @@ def cast_adapter_votes(
     return TracedVotes(_without_filling(layout, plan, z), states_out, scores, deviation)
 
 
+def read_adapter_pairs(backend, prepared, tokens, states, noise) -> tuple[np.ndarray, np.ndarray]:
+    """See ``kernels.backend``."""
+    model = prepared.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
+    clean = backend.clean_noise(noise)
+    states = np.ascontiguousarray(states)  # kernels go by addresses
+    states_out = np.empty_like(states)
+    logits = np.empty((*tokens.shape, 256), np.int8)
+
+    def run(first, last):
+        block = backend.block(
+            prepared.shape,
+            2 * (last - first),
+            tokens.shape[1],
+            moved=True,
+            adapter=prepared.adapter,
+        )
+        adapter_votes.run_factor_pairs(
+            model, clean, backend.tables, block, tokens, states, states_out, 2 * first, logits
+        )
+
+    per_block = backend.members_per_block(prepared.shape, prepared.adapter) // 2
+    backend.run(run, backend.spread(len(tokens) // 2, per_block, 2))
+    return logits, states_out
+
+
 def _sum_factors(backend, plan, z, v_rows, x_rows, pairs, *, add):
     """The votes' GEMM, as for weights, with ranks filled up to 16."""
     tasks, at = [], 0

@@ -16,8 +16,8 @@ from kernels.cpu.adapters import (
 from kernels.cpu.forward import load_states, product, read_token, save_states
 from kernels.cpu.score import score
 from kernels.cpu.signs import LANES, draw_token_signs, draw_words
-from kernels.cpu.simd import address, load_long, load_word
-from kernels.cpu.structures import IN, JIT, LAYER_INPUTS, LAYER_TENSORS, arrived_at
+from kernels.cpu.simd import address, load_i8, load_long, load_word, store_byte, store_i8
+from kernels.cpu.structures import IN, JIT, LAYER_INPUTS, LAYER_TENSORS, arrived_at, token_signs
 from kernels.cpu.votes import (
     VOTE_BITS,
     assign_credit,
@@ -44,6 +44,38 @@ def draw_factor_signs(noise, block, first):
             block.words + block.words_row * i, words,
         )  # fmt: skip
     draw_token_signs(noise, block, first)
+
+
+@njit(**JIT)
+def run_factor_pairs(model, noise, tables, block, tokens, states_in, states_out, row, logits):
+    """Logits for the block's members, which begin at ``row``, an even number: two for each direction.
+
+    tokens : (members, T) uint8
+    states_in, states_out : (members, L, D) int8
+    logits : (members, T, 256) int8, written
+    """
+    load_states(model, block, states_in, row)
+    for i in range(block.members):
+        draw_words(
+            ADAPTER_SIGNS, (row + i) >> 1, noise.step, noise.key_0, noise.key_1, address(LANES),
+            block.words + block.words_row * i, block.words_row >> 2,
+        )  # fmt: skip
+        for t in range(block.length):
+            store_byte(token_signs(block, t) + i, 1 - 2 * (i & 1))
+    x = block.bytes + IN * block.padded * block.stride
+    tensor = 2 + LAYER_TENSORS * model.num_layers
+    out = address(logits)
+    for t in range(block.length):
+        read_token(model, noise, tables, block, t, tokens, row, False)
+        product(
+            model, noise, block, t, 0, tensor, tensor, x, block.stride, model.hidden_size, 256, block.logits, 256,
+            0, 0,
+        )  # fmt: skip
+        for i in range(block.members):
+            to = out + 256 * ((row + i) * block.length + t)
+            for j in range(0, 256, 16):
+                store_i8(to + j, load_i8(block.logits + 256 * i + j))
+    save_states(model, block, states_out, row)
 
 
 @njit(**JIT)

@@ -301,6 +301,9 @@ class NumbaBackend:
     def cast_adapter_votes(self, prepared, tokens, states, noise, **settings):
         return adapter_backend.cast_adapter_votes(self, prepared, tokens, states, noise, **settings)
 
+    def read_adapter_pairs(self, prepared, tokens, states, noise):
+        return adapter_backend.read_adapter_pairs(self, prepared, tokens, states, noise)
+
     def _cast_batch(
         self, shape, model, noise, tokens, states, states_out, scores, group_size, credit_scale, first,
         keep, z, *, add,

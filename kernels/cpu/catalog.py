@@ -47,6 +47,7 @@ PATHS = {
     "adapters.factor_projection": "perturbation",
     "adapter_votes.draw_factor_signs": "perturbation",
     "adapter_votes.run_factor_block": "forward",
+    "adapter_votes.run_factor_pairs": "forward",
 }
 """What a kernel is for, by its module or by itself: a step of the calculation."""
 CALLS = (
@@ -167,6 +168,7 @@ def compile_all(backend) -> None:
         backend.cast_adapter_votes(
             adapted, tokens, states, Noise(0, 0, 3), group_size=4, credit_scale=16
         )
+        backend.read_adapter_pairs(adapted, tokens, states, Noise(0, 0, 3))
         multipliers = np.ones(len(shape.tensors), np.int64)
         backend.update_master(shape, weights.astype(np.int16), cast.votes, multipliers)
         scores, _ = backend.run_pairs(model, tokens[:8], states, Noise(0, 0, 4))

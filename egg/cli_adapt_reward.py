@@ -1,0 +1,139 @@
+"""``egg adapt --reward``: towards what a Python function scores."""
+
+import json
+import time
+from contextlib import closing
+from pathlib import Path
+
+from egg import checkpoint, hub
+from egg.adapter import ADAPTER, adapter_shape, base_hash, file_bytes
+from egg.cli_options import say
+from egg.cli_train import new_folder
+from egg.errors import EggError
+from egg.model import read_model
+from egg.optimizer import STEP_BITS
+from egg.reward import Reward
+from egg.reward_evolution import RewardEvolution, RewardSettings
+from egg.runlog import METRICS
+from egg.sample import Sampling
+from kernels import get_backend
+
+POPULATION = 256
+STEP_SIZE = 1.0  # int8 steps
+MEASUREMENTS = 20
+CURVE = "reward.png"
+
+
+def adapt(arguments) -> int:
+    """Adapt as ``egg.cli_adapt.AdaptArguments`` say; returns the exit status."""
+    from egg.cli_adapt import FULL, rank_of
+
+    if arguments.rank.strip().lower() == FULL:
+        raise EggError("--rank full: with --reward an adapter evolves, give 1 to 16")
+    shape, weights, _ = read_model(arguments.path)
+    layout = adapter_shape(shape, rank_of(arguments.rank), arguments.tensors)
+    settings = _settings(arguments)
+    prompts = _prompts(arguments.prompts)
+    out = new_folder(arguments.out, "adapt")
+    if (out / ADAPTER).exists():
+        raise EggError(f"--out {out} holds an {ADAPTER} already: give another folder")
+    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    every = arguments.eval_every or max(1, settings.steps // MEASUREMENTS)
+    with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
+        evolution = RewardEvolution(backend, weights, layout, prompts, score, settings)
+        before = evolution.measure()  # a function that fails does so before anything is written
+        say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
+        base = base_hash(shape, weights)
+        about = {
+            "rank": layout.rank, "matrices": list(layout.matrices), "base": base, "reward": arguments.reward,
+            "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()), "reward_before": before,
+        }  # fmt: skip
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoint.replace_file(
+                out / checkpoint.CONFIG, checkpoint.json_bytes({"adapter": about})
+            )
+            rows = _run(evolution, out, every)
+        except OSError as error:
+            raise EggError(f"cannot write {out}: {error.strerror or error}") from error
+    checkpoint.replace_file(out / ADAPTER, file_bytes(evolution.adapter, base))
+    _draw(out, before, rows)
+    after = rows[-1]["reward"]
+    say(
+        f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}\nreward curve: {out / CURVE}"
+    )
+    return 0
+
+
+def _run(evolution: RewardEvolution, out: Path, every: int) -> list[dict]:
+    """All steps, a line of metrics.jsonl each; returns these."""
+    began, rows = time.perf_counter(), []
+    steps = evolution.settings.steps
+    with open(out / METRICS, "w", encoding="utf-8") as log:
+        for step in range(1, steps + 1):
+            row = {"step": step, "members_reward": evolution.step()}
+            if step % every == 0 or step == steps:
+                row["reward"] = evolution.measure()
+                say(
+                    f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}"
+                )
+            row |= {
+                "member_tokens": evolution.member_tokens,
+                "seconds": round(time.perf_counter() - began, 4),
+            }
+            rows.append(row)
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+    return rows
+
+
+def _settings(arguments) -> RewardSettings:
+    population = POPULATION if arguments.population_size is None else arguments.population_size
+    if population < 2 or population % 2:
+        raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
+    if not arguments.reward_timeout > 0:
+        raise EggError(f"--reward-timeout {arguments.reward_timeout}: must be more than 0")
+    if not 0 <= arguments.sigma_shift <= 8:
+        raise EggError(f"--sigma-shift {arguments.sigma_shift}: must be 0 to 8")
+    Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)
+    steps = arguments.member_tokens // (population * arguments.length)
+    if steps < 1:
+        raise EggError(
+            f"--member-tokens {arguments.member_tokens}: a step takes up to {population * arguments.length:,}"
+        )
+    size = STEP_SIZE if arguments.step_size is None else arguments.step_size
+    if not 0 < size <= 127:
+        raise EggError(f"--step-size {size}: must be more than 0, 127 at most")
+    return RewardSettings(
+        steps, population, arguments.length, arguments.temperature, arguments.sigma_shift,
+        round(size * (1 << STEP_BITS)), arguments.seed,
+    )  # fmt: skip
+
+
+def _prompts(path: str | None) -> list[bytes]:
+    if path is None:
+        raise EggError("--reward needs --prompts FILE, a text with a prompt on each line")
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise EggError(f"--prompts {path}: {error.strerror}; give a text file") from None
+    if not lines:
+        raise EggError(f"--prompts {path}: there is no line in it")
+    return lines
+
+
+def _draw(out: Path, before: float, rows: list[dict]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
+    panel = figure.subplots()
+    panel.plot(
+        [r["step"] for r in rows], [r["members_reward"] for r in rows], alpha=0.45, linewidth=1, label="members, mean",
+    )  # fmt: skip
+    measured = [(0, before)] + [(r["step"], r["reward"]) for r in rows if "reward" in r]
+    panel.plot(*zip(*measured, strict=True), "o-", color="C3", markersize=3, label="the adapter")
+    panel.set_xlabel("steps")
+    panel.set_ylabel("reward")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.savefig(out / CURVE)

@@ -1,0 +1,87 @@
+"""A user's reward function, called in a process of its own, so that one that hangs can be ended."""
+
+import importlib
+import inspect
+import math
+import multiprocessing
+import sys
+from collections.abc import Sequence
+
+from egg.errors import EggError
+
+START_SECONDS = 60  # for the module to be imported
+
+
+class Reward:
+    """Scores texts; ``close`` ends the process.
+
+    spec : MODULE:FUNCTION; the module is looked for in the present folder too
+    timeout : seconds that one call for many texts may take
+    Raises EggError, one line that names the function, if it cannot be had.
+    """
+
+    def __init__(self, spec: str, timeout: float):
+        module, _, function = spec.partition(":")
+        if not module or not function:
+            raise EggError(f"--reward {spec}: give MODULE:FUNCTION, as egg.rewards:target_length")
+        self.spec, self._timeout = spec, timeout
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, module, function, list(sys.path)), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._answer(START_SECONDS)
+
+    def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """The scores of texts, each after its prompt; raises EggError for what is no score, or not in time."""
+        self._ours.send(list(zip(prompts, texts, strict=True)))
+        return self._answer(self._timeout)
+
+    def _answer(self, seconds: float):
+        try:
+            if not self._ours.poll(seconds):
+                raise EggError(
+                    f"--reward {self.spec} took more than {seconds:g} s and was ended: does it hang? "
+                    "(--reward-timeout)"
+                )
+            kind, content = self._ours.recv()
+        except EOFError:
+            raise EggError(f"--reward {self.spec}: its process has ended") from None
+        if kind == "error":
+            raise EggError(f"--reward {self.spec} {content}")
+        return content
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self._ours.close()
+
+
+def _serve(pipe, module: str, function: str, path: list[str]) -> None:
+    """Answer lists of (prompt, text) with ("scores", list) or ("error", what is wrong), until the other end closes."""
+    sys.path[:] = ["", *path]
+    try:
+        score = getattr(importlib.import_module(module), function)
+        both = len(inspect.signature(score).parameters) > 1
+        pipe.send(("ready", None))
+    except Exception as error:
+        pipe.send(("error", f"cannot be had: {type(error).__name__}: {error}"))
+        return
+    while True:
+        try:
+            there = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            scores = []
+            for prompt, text in there:
+                value = float(score(text, prompt) if both else score(text))
+                if not math.isfinite(value):
+                    raise ValueError(f"returned {value} for {text[:40]!r}")
+                scores.append(value)
+            pipe.send(("scores", scores))
+        except Exception as error:
+            pipe.send(("error", f"failed: {type(error).__name__}: {error}"))
