@@ -79,10 +79,10 @@ class AdaptArguments:
     """Members that read the same text and are compared; a multiple of 4."""
     seq_len: int = EVOLUTION.seq_len
     """Bytes that each member reads in a step."""
-    sigma_shift: int = EVOLUTION.sigma_shift
-    """Size of the perturbation, 0 to 8: a factor moves by 2^(4 - sigma_shift) int8 steps."""
+    sigma_shift: int | None = None
+    """Size of the perturbation, 0 to 8: a factor moves by 2^(4 - sigma_shift) int8 steps; none: 3, with a reward 1."""
     step_size: float | None = None
-    """Largest step of a factor, in int8 steps; none: chosen from the horizon."""
+    """Largest step of a factor, in int8 steps; none: chosen from the horizon, with a reward 4."""
     seed: int = 0
     """Of every random draw, 0 to 2^64 - 1; equal seeds give equal adapters, byte for byte."""
     eval_every: int | None = None
@@ -205,8 +205,8 @@ def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config
     if step_size is None and not full:
         step_size = adapter_step_size(max(1, a.member_tokens)) / (1 << STEP_BITS)
     evolution = EvolutionConfig(
-        population_size=a.population_size or EVOLUTION.population_size, group_size=a.group_size, seq_len=a.seq_len,
-        sigma_shift=a.sigma_shift, seed=a.seed, schedule_tokens=a.member_tokens, step_size=step_size,
+        population_size=EVOLUTION.population_size if a.population_size is None else a.population_size, group_size=a.group_size, seq_len=a.seq_len,
+        sigma_shift=EVOLUTION.sigma_shift if a.sigma_shift is None else a.sigma_shift, seed=a.seed, schedule_tokens=a.member_tokens, step_size=step_size,
     )  # fmt: skip
     steps = a.member_tokens // (evolution.population_size * a.seq_len)
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every

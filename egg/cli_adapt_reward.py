@@ -19,7 +19,8 @@ from egg.sample import Sampling
 from kernels import get_backend
 
 POPULATION = 256
-STEP_SIZE = 1.0  # int8 steps
+STEP_SIZE = 4.0  # int8 steps
+SIGMA_SHIFT = 1
 MEASUREMENTS = 20
 CURVE = "reward.png"
 
@@ -93,8 +94,9 @@ def _settings(arguments) -> RewardSettings:
         raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
     if not arguments.reward_timeout > 0:
         raise EggError(f"--reward-timeout {arguments.reward_timeout}: must be more than 0")
-    if not 0 <= arguments.sigma_shift <= 8:
-        raise EggError(f"--sigma-shift {arguments.sigma_shift}: must be 0 to 8")
+    sigma_shift = SIGMA_SHIFT if arguments.sigma_shift is None else arguments.sigma_shift
+    if not 0 <= sigma_shift <= 8:
+        raise EggError(f"--sigma-shift {sigma_shift}: must be 0 to 8")
     Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)
     steps = arguments.member_tokens // (population * arguments.length)
     if steps < 1:
@@ -105,7 +107,7 @@ def _settings(arguments) -> RewardSettings:
     if not 0 < size <= 127:
         raise EggError(f"--step-size {size}: must be more than 0, 127 at most")
     return RewardSettings(
-        steps, population, arguments.length, arguments.temperature, arguments.sigma_shift,
+        steps, population, arguments.length, arguments.temperature, sigma_shift,
         round(size * (1 << STEP_BITS)), arguments.seed,
     )  # fmt: skip
 

@@ -1,0 +1,177 @@
+"""egg adapt --reward: scores, fitness, what members write, and rewards that go wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from egg import rewards
+from egg.adapter import adapter_shape
+from egg.model import read_model
+from egg.parameters import initial_weights
+from egg.reward_evolution import RewardEvolution, RewardSettings, pair_fitness, write
+from egg.sample import Sampling, generate
+from kernels import Adapter, Noise, Shape, get_backend
+from kernels.reference_adapter import cast_adapter_pair_votes
+
+BACKEND = get_backend("numpy")
+SHAPE = Shape(16, 1)
+WEIGHTS = initial_weights(SHAPE, 3, "paper")
+LAYOUT = adapter_shape(SHAPE, 1, "gru,mlp,head")
+SETTINGS = RewardSettings(
+    steps=20, population_size=128, length=12, temperature=1.0, sigma_shift=0, step_size=8 << 16, seed=1
+)  # fmt: skip
+BAD = """
+import time
+
+def raises(text):
+    raise KeyError("no such\\nthing")
+
+def nan(text):
+    return float("nan")
+
+def text(text):
+    return "good"
+
+def hangs(text):
+    time.sleep(100)
+
+def ends(text):
+    import os
+    os._exit(3)
+
+def letters(text):
+    return sum(character < "A" for character in text) / 12
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    from egg import checkpoint
+
+    config = {"model": {"hidden_size": 16, "num_layers": 1, "vocab_size": 256}}
+    checkpoint.write_model(tmp_path / "model", config, SHAPE, WEIGHTS)
+    (tmp_path / "prompts.txt").write_text("one\ntwo [\n")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module of rewards, good and bad, that can be imported by its name."""
+    (tmp_path / "own_rewards.py").write_text(BAD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def adapt(egg, model, reward, *more):
+    return egg(
+        "adapt", model, "--reward", reward, "--prompts", model.parent / "prompts.txt",
+        "--out", model.parent / "out", "--backend", "numpy", "--length", 12, "--rank", 1,
+        "--population-size", 32, "--member-tokens", 4 * 32 * 12, *more,
+    )  # fmt: skip
+
+
+def test_the_rewards_that_come_with_it():
+    assert rewards.balanced_brackets("a)", "(") == 1
+    assert rewards.balanced_brackets("([)]", "") == 0.5
+    assert rewards.balanced_brackets("(]{}", "") == 0.5
+    assert rewards.balanced_brackets("none", "") == 0
+    assert rewards.target_length("x" * 20 + "\nand more") == 1
+    assert rewards.target_length("x" * 15) == 0.75
+    assert rewards.target_length("x" * 100) == 0
+
+
+def test_fitness_is_half_the_difference_of_ranks():
+    assert pair_fitness(np.array([0.1, 9.0, 3.0, 2.0])).tolist() == [-127, 42]
+    assert pair_fitness(np.array([1.0, 1.0, 1.0, 1.0])).tolist() == [0, 0]
+    assert abs(pair_fitness(np.arange(600.0) ** 3)).max() <= 127
+
+
+def test_members_write_what_sampling_writes():
+    """Members with factors as they are write the samples of egg sample, whatever stands beside them."""
+    model = BACKEND.prepare(SHAPE, WEIGHTS)
+    prompts, numbers = [b"one", b"longer prompt", b""], np.array([4, 0, 7])
+    texts, tokens = write(
+        lambda *state: BACKEND.forward(model, *state), SHAPE, prompts, numbers, SETTINGS
+    )
+    for prompt, number, text in zip(prompts, numbers.tolist(), texts, strict=True):
+        sampling = Sampling(length=12, seed=1, count=number + 1)
+        assert generate(BACKEND, SHAPE, WEIGHTS, prompt, sampling)[number] == text
+    assert tokens >= sum(len(p) + len(t) for p, t in zip(prompts, texts, strict=True))
+
+
+def test_pair_votes_are_sums_of_outer_products():
+    from kernels import philox
+
+    fitness = np.array([3, 0, -127])
+    votes = LAYOUT.views(cast_adapter_pair_votes(LAYOUT, fitness, Noise(5, 9, 3)))
+    strings = philox.words(5, philox.ADAPTER_SIGNS, np.arange(3), 9, LAYOUT.sign_words)
+    for name, t in LAYOUT.tensors.items():
+        a, b = philox.signs(strings, t.a, t.shape[0]), philox.signs(strings, t.b, t.shape[1])
+        expected = sum(
+            int(f) * np.outer(a[i].astype(int), b[i].astype(int)) for i, f in enumerate(fitness)
+        )
+        np.testing.assert_array_equal(votes[name], expected)
+
+
+def test_a_reward_rises():
+    def early(prompts, texts):
+        return [sum(c < "A" for c in text) / 12 for text in texts]
+
+    evolution = RewardEvolution(BACKEND, WEIGHTS, LAYOUT, [b"one", b"two"], early, SETTINGS)
+    before = evolution.measure()
+    for _ in range(SETTINGS.steps):
+        evolution.step()
+    assert evolution.measure() > before + 0.3
+    assert isinstance(evolution.adapter, Adapter) and (evolution.base == WEIGHTS).all()
+
+
+def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):
+    status, _, err = adapt(egg, model, "own_rewards:letters")
+    assert status == 0, err
+    out = model.parent / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "adapter.safetensors", "config.json", "metrics.jsonl", "reward.png",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert (
+        json.loads((out / "config.json").read_text())["adapter"]["reward"] == "own_rewards:letters"
+    )
+    assert egg("sample", model, "--adapter", out, "--length", 5, "--backend", "numpy")[0] == 0
+    assert read_model(model)[1].tobytes() == WEIGHTS.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        ("own_rewards:raises", "KeyError"),
+        ("own_rewards:nan", "returned nan"),
+        ("own_rewards:text", "ValueError"),
+        ("own_rewards:hangs", "took more than 0.5 s"),
+        ("own_rewards:ends", "its process has ended"),
+        ("own_rewards:missing", "AttributeError"),
+        ("no_such_module:f", "ModuleNotFoundError"),
+        ("own_rewards", "MODULE:FUNCTION"),
+    ],
+)
+def test_a_reward_that_goes_wrong_is_named_in_one_line(egg, model, module, reward, says):
+    status, out, err = adapt(egg, model, reward, "--reward-timeout", 0.5)
+    assert status == 2 and not out
+    assert f"--reward {reward}" in err and says in err
+    assert "Traceback" not in err and err.splitlines()[-1].startswith("egg: ")
+    assert not (model.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--population-size", 3], "even"),
+        (["--rank", "full"], "--rank full"),
+        (["--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
+        (["--member-tokens", 5], "--member-tokens 5"),
+        (["--data", "x"], "one of them"),
+    ],
+)
+def test_what_cannot_be_asked(egg, model, more, says):
+    status, out, err = adapt(egg, model, "egg.rewards:target_length", *more)
+    assert status == 2 and says in err and err.count("\n") == 1
