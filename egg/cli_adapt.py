@@ -204,10 +204,16 @@ def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config
     step_size = a.step_size
     if step_size is None and not full:
         step_size = adapter_step_size(max(1, a.member_tokens)) / (1 << STEP_BITS)
+    population, sigma_shift = a.population_size, a.sigma_shift
     evolution = EvolutionConfig(
-        population_size=EVOLUTION.population_size if a.population_size is None else a.population_size, group_size=a.group_size, seq_len=a.seq_len,
-        sigma_shift=EVOLUTION.sigma_shift if a.sigma_shift is None else a.sigma_shift, seed=a.seed, schedule_tokens=a.member_tokens, step_size=step_size,
-    )  # fmt: skip
+        population_size=EVOLUTION.population_size if population is None else population,
+        group_size=a.group_size,
+        seq_len=a.seq_len,
+        sigma_shift=EVOLUTION.sigma_shift if sigma_shift is None else sigma_shift,
+        seed=a.seed,
+        schedule_tokens=a.member_tokens,
+        step_size=step_size,
+    )
     steps = a.member_tokens // (evolution.population_size * a.seq_len)
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
     run = RunConfig(
