@@ -107,7 +107,8 @@ def evaluate(
     Raises EggError for a text with no bytes to predict.
     """
     began = time.perf_counter()
-    model = backend.prepare(shape, weights, adapter)
+    # not every backend takes adapters
+    model = backend.prepare(shape, weights, *([adapter] if adapter else []))
     totals, documents = np.zeros(3, object), 0  # Python's integers: exact, whatever the size
     # While the model reads a piece, another thread scores the one before.
     with ThreadPoolExecutor(1) as scorer:
