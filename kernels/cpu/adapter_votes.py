@@ -207,6 +207,13 @@ def run_and_vote_on_factors(
     """The block's groups, beginning at group ``row``, read, are credited, and leave their rows of votes.
 
     As ``groups.run_and_vote``, for an adapter.
+
+    tokens : (groups, T + 1) uint8
+    states, states_out : (groups, L, D) int8
+    plan : (M, 8) int64, see above
+    v_rows : (pairs * outputs of all factors,) int32, written, see ``cast_factor_rows``
+    x_rows : (pairs * inputs of all factors,) int32, likewise
+    scores : (members of the batch,) int32, written: clean scores summed over the chunk, in 1/256 bit
     """
     length, members = block.length, block.members
     s0 = np.empty((length, members), np.int32)
