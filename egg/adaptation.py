@@ -1,18 +1,24 @@
 """Adapting a frozen model to a text: the evolution of recipe ``egg`` over the factors of an adapter, and its loop."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from egg import checkpoint
-from egg.adapter import ADAPTER, base_hash, file_bytes, initial_factors
+from egg.adapter import ADAPTER, adapter_shape, base_hash, file_bytes, initial_factors
+from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
-from egg.evolution import Evolution
-from egg.optimizer import adapter_multipliers
+from egg.evolution import Evolution, StepReport, Text
+from egg.optimizer import STEP_BITS, adapter_multipliers, adapter_step_size
 from egg.runlog import RunLog
 from egg.trainer import Trainer
-from kernels import Adapter, AdapterShape
+from kernels import Adapter, AdapterShape, Shape
 from kernels.arithmetic import MASTER_BITS
 from kernels.backend import Backend
+
+ALL_TENSORS = "gru,mlp,head"
 
 
 class AdapterEvolution(Evolution):
@@ -27,6 +33,7 @@ class AdapterEvolution(Evolution):
         self.base, self.layout = weights, layout
         self.weights = initial_factors(layout, self.config.seed)
         self.master = self.weights.astype(np.int16) << MASTER_BITS
+        self.prepare()  # a backend that knows no adapters says so before anything is written
 
     @property
     def adapter(self) -> Adapter:
@@ -46,13 +53,111 @@ class AdapterEvolution(Evolution):
         return adapter_multipliers(self.layout, self.step_size(), self.config.population_size)
 
 
-def fine_tune(evolution: Evolution, weights: np.ndarray) -> None:
-    """Let a fresh evolution of all weights begin with these instead of random ones.
+class FineTuning(Evolution):
+    """All weights in training, as in pretraining, from a model's instead of random ones.
+
+    weights : (parameters,) int8, the model's
+    """
+
+    def __init__(self, config, backend: Backend, text, weights: np.ndarray):
+        super().__init__(config, backend, text)
+        self.weights = weights.copy()
+        self.master = weights.astype(np.int16) << MASTER_BITS
+
+
+def adapting(
+    member_tokens: int, *, full: bool, step_size: float | None = None, **settings
+) -> EvolutionConfig:
+    """How an adapter evolves, or all weights do: the recipe of pretraining, the step falling to the end.
+
+    full : all weights
+    step_size : in int8 steps; None: chosen from the horizon
+    settings : other fields of ``EvolutionConfig``
+    """
+    if step_size is None and not full:
+        step_size = adapter_step_size(max(1, member_tokens)) / (1 << STEP_BITS)
+    return EvolutionConfig(schedule_tokens=member_tokens, step_size=step_size, **settings)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What came of adapting."""
+
+    curve: list[tuple[int, float]]
+    """(member-tokens, bits per byte) on the validation text, from (0, before) to (all, after)."""
+    evolved: int
+    """Parameters that evolved."""
+    weights: np.ndarray
+    """(parameters,) int8: the model's, as they were given if an adapter evolved."""
+    adapter: Adapter | None
+    """None if all weights evolved."""
+
+    @property
+    def before(self) -> float:
+        """Bits per byte of the model as it was."""
+        return self.curve[0][1]
+
+    @property
+    def after(self) -> float:
+        """Bits per byte in the end."""
+        return self.curve[-1][1]
+
+
+def adapt(
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: Text,
+    validation: np.ndarray,
+    *,
+    rank: int | None,
+    tensors: str = ALL_TENSORS,
+    member_tokens: int,
+    seed: int = 0,
+    measurements: int = 10,
+    stepped: Callable[[StepReport], None] = lambda report: None,
+    **settings,
+) -> Adaptation:
+    """Adapt a model to a text, without a folder: what ``egg adapt`` does, byte for byte.
 
     weights : (parameters,) int8
+    text : to adapt to
+    validation : (n,) uint8, a NUL before each document: what bits per byte are of
+    rank : of the adapter, 1 to 16; None: all weights evolve
+    tensors : matrices that are adapted, see ``egg.adapter.matrices_of``
+    measurements : points of the curve after its first
+    stepped : is told of every step; what it raises ends the adapting
+    settings : other fields of ``EvolutionConfig``
+    Raises EggError for a rank, tensors or settings that cannot be.
     """
-    evolution.weights = weights.copy()
-    evolution.master = weights.astype(np.int16) << MASTER_BITS
+    evolving = adapting(member_tokens, full=rank is None, seed=seed, **settings)
+    config = Config("adapt", ModelConfig(shape.hidden_size, shape.num_layers), evolving)
+    steps = member_tokens // config.tokens_per_step
+    if steps < 1:
+        raise EggError(f"{member_tokens:,} member-tokens: a step takes {config.tokens_per_step:,}")
+    evolution: Evolution
+    if rank is None:
+        evolution = FineTuning(config, backend, text, weights)
+    else:
+        layout = adapter_shape(shape, rank, tensors)
+        evolution = AdapterEvolution(config, backend, text, weights, layout)
+    curve = [(0, evaluate(backend, shape, weights, validation).bits_per_byte)]
+    every = max(1, steps // measurements)
+    for step in range(1, steps + 1):
+        stepped(evolution.step())
+        if step == steps or (step % every == 0 and steps - step >= every):
+            curve.append((evolution.member_tokens, measured(evolution, validation).bits_per_byte))
+    if rank is None:
+        return Adaptation(curve, shape.parameters, evolution.weights, None)
+    return Adaptation(curve, evolution.layout.parameters, weights, evolution.adapter)
+
+
+def measured(evolution: Evolution, validation: np.ndarray) -> Evaluation:
+    """Bits per byte of what evolves, as it is now."""
+    e = evolution
+    if isinstance(e, AdapterEvolution):
+        return evaluate(e.backend, e.shape, e.base, validation, adapter=e.adapter)
+    return evaluate(e.backend, e.shape, e.weights, validation)
 
 
 class AdapterTrainer(Trainer):
@@ -61,8 +166,7 @@ class AdapterTrainer(Trainer):
     evolution: AdapterEvolution
 
     def _evaluate(self) -> Evaluation:
-        e = self.evolution
-        return evaluate(e.backend, e.shape, e.base, self.validation, adapter=e.adapter)
+        return measured(self.evolution, self.validation)
 
     def _settings(self) -> dict[str, bytes]:
         return {checkpoint.CONFIG: checkpoint.json_bytes(self.content)}

@@ -11,7 +11,7 @@ import tyro
 
 import data
 from egg import checkpoint, hub
-from egg.adaptation import AdapterEvolution, AdapterTrainer, fine_tune
+from egg.adaptation import ALL_TENSORS, AdapterEvolution, AdapterTrainer, FineTuning, adapting
 from egg.adapter import ADAPTER, adapter_shape, base_hash, merge, read_adapter
 from egg.cli_corpus import absolute, facts, open_for_training
 from egg.cli_eval import text_of
@@ -24,7 +24,6 @@ from egg.errors import EggError
 from egg.evaluate import evaluate, sample
 from egg.evolution import Evolution
 from egg.model import read_model
-from egg.optimizer import STEP_BITS, adapter_step_size
 from egg.plots import LOSS, plot_runs
 from egg.progress import Progress, count, duration
 from egg.trainer import Trainer
@@ -65,7 +64,7 @@ class AdaptArguments:
     """reward: seconds that the function may take for all texts of a step."""
     rank: Annotated[str, tyro.conf.arg(metavar="INT|full")] = "2"
     """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
-    tensors: str = "gru,mlp,head"
+    tensors: str = ALL_TENSORS
     """Matrices that are adapted: gru, mlp, head, or names such as w_up, separated by commas."""
     out: str | None = None
     """Folder of the adapter; none: runs/adapt-DATE-TIME."""
@@ -93,6 +92,8 @@ class AdaptArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+    device: int | None = None
+    """Number of the GPU of backend cupy, which knows no adapters but --rank full; none: the first."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,14 @@ def _adapt(arguments: AdaptArguments) -> int:
     out, progress = new_folder(arguments.out, "adapt"), Progress()
     if (out / ADAPTER).exists():
         raise EggError(f"--out {out} holds an {ADAPTER} already: give another folder")
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=progress.note)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=progress.note
+    )
     corpus, text, split = open_for_training(arguments.data, arguments.data_column, progress.note)
     measured = sample(corpus.split(split), config.run.eval_bytes)
     before = evaluate(backend, shape, weights, measured).bits_per_byte
     if full:
-        evolution: Evolution = Evolution(config, backend, text)
-        fine_tune(evolution, weights)
+        evolution: Evolution = FineTuning(config, backend, text, weights)
         kind = Trainer
     else:
         evolution = AdapterEvolution(config, backend, text, weights, layout)
@@ -201,19 +203,12 @@ def rank_of(text: str) -> int:
 
 def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config:
     a = arguments
-    step_size = a.step_size
-    if step_size is None and not full:
-        step_size = adapter_step_size(max(1, a.member_tokens)) / (1 << STEP_BITS)
     population, sigma_shift = a.population_size, a.sigma_shift
-    evolution = EvolutionConfig(
+    evolution = adapting(
+        a.member_tokens, full=full, step_size=a.step_size, group_size=a.group_size, seq_len=a.seq_len, seed=a.seed,
         population_size=EVOLUTION.population_size if population is None else population,
-        group_size=a.group_size,
-        seq_len=a.seq_len,
         sigma_shift=EVOLUTION.sigma_shift if sigma_shift is None else sigma_shift,
-        seed=a.seed,
-        schedule_tokens=a.member_tokens,
-        step_size=step_size,
-    )
+    )  # fmt: skip
     steps = a.member_tokens // (evolution.population_size * a.seq_len)
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
     run = RunConfig(

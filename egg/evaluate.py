@@ -107,8 +107,7 @@ def evaluate(
     Raises EggError for a text with no bytes to predict.
     """
     began = time.perf_counter()
-    # not every backend takes adapters
-    model = backend.prepare(shape, weights, *([adapter] if adapter else []))
+    model = backend.prepare(shape, weights, adapter)
     totals, documents = np.zeros(3, object), 0  # Python's integers: exact, whatever the size
     # While the model reads a piece, another thread scores the one before.
     with ThreadPoolExecutor(1) as scorer:

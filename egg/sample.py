@@ -131,8 +131,7 @@ def stream(
     yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a NUL is a sample's last.
         At most SIDE_BY_SIDE samples go together, the next begin when they have ended.
     """
-    # not every backend takes adapters
-    model = backend.prepare(shape, weights, *([adapter] if adapter else []))
+    model = backend.prepare(shape, weights, adapter)
     logits, state = _read(backend, model, shape, b"\0" + prompt)
     for first in range(0, sampling.count, SIDE_BY_SIDE):
         numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))

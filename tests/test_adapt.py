@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from synthetic import documents
 
+import data
+from egg.adaptation import adapt
 from egg.adapter import adapter_shape, initial_factors, matrices_of, merge, read_adapter
+from egg.cli_corpus import CorpusText
 from egg.errors import EggError
 from egg.model import read_model
-from kernels import Adapter, Shape
+from kernels import Adapter, Shape, get_backend
 
 FLAGS = "--population-size 64 --group-size 16 --backend numpy --eval-bytes 2000".split()
 
@@ -203,3 +206,40 @@ def test_a_folder_with_an_adapter_is_not_written_over(adapted, model, text, egg)
     status, _, err = egg("adapt", model, "--data", text, "--out", adapted, *FLAGS)
     assert status == 2 and err.count("\n") == 1
     assert (adapted / "adapter.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("rank", [2, None])
+def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_path, rank):
+    out = tmp_path / "command"
+    spec = sorted(text.iterdir())[0]
+    status, _, err = egg(
+        "adapt", model, "--data", spec, "--rank", rank or "full", "--member-tokens", 4 * 256,
+        "--out", out, *FLAGS,
+    )  # fmt: skip
+    assert status == 0, err
+    shape, weights, _ = read_model(model)
+    corpus = data.open_corpus(str(spec))
+    validation = corpus.split(corpus.validation_split or corpus.splits[0])
+    found = adapt(
+        get_backend("numpy"), shape, weights, CorpusText(corpus.split(corpus.training_split)),
+        validation, rank=rank, member_tokens=4 * 256, measurements=2, population_size=64,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [tokens for tokens, _ in found.curve] == [0, 512, 1024]
+    assert found.after == lines[-1]["validation_bits_per_byte"]
+    about = json.loads((out / "config.json").read_text())["adapter"]
+    assert found.before == about["base_bits_per_byte"]
+    if rank:
+        there = read_adapter(out, shape, weights)
+        np.testing.assert_array_equal(found.adapter.factors, there.factors)
+        assert found.evolved == there.shape.parameters and found.weights is weights
+    else:
+        np.testing.assert_array_equal(found.weights, read_model(out)[1])
+        assert found.evolved == shape.parameters and found.adapter is None
+
+
+def test_adapting_for_less_than_a_step_is_refused(model):
+    shape, weights, _ = read_model(model)
+    text = np.zeros(100, np.uint8)
+    with pytest.raises(EggError, match="a step takes 8,192"):
+        adapt(get_backend("numpy"), shape, weights, CorpusText(text), text, rank=1, member_tokens=8)

@@ -14,7 +14,7 @@ from test_backends import text_of, weights_of
 from test_golden import PINNED, RUNS, golden
 
 from egg.bench_check import _results
-from kernels import BackendError, Noise, Shape, get_backend
+from kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
 from kernels.cuda import backend as cuda_backend
 from kernels.cuda import sources
 from kernels.cuda.backend import CupyBackend
@@ -175,6 +175,14 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
             model, np.zeros((1, 5), np.uint8), np.zeros((1, 1, 16), np.int8), Noise(0, 0, 3),
             group_size=68, credit_scale=16,
         )  # fmt: skip
+
+
+def test_an_adapter_is_refused_in_one_line(host):
+    shape = Shape(16, 1)
+    layout = AdapterShape(shape, 1, shape.matrices)
+    adapter = Adapter(layout, np.zeros(layout.parameters, np.int8))
+    with pytest.raises(BackendError, match="knows no adapters: choose --backend numba"):
+        host.prepare(shape, np.zeros(shape.parameters, np.int8), adapter)
 
 
 @pytest.mark.slow

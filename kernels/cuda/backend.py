@@ -91,7 +91,9 @@ class CupyBackend:
 
     # --- the calls ------------------------------------------------------------------------------------
 
-    def prepare(self, shape, weights):
+    def prepare(self, shape, weights, adapter=None):
+        if adapter is not None:
+            raise BackendError("backend cupy knows no adapters: choose --backend numba")
         tile = tile_for(shape.hidden_size, self.device.shared_limit)
         flat = self.device.put(_checked(weights, np.int8, (shape.parameters,), "weights"))
         places = packed_offsets(shape)
