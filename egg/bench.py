@@ -10,18 +10,19 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
 
+from egg.classic import ClassicSettings, read_pair
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evaluate import evaluate
 from egg.evolution import Evolution
 from egg.parameters import initial_weights
 from egg.sample import Sampling, stream
-from kernels.arithmetic import CREDIT_SCALE_FLOOR, VOCABULARY
+from kernels.arithmetic import CREDIT_SCALE_FLOOR, LIMIT, VOCABULARY
 from kernels.backend import Backend, Noise
 from kernels.layout import BackendError, Shape
 from kernels.philox import words
@@ -34,6 +35,9 @@ NAMES = {
     "generate": "samples drawn side by side, byte after byte",
 }
 """What is timed."""
+PERTURBATION = "perturbation"
+"""A table of its own: what a member costs whose weights all differ, beside one whose perturbation has rank 1."""
+RANKS = ("rank 1", "full rank")
 RECIPES = ("egg", "paper")
 SEQ_LEN = {"egg": 4, "paper": 100}  # bytes a member reads in a step
 SIGMA_SHIFT = {"egg": 3, "paper": 4}
@@ -64,8 +68,12 @@ SIZES = {
     1024: Sizes(1024, 64, 256, 8),
 }
 """By hidden size."""
+ONE_BY_ONE = {16: 256, 64: 64, 256: 16, 1024: 2}
+"""Members of full rank, by hidden size."""
 MODELS = ((64, 2), (256, 6), (1024, 4))
 """Hidden size and layers of the models measured by default."""
+PERTURBED = tuple((d, 2) for d in ONE_BY_ONE)
+"""The same where the cost of perturbations is."""
 PAPER_LARGEST = 256  # hidden size up to which recipe paper is measured by default
 
 
@@ -76,7 +84,7 @@ class Case:
     name: str
     """One of NAMES."""
     recipe: str
-    """egg or paper; eval and generate do not depend on it."""
+    """egg or paper, eval and generate do not depend on it; of a perturbation its rank, one of RANKS."""
     shape: Shape
     population_size: int
     """Members, or documents of eval, or samples of generate."""
@@ -137,14 +145,14 @@ def plan(
 
     Raises EggError, one line, for what cannot be measured.
     """
-    if only not in (None, *NAMES):
-        raise EggError(f"--only {only}: choose {', '.join(NAMES)}")
+    if only not in (None, *NAMES, PERTURBATION):
+        raise EggError(f"--only {only}: choose {', '.join((*NAMES, PERTURBATION))}")
     if recipe not in (None, *RECIPES):
         raise EggError(f"--recipe {recipe}: choose {', '.join(RECIPES)}")
     if population_size is not None and (population_size < 1 or population_size % GROUP_SIZE):
         raise EggError(f"--population-size {population_size}: must be a multiple of {GROUP_SIZE}")
     cases = []
-    for shape in _shapes(hidden_size, num_layers):
+    for shape in _shapes(hidden_size, num_layers, MODELS if only != PERTURBATION else ()):
         size = SIZES[shape.hidden_size]
         for kind in RECIPES:
             if recipe not in (None, kind):
@@ -157,32 +165,40 @@ def plan(
         if recipe != "paper":
             cases.append(("eval", "egg", shape, size.documents, DOCUMENT))
             cases.append(("generate", "egg", shape, size.samples, size.length))
+    for shape in _shapes(hidden_size, num_layers, PERTURBED if recipe is None else ()):
+        for rank in RANKS:
+            d = shape.hidden_size
+            count = SIZES[d].paper if rank == "rank 1" else ONE_BY_ONE[d]
+            cases.append((PERTURBATION, rank, shape, count, SEQ_LEN["paper"]))
     chosen = [
         Case(name, kind, shape, population_size or count, length)
         for name, kind, shape, count, length in cases
         if only in (None, name)
     ]
-    if not chosen:
+    if not chosen and recipe is not None and only in ("eval", "generate", PERTURBATION):
         raise EggError(f"--only {only} does not depend on the recipe: leave --recipe out")
+    if not [case for case in chosen if only or case.name != PERTURBATION]:
+        models = ", ".join(
+            f"{d}/{layers}" for d, layers in (PERTURBED if only == PERTURBATION else MODELS)
+        )
+        raise EggError(f"none of the models {models}: give --hidden-size and --num-layers both")
     return chosen
 
 
-def _shapes(hidden_size: int | None, num_layers: int | None) -> list[Shape]:
-    """The default models that fit, or the one that both numbers give."""
+def _shapes(hidden_size: int | None, num_layers: int | None, models) -> list[Shape]:
+    """Those of some models that fit, or the one that both numbers give."""
+    if not models:
+        return []
     if hidden_size is not None and num_layers is not None:
         try:
             return [Shape(hidden_size, num_layers)]
         except BackendError as error:
             raise EggError(str(error)) from error
-    fitting = [
+    return [
         Shape(d, layers)
-        for d, layers in MODELS
+        for d, layers in models
         if hidden_size in (None, d) and num_layers in (None, layers)
     ]
-    if not fitting:
-        models = ", ".join(f"{d}/{layers}" for d, layers in MODELS)
-        raise EggError(f"none of the models {models}: give --hidden-size and --num-layers both")
-    return fitting
 
 
 def vote_work(case: Case) -> int:
@@ -201,6 +217,7 @@ def make_ready(case: Case, backend: Backend) -> Job:
         "train_step": _train_step,
         "eval": _evaluation,
         "generate": _generation,
+        PERTURBATION: _one_by_one if case.recipe == "full rank" else _side_by_side,
     }[case.name](case, backend)
 
 
@@ -287,6 +304,31 @@ def _generation(case: Case, backend: Backend) -> Job:
         return Work(drawn, read * case.shape.multiply_accumulates)
 
     return Job(draw)
+
+
+def _side_by_side(case: Case, backend: Backend) -> Job:
+    """Members of rank 1, as recipe paper's."""
+    return _members(replace(case, name="forward", recipe="paper"), backend)
+
+
+def _one_by_one(case: Case, backend: Backend) -> Job:
+    """Members of full rank: noise on all weights in place, which are packed and read, member after member."""
+    shape, members, length = case.shape, case.population_size, case.seq_len
+    settings = ClassicSettings(1, sigma_shift=SIGMA_SHIFT["paper"])
+    room = LIMIT - settings.amount
+    weights = initial_weights(shape, 0, "paper").clip(-room, room)
+    tokens = ArrayText(_text(members * length // DOCUMENT + 2)).read(
+        np.arange(members // 2) * length, length + 1
+    )
+    noise = Noise(0, 0, settings.sigma_shift)
+    work = Work(members * length, members * length * shape.multiply_accumulates)
+
+    def read():
+        for pair, text in enumerate(tokens):
+            read_pair(backend, shape, weights, text[None], noise, pair, settings.amount)
+        return work
+
+    return Job(read)
 
 
 class ArrayText:

@@ -30,6 +30,30 @@ def check(backend: Backend) -> None:
                     )
 
 
+def check_full_rank(backend: Backend) -> None:
+    """Compare full-rank noise, on weights and in votes, with the reference, and what is left when it is taken off.
+
+    Raises EggError, one line, for what differs.
+    """
+    reference, noise = get_backend("numpy"), Noise(1, 2, 3)
+    for shape in SHAPES:
+        weights = np.arange(shape.parameters).astype(np.int8) // 2
+        moved, expected, fitness = weights.copy(), weights.copy(), np.array([3, 0, -127])
+        backend.add_full_rank(moved, noise, 1, 5)
+        reference.add_full_rank(expected, noise, 1, 5)
+        same = np.array_equal(moved, expected)
+        backend.add_full_rank(moved, noise, 1, -5)
+        same &= np.array_equal(moved, weights)
+        votes = (
+            b.cast_full_rank_votes(shape.parameters, fitness, noise) for b in (backend, reference)
+        )
+        if not same or not np.array_equal(*votes):
+            raise EggError(
+                f"backend {backend.name}: full-rank noise differs from the reference at "
+                f"{shape.hidden_size}/{shape.num_layers}: its speed means nothing"
+            )
+
+
 def _results(backend: Backend, shape: Shape) -> dict[str, tuple]:
     """What every call of a backend gives for inputs that are the same each time: call -> arrays."""
     rng = np.random.default_rng(shape.hidden_size)

@@ -14,8 +14,8 @@ from typing import Annotated
 import tyro
 
 from egg import __version__
-from egg.bench import NAMES, Patience, Row, measure, plan
-from egg.bench_check import check
+from egg.bench import NAMES, PERTURBATION, RANKS, Patience, Row, measure, plan
+from egg.bench_check import check, check_full_rank
 from egg.cli_options import parse, say
 from egg.errors import EggError
 from kernels import get_backend
@@ -33,6 +33,9 @@ class BenchArguments:
      train_step: a whole step as training does it, from weights to weights, on synthetic text.
      eval: egg.evaluate on synthetic documents of 256 bytes, each read from state zero.
      generate: egg.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1.
+     perturbation: time per member that reads 100 bytes, over hidden sizes, in a table of its own: of rank 1, as
+    forward of recipe paper, and of full rank, whose noise is drawn from the seed, added to the weights in place and
+    taken off again, one member after another.
 
     Useful work is 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte a member reads; votes add an outer
     product of every matrix for each group and token (egg) or for each pair (paper). The peak is that of int8 dot
@@ -43,7 +46,9 @@ class BenchArguments:
     For example: egg bench --only forward --hidden-size 256 --num-layers 6
     """
 
-    only: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(NAMES) + "}")] = None
+    only: Annotated[
+        str | None, tyro.conf.arg(metavar="{" + ",".join((*NAMES, PERTURBATION)) + "}")
+    ] = None
     """Measure one thing; none: all."""
     recipe: Annotated[str | None, tyro.conf.arg(metavar="{egg,paper}")] = None
     """Measure one recipe; none: both, paper up to hidden size 256."""
@@ -88,6 +93,10 @@ def main(argv: list[str], prog: str) -> int:
     say("checking against the reference (the first time also compiles: up to a minute)")
     check(backend)
     if backend.name == "cupy":
+        cases = _without_perturbations(cases)
+    elif any(case.name == PERTURBATION for case in cases):
+        check_full_rank(backend)
+    if backend.name == "cupy":
         peaks = DevicePeaks(backend)
     else:
         peaks = Peaks(arguments.threads, arguments.seconds / 160)
@@ -109,11 +118,26 @@ def main(argv: list[str], prog: str) -> int:
         "command": f"{prog} {shlex.join(argv)}".strip(),
     }
     peak = facts["peak_gmacs"]
+    members = member_facts([row for row in rows if row.case.name == PERTURBATION])
+    rows = [row for row in rows if row.case.name != PERTURBATION]
     if arguments.json:
-        print(json.dumps({**facts, "rows": [row_facts(row, peak) for row in rows]}))
+        lines = [row_facts(row, peak) for row in rows]
+        print(json.dumps({**facts, "rows": lines, "perturbations": members}))
     else:
-        print("\n".join([*heading(facts), "", *table(rows, peak)]))
+        tables = [table(rows, peak)] if rows else []
+        tables += [member_table(members)] if members else []
+        print("\n".join([*heading(facts), *(line for t in tables for line in ("", *t))]))
     return 0
+
+
+def _without_perturbations(cases: list) -> list:
+    """What backend cupy can be asked; raises EggError if nothing is left."""
+    left = [case for case in cases if case.name != PERTURBATION]
+    if not left:
+        raise EggError(
+            f"--only {PERTURBATION}: backend cupy draws no full-rank noise, choose numba"
+        )
+    return left
 
 
 class Peaks:
@@ -196,6 +220,35 @@ def row_facts(row: Row, peak: float | None) -> dict:
     }
 
 
+def member_facts(rows: list[Row]) -> list[dict]:
+    """Seconds per member of rank 1 and of full rank, for each model."""
+    times = {(row.case.shape, row.case.recipe): row for row in rows}
+    found = []
+    for shape in dict.fromkeys(row.case.shape for row in rows):
+        one, full = (times[shape, rank] for rank in RANKS)
+        seconds = [statistics.median(r.seconds) / r.case.population_size for r in (one, full)]
+        found.append({
+            "hidden_size": shape.hidden_size, "num_layers": shape.num_layers, "parameters": shape.parameters,
+            "seq_len": one.case.seq_len, "rank_1_population_size": one.case.population_size,
+            "full_rank_population_size": full.case.population_size,
+            "rank_1_seconds_per_member": seconds[0], "full_rank_seconds_per_member": seconds[1],
+            "full_rank_over_rank_1": round(seconds[1] / seconds[0], 2),
+        })  # fmt: skip
+    return found
+
+
+def member_table(members: list[dict]) -> list[str]:
+    """The same as a Markdown table, milliseconds."""
+    lines = [["model", "parameters", "bytes read", "rank 1, ms per member", "full rank", "times"]]
+    for m in members:
+        one, full = (1000 * m[f"{rank}_seconds_per_member"] for rank in ("rank_1", "full_rank"))
+        lines.append([
+            f"{m['hidden_size']}/{m['num_layers']}", f"{m['parameters']:,}", str(m["seq_len"]),
+            f"{one:.3g}", f"{full:.3g}", f"{m['full_rank_over_rank_1']:.3g}",
+        ])  # fmt: skip
+    return _markdown(lines)
+
+
 def heading(facts: dict) -> list[str]:
     """Where and with what it was measured, as paragraphs."""
     libraries = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
@@ -241,6 +294,11 @@ def table(rows: list[Row], peak: float | None) -> list[str]:
                 str(len(row.seconds)),
             ]
         )
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> list[str]:
+    """A table of cells, the first line its heading."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return [

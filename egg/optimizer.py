@@ -4,7 +4,7 @@ from math import isqrt
 
 import numpy as np
 
-from kernels.arithmetic import cosine_table, normal_quantile_sixteenths
+from kernels.arithmetic import MASTER_BITS, cosine_table, normal_quantile_sixteenths
 from kernels.layout import AdapterShape, Shape
 
 STEP_BITS = 16  # fractional bits of a step size
@@ -66,6 +66,14 @@ def adapter_multipliers(layout: AdapterShape, step_size: int, population_size: i
     multiplier = (step_size << 32) // (VOTE_RMS * isqrt(population_size << 16))
     inner = multiplier * isqrt(layout.rank << 16) >> (8 + 3)
     return np.array([multiplier if n.endswith(".A") else inner for n in layout.tensors], np.int64)
+
+
+def ranked_multiplier(step_size: int, fitness: np.ndarray) -> int:
+    """What a sum over directions of f times signs is multiplied by, over 2**32, to move a weight by the step size.
+
+    Its root mean square is sqrt(sum f^2).
+    """
+    return (step_size << (32 - MASTER_BITS)) // max(1, isqrt(int((fitness**2).sum())))
 
 
 def _share(name: str, multiplier: int) -> int:

@@ -5,12 +5,11 @@ docs/arithmetic.md, "Adapters to a reward".
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isqrt
 
 import numpy as np
 
 from egg.adapter import initial_factors
-from egg.optimizer import scheduled_step_size
+from egg.optimizer import ranked_multiplier, scheduled_step_size
 from egg.sample import Sampling, choose, draws
 from kernels import Adapter, AdapterShape, Noise
 from kernels.arithmetic import LIMIT, MASTER_BITS, sampling_weights
@@ -82,9 +81,7 @@ class RewardEvolution:
         size = scheduled_step_size(
             s.step_size, s.step_size // 20, "linear", done, max(1, s.steps * LIMIT)
         )
-        # a sum of f a b over pairs has the root mean square sqrt(sum f^2)
-        multiplier = (size << (32 - 8)) // max(1, isqrt(int((fitness**2).sum())))
-        multipliers = np.full(len(self.layout.tensors), multiplier, np.int64)
+        multipliers = np.full(len(self.layout.tensors), ranked_multiplier(size, fitness), np.int64)
         self.weights = self.backend.update_master(self.layout, self.master, votes, multipliers)
         self.step_number += 1
         return sum(scores) / len(scores)

@@ -145,6 +145,22 @@ class Backend(Protocol):
         returns : (parameters,) int64
         """
 
+    def add_full_rank(self, weights: np.ndarray, noise: Noise, direction: int, amount: int) -> None:
+        """Classic evolution: weights move, in place, by ``amount`` times the full-rank signs of a direction.
+
+        weights : (parameters,) int8, all at least |amount| within -127..127
+        noise : its seed and step
+        """
+
+    def cast_full_rank_votes(
+        self, parameters: int, fitness: np.ndarray, noise: Noise
+    ) -> np.ndarray:
+        """Classic evolution: Z = sum over directions of f e, e drawn again.
+
+        fitness : (directions,) int64, |f| <= 127
+        returns : (parameters,) int64
+        """
+
     def update_master(
         self, shape: Shape, master: np.ndarray, votes: np.ndarray, multipliers: np.ndarray
     ) -> np.ndarray:

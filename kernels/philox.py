@@ -7,7 +7,7 @@ counter is (block, stream, index, step); the four words never share bits, so no 
 import numpy as np
 
 INITIAL_WEIGHTS, DIRECTION_SIGNS, TOKEN_SIGNS, STREAM_ORDER, SAMPLING = range(5)
-ADAPTER_WEIGHTS, ADAPTER_SIGNS = 5, 6
+ADAPTER_WEIGHTS, ADAPTER_SIGNS, FULL_RANK_SIGNS = 5, 6, 7
 
 ROUNDS = 10
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57

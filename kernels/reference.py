@@ -257,6 +257,14 @@ def credits(s0_gmt: np.ndarray, s1_gmt: np.ndarray, inputs_gt: np.ndarray, scale
     return scaled(to_go), scaled(own), scaled(head), own.sum(2)
 
 
+def _full_rank_signs(noise: Noise, direction: int, parameters: int) -> np.ndarray:
+    """(parameters,) int64: a sign for every weight."""
+    words = philox.words(
+        noise.seed, philox.FULL_RANK_SIGNS, direction, noise.step, -(-parameters // 32)
+    )
+    return philox.signs(words, 0, parameters).astype(np.int64)
+
+
 class NumpyBackend:
     """The definition; see ``kernels.backend`` for what each call takes and returns."""
 
@@ -410,6 +418,17 @@ class NumpyBackend:
                 scores_m[members] += scores(logits, tokens_m[:, t + 1])
             new_states[members] = h
         return scores_m.astype(np.int32), new_states
+
+    def add_full_rank(self, weights, noise, direction, amount):
+        moved = weights + np.int64(amount) * _full_rank_signs(noise, direction, weights.size)
+        assert np.abs(moved).max() <= LIMIT
+        weights[...] = moved
+
+    def cast_full_rank_votes(self, parameters, fitness, noise):
+        votes = np.zeros(parameters, np.int64)
+        for direction, f in enumerate(fitness.tolist()):
+            votes += f * _full_rank_signs(noise, direction, parameters)
+        return votes
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
         votes = np.zeros(shape.parameters, np.int64)

@@ -252,3 +252,55 @@ def test_the_peak_kernel_computes_dot_products():
 def test_an_unknown_size_is_refused():
     with pytest.raises(EggError, match="hidden size 3"):
         plan(hidden_size=3, num_layers=1)
+
+
+def test_the_cost_of_perturbations_has_a_table_of_its_own(egg):
+    status, out, err = egg("bench", *SMALL, "--only", "perturbation", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["rows"] == []
+    (member,) = found["perturbations"]
+    assert (member["hidden_size"], member["num_layers"], member["parameters"]) == (16, 1, 11_344)
+    one, full = member["rank_1_seconds_per_member"], member["full_rank_seconds_per_member"]
+    assert 0 < one < full
+    assert member["full_rank_over_rank_1"] == round(full / one, 2)
+    status, out, err = egg("bench", *SMALL, "--only", "perturbation")
+    assert status == 0, err
+    header, rule, row = out.splitlines()[-3:]
+    assert header.split("|")[4].strip() == "rank 1, ms per member"
+    assert row.split("|")[1].strip() == "16/1" and len(header) == len(rule) == len(row)
+
+
+def test_perturbations_are_compared_over_hidden_sizes():
+    sizes = [(c.recipe, c.shape.hidden_size) for c in plan("perturbation")]
+    assert sizes == [(rank, d) for d in (16, 64, 256, 1024) for rank in bench.RANKS]
+    assert {c.seq_len for c in plan("perturbation")} == {6}  # of recipe paper, here
+    assert not [c for c in plan(recipe="paper") if c.name == "perturbation"]
+
+
+def test_members_of_full_rank_read_what_they_are_timed_for():
+    read = Shape(16, 1).multiply_accumulates
+    for rank in bench.RANKS:
+        work = make_ready(case("perturbation", rank, 32, 6), get_backend("numpy")).call()
+        assert work == Work(192, 192 * read)
+
+
+@pytest.mark.parametrize("call", ["add_full_rank", "cast_full_rank_votes"])
+def test_no_figures_for_wrong_noise(egg, monkeypatch, call):
+    class Wrong(NumpyBackend):
+        name = "wrong"
+
+        def add_full_rank(self, weights, *arguments):
+            super().add_full_rank(weights, *arguments)
+            if call == "add_full_rank":
+                weights[-1] ^= 1
+
+        def cast_full_rank_votes(self, *arguments):
+            votes = super().cast_full_rank_votes(*arguments)
+            votes[-1] ^= call == "cast_full_rank_votes"
+            return votes
+
+    monkeypatch.setattr(cli_bench, "get_backend", lambda *_, **__: Wrong())
+    status, out, err = egg("bench", *SMALL, "--only", "perturbation")
+    assert status == 2 and not out
+    assert "egg: backend wrong: full-rank noise differs from the reference at 16/1" in err

@@ -20,7 +20,7 @@ from kernels.arithmetic import (
     product_shift,
 )
 from kernels.backend import Noise, TracedVotes
-from kernels.cpu import adapter_backend, forward, pack, pair_votes, structures, votes
+from kernels.cpu import adapter_backend, forward, full_rank, pack, pair_votes, structures, votes
 from kernels.cpu.adapters import RANKS
 from kernels.cpu.groups import run_and_vote
 from kernels.cpu.isa import InstructionSet
@@ -379,6 +379,27 @@ class NumbaBackend:
         self.run(run, self.spread(len(tasks), len(tasks) // (4 * self.threads), 1))
         for at, v_at in biases:
             votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
+
+    def add_full_rank(self, weights, noise, direction, amount):
+        key = key_words(noise.seed)
+
+        def add(first, last):
+            words = np.empty(64, np.uint32)
+            full_rank.add_signs(weights, direction, noise.step, *key, amount, first, last, words)
+
+        self.run(add, self.spread(-(-weights.size // full_rank.CHUNK), LARGE // full_rank.CHUNK))
+
+    def cast_full_rank_votes(self, parameters, fitness, noise):
+        key, fitness = key_words(noise.seed), np.asarray(fitness, np.int64)
+        votes_p = np.empty(parameters, np.int64)
+
+        def cast(first, last):
+            words, sums = np.empty(64, np.uint32), np.empty(full_rank.CHUNK, np.int32)
+            full_rank.sum_signs(fitness, noise.step, *key, first, last, words, sums, votes_p)
+
+        chunks = -(-parameters // full_rank.CHUNK)
+        self.run(cast, self.spread(chunks, -(-chunks // self.threads), 1))
+        return votes_p
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
         z = self.buffer("votes", (shape.parameters,), np.int64)

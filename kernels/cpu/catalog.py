@@ -27,6 +27,8 @@ PATHS = {
     "pair_votes": "vote",
     "groups": "vote",
     "coder": "coding",
+    "full_rank": "perturbation",
+    "full_rank.sum_signs": "vote",
     "adapters": "forward",
     "adapter_votes": "vote",
     "forward.project": "perturbation",
@@ -175,6 +177,8 @@ def compile_all(backend) -> None:
         fitness = np.sign(scores[::2] - scores[1::2] + 1).astype(np.int8)
         votes = backend.cast_pair_votes(shape, fitness, Noise(0, 0, 4))
         backend.update_signs(weights, votes, 1)
+        backend.add_full_rank(weights, Noise(0, 0, 4), 0, 1)
+        backend.cast_full_rank_votes(shape.parameters, np.ones(1, np.int64), Noise(0, 0, 4))
 
 
 def _referred(where, names: dict) -> Iterator[Dispatcher]:

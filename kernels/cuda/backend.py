@@ -91,6 +91,11 @@ class CupyBackend:
 
     # --- the calls ------------------------------------------------------------------------------------
 
+    def add_full_rank(self, *arguments):
+        raise BackendError("backend cupy draws no full-rank noise: choose --backend numba")
+
+    cast_full_rank_votes = add_full_rank
+
     def prepare(self, shape, weights, adapter=None):
         if adapter is not None:
             raise BackendError("backend cupy knows no adapters: choose --backend numba")

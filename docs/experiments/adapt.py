@@ -1,0 +1,111 @@
+"""Adapters against fine-tuning all weights, and against the classic evolution strategy, at equal member-tokens.
+
+    python docs/experiments/adapt.py MODEL --data TEXT --out results.jsonl --kinds 1 2 full classic --seeds 0 1 2
+    python docs/experiments/adapt.py --table results.jsonl
+
+Appends a line for each kind and seed that the file lacks, with its curve; an adapter's has merged_bits_per_byte too.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from egg.adaptation import adapt
+from egg.adapter import merge
+from egg.classic import ClassicEvolution, ClassicSettings
+from egg.cli_corpus import open_for_training
+from egg.evaluate import evaluate, sample
+from egg.model import read_model
+from kernels import get_backend
+
+POINTS = 10
+
+
+def classic(backend, shape, weights, text, validation, member_tokens, seed):
+    """The curve of the classic evolution strategy from the same weights."""
+    tokens = ClassicSettings(1).tokens_per_step
+    settings = ClassicSettings(member_tokens // tokens, seed=seed)
+    evolution = ClassicEvolution(backend, shape, weights, text, settings)
+    curve, every = [], max(1, settings.steps // POINTS)
+    for step in range(settings.steps + 1):
+        if step:
+            evolution.step()
+        if step % every == 0 or step == settings.steps:
+            w = evolution.weights if step else weights
+            curve.append((step * tokens, evaluate(backend, shape, w, validation).bits_per_byte))
+    return curve
+
+
+def run(arguments) -> None:
+    """What is asked for and not there yet."""
+    shape, weights, _ = read_model(arguments.model)
+    backend = get_backend("auto", threads=arguments.threads)
+    corpus, text, split = open_for_training(arguments.data, "text", print)
+    validation = sample(corpus.split(split), arguments.eval_bytes)
+    out, given = Path(arguments.out), (backend, shape, weights, text, validation)
+    there = {(r["kind"], r["seed"]) for r in _rows(out)} if out.exists() else set()
+    for seed in arguments.seeds:
+        for kind in arguments.kinds:
+            if (kind, seed) in there:
+                continue
+            began, row = time.perf_counter(), {"kind": kind, "seed": seed}
+            if kind == "classic":
+                row["curve"] = classic(*given, arguments.member_tokens, seed)
+            else:
+                found = adapt(
+                    *given, rank=None if kind == "full" else int(kind), seed=seed,
+                    member_tokens=arguments.member_tokens, measurements=POINTS,
+                )  # fmt: skip
+                row |= {"curve": found.curve, "evolved": found.evolved}
+                if found.adapter:
+                    merged = evaluate(backend, shape, merge(weights, found.adapter), validation)
+                    row["merged_bits_per_byte"] = merged.bits_per_byte
+            row["seconds"] = round(time.perf_counter() - began, 1)
+            with open(out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(kind, seed, f"{row['curve'][-1][1]:.4f}, {row['seconds']} s", file=sys.stderr)
+
+
+def _rows(path) -> list[dict]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def table(path) -> None:
+    """Means over seeds, as Markdown."""
+    kinds: dict[str, list[dict]] = {}
+    for row in _rows(path):
+        kinds.setdefault(row["kind"], []).append(row)
+
+    def gains(kind):
+        return np.array([r["curve"][0][1] - r["curve"][-1][1] for r in kinds[kind]])
+
+    full = gains("full").mean()
+    print("| evolves | parameters | after, each seed | gain | of full | merged |\n|" + " --- |" * 6)
+    for kind, rows in kinds.items():
+        after = ", ".join(f"{r['curve'][-1][1]:.3f}" for r in rows)
+        merged = [r["merged_bits_per_byte"] for r in rows if "merged_bits_per_byte" in r]
+        print(
+            f"| {kind} | {rows[0].get('evolved', '')} | {after} | {gains(kind).mean():.3f} | "
+            f"{gains(kind).mean() / full:.0%} | {f'{fmean(merged):.3f}' if merged else ''} |"
+        )
+    print(f"\nbefore: {rows[0]['curve'][0][1]:.3f} bits per byte")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--data")
+    parser.add_argument("--out")
+    parser.add_argument("--kinds", nargs="+", default=["1", "2", "full"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--member-tokens", type=int, default=2_000_000)
+    parser.add_argument("--eval-bytes", type=int, default=131_072)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--table", metavar="RESULTS")
+    given = parser.parse_args()
+    table(given.table) if given.table else run(given)
