@@ -52,8 +52,7 @@ class AdaptArguments:
     data: str | None = None
     """Text to adapt to, as for training; or --reward."""
     reward: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
-    """Python function that scores a text, or a text and its prompt: more is better. Two come with egg:
-    egg.rewards:balanced_brackets, egg.rewards:target_length."""
+    """Python function of a text, or of a text and its prompt, more being better, as egg.rewards:target_length."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """reward: prompts that members go on with, one a line."""
     length: int = 64
@@ -124,6 +123,13 @@ class MergeArguments:
     """What computes; changes the speed, not the result."""
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use."""
+
+
+@dataclass(frozen=True)
+class Completed(AdaptArguments):
+    """All of ``egg adapt``, for completion."""
+
+    merge: Annotated[MergeArguments, tyro.conf.subcommand("merge")] | None = None
 
 
 def main(argv: list[str], prog: str) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from egg import checkpoint, hub
@@ -16,6 +16,7 @@ from egg.reward import Reward
 from egg.reward_evolution import RewardEvolution, RewardSettings
 from egg.runlog import METRICS
 from egg.sample import Sampling
+from egg.signals import catch_signals
 from kernels import get_backend
 
 POPULATION = 256
@@ -38,7 +39,9 @@ def adapt(arguments) -> int:
     out = new_folder(arguments.out, "adapt")
     if (out / ADAPTER).exists():
         raise EggError(f"--out {out} holds an {ADAPTER} already: give another folder")
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
     every = arguments.eval_every or max(1, settings.steps // MEASUREMENTS)
     with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
         evolution = RewardEvolution(backend, weights, layout, prompts, score, settings)
@@ -54,11 +57,19 @@ def adapt(arguments) -> int:
             checkpoint.replace_file(
                 out / checkpoint.CONFIG, checkpoint.json_bytes({"adapter": about})
             )
-            rows = _run(evolution, out, every)
+            rows: list[dict] = []
+            try:
+                interrupted = _run(evolution, out, every, rows)
+            finally:  # a function that fails on the way leaves what was found before
+                if rows:
+                    content = file_bytes(evolution.adapter, base)
+                    checkpoint.replace_file(out / ADAPTER, content)
+                    _draw(out, before, rows)
         except OSError as error:
             raise EggError(f"cannot write {out}: {error.strerror or error}") from error
-    checkpoint.replace_file(out / ADAPTER, file_bytes(evolution.adapter, base))
-    _draw(out, before, rows)
+    if interrupted:
+        say(f"stopped at step {len(rows):,}, saved what there is in {out}")
+        return 128 + interrupted
     after = rows[-1]["reward"]
     say(
         f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}\nreward curve: {out / CURVE}"
@@ -66,26 +77,29 @@ def adapt(arguments) -> int:
     return 0
 
 
-def _run(evolution: RewardEvolution, out: Path, every: int) -> list[dict]:
-    """All steps, a line of metrics.jsonl each; returns these."""
-    began, rows = time.perf_counter(), []
-    steps = evolution.settings.steps
-    with open(out / METRICS, "w", encoding="utf-8") as log:
+def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) -> int | None:
+    """All steps, a line of metrics.jsonl and of ``rows`` each; returns the signal that ended them early, if one did."""
+    began, steps, heard = time.perf_counter(), evolution.settings.steps, []
+    restore = catch_signals(heard.append)
+    with ExitStack() as held, open(out / METRICS, "w", encoding="utf-8") as log:
+        held.callback(restore)
         for step in range(1, steps + 1):
+            if heard:
+                return heard[0]
             row = {"step": step, "members_reward": evolution.step()}
-            if step % every == 0 or step == steps:
-                row["reward"] = evolution.measure()
-                say(
-                    f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}"
-                )
-            row |= {
-                "member_tokens": evolution.member_tokens,
-                "seconds": round(time.perf_counter() - began, 4),
-            }
             rows.append(row)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-    return rows
+            try:
+                if step % every == 0 or step == steps:
+                    row["reward"] = evolution.measure()
+                    say(
+                        f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}"
+                    )
+            finally:  # the step is done, whatever becomes of its measurement
+                row["member_tokens"] = evolution.member_tokens
+                row["seconds"] = round(time.perf_counter() - began, 4)
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+    return None
 
 
 def _settings(arguments) -> RewardSettings:

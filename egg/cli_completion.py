@@ -29,7 +29,7 @@ def main(argv: list[str], commands: dict[str, tuple[str, str]]) -> int:
     """Print the script that completes ``egg`` in a shell, or write it to a file.
 
     argv : --tyro-print-completion SHELL, or --tyro-write-completion SHELL FILE
-    commands : name -> its module, whose arguments are the class NameArguments, and its help
+    commands : name -> its module, whose arguments are the class Completed or NameArguments, and its help
     """
     if len(argv) < 2 or argv[1] not in SHELLS:
         raise EggError(f"{' '.join(argv[:2])}: choose {', '.join(SHELLS)}")
@@ -37,10 +37,14 @@ def main(argv: list[str], commands: dict[str, tuple[str, str]]) -> int:
         raise EggError(f"{argv[0]}: give a shell{'' if argv[0] == PRINT else ' and a file'}")
     kinds = [
         Annotated[
-            getattr(importlib.import_module(module), f"{name.title()}Arguments"),
+            _arguments(importlib.import_module(module), name),
             tyro.conf.subcommand(name, description=line),
         ]
         for name, (module, line) in commands.items()
     ]
     complete(Union[tuple(kinds)], argv)  # noqa: UP007, there is no other way to write it
     return 0
+
+
+def _arguments(module, name: str) -> type:
+    return getattr(module, "Completed", None) or getattr(module, f"{name.title()}Arguments")

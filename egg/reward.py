@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 import multiprocessing
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -62,6 +63,9 @@ class Reward:
 
 def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     """Answer lists of (prompt, text) with ("scores", list) or ("error", what is wrong), until the other end closes."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is told to all: the command finishes its step
     sys.path[:] = ["", *path]
     try:
         score = getattr(importlib.import_module(module), function)
@@ -73,7 +77,7 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     while True:
         try:
             there = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             scores = []

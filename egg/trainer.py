@@ -1,10 +1,8 @@
 """The loop of a run: steps, measurements, checkpoints, and an orderly end."""
 
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,6 +18,7 @@ from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
 from egg.progress import Progress, Status
 from egg.runlog import SIGNAL, VALIDATION, Best, History, RunLog, best_of, read_history
+from egg.signals import catch_signals
 from egg.sinks import Sink
 
 SIGNALS = 10  # measurements of the votes whose mean is shown: a single one is mostly noise itself
@@ -96,7 +95,7 @@ class Trainer:
         """Go on until the stop; always leaves a checkpoint of the last step."""
         log = self._begin() if self.ranks.leader else None
         self._clock_zero = time.perf_counter() - self._history.seconds
-        restore = self._catch_signals()
+        restore = catch_signals(self._hear)
         stop, interrupted = bool(self.ranks.agree(self.finished)), None
         try:
             while not stop and not interrupted:
@@ -270,23 +269,8 @@ class Trainer:
             left.append(60 * stop.minutes - self._seconds())
         return max(0.0, min(left, default=0.0))
 
-    def _catch_signals(self) -> Callable[[], None]:
-        """The first signal lets the step finish, the second ends at once; returns what undoes this."""
-        if threading.current_thread() is not threading.main_thread():
-            return lambda: None
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        def finish(number: int, frame) -> None:
-            self._signal = number
-            restore()
-
-        for number in before:
-            signal.signal(number, finish)
-        return restore
+    def _hear(self, number: int) -> None:
+        self._signal = number
 
 
 def _due(step: int, every: int) -> bool:

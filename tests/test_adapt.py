@@ -1,13 +1,14 @@
 """egg adapt: what it leaves behind, what it learns, what it refuses, and its merge."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 from synthetic import documents
 
 import data
-from egg.adaptation import adapt
+from egg.adaptation import AdapterEvolution, adapt
 from egg.adapter import adapter_shape, initial_factors, matrices_of, merge, read_adapter
 from egg.cli_corpus import CorpusText
 from egg.errors import EggError
@@ -206,6 +207,27 @@ def test_a_folder_with_an_adapter_is_not_written_over(adapted, model, text, egg)
     status, _, err = egg("adapt", model, "--data", text, "--out", adapted, *FLAGS)
     assert status == 2 and err.count("\n") == 1
     assert (adapted / "adapter.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_and_saves(
+    model, text, egg, tmp_path, monkeypatch, number, status
+):
+    step = AdapterEvolution.step
+
+    def interrupted(self):
+        if self.step_number == 2:
+            signal.raise_signal(number)
+        return step(self)
+
+    monkeypatch.setattr(AdapterEvolution, "step", interrupted)
+    out = tmp_path / "out"
+    got, printed, _ = egg(
+        "adapt", model, "--data", text, "--member-tokens", 20 * 256, "--out", out, *FLAGS
+    )
+    assert got == status and "stopped at step 3, saved" in printed
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+    read_adapter(out, *read_model(model)[:2])
 
 
 @pytest.mark.parametrize("rank", [2, None])

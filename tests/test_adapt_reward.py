@@ -1,12 +1,13 @@
 """egg adapt --reward: scores, fitness, what members write, and rewards that go wrong."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 
 from egg import rewards
-from egg.adapter import adapter_shape
+from egg.adapter import adapter_shape, initial_factors, read_adapter
 from egg.model import read_model
 from egg.parameters import initial_weights
 from egg.reward_evolution import RewardEvolution, RewardSettings, pair_fitness, write
@@ -22,6 +23,8 @@ SETTINGS = RewardSettings(
     steps=20, population_size=128, length=12, temperature=1.0, sigma_shift=0, step_size=8 << 16, seed=1
 )  # fmt: skip
 BAD = """
+import os
+import signal
 import time
 
 def raises(text):
@@ -37,8 +40,26 @@ def hangs(text):
     time.sleep(100)
 
 def ends(text):
-    import os
     os._exit(3)
+
+calls = 0
+
+def later(act):
+    # acts once, in the first measurement after the first step
+    global calls
+    calls += 1
+    if calls == 300:
+        act()
+    return calls % 7
+
+def interrupts(text):
+    return later(lambda: os.kill(os.getppid(), signal.SIGINT))
+
+def terminates(text):
+    return later(lambda: os.kill(os.getppid(), signal.SIGTERM))
+
+def fails_later(text):
+    return later(lambda: 1 / 0)
 
 def letters(text):
     return sum(character < "A" for character in text) / 12
@@ -160,6 +181,32 @@ def test_a_reward_that_goes_wrong_is_named_in_one_line(egg, model, module, rewar
     assert f"--reward {reward}" in err and says in err
     assert "Traceback" not in err and err.splitlines()[-1].startswith("egg: ")
     assert not (model.parent / "out").exists()
+
+
+@pytest.mark.parametrize(("reward", "status"), [("interrupts", 130), ("terminates", 143)])
+def test_a_signal_finishes_the_step_and_saves(egg, model, module, reward, status):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    got, _, err = adapt(egg, model, f"own_rewards:{reward}")
+    assert got == status and "stopped at step 1, saved" in err
+    assert_one_step(model)
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_a_function_that_fails_on_the_way_loses_no_step(egg, model, module):
+    status, _, err = adapt(egg, model, "own_rewards:fails_later")
+    assert status == 2
+    assert err.splitlines()[-1].startswith("egg: --reward own_rewards:fails_later failed: ZeroDiv")
+    assert "Traceback" not in err
+    assert_one_step(model)
+
+
+def assert_one_step(model):
+    """What a run of one step leaves."""
+    out = model.parent / "out"
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+    assert (out / "reward.png").stat().st_size > 1000
+    found = read_adapter(out, SHAPE, WEIGHTS)
+    assert (found.factors != initial_factors(found.shape, 0)).any()
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ def test_bash_completes(script):
     assert completed(script, "egg", "train", "--backend", "nu") == {"numpy", "numba"}
     assert completed(script, "egg", "inspect", "") >= {"kernels", "model", "trace", "arithmetic"}
     assert completed(script, "egg", "inspect", "kernels", "--au") == {"--audit"}
+    assert completed(script, "egg", "adapt", "x", "--rew") == {"--reward", "--reward-timeout"}
+    assert completed(script, "egg", "adapt", "me") == {"merge"}
+    assert completed(script, "egg", "adapt", "merge", "x", "--ada") == {"--adapter"}
     assert {"--split", "--json"} <= completed(script, "egg", "eval", "x", "--")
 
 
