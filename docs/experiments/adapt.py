@@ -2,6 +2,7 @@
 
     python docs/experiments/adapt.py MODEL --data TEXT --out results.jsonl --kinds 1 2 full classic --seeds 0 1 2
     python docs/experiments/adapt.py --table results.jsonl
+    python docs/experiments/adapt.py --plot curves.png results.jsonl
 
 Appends a line for each kind and seed that the file lacks, with its curve; an adapter's has merged_bits_per_byte too.
 """
@@ -96,6 +97,31 @@ def table(path) -> None:
     print(f"\nbefore: {rows[0]['curve'][0][1]:.3f} bits per byte")
 
 
+def plot(picture, paths) -> None:
+    """Curves of every seed, a panel for each file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(paths), 3.6), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(paths), sharey=True, squeeze=False)[0]
+    for panel, path in zip(panels, paths, strict=True):
+        rows = _rows(path)
+        kinds = sorted({row["kind"] for row in rows})
+        for row in rows:
+            number = kinds.index(row["kind"])
+            label = row["kind"] if row["kind"] in ("full", "classic") else f"rank {row['kind']}"
+            first = row["seed"] == min(r["seed"] for r in rows)
+            tokens, bits = zip(*row["curve"], strict=True)
+            panel.plot(
+                [t / 1e6 for t in tokens], bits, f"C{number}", linewidth=1, label=label if first else None
+            )  # fmt: skip
+        panel.set_title(Path(path).stem, fontsize=9)
+        panel.set_xlabel("million member-tokens")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    panels[0].set_ylabel("bits per byte")
+    figure.savefig(picture)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?")
@@ -107,5 +133,11 @@ if __name__ == "__main__":
     parser.add_argument("--eval-bytes", type=int, default=131_072)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", metavar="RESULTS")
+    parser.add_argument("--plot", nargs="+", metavar=("PICTURE", "RESULTS"))
     given = parser.parse_args()
-    table(given.table) if given.table else run(given)
+    if given.table:
+        table(given.table)
+    elif given.plot:
+        plot(given.plot[0], given.plot[1:])
+    else:
+        run(given)
