@@ -103,10 +103,10 @@ def plot(picture, paths) -> None:
 
     figure = Figure(figsize=(4.2 * len(paths), 3.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(paths), sharey=True, squeeze=False)[0]
-    for panel, path in zip(panels, paths, strict=True):
-        rows = _rows(path)
-        kinds = sorted({row["kind"] for row in rows})
-        for row in rows:
+    files = [_rows(path) for path in paths]
+    kinds = sorted({row["kind"] for rows in files for row in rows})  # one colour each in all panels
+    for panel, path, rows in zip(panels, paths, files, strict=True):
+        for row in sorted(rows, key=lambda row: row["kind"]):
             number = kinds.index(row["kind"])
             label = row["kind"] if row["kind"] in ("full", "classic") else f"rank {row['kind']}"
             first = row["seed"] == min(r["seed"] for r in rows)
