@@ -19,6 +19,7 @@ from kernels.arithmetic import MASTER_BITS
 from kernels.backend import Backend
 
 ALL_TENSORS = "gru,mlp,head"
+SIGMA_SHIFT = 3  # of an adapter
 
 
 class AdapterEvolution(Evolution):
@@ -66,17 +67,27 @@ class FineTuning(Evolution):
 
 
 def adapting(
-    member_tokens: int, *, full: bool, step_size: float | None = None, **settings
+    member_tokens: int,
+    *,
+    full: bool,
+    step_size: float | None = None,
+    sigma_shift: int | None = None,
+    **settings,
 ) -> EvolutionConfig:
     """How an adapter evolves, or all weights do: the recipe of pretraining, the step falling to the end.
 
     full : all weights
     step_size : in int8 steps; None: chosen from the horizon
+    sigma_shift : size of the perturbation; None: 3, or pretraining's for all weights
     settings : other fields of ``EvolutionConfig``
     """
     if step_size is None and not full:
         step_size = adapter_step_size(max(1, member_tokens)) / (1 << STEP_BITS)
-    return EvolutionConfig(schedule_tokens=member_tokens, step_size=step_size, **settings)
+    if sigma_shift is None and not full:
+        sigma_shift = SIGMA_SHIFT
+    return EvolutionConfig(
+        schedule_tokens=member_tokens, step_size=step_size, sigma_shift=sigma_shift, **settings
+    )
 
 
 @dataclass(frozen=True)

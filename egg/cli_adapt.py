@@ -78,7 +78,8 @@ class AdaptArguments:
     seq_len: int = EVOLUTION.seq_len
     """Bytes that each member reads in a step."""
     sigma_shift: int | None = None
-    """Size of the perturbation, 0 to 8: a factor moves by 2^(4 - sigma_shift) int8 steps; none: 3, with a reward 1."""
+    """Size of the perturbation, 0 to 8: a factor moves by 2^(4 - sigma_shift) int8 steps; none: 3, with a
+    reward 1, all weights as in pretraining."""
     step_size: float | None = None
     """Largest step of a factor, in int8 steps; none: chosen from the horizon, with a reward 4."""
     seed: int = 0
@@ -209,11 +210,11 @@ def rank_of(text: str) -> int:
 
 def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config:
     a = arguments
-    population, sigma_shift = a.population_size, a.sigma_shift
+    population = a.population_size
     evolution = adapting(
-        a.member_tokens, full=full, step_size=a.step_size, group_size=a.group_size, seq_len=a.seq_len, seed=a.seed,
+        a.member_tokens, full=full, step_size=a.step_size, sigma_shift=a.sigma_shift, seed=a.seed,
+        group_size=a.group_size, seq_len=a.seq_len,
         population_size=EVOLUTION.population_size if population is None else population,
-        sigma_shift=EVOLUTION.sigma_shift if sigma_shift is None else sigma_shift,
     )  # fmt: skip
     steps = a.member_tokens // (evolution.population_size * a.seq_len)
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
