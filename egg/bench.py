@@ -1,4 +1,4 @@
-"""How fast a backend is: what is timed, the useful work in it, and repeats that share the machine's noise.
+"""How fast a backend is: what is timed, and the useful work in it.
 
 Useful work is counted in multiply-accumulates. A byte that a member reads costs M = 12 D^2 L + 256 D of them (the
 head's second score reuses its sums). Votes cost, in recipe ``egg``, an outer product of every matrix for each
@@ -6,11 +6,8 @@ group and token, M / group size a member-token; in recipe ``paper``, one of ever
 for each pair, M + 256 D.
 """
 
-import math
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -40,7 +37,7 @@ PERTURBATION = "perturbation"
 RANKS = ("rank 1", "full rank")
 RECIPES = ("egg", "paper")
 SEQ_LEN = {"egg": 4, "paper": 100}  # bytes a member reads in a step
-SIGMA_SHIFT = {"egg": 3, "paper": 4}
+SIGMA_SHIFT = 4  # of both recipes
 GROUP_SIZE = EvolutionConfig.group_size
 DOCUMENT = 256  # mean bytes of a document; they have half to one and a half times as many
 
@@ -110,28 +107,6 @@ class Job:
 
     call: Callable[[], Work]
     part: Callable[[], object] | None = None
-
-
-@dataclass
-class Row:
-    """What was measured of a case."""
-
-    case: Case
-    work: Work
-    seconds: list[float] = field(default_factory=list)
-    """A call's time, at each repeat."""
-
-    @property
-    def rates(self) -> list[float | None]:
-        """Member-tokens a second: median, lowest, highest; None where a difference of times came out at nothing."""
-        seconds = statistics.median(self.seconds), max(self.seconds), min(self.seconds)
-        return [self.work.member_tokens / s if s > 0 else None for s in seconds]
-
-    @property
-    def gmacs(self) -> float | None:
-        """1e9 multiply-accumulates a second, the median."""
-        seconds = statistics.median(self.seconds)
-        return self.work.multiply_accumulates / seconds / 1e9 if seconds > 0 else None
 
 
 def plan(
@@ -231,7 +206,7 @@ def _members(case: Case, backend: Backend) -> Job:
     pair_tokens, group_tokens = tokens[::2].copy(), tokens[::GROUP_SIZE].copy()
     group_states = states[::GROUP_SIZE].copy()
     fitness = np.where(np.arange(members // 2) % 2, 1, -1).astype(np.int8)
-    noise = Noise(0, 0, SIGMA_SHIFT[case.recipe])
+    noise = Noise(0, 0, SIGMA_SHIFT)
     model = backend.prepare(shape, initial_weights(shape, 0, case.recipe))
     reading = Work(members * length, members * length * shape.multiply_accumulates)
     voting = Work(members * length, vote_work(case))
@@ -266,7 +241,6 @@ def _train_step(case: Case, backend: Backend) -> Job:
             population_size=members,
             group_size=GROUP_SIZE,
             seq_len=length,
-            sigma_shift=SIGMA_SHIFT[case.recipe],
         ),
     )
     evolution = Evolution(config, backend, ArrayText(_text(1 << 13)))
@@ -314,7 +288,7 @@ def _side_by_side(case: Case, backend: Backend) -> Job:
 def _one_by_one(case: Case, backend: Backend) -> Job:
     """Members of full rank: noise on all weights in place, which are packed and read, member after member."""
     shape, members, length = case.shape, case.population_size, case.seq_len
-    settings = ClassicSettings(1, sigma_shift=SIGMA_SHIFT["paper"])
+    settings = ClassicSettings(1, sigma_shift=SIGMA_SHIFT)
     room = LIMIT - settings.amount
     weights = initial_weights(shape, 0, "paper").clip(-room, room)
     tokens = ArrayText(_text(members * length // DOCUMENT + 2)).read(
@@ -350,90 +324,3 @@ def _text(documents: int) -> np.ndarray:
     text = (words(0, 99, 0, 0, int(ends[-1])) % 255 + 1).astype(np.uint8)
     text[ends - lengths - 1] = 0
     return text
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to measure."""
-
-    seconds: float = 8.0
-    """For each row: repeats begin until so much has passed, between the two numbers below."""
-    fewest: int = 3
-    most: int = 9
-    total: float = 400.0
-    """Seconds from the first warm-up on, after which only what has not been measured at all still is."""
-
-    @property
-    def sample(self) -> float:
-        """Least time of a repeat, in seconds: short calls are made again and again for so long."""
-        return self.seconds / 4 / self.most
-
-
-def measure(
-    cases: list[Case],
-    backend_of: Callable[[], Backend],
-    *,
-    patience: Patience | None = None,
-    beside: Callable[[], None] = lambda: None,
-    notify: Callable[[str], None] = lambda line: None,
-) -> list[Row]:
-    """Time all cases, one repeat of each in turn, so that a busy moment of the machine hits them alike.
-
-    backend_of : makes a backend; each model has one of its own, which keeps its buffers
-    beside : is called before every repeat of every row
-    notify : is told in one line what goes on
-    """
-    patience = patience or Patience()
-    began = time.perf_counter()
-    backends: dict[Shape, Backend] = {}
-    jobs, rows = [], []
-    for case in cases:
-        notify(f"warming up: {case}")
-        if case.shape not in backends:
-            backends[case.shape] = backend_of()
-        job = make_ready(case, backends[case.shape])
-        if job.part:
-            job.part()
-        jobs.append(job)
-        rows.append(Row(case, job.call()))
-    spent = [0.0] * len(rows)
-    for repeat in range(patience.most):
-        waiting = [
-            i for i, s in enumerate(spent) if repeat < patience.fewest or s < patience.seconds
-        ]
-        if waiting:
-            notify(f"repeat {repeat + 1}: {len(waiting)} of {len(rows)} rows")
-        for i in waiting:
-            now = time.perf_counter()
-            if repeat and now > began + patience.total:
-                return rows
-            beside()
-            clock = getattr(backends[rows[i].case.shape], "clock", wall_clock)
-            rows[i].seconds.append(_seconds(jobs[i], patience.sample, clock))
-            spent[i] += time.perf_counter() - now
-    return rows
-
-
-def wall_clock(call: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
-def _seconds(job: Job, least: float, clock=wall_clock) -> float:
-    """Time of a call: the mean of so many that they take ``least`` seconds, the caches filled by one before."""
-    whole, counted = _time(job, clock)
-    if whole >= least:
-        return counted
-    calls = math.ceil(least / whole)
-    return sum(_time(job, clock)[1] for _ in range(calls)) / calls
-
-
-def _time(job: Job, clock) -> tuple[float, float]:
-    """Seconds that a call took, with its part, and those that count."""
-    called = clock(job.call)
-    if job.part is None:
-        return called, called
-    part = clock(job.part)
-    return called + part, called - part

@@ -14,8 +14,9 @@ from typing import Annotated
 import tyro
 
 from egg import __version__
-from egg.bench import NAMES, PERTURBATION, RANKS, Patience, Row, measure, plan
+from egg.bench import NAMES, PERTURBATION, RANKS, plan
 from egg.bench_check import check, check_full_rank
+from egg.bench_time import Patience, Row, measure
 from egg.cli_options import parse, say
 from egg.errors import EggError
 from kernels import get_backend

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from egg import bench, bench_check, cli_bench
-from egg.bench import Case, Job, Patience, Row, Work, make_ready, measure, plan, vote_work
+from egg import bench, bench_check, bench_time, cli_bench
+from egg.bench import Case, Job, Work, make_ready, plan, vote_work
+from egg.bench_time import Patience, Row, measure
 from egg.errors import EggError
 from kernels import Shape, get_backend
 from kernels.reference import NumpyBackend
@@ -75,7 +76,7 @@ def test_the_figures_of_a_row():
 
 def test_a_part_is_taken_off(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(bench_time.time, "perf_counter", lambda: now[0])
 
     def takes(seconds):
         def call():
@@ -83,8 +84,8 @@ def test_a_part_is_taken_off(monkeypatch):
 
         return call
 
-    assert bench._seconds(Job(takes(3.0), takes(2.0)), 1.0) == 1.0
-    assert bench._seconds(Job(takes(0.25)), 1.0) == 0.25
+    assert bench_time._seconds(Job(takes(3.0), takes(2.0)), 1.0) == 1.0
+    assert bench_time._seconds(Job(takes(0.25)), 1.0) == 0.25
 
 
 def test_repeats_go_round_all_rows(monkeypatch):
@@ -93,7 +94,7 @@ def test_repeats_go_round_all_rows(monkeypatch):
     def ready(case, backend):
         return Job(lambda: order.append(case.name) or Work(1, 1))
 
-    monkeypatch.setattr(bench, "make_ready", ready)
+    monkeypatch.setattr(bench_time, "make_ready", ready)
     cases = [case("forward"), case("eval")]
     patience = Patience(seconds=0, fewest=2)
     rows = measure(cases, lambda: None, patience=patience, beside=lambda: order.append("peak"))

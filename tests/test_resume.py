@@ -166,7 +166,9 @@ def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's "&" has it ignored
     monkeypatch.setattr(Evolution, "step", twice)
     flags = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy".split()
     try:
