@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("egg.cli_compare", "learning side by side: configurations, seeds, curves"),
     "plot": ("egg.cli_plot", "draw the curves of runs"),
     "inspect": ("egg.cli_inspect", "look inside: kernels, weights, a text's way, the tables"),
+    "geometry": ("egg.cli_geometry", "the shape of hidden states: anisotropy, intrinsic dimension"),
     "bench": ("egg.cli_bench", "measure the speed, beside what the CPU could do"),
 }
 """Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""

@@ -8,6 +8,18 @@ LONG = 1 << 18  # bytes: less is read before a bar could be
 
 
 @contextlib.contextmanager
+def steps_bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar that goes up by as many of ``total`` as its value is called with; silent where nobody looks."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit_scale=True, leave=False, dynamic_ncols=True) as shown:
+        yield shown.update
+
+
+@contextlib.contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[int], None] | None]:
     """A bar that goes up by as many bytes as its value is called with.
 

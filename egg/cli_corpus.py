@@ -46,6 +46,22 @@ def open_for_training(spec: str, column: str, notify) -> tuple[data.Corpus, Corp
     return corpus, CorpusText(corpus.split(training)), validation
 
 
+def split_of(corpus: data.Corpus, asked: str | None, notify) -> str:
+    """The part of a text to measure on: the one asked for, or validation, or the whole of an undivided text.
+
+    Raises EggError for a part that the text does not have, or that is empty.
+    """
+    split = asked or corpus.validation_split
+    if split is None:
+        split = corpus.splits[0]
+        notify(f"{corpus.name} has no validation split: measured on {split}")
+    if split not in corpus.splits:
+        raise EggError(f"--split {split}: {corpus.name} has {', '.join(corpus.splits)}")
+    if not corpus.bytes(split):
+        raise EggError(f"--split {split}: {corpus.name} has no byte in it, choose another")
+    return split
+
+
 def facts(corpus: data.Corpus) -> dict:
     """What a run's config.json keeps of its corpus."""
     return {

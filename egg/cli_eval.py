@@ -16,6 +16,7 @@ from egg.adapter import read_adapter
 from egg.baselines import baselines, strong_baselines
 from egg.checkpoint import replace_file
 from egg.cli_bar import bar
+from egg.cli_corpus import split_of
 from egg.cli_options import NONE, BackendName, one_of, parse, say
 from egg.errors import EggError
 from egg.evaluate import DocumentScore, Evaluation, count_words, evaluate
@@ -70,14 +71,7 @@ def main(argv: list[str], prog: str) -> int:
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
     )
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = arguments.split or corpus.validation_split
-    if split is None:
-        split = corpus.splits[0]
-        say(f"{corpus.name} has no validation split: measured on {split}")
-    if split not in corpus.splits:
-        raise EggError(f"--split {split}: {corpus.name} has {', '.join(corpus.splits)}")
-    if not corpus.bytes(split):
-        raise EggError(f"--split {split}: {corpus.name} has no byte in it, choose another")
+    split = split_of(corpus, arguments.split, say)
     text = corpus.split(split)
     words = list(count_words(text))
     documents: list[DocumentScore] = []

@@ -1,0 +1,94 @@
+"""Hidden states of every layer over a text, as integers: what ``egg geometry`` measures.
+
+A text is read by a backend's kernels; where a state is kept, the byte before it is read by the reference definition,
+which tells every stage. Both are the same integers.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from egg.errors import EggError
+from egg.evaluate import sample
+from kernels.backend import Backend
+from kernels.layout import Shape
+from kernels.reference import Model
+
+BLOCK = 512  # positions that the reference reads together; bounds memory, not results
+KINDS = {"state": "state", "stream": "mlp"}
+"""What is kept of a layer -> the stage of docs/arithmetic.md: the recurrent state h, and the residual stream x that
+leaves the layer."""
+
+
+class _Recorder(Model):
+    """The reference's model, keeping the stages that are asked for, of all positions."""
+
+    def __init__(self, shape: Shape, weights: dict[str, np.ndarray], stages: set[str]):
+        super().__init__(shape, weights)
+        self.stages, self.kept = stages, {}
+
+    def seen(self, stage, values_mn):
+        if stage in self.stages:
+            self.kept[stage] = values_mn.astype(np.int8)
+
+
+def hidden_states(
+    backend: Backend, shape: Shape, weights: np.ndarray, text: np.ndarray, points: int, stride: int
+) -> dict[tuple[int, str], np.ndarray]:
+    """The states of every layer after every ``stride``-th byte of documents spread evenly over a text.
+
+    A state moves only part of the way at each byte, so that neighbours in time lie on a thread; a stride takes them
+    apart.
+
+    weights : (parameters,) int8
+    text : (n,) uint8, a NUL before each document
+    points : states to keep at the most, of each layer
+    stride : bytes between them, 1 or more
+    returns : (layer, kind) -> (m, D) int8, kind of KINDS, row i of each after the same byte
+    Raises EggError for a text too short for a single point.
+    """
+    kept = [part for part in _positions(backend, shape, weights, text, points, stride)]
+    if not kept:
+        raise EggError(
+            f"the text has less than {stride} bytes: give more of it, or a smaller --stride"
+        )
+    tokens, before = (np.concatenate(parts)[:points] for parts in zip(*kept, strict=True))
+    names = {
+        (layer, kind): f"layers.{layer}.{stage}"
+        for layer in range(shape.num_layers)
+        for kind, stage in KINDS.items()
+    }
+    model = _Recorder(shape, shape.views(weights.astype(np.int64)), set(names.values()))
+    found = {key: np.empty((len(tokens), shape.hidden_size), np.int8) for key in names}
+    for at in range(0, len(tokens), BLOCK):
+        rows = slice(at, at + BLOCK)
+        model.read(tokens[rows], before[rows].astype(np.int64))
+        for key, name in names.items():
+            found[key][rows] = model.kept[name]
+    return found
+
+
+def _positions(
+    backend, shape, weights, text, points, stride
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Bytes to read (m,) uint8 with the states before them (m, L, D) int8, a piece of each document at a time."""
+    text = sample(text, points * stride)
+    starts = np.flatnonzero(text == 0)
+    sizes = np.diff(np.append(starts, text.size))
+    order = np.argsort(
+        -sizes, kind="stable"
+    )  # the longest first, so that those still going on are first
+    starts, sizes = starts[order], sizes[order]
+    model = backend.prepare(shape, weights)
+    states = np.zeros((len(starts), shape.num_layers, shape.hidden_size), np.int8)
+    for begin in range(0, int(sizes.max(initial=0)), stride):
+        active = int(np.count_nonzero(sizes >= begin + stride))
+        if not active:
+            return
+        rows = starts[:active, None] + np.arange(begin, begin + stride)
+        tokens, states = text[rows], states[:active]
+        if stride > 1:
+            _, states = backend.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
+        last = np.ascontiguousarray(tokens[:, -1:])
+        yield last[:, 0], states
+        _, states = backend.forward(model, last, states)
