@@ -23,6 +23,10 @@ COMMANDS = {
     "compare": ("egg.cli_compare", "learning side by side: configurations, seeds, curves"),
     "plot": ("egg.cli_plot", "draw the curves of runs"),
     "inspect": ("egg.cli_inspect", "look inside: kernels, weights, a text's way, the tables"),
+    "intrinsic-dimension": (
+        "egg.cli_intrinsic_dimension",
+        "d90: how few parameters suffice to adapt a model",
+    ),
     "geometry": ("egg.cli_geometry", "the shape of hidden states: anisotropy, intrinsic dimension"),
     "bench": ("egg.cli_bench", "measure the speed, beside what the CPU could do"),
 }

@@ -7,7 +7,11 @@ from egg.inspect.states import KINDS
 from egg.progress import count
 
 LAYERS, TRAINING = "geometry-layers.png", "geometry-training.png"
-FIGURES = {"anisotropy": "anisotropy", "twonn": "intrinsic dimension, TwoNN", "mle": "intrinsic dimension, MLE"}  # fmt: skip
+FIGURES = {
+    "anisotropy": "anisotropy",
+    "twonn": "intrinsic dimension, TwoNN",
+    "mle": "intrinsic dimension, MLE",
+}
 NAMES = {"state": "state h", "stream": "stream x"}
 
 
@@ -70,7 +74,8 @@ def plot_training(measured: list[Measured], path: Path) -> None:
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     if known:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)  # fmt: skip
+        lines = panels[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path)
 
 

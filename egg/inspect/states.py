@@ -15,6 +15,7 @@ from kernels.layout import Shape
 from kernels.reference import Model
 
 BLOCK = 512  # positions that the reference reads together; bounds memory, not results
+FEWEST = 1024  # positions that a sample has at the least: few would be of the documents' first bytes alone
 KINDS = {"state": "state", "stream": "mlp"}
 """What is kept of a layer -> the stage of docs/arithmetic.md: the recurrent state h, and the residual stream x that
 leaves the layer."""
@@ -47,12 +48,15 @@ def hidden_states(
     returns : (layer, kind) -> (m, D) int8, kind of KINDS, row i of each after the same byte
     Raises EggError for a text too short for a single point.
     """
-    kept = [part for part in _positions(backend, shape, weights, text, points, stride)]
+    kept = list(_positions(backend, shape, weights, text, points, stride))
     if not kept:
         raise EggError(
             f"the text has less than {stride} bytes: give more of it, or a smaller --stride"
         )
-    tokens, before = (np.concatenate(parts)[:points] for parts in zip(*kept, strict=True))
+    tokens, before = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    if len(tokens) > points:
+        even = np.arange(points) * len(tokens) // points
+        tokens, before = tokens[even], before[even]
     names = {
         (layer, kind): f"layers.{layer}.{stage}"
         for layer in range(shape.num_layers)
@@ -72,7 +76,7 @@ def _positions(
     backend, shape, weights, text, points, stride
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Bytes to read (m,) uint8 with the states before them (m, L, D) int8, a piece of each document at a time."""
-    text = sample(text, points * stride)
+    text = sample(text, max(points, FEWEST) * stride)
     starts = np.flatnonzero(text == 0)
     sizes = np.diff(np.append(starts, text.size))
     order = np.argsort(

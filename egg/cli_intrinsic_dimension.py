@@ -1,0 +1,214 @@
+"""``egg intrinsic-dimension``: how small a subspace suffices to adapt a model."""
+
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from egg import checkpoint
+from egg.adapter import base_hash
+from egg.cli_bar import steps_bar
+from egg.cli_corpus import open_for_training
+from egg.cli_options import BackendName, number, parse, say
+from egg.config import EvolutionConfig
+from egg.errors import EggError
+from egg.evaluate import evaluate, sample
+from egg.intrinsic_dimension import (
+    Candidate,
+    Measured,
+    Records,
+    Result,
+    Setting,
+    Trial,
+    facts,
+    measure,
+    plan,
+    sweep,
+    trials_of,
+)
+from egg.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
+from egg.model import read_model, trained_for
+from egg.progress import count
+from egg.runlock import locked
+from egg.subspaces import Subspace, tune
+from kernels import get_backend
+
+SUMMARY = "d90.json"
+
+
+@dataclass(frozen=True)
+class IntrinsicDimensionArguments:
+    """Find d90: how many parameters must move for 90 % of what moving all of them gains on another text.
+
+    Each checkpoint is adapted to the text within subspaces of several ranks and tensors, at equal member-tokens, with
+    several seeds. Results are kept as they come: interrupted and started again, it goes on. Writes d90.png, gains.png
+    and d90.json.
+
+    For example:
+      egg intrinsic-dimension runs/nano/checkpoints/* --data letters.txt
+      egg intrinsic-dimension runs/small runs/large --data letters.txt --ranks 1,2,4 --tensors "gru,mlp,head;head"
+    """
+
+    checkpoints: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT [CKPT ...]")
+    ]
+    """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
+    data: str
+    """Text to adapt to, as for training; one that is unlike the pretraining text leaves something to gain."""
+    data_column: str = "text"
+    """Column of tables, or key of JSONL, that holds the text."""
+    ranks: str | None = "2,16"
+    """Ranks of adapters, 1 to 16, separated by commas; none: no adapters."""
+    tensors: str = "gru,mlp,head;mlp,head;head"
+    """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
+    whole: str | None = (
+        "vectors;head;vectors,head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;"
+        "vectors,embedding,head,gru"
+    )
+    """Subsets of the tensors that move themselves, the others standing still; vectors: norm gains and biases. All
+    tensors together come besides."""
+    member_tokens: int = 2_000_000
+    """Of every adaptation."""
+    seeds: int = 3
+    """Adaptations of each kind, with seeds 0, 1, ..."""
+    step_factors: str = "0.5,1,2"
+    """Times the default step size; the best for the first seed, in each subspace, is taken for all."""
+    population_size: int = EvolutionConfig.population_size
+    """Members: perturbed copies of what evolves."""
+    eval_bytes: int = 131_072
+    """Bytes of validation text that each adaptation is measured on; 0: all."""
+    out: str = "runs/intrinsic-dimension"
+    """Folder of the results; what is there of the same trials is not measured again."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object on standard output, and nothing else there."""
+    backend: BackendName = "auto"
+    """What computes; changes the speed, not the result."""
+    threads: int | None = None
+    """Threads of a CPU backend; none: as many as the process may use."""
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Measure as the arguments say; returns the exit status."""
+    a = parse(IntrinsicDimensionArguments, argv, prog=prog)
+    if not a.checkpoints:
+        raise EggError(f"intrinsic dimension of what? Give a run or checkpoints ({prog} --help)")
+    per_step = a.population_size * EvolutionConfig.seq_len
+    if a.seeds < 1:
+        raise EggError(f"--seeds {a.seeds}: must be at least 1")
+    if a.eval_bytes < 0:
+        raise EggError(f"--eval-bytes {a.eval_bytes}: must be at least 0")
+    EvolutionConfig(population_size=a.population_size)
+    if a.member_tokens < per_step:
+        raise EggError(f"--member-tokens {a.member_tokens}: a step takes {per_step:,}")
+    factors = _factors(a.step_factors)
+    models = [(path, *read_model(path)) for path in a.checkpoints]
+    subspaces = [plan(_subspaces(a, shape), shape) for _, shape, _, _ in models]
+    out = Path(a.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EggError(f"--out {out}: {error.strerror or error}; give another folder") from error
+    with ExitStack() as held:
+        held.enter_context(locked(out))
+        measured, setting = _measure(a, models, subspaces, factors, Records(out))
+        return _report(a, out, measured, setting)
+
+
+def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
+    """All checkpoints, one after another; returns what was found, and what the trials share."""
+    backend = get_backend(a.backend, threads=a.threads, notify=say)
+    corpus, text, split = open_for_training(a.data, a.data_column, say)
+    validation = sample(corpus.split(split), a.eval_bytes)
+    setting = Setting(corpus.fingerprint, a.member_tokens, a.eval_bytes, a.population_size)
+    per_step = a.population_size * EvolutionConfig.seq_len
+    each = a.member_tokens // per_step * per_step
+    seeds = list(range(a.seeds))
+    total = each * sum(trials_of(len(some), len(factors), len(seeds)) for some in subspaces)
+    measured = []
+    with steps_bar(total, "member-tokens") as done:
+        for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
+            before = evaluate(backend, shape, weights, validation).bits_per_byte
+            candidate = Candidate(
+                path, shape, weights, base_hash(shape, weights), trained_for(path, config), before
+            )
+
+            def run(subspace: Subspace, trial: Trial, c=candidate) -> Result:
+                if trial in records.known:
+                    done(each)
+                    return records.known[trial]
+                began = time.perf_counter()
+                after = tune(
+                    backend, c.shape, c.weights, text, validation, subspace, member_tokens=trial.member_tokens,
+                    step_factor=trial.step_factor, seed=trial.seed, population_size=trial.population_size,
+                    stepped=lambda report: done(per_step),
+                )  # fmt: skip
+                seconds = round(time.perf_counter() - began, 2)
+                result = Result(trial, subspace.parameters(c.shape), after, seconds)
+                records.add(result)
+                if not sys.stderr.isatty():
+                    say(
+                        f"{c.path}: {subspace.name} ({result.parameters:,} parameters), step x{trial.step_factor:g}, "
+                        f"seed {trial.seed}: {c.before - after:+.4f} bits per byte, {seconds:.0f} s"
+                    )
+                return result
+
+            gains = list(sweep(candidate, some, setting, factors, seeds, run))
+            measured.append(measure(candidate, gains))
+    return measured, corpus.name
+
+
+def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured], name: str) -> int:
+    from egg.inspect.screen import console, print_json
+
+    pictures = [out / PICTURE, out / CURVES]
+    content = {
+        "data": name,
+        "member_tokens": a.member_tokens,
+        "seeds": a.seeds,
+        "checkpoints": facts(measured),
+        "pictures": [str(path) for path in pictures],
+    }
+    try:
+        plot_dimension(measured, pictures[0])
+        plot_gains(measured, pictures[1])
+        checkpoint.replace_file(out / SUMMARY, checkpoint.json_bytes(content))
+    except OSError as error:
+        raise EggError(f"cannot write {out}: {error.strerror or error}") from error
+    if a.json:
+        print_json(content)
+    else:
+        print_measured(measured, console())
+        trials = sum(len(m.gains) for m in measured)
+        say(
+            f"{trials} subspaces, {count(a.member_tokens)} member-tokens an adaptation, {a.seeds} seeds"
+        )
+    say(f"wrote {', '.join(str(p) for p in (*pictures, out / SUMMARY))}")
+    return 0
+
+
+def _subspaces(a: IntrinsicDimensionArguments, shape) -> list[Subspace]:
+    """Adapters of every rank beside every subset, and the subsets that move themselves; raises EggError for others."""
+    found = []
+    for word in (a.ranks or "").split(",") if a.ranks else ():
+        try:
+            rank = int(word)
+        except ValueError:
+            raise EggError(f"--ranks {a.ranks}: {word!r} is no integer") from None
+        found += [Subspace(rank, tensors.strip()) for tensors in a.tensors.split(";")]
+    if a.whole:
+        found += [Subspace(None, tensors.strip()) for tensors in a.whole.split(";")]
+    return found
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = [number(word) for word in text.split(",")]
+    except ValueError as error:
+        raise EggError(f"--step-factors {text}: {error}") from None
+    if not all(0 < factor <= 8 for factor in factors):
+        raise EggError(f"--step-factors {text}: must be more than 0, 8 at most")
+    return list(dict.fromkeys(factors))

@@ -1,0 +1,288 @@
+"""d90: the size of the smallest subspace in which adapting gains 90 % of what adapting all weights gains.
+
+Aghajanyan et al. (2020, arXiv 2012.13255) measured it with random subspaces and gradients; here the subspaces are
+low-rank factors and subsets of tensors, and all of them evolve, at equal member-tokens. Every result is a line of
+DIR/results.jsonl, so that what is done once is not done again.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from egg.errors import EggError
+from egg.subspaces import FULL, Subspace
+from kernels.layout import Shape
+
+RESULTS = "results.jsonl"
+SHARE = 0.9  # of the gain of all weights
+DRAWS = 2000  # of seeds, for an interval
+INTERVAL = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials of a sweep share."""
+
+    text: str
+    """Fingerprint of the corpus."""
+    member_tokens: int
+    """That each trial takes."""
+    eval_bytes: int
+    population_size: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One adaptation: what is done."""
+
+    base: str
+    """Hash of the model, see ``egg.adapter.base_hash``."""
+    rank: int | None
+    tensors: str
+    step_factor: float
+    seed: int
+    text: str
+    member_tokens: int
+    eval_bytes: int
+    population_size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """And what came of it."""
+
+    trial: Trial
+    parameters: int
+    bits_per_byte: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint to be measured."""
+
+    path: str
+    shape: Shape
+    weights: np.ndarray
+    base: str
+    pretraining: int | None
+    """Member-tokens it was trained for, None if its config.json does not tell."""
+    before: float
+    """Bits per byte of the adaptation text's validation split, unadapted."""
+
+    @property
+    def size(self) -> str:
+        """Hidden size and layers, as 64/2."""
+        return f"{self.shape.hidden_size}/{self.shape.num_layers}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a subspace gained on one checkpoint."""
+
+    subspace: Subspace
+    parameters: int
+    step_factor: float
+    """The best of those tried with the first seed."""
+    gains: list[float]
+    """Bits per byte below the unadapted model, a seed each."""
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.gains))
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """d90 in parameters."""
+
+    value: float
+    """inf: no subspace but all weights reaches the share."""
+    low: float
+    """Interval over seeds, see INTERVAL."""
+    high: float
+    bound: int
+    """Parameters of the largest subspace that was tried, all weights aside."""
+    least: int
+    """And of the smallest: d90 is at most this where value equals it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A checkpoint and all that was found."""
+
+    candidate: Candidate
+    gains: list[Gain]
+    """By parameters, the fewest first; the last is that of all weights."""
+    d90: Dimension
+    by_seed: list[float]
+    """d90 of every seed by itself; inf as in ``Dimension``."""
+
+    def share(self, gain: Gain) -> float | None:
+        """Of the gain of all weights, means over seeds; None if there is none."""
+        whole = self.gains[-1].mean
+        return gain.mean / whole if whole > 0 else None
+
+
+class Records:
+    """The results of a folder; a new one is on the disk before the next trial begins."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / RESULTS
+        self.known: dict[Trial, Result] = {}
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):  # killed while it was written
+            with open(self.path, "rb+") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                there = json.loads(line)
+                result = Result(Trial(**there.pop("trial")), **there)
+                usable = math.isfinite(result.bits_per_byte) and hash(result.trial)
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                usable = False
+            if not usable:
+                raise EggError(
+                    f"{self.path}, line {number} is no result: remove it to measure that again"
+                )
+            self.known[result.trial] = result
+
+    def add(self, result: Result) -> None:
+        """Keep a result."""
+        self.known[result.trial] = result
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def plan(subspaces: list[Subspace], shape: Shape) -> list[Subspace]:
+    """The subspaces that a model has, each once, all weights the last; raises EggError for one it has not."""
+    known = {s: s.parameters(shape) for s in (*subspaces, FULL)}
+    return sorted(known, key=lambda s: (s == FULL, known[s]))
+
+
+def trials_of(subspaces: int, factors: int, seeds: int) -> int:
+    """How many trials a checkpoint takes."""
+    return subspaces * (factors + seeds - 1)
+
+
+def sweep(
+    candidate: Candidate,
+    subspaces: list[Subspace],
+    setting: Setting,
+    factors: list[float],
+    seeds: list[int],
+    run: Callable[[Subspace, Trial], Result],
+) -> Iterator[Gain]:
+    """The gains of every subspace: the first seed tries all step factors, the others take its best.
+
+    run : makes a trial, or knows its result
+    """
+    for subspace in subspaces:
+
+        def bits(factor: float, seed: int, subspace=subspace) -> float:
+            trial = Trial(
+                candidate.base, subspace.rank, subspace.tensors, factor, seed, **asdict(setting)
+            )
+            return run(subspace, trial).bits_per_byte
+
+        tried = {factor: bits(factor, seeds[0]) for factor in factors}
+        best = min(tried, key=tried.__getitem__)
+        after = [tried[best]] + [bits(best, seed) for seed in seeds[1:]]
+        yield Gain(
+            subspace,
+            subspace.parameters(candidate.shape),
+            best,
+            [candidate.before - value for value in after],
+        )
+
+
+def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
+    """d90 of a checkpoint from the gains of ``sweep``, whose last is that of all weights.
+
+    The interval is that of resampled seeds, each subspace's its own.
+    """
+    sizes = [gain.parameters for gain in gains]
+    table = np.array([gain.gains for gain in gains])  # (subspaces, seeds)
+    generator = np.random.default_rng(0)
+    chosen = generator.integers(0, table.shape[1], (DRAWS, *table.shape))
+    drawn = np.sort(
+        [smallest(sizes, np.take_along_axis(table, some, 1).mean(1)) for some in chosen]
+    )
+    low, high = (float(drawn[int(at * (DRAWS - 1))]) for at in INTERVAL)
+    value = smallest(sizes, table.mean(1))
+    by_seed = [smallest(sizes, column) for column in table.T]
+    least, bound = (sizes[0], sizes[-2]) if len(sizes) > 1 else (0, 0)
+    return Measured(candidate, gains, Dimension(value, low, high, bound, least), by_seed)
+
+
+def smallest(sizes: list[int], gains: np.ndarray) -> float:
+    """Parameters at which the share SHARE of the last gain is reached, inf if by the last alone.
+
+    The curve is the best gain of any subspace up to a size, linear in the logarithm of the size between two; a size
+    below the smallest is not told from it.
+
+    sizes : ascending, the last of all weights
+    gains : (subspaces,) float64, bits per byte
+    """
+    if gains[-1] <= 0:
+        return math.inf  # all weights gain nothing: there is nothing to reach
+    best = np.maximum.accumulate(gains[:-1]) / gains[-1]
+    reached = np.flatnonzero(best >= SHARE)
+    if not len(reached):
+        return math.inf
+    at = int(reached[0])
+    if at == 0 or sizes[at] == sizes[at - 1]:
+        return float(sizes[at])
+    part = (SHARE - best[at - 1]) / (best[at] - best[at - 1])
+    return float(sizes[at - 1] * (sizes[at] / sizes[at - 1]) ** part)
+
+
+def facts(measured: list[Measured]) -> list[dict]:
+    """All checkpoints as JSON; a d90 that is not reached is null, its interval's ends likewise."""
+    return [
+        {
+            "checkpoint": m.candidate.path,
+            "hidden_size": m.candidate.shape.hidden_size,
+            "num_layers": m.candidate.shape.num_layers,
+            "parameters": m.candidate.shape.parameters,
+            "pretraining_member_tokens": m.candidate.pretraining,
+            "bits_per_byte": m.candidate.before,
+            "full_gain": m.gains[-1].mean,
+            "d90": _finite(m.d90.value),
+            "d90_low": _finite(m.d90.low),
+            "d90_high": _finite(m.d90.high),
+            "d90_by_seed": [_finite(value) for value in m.by_seed],
+            "reached": math.isfinite(m.d90.value),
+            "smallest_subspace": m.d90.least,
+            "largest_subspace": m.d90.bound,
+            "subspaces": [
+                {
+                    "rank": gain.subspace.rank or "whole",
+                    "tensors": gain.subspace.tensors,
+                    "parameters": gain.parameters,
+                    "step_factor": gain.step_factor,
+                    "gain": gain.mean,
+                    "gains": gain.gains,
+                    "share": m.share(gain),
+                }
+                for gain in m.gains
+            ],
+        }
+        for m in measured
+    ]
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None

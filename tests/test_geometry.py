@@ -1,0 +1,180 @@
+"""The shape of hidden states: which are kept, what is measured of them, and what the command says."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from egg.errors import EggError
+from egg.inspect.geometry import FEWEST, measure_cloud
+from egg.inspect.manifolds import MANIFOLDS, cloud
+from egg.inspect.states import hidden_states
+from egg.parameters import initial_weights
+from kernels import Shape, get_backend
+from kernels.reference import Model
+
+pytest.importorskip("skdim")
+PNG = b"\x89PNG"
+SHAPE = Shape(16, 2)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return initial_weights(SHAPE, 3, "egg")
+
+
+class Everything(Model):
+    """The reference, keeping what two stages of each layer were at every byte."""
+
+    def seen(self, stage, values_mn):
+        if stage.endswith((".state", ".mlp")):
+            self.__dict__.setdefault("rows", {}).setdefault(stage, []).append(values_mn[0])
+
+
+def read_alone(weights, document):
+    """name -> (T, D), of one document read byte by byte from state zero."""
+    model = Everything(SHAPE, SHAPE.views(weights.astype(np.int64)))
+    states = np.zeros((1, SHAPE.num_layers, SHAPE.hidden_size), np.int64)
+    for byte in document:
+        model.read(np.array([byte], np.uint8), states)
+    return {name: np.array(rows) for name, rows in model.rows.items()}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_states_are_those_of_documents_read_alone(weights, backend, stride):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    documents = [b"\0a byte is a byte", b"\0xy", b"\0integers alone!", b"\0"]
+    text = np.frombuffer(b"".join(documents), np.uint8)
+    found = hidden_states(get_backend(backend), SHAPE, weights, text, 1000, stride)
+    assert sorted(found) == [(i, kind) for i in range(2) for kind in ("state", "stream")]
+    for (layer, kind), states in found.items():
+        stage = f"layers.{layer}.{'state' if kind == 'state' else 'mlp'}"
+        expected = [read_alone(weights, d)[stage][stride - 1 :: stride] for d in documents]
+        assert states.dtype == np.int8
+        # Documents are read side by side: the order is another one, the same for every layer.
+        assert sorted(map(tuple, states)) == sorted(map(tuple, np.concatenate(expected)))
+
+
+def test_as_many_states_as_asked_for(weights):
+    text = np.frombuffer(b"\0" + bytes(range(1, 201)), np.uint8)
+    numpy = get_backend("numpy")
+    assert len(hidden_states(numpy, SHAPE, weights, text, 10, 4)[0, "state"]) <= 10
+    assert len(hidden_states(numpy, SHAPE, weights, text, 1000, 50)[0, "state"]) == 4
+    with pytest.raises(EggError, match="--stride"):
+        hidden_states(numpy, SHAPE, weights, text, 10, 300)
+
+
+def test_anisotropy_of_what_is_known():
+    generator = np.random.default_rng(0)
+    line = np.outer(generator.normal(size=200), np.arange(1, 9)) + 5
+    assert measure_cloud(line).anisotropy == pytest.approx(1)
+    ball = generator.normal(size=(20_000, 8))
+    ball = np.concatenate([ball, -ball])[:2000] + 100  # off the centre, which is taken away
+    assert measure_cloud(ball).anisotropy == pytest.approx(1 / 8, rel=0.15)
+    corners = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]])
+    assert measure_cloud(corners).anisotropy == pytest.approx(0.9)  # 18 of 20
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "embedded", "off"),
+    [(*m, 0.1) for m in MANIFOLDS if m[1] <= 5] + [("ball", 10, 64, 0.2)],
+)
+def test_estimators_on_manifolds_of_known_dimension(name, dimension, embedded, off):
+    points = cloud(name, dimension, embedded, 1500, seed=4)
+    assert points.shape == (1500, embedded)
+    curved = name in ("circle", "sphere", "swiss roll")
+    assert np.linalg.matrix_rank(points, tol=1e-6) == dimension + curved
+    found = measure_cloud(points)
+    assert found.twonn == pytest.approx(dimension, rel=off)
+    assert found.mle == pytest.approx(dimension, rel=off)
+    if found.nearest > 10:  # the grid of the integers is finer than the cloud
+        grid = measure_cloud(np.rint(points).clip(-127, 127))
+        assert grid.twonn == pytest.approx(found.twonn, rel=0.1)
+        assert grid.mle == pytest.approx(found.mle, rel=0.1)
+
+
+def test_equal_points_count_once():
+    points = np.random.default_rng(1).integers(-127, 128, (300, 3))
+    once, twice = measure_cloud(points), measure_cloud(np.concatenate([points, points]))
+    assert (twice.points, twice.distinct) == (600, once.distinct)
+    assert (twice.twonn, twice.mle) == (once.twonn, once.mle)
+    few = measure_cloud(points[: FEWEST - 1])
+    assert few.twonn is None and few.mle is None and few.anisotropy > 0
+    same = measure_cloud(np.ones((50, 3)))
+    assert same.anisotropy is None and same.distinct == 1
+
+
+def test_geometry_of_a_runs_checkpoints(egg, train, tmp_path, tables):
+    train("--steps", 6, "--keep", "all", "--out", tmp_path / "run")
+    saved = sorted((tmp_path / "run/checkpoints").iterdir())
+    out = tmp_path / "shapes"
+    status, shown, err = egg(
+        "geometry", *saved, "--points", 100, "--stride", 2, "--out", out, "--json"
+    )
+    assert status == 0, err
+    found = json.loads(shown)
+    assert found == json.loads((out / "geometry.json").read_text())
+    assert [c["member_tokens"] for c in found["checkpoints"]] == [s * 32 * 4 for s in (3, 4, 6)]
+    assert found["points"] == 100 and found["split"] == "validation"
+    for checkpoint in found["checkpoints"]:
+        rows = [(row["layer"], row["kind"]) for row in checkpoint["layers"]]
+        assert rows == [(0, "state"), (0, "stream")]
+        for row in checkpoint["layers"]:
+            assert 0 < row["anisotropy"] <= 1 and row["points"] == 100
+            assert row["twonn"] > 0 and row["mle"] > 0
+    for name in ("geometry-layers.png", "geometry-training.png"):
+        assert (out / name).read_bytes().startswith(PNG)
+        assert str(out / name) in found["pictures"]
+
+
+def test_geometry_as_a_table(egg, train, tmp_path, monkeypatch, tables, book):
+    train("--steps", 2, "--out", tmp_path / "run")
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        status, shown, err = egg(
+            "geometry", tmp_path / "run", "--data", book, "--points", 64, "--out", tmp_path
+        )
+        assert status == 0 and "anisotropy" in shown and "16/1" in shown, err
+        assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_manifolds_as_a_table(egg, monkeypatch):
+    from egg.inspect import manifolds
+
+    monkeypatch.setattr(manifolds, "MANIFOLDS", MANIFOLDS[:2])
+    found = json.loads(egg("geometry", "--manifolds", "--points", 300, "--json")[1])["manifolds"]
+    assert [m["dimension"] for m in found] == [1, 2]
+    assert found[1]["twonn"] == pytest.approx(2, rel=0.2)
+    assert "ball" in egg("geometry", "--manifolds", "--points", 100)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("", "geometry of what"),
+        ("no/such", "no such folder"),
+        ("{run} --points 3", "--points 3"),
+        ("{run} --stride 0", "--stride 0"),
+        ("{run} --neighbors 1", "--neighbors 1"),
+        ("{run} --split nowhere", "nowhere"),
+        ("{run} --data no/such", "no/such"),
+        ("{run} --data {book} --stride 100000", "--stride"),
+        ("{run} --manifolds", "leave the checkpoints away"),
+    ],
+)
+def test_what_has_no_geometry(egg, train, tmp_path, book, arguments, says):
+    if "{run}" in arguments:
+        train("--steps", 1, "--out", tmp_path / "run")
+    words = arguments.format(run=tmp_path / "run", book=book).split()
+    status, out, err = egg("geometry", *words, "--out", tmp_path / "out")
+    assert (status, out) == (2, "") and says in err.splitlines()[-1]
+
+
+def test_without_scikit_dimension(egg, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skdim", None)
+    status, out, err = egg("geometry", "--manifolds")
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert "pip install 'egg[geometry]'" in err

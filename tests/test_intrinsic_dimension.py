@@ -1,0 +1,290 @@
+"""d90: its subspaces, how it is told from their gains, and a sweep that is killed and goes on."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from egg import cli_intrinsic_dimension
+from egg.adaptation import adapt
+from egg.errors import EggError
+from egg.intrinsic_dimension import (
+    Candidate,
+    Records,
+    Result,
+    Setting,
+    Trial,
+    measure,
+    plan,
+    smallest,
+    sweep,
+    trials_of,
+)
+from egg.intrinsic_dimension_view import told
+from egg.parameters import initial_weights
+from egg.subspaces import ALL, FULL, PartialTuning, Subspace, tensors_of, tune
+from kernels import Shape, get_backend
+
+SHAPE = Shape(16, 1)
+PNG = b"\x89PNG"
+SETTINGS = {"member_tokens": 640, "population_size": 32, "seed": 1}
+
+
+class Text:
+    """Bytes that repeat."""
+
+    tokens = np.frombuffer(b"\0to be or not to be, that is the question" * 12, np.uint8)
+    size = tokens.size
+
+    def read(self, starts, length):
+        return self.tokens[(starts[:, None] + np.arange(length)) % self.size]
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return initial_weights(
+        SHAPE, 3, "paper"
+    )  # whose head is not zero, so that all tensors have votes
+
+
+# Subspaces
+
+
+def test_tensors_by_kind_and_name():
+    assert tensors_of(SHAPE, ALL) == tuple(SHAPE.tensors)
+    assert tensors_of(SHAPE, "head, embedding") == ("embedding.weight", "head.weight")
+    assert tensors_of(SHAPE, "b_f,layers.0.gru.w_h") == ("layers.0.gru.b_f", "layers.0.gru.w_h")
+    vectors = tensors_of(SHAPE, "vectors")
+    assert set(vectors) == {n for n, t in SHAPE.tensors.items() if len(t.shape) == 1} and vectors
+    assert Subspace(None, "head").parameters(SHAPE) == 256 * 16
+    assert Subspace(2, "head").parameters(SHAPE) == 2 * (256 + 16)
+    assert FULL.parameters(SHAPE) == SHAPE.parameters
+    for wrong in ("", "w_sideways", "head,"):
+        with pytest.raises(EggError, match="no tensor"):
+            tensors_of(SHAPE, wrong)
+
+
+def test_subspaces_in_order_and_once():
+    head, low = Subspace(None, "head"), Subspace(1, "head")
+    assert plan([head, low, head, FULL], SHAPE) == [low, head, FULL]
+    with pytest.raises(EggError, match="rank 99"):
+        plan([Subspace(99, "head")], SHAPE)
+
+
+def evolved(weights, tensors, steps=3):
+    from egg.config import Config, EvolutionConfig, ModelConfig
+
+    config = Config(
+        "a", ModelConfig(16, 1), EvolutionConfig(population_size=32, schedule_tokens=640)
+    )
+    evolution = PartialTuning(config, get_backend("numpy"), Text(), weights, tensors)
+    for _ in range(steps):
+        evolution.step()
+    return SHAPE.views(evolution.weights)
+
+
+def test_only_the_chosen_tensors_move(weights):
+    before, moving = SHAPE.views(weights), tensors_of(SHAPE, "gru,ln2")
+    for name, view in evolved(weights, moving).items():
+        assert (name in moving) == bool((view != before[name]).any()), name
+
+
+@pytest.mark.parametrize(("subspace", "rank"), [(FULL, None), (Subspace(2, "gru,mlp"), 2)])
+def test_tuning_is_adapting(weights, subspace, rank):
+    """All weights and adapters evolve as egg adapt lets them, to the last bit of the result."""
+    text, there = Text(), get_backend("numpy")
+    found = tune(there, SHAPE, weights, text, text.tokens, subspace, **SETTINGS)
+    tensors = {} if rank is None else {"tensors": subspace.tensors}
+    same = adapt(there, SHAPE, weights, text, text.tokens, rank=rank, **tensors, **SETTINGS)
+    assert found == same.after
+    other = tune(there, SHAPE, weights, text, text.tokens, subspace, step_factor=0.5, **SETTINGS)
+    assert other != found
+
+
+# d90
+
+
+def test_the_smallest_subspace_by_interpolation():
+    assert smallest([10, 1000, 5000], np.array([0.8, 1.0, 1.0])) == pytest.approx(100)
+    assert smallest([10, 1000, 5000], np.array([1.6, 2.0, 2.0])) == pytest.approx(100)
+    # A larger subspace that gains less does not hide what a smaller one gained.
+    assert smallest([10, 100, 1000, 9000], np.array([0.8, 0.1, 1.0, 1.0])) == pytest.approx(100 * 10**0.5)  # fmt: skip
+    assert smallest([10, 1000, 5000], np.array([0.95, 0.1, 1.0])) == 10
+    assert smallest([10, 1000, 5000], np.array([0.1, 0.9, 1.0])) == 1000
+    assert smallest([10, 10, 5000], np.array([0.1, 0.95, 1.0])) == 10
+
+
+def test_what_does_not_reach_the_share_is_not_told():
+    assert smallest([10, 1000, 5000], np.array([0.1, 0.89, 1.0])) == math.inf
+    assert smallest([5000], np.array([1.0])) == math.inf
+    assert smallest([10, 5000], np.array([0.1, 0.0])) == math.inf
+    assert smallest([10, 5000], np.array([-0.2, -0.1])) == math.inf
+
+
+def swept(table, factors=(1.0,)):
+    """What ``sweep`` and ``measure`` make of gains by subspace, then seed; a larger step factor is worse."""
+    subspaces = plan([Subspace(1, "head"), Subspace(None, "head")], SHAPE)
+    gains = dict(zip(subspaces, table, strict=True))
+    asked = []
+
+    def run(subspace, trial):
+        asked.append(trial)
+        gain = gains[subspace][trial.seed] - 0.01 * trial.step_factor
+        return Result(trial, 1, 5.0 - gain, 0.0)
+
+    candidate = Candidate("a", SHAPE, np.zeros(0), "hash", 1000, 5.0)
+    seeds = list(range(len(table[0])))
+    found = list(sweep(candidate, subspaces, Setting("text", 1, 1, 1), list(factors), seeds, run))
+    return measure(candidate, found), asked
+
+
+def test_step_factors_are_chosen_with_the_first_seed():
+    table = [[0.1, 0.2, 0.3], [0.6, 0.7, 0.8], [1.0, 1.0, 1.0]]
+    measured, asked = swept(table, factors=(2.0, 0.5, 1.0))
+    assert len(asked) == trials_of(3, 3, 3) == 15
+    assert len(set(asked)) == len(asked)
+    assert {gain.step_factor for gain in measured.gains} == {0.5}
+    assert [t.seed for t in asked[:5]] == [0, 0, 0, 1, 2]
+    assert measured.gains[1].gains == pytest.approx([0.595, 0.695, 0.795])
+    assert measured.d90.value == math.inf and told(measured, measured.d90.value) == "> 4.10k"
+
+
+def test_the_interval_is_that_of_seeds():
+    certain, _ = swept([[0.5] * 3, [0.95] * 3, [1.0] * 3])
+    d90 = certain.d90
+    assert d90.low == d90.value == d90.high == pytest.approx(certain.by_seed[0])
+    assert 272 < d90.value < 4096
+    spread, _ = swept([[0.5] * 3, [0.85, 0.95, 1.05], [1.0] * 3])
+    assert spread.d90.low < spread.d90.value < spread.d90.high == math.inf
+    assert math.isinf(spread.by_seed[0]) and math.isfinite(spread.by_seed[2])
+    small, _ = swept([[0.99] * 3, [0.5] * 3, [1.0] * 3])
+    assert told(small, small.d90.value) == "<= 272"
+
+
+# Records
+
+
+def trial(seed=0):
+    return Trial("hash", None, "head", 1.0, seed, "text", 640, 64, 32)
+
+
+def test_records_outlive_a_kill_while_one_is_written(tmp_path):
+    for seed in range(3):
+        Records(tmp_path).add(Result(trial(seed), 10, 4.0 + seed, 0.1))
+    path = tmp_path / "results.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    assert list(Records(tmp_path).known) == [trial(0), trial(1)]
+    again = Records(tmp_path)
+    again.add(Result(trial(2), 10, 6.0, 0.1))
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", "nonsense", '{"trial": 3}', '{"trial": {"base": "x"}}', "\xff"]
+)
+def test_a_line_that_is_no_result(tmp_path, line):
+    Records(tmp_path).add(Result(trial(), 10, 4.0, 0.1))
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n")
+    with pytest.raises(EggError, match=r"results\.jsonl, line 2 is no result"):
+        Records(tmp_path)
+
+
+# The command
+
+
+@pytest.fixture
+def call(egg, train, tmp_path, tables):
+    """Runs the command on two small checkpoints, with more arguments; returns status, output and errors."""
+    train("--steps", 6, "--keep", "all", "--out", tmp_path / "run")
+    saved = [tmp_path / f"run/checkpoints/step-0000000{step}" for step in (3, 6)]
+    small = (
+        "--ranks 1 --tensors head --whole vectors;head --member-tokens 512 --population-size 32 --seeds 2 "
+        "--step-factors 1 --eval-bytes 200 --backend numpy"
+    ).split()
+
+    def run(*arguments, out="out"):
+        return egg(
+            "intrinsic-dimension", *saved, "--data", tables, *small, "--out", tmp_path / out, *arguments,
+        )  # fmt: skip
+
+    return run
+
+
+def test_a_sweep_that_is_interrupted_goes_on(call, tmp_path, monkeypatch):
+    status, shown, err = call("--json", out="whole")
+    assert status == 0, err
+    whole = json.loads(shown)
+    lines = (tmp_path / "whole/results.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * 4 * 2
+
+    made = []
+
+    def interrupted(*arguments, **settings):
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(arguments)
+        return tune(*arguments, **settings)
+
+    monkeypatch.setattr(cli_intrinsic_dimension, "tune", interrupted)
+    assert call()[0] == 130
+    assert len((tmp_path / "out/results.jsonl").read_text().splitlines()) == 5
+    monkeypatch.setattr(cli_intrinsic_dimension, "tune", lambda *a, **s: made.append(a) or tune(*a, **s))  # fmt: skip
+    status, shown, err = call("--json")
+    assert status == 0, err
+    assert len(made) == 2 * 4 * 2  # nothing was measured twice
+    again = json.loads(shown)
+    assert again["checkpoints"] == whole["checkpoints"]
+    made.clear()
+    status, shown, _ = call()
+    assert status == 0 and not made and "whole vectors" in shown
+    for name in ("d90.png", "gains.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(PNG)
+
+
+def test_what_a_sweep_says(call, monkeypatch):
+    found = json.loads(call("--json")[1])
+    assert (found["member_tokens"], found["seeds"]) == (512, 2)
+    first, second = found["checkpoints"]
+    assert first["pretraining_member_tokens"] == 3 * 32 * 4
+    assert [s["parameters"] for s in second["subspaces"]] == [80, 272, 4096, SHAPE.parameters]
+    assert [s["rank"] for s in second["subspaces"]] == ["whole", 1, "whole", "whole"]
+    for checkpoint in found["checkpoints"]:
+        gains = [s["gain"] for s in checkpoint["subspaces"]]
+        assert checkpoint["full_gain"] == gains[-1]
+        assert all(len(s["gains"]) == 2 for s in checkpoint["subspaces"])
+        assert checkpoint["reached"] == (checkpoint["d90"] is not None)
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = call()[1]
+        assert "d90" in shown and max(map(len, shown.splitlines())) <= columns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--ranks x", "'x' is no integer"),
+        ("--ranks 17", "--rank 17"),
+        ("--tensors embedding", "embedding"),
+        ("--whole sideways", "sideways"),
+        ("--seeds 0", "--seeds 0"),
+        ("--step-factors 0", "--step-factors 0"),
+        ("--step-factors fast", "--step-factors fast"),
+        ("--member-tokens 100", "--member-tokens 100"),
+        ("--population-size 33", "--population-size 33"),
+        ("--eval-bytes=-1", "--eval-bytes -1"),
+        ("--data no/such", "no/such"),
+    ],
+)
+def test_what_cannot_be_swept(call, arguments, says):
+    status, out, err = call(*arguments.split())
+    assert (status, out) == (2, "") and says in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_sweep_of_nothing(egg, tables):
+    status, _, err = egg("intrinsic-dimension", "--data", tables)
+    assert status == 2 and "checkpoints" in err and err.count("\n") == 1
+    assert egg("intrinsic-dimension", "no/such", "--data", tables)[0] == 2
