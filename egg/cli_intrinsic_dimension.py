@@ -18,6 +18,7 @@ from egg.config import EvolutionConfig
 from egg.errors import EggError
 from egg.evaluate import evaluate, sample
 from egg.intrinsic_dimension import (
+    FACTORS,
     Candidate,
     Measured,
     Records,
@@ -66,8 +67,7 @@ class IntrinsicDimensionArguments:
     tensors: str = "gru,mlp,head;mlp,head;head"
     """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
     whole: str | None = (
-        "vectors;head;vectors,head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;"
-        "vectors,embedding,head,gru"
+        "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
     )
     """Subsets of the tensors that move themselves, the others standing still; vectors: norm gains and biases. All
     tensors together come besides."""
@@ -76,7 +76,8 @@ class IntrinsicDimensionArguments:
     seeds: int = 3
     """Adaptations of each kind, with seeds 0, 1, ..."""
     step_factors: str = "0.5,1,2"
-    """Times the default step size; the best for the first seed, in each subspace, is taken for all."""
+    """Times the default step size: the best for the first seed, in each subspace, is taken for all. Where that is the
+    first or the last of several, half or twice of it is tried too."""
     population_size: int = EvolutionConfig.population_size
     """Members: perturbed copies of what evolves."""
     eval_bytes: int = 131_072
@@ -209,6 +210,7 @@ def _factors(text: str) -> list[float]:
         factors = [number(word) for word in text.split(",")]
     except ValueError as error:
         raise EggError(f"--step-factors {text}: {error}") from None
-    if not all(0 < factor <= 8 for factor in factors):
-        raise EggError(f"--step-factors {text}: must be more than 0, 8 at most")
+    least, most = FACTORS
+    if not all(least <= factor <= most for factor in factors):
+        raise EggError(f"--step-factors {text}: must be {least:g} to {most:g}")
     return list(dict.fromkeys(factors))

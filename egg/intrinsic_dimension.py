@@ -22,6 +22,7 @@ RESULTS = "results.jsonl"
 SHARE = 0.9  # of the gain of all weights
 DRAWS = 2000  # of seeds, for an interval
 INTERVAL = (0.05, 0.95)
+FACTORS = (1 / 64, 8.0)  # of the default step size: bounds of the search
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def plan(subspaces: list[Subspace], shape: Shape) -> list[Subspace]:
 
 
 def trials_of(subspaces: int, factors: int, seeds: int) -> int:
-    """How many trials a checkpoint takes."""
+    """How many trials a checkpoint takes at the least."""
     return subspaces * (factors + seeds - 1)
 
 
@@ -186,6 +187,8 @@ def sweep(
 ) -> Iterator[Gain]:
     """The gains of every subspace: the first seed tries all step factors, the others take its best.
 
+    Where the best of several factors is the least or the largest, half or twice of it is tried too, and so on.
+
     run : makes a trial, or knows its result
     """
     for subspace in subspaces:
@@ -198,6 +201,12 @@ def sweep(
 
         tried = {factor: bits(factor, seeds[0]) for factor in factors}
         best = min(tried, key=tried.__getitem__)
+        while len(tried) > 1 and best in (min(tried), max(tried)):
+            beyond = best / 2 if best == min(tried) else best * 2
+            if not FACTORS[0] <= beyond <= FACTORS[1]:
+                break
+            tried[beyond] = bits(beyond, seeds[0])
+            best = min(tried, key=tried.__getitem__)
         after = [tried[best]] + [bits(best, seed) for seed in seeds[1:]]
         yield Gain(
             subspace,

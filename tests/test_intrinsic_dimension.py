@@ -123,14 +123,14 @@ def test_what_does_not_reach_the_share_is_not_told():
 
 
 def swept(table, factors=(1.0,)):
-    """What ``sweep`` and ``measure`` make of gains by subspace, then seed; a larger step factor is worse."""
+    """What ``sweep`` and ``measure`` make of gains by subspace, then seed; a step factor of a half is the best."""
     subspaces = plan([Subspace(1, "head"), Subspace(None, "head")], SHAPE)
     gains = dict(zip(subspaces, table, strict=True))
     asked = []
 
     def run(subspace, trial):
         asked.append(trial)
-        gain = gains[subspace][trial.seed] - 0.01 * trial.step_factor
+        gain = gains[subspace][trial.seed] - 0.01 * abs(math.log2(2 * trial.step_factor))
         return Result(trial, 1, 5.0 - gain, 0.0)
 
     candidate = Candidate("a", SHAPE, np.zeros(0), "hash", 1000, 5.0)
@@ -141,13 +141,25 @@ def swept(table, factors=(1.0,)):
 
 def test_step_factors_are_chosen_with_the_first_seed():
     table = [[0.1, 0.2, 0.3], [0.6, 0.7, 0.8], [1.0, 1.0, 1.0]]
-    measured, asked = swept(table, factors=(2.0, 0.5, 1.0))
+    measured, asked = swept(table, factors=(0.25, 0.5, 1.0))
     assert len(asked) == trials_of(3, 3, 3) == 15
     assert len(set(asked)) == len(asked)
     assert {gain.step_factor for gain in measured.gains} == {0.5}
     assert [t.seed for t in asked[:5]] == [0, 0, 0, 1, 2]
-    assert measured.gains[1].gains == pytest.approx([0.595, 0.695, 0.795])
+    assert measured.gains[1].gains == pytest.approx([0.6, 0.7, 0.8])
     assert measured.d90.value == math.inf and told(measured, measured.d90.value) == "> 4.10k"
+
+
+def test_the_best_step_factor_is_not_the_last_that_was_tried():
+    for factors, asked in (
+        ((1.0, 2.0, 4.0), [1, 2, 4, 0.5, 0.25]),
+        ((0.125, 0.0625), [0.125, 0.0625, 0.25, 0.5, 1]),
+    ):
+        measured, trials = swept([[0.1], [0.6], [1.0]], factors)
+        assert [t.step_factor for t in trials[: len(asked)]] == asked
+        assert {gain.step_factor for gain in measured.gains} == {0.5}
+    alone, trials = swept([[0.1], [0.6], [1.0]], (4.0,))
+    assert {t.step_factor for t in trials} == {4.0}
 
 
 def test_the_interval_is_that_of_seeds():
