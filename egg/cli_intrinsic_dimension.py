@@ -69,15 +69,13 @@ class IntrinsicDimensionArguments:
     whole: str | None = (
         "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
     )
-    """Subsets of the tensors that move themselves, the others standing still; vectors: norm gains and biases. All
-    tensors together come besides."""
+    """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
     member_tokens: int = 2_000_000
     """Of every adaptation."""
     seeds: int = 3
     """Adaptations of each kind, with seeds 0, 1, ..."""
     step_factors: str = "0.5,1,2"
-    """Times the default step size: the best for the first seed, in each subspace, is taken for all. Where that is the
-    first or the last of several, half or twice of it is tried too."""
+    """Times the default step size; the first seed finds each subspace's best among these or beyond their ends."""
     population_size: int = EvolutionConfig.population_size
     """Members: perturbed copies of what evolves."""
     eval_bytes: int = 131_072
