@@ -157,6 +157,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
 
             gains = list(sweep(candidate, some, setting, factors, seeds, run))
             measured.append(measure(candidate, gains))
+    measured.sort(key=lambda m: (m.candidate.shape.parameters, m.candidate.pretraining or 0))
     return measured, corpus.name
 
 

@@ -56,7 +56,7 @@ def told(m: Measured, value: float) -> str:
 def plot_dimension(measured: list[Measured], path: Path) -> None:
     """Draw d90 against pretraining member-tokens, a line a size; an arrow where it is only known to be larger."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     panel = figure.subplots()
@@ -84,7 +84,11 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        bottom, top = panel.get_ylim()
+        panel.set_ylim(bottom / 1.5, top * 1.1)  # narrower, it could be without a labelled tick
         panel.legend(fontsize=8)
     panel.set_xlabel("member-tokens of pretraining")
     panel.set_ylabel("d90, trained parameters")

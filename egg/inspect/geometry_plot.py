@@ -39,7 +39,9 @@ def plot_layers(measured: list[Measured], path: Path) -> None:
             panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
         row[1].set_title(f"{size}: {NAMES['state']} full, {NAMES['stream']} dashed", fontsize=10)
-        row[-1].legend(fontsize=7, title="member-tokens", title_fontsize=7)
+        row[-1].legend(
+            fontsize=7, title="member-tokens", title_fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02)
+        )  # fmt: skip
     figure.savefig(path)
 
 
