@@ -20,6 +20,7 @@ from kernels.layout import Shape
 
 RESULTS = "results.jsonl"
 SHARE = 0.9  # of the gain of all weights
+SHARES = (0.5, 0.8, SHARE)  # that are told; lower ones need less and are surer
 DRAWS = 2000  # of seeds, for an interval
 INTERVAL = (0.05, 0.95)
 FACTORS = (1 / 64, 8.0)  # of the default step size: bounds of the search
@@ -101,7 +102,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Dimension:
-    """d90 in parameters."""
+    """Parameters that reach a share of the gain of all weights."""
 
     value: float
     """inf: no subspace but all weights reaches the share."""
@@ -111,7 +112,7 @@ class Dimension:
     bound: int
     """Parameters of the largest subspace that was tried, all weights aside."""
     least: int
-    """And of the smallest: d90 is at most this where value equals it."""
+    """And of the smallest: value is only known to be at most this where it equals it."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,15 @@ class Measured:
     candidate: Candidate
     gains: list[Gain]
     """By parameters, the fewest first; the last is that of all weights."""
-    d90: Dimension
+    dimensions: dict[float, Dimension]
+    """For each of SHARES."""
     by_seed: list[float]
     """d90 of every seed by itself; inf as in ``Dimension``."""
+
+    @property
+    def d90(self) -> Dimension:
+        """For SHARE."""
+        return self.dimensions[SHARE]
 
     def share(self, gain: Gain) -> float | None:
         """Of the gain of all weights, means over seeds; None if there is none."""
@@ -217,26 +224,28 @@ def sweep(
 
 
 def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
-    """d90 of a checkpoint from the gains of ``sweep``, whose last is that of all weights.
+    """The dimensions of a checkpoint from the gains of ``sweep``, whose last is that of all weights.
 
-    The interval is that of resampled seeds, each subspace's its own.
+    Intervals are those of resampled seeds, each subspace's its own.
     """
     sizes = [gain.parameters for gain in gains]
     table = np.array([gain.gains for gain in gains])  # (subspaces, seeds)
     generator = np.random.default_rng(0)
     chosen = generator.integers(0, table.shape[1], (DRAWS, *table.shape))
-    drawn = np.sort(
-        [smallest(sizes, np.take_along_axis(table, some, 1).mean(1)) for some in chosen]
-    )
-    low, high = (float(drawn[int(at * (DRAWS - 1))]) for at in INTERVAL)
-    value = smallest(sizes, table.mean(1))
-    by_seed = [smallest(sizes, column) for column in table.T]
+    resampled = [np.take_along_axis(table, some, 1).mean(1) for some in chosen]
     least, bound = (sizes[0], sizes[-2]) if len(sizes) > 1 else (0, 0)
-    return Measured(candidate, gains, Dimension(value, low, high, bound, least), by_seed)
+    dimensions = {}
+    for share in SHARES:
+        drawn = np.sort([smallest(sizes, means, share) for means in resampled])
+        low, high = (float(drawn[int(at * (DRAWS - 1))]) for at in INTERVAL)
+        value = smallest(sizes, table.mean(1), share)
+        dimensions[share] = Dimension(value, low, high, bound, least)
+    by_seed = [smallest(sizes, column) for column in table.T]
+    return Measured(candidate, gains, dimensions, by_seed)
 
 
-def smallest(sizes: list[int], gains: np.ndarray) -> float:
-    """Parameters at which the share SHARE of the last gain is reached, inf if by the last alone.
+def smallest(sizes: list[int], gains: np.ndarray, share: float = SHARE) -> float:
+    """Parameters at which a share of the last gain is reached, inf if by the last alone.
 
     The curve is the best gain of any subspace up to a size, linear in the logarithm of the size between two; a size
     below the smallest is not told from it.
@@ -247,13 +256,13 @@ def smallest(sizes: list[int], gains: np.ndarray) -> float:
     if gains[-1] <= 0:
         return math.inf  # all weights gain nothing: there is nothing to reach
     best = np.maximum.accumulate(gains[:-1]) / gains[-1]
-    reached = np.flatnonzero(best >= SHARE)
+    reached = np.flatnonzero(best >= share)
     if not len(reached):
         return math.inf
     at = int(reached[0])
     if at == 0 or sizes[at] == sizes[at - 1]:
         return float(sizes[at])
-    part = (SHARE - best[at - 1]) / (best[at] - best[at - 1])
+    part = (share - best[at - 1]) / (best[at] - best[at - 1])
     return float(sizes[at - 1] * (sizes[at] / sizes[at - 1]) ** part)
 
 
@@ -273,6 +282,15 @@ def facts(measured: list[Measured]) -> list[dict]:
             "d90_high": _finite(m.d90.high),
             "d90_by_seed": [_finite(value) for value in m.by_seed],
             "reached": math.isfinite(m.d90.value),
+            "dimensions": [
+                {
+                    "share": share,
+                    "value": _finite(d.value),
+                    "low": _finite(d.low),
+                    "high": _finite(d.high),
+                }
+                for share, d in m.dimensions.items()
+            ],
             "smallest_subspace": m.d90.least,
             "largest_subspace": m.d90.bound,
             "subspaces": [
