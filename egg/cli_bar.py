@@ -8,14 +8,24 @@ LONG = 1 << 18  # bytes: less is read before a bar could be
 
 
 @contextlib.contextmanager
-def steps_bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar that goes up by as many of ``total`` as its value is called with; silent where nobody looks."""
+def steps_bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar that goes up by as many of ``total`` as its value is called with; silent where nobody looks.
+
+    unit : of the total, in a word
+    """
     if not sys.stderr.isatty():
         yield lambda done: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit_scale=True, leave=False, dynamic_ncols=True) as shown:
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=f" {unit}",
+        unit_scale=total > 999,
+        leave=False,
+        dynamic_ncols=True,
+    ) as shown:
         yield shown.update
 
 

@@ -94,7 +94,9 @@ def _measure(arguments: GeometryArguments) -> int:
     split = split_of(corpus, arguments.split, say)
     text = corpus.split(split)
     out, measured = _folder(arguments.out), []
-    with steps_bar(sum(2 * shape.num_layers for _, shape, *_ in models), "measuring") as done:
+    with steps_bar(
+        sum(2 * shape.num_layers for _, shape, *_ in models), "measuring", "clouds"
+    ) as done:
         for path, shape, weights, config in models:
             states = hidden_states(backend, shape, weights, text, arguments.points, arguments.stride)  # fmt: skip
             layers = []
@@ -144,7 +146,7 @@ def _manifolds(arguments: GeometryArguments) -> int:
 
     if arguments.checkpoints:
         raise EggError("--manifolds checks the estimators alone: leave the checkpoints away")
-    with steps_bar(len(MANIFOLDS), "checking") as done:
+    with steps_bar(len(MANIFOLDS), "checking", "manifolds") as done:
         found = check(arguments.points, arguments.neighbors, done)
     if arguments.json:
         print_json({"points": arguments.points, "manifolds": [asdict(c) for c in found]})

@@ -128,7 +128,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     seeds = list(range(a.seeds))
     total = each * sum(trials_of(len(some), len(factors), len(seeds)) for some in subspaces)
     measured = []
-    with steps_bar(total, "member-tokens") as done:
+    with steps_bar(total, "adapting", "member-tokens") as done:
         for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
             before = evaluate(backend, shape, weights, validation).bits_per_byte
             candidate = Candidate(
