@@ -78,6 +78,8 @@ class IntrinsicDimensionArguments:
     """Times the default step size; the first seed finds each subspace's best among these or beyond their ends."""
     population_size: int = EvolutionConfig.population_size
     """Members: perturbed copies of what evolves."""
+    sigma_shift: int | None = None
+    """Size of the perturbation, as for egg train; none: 3 for adapters, and for whole tensors that of egg train."""
     eval_bytes: int = 131_072
     """Bytes of validation text that each adaptation is measured on; 0: all."""
     out: str = "runs/intrinsic-dimension"
@@ -100,7 +102,7 @@ def main(argv: list[str], prog: str) -> int:
         raise EggError(f"--seeds {a.seeds}: must be at least 1")
     if a.eval_bytes < 0:
         raise EggError(f"--eval-bytes {a.eval_bytes}: must be at least 0")
-    EvolutionConfig(population_size=a.population_size)
+    EvolutionConfig(population_size=a.population_size, sigma_shift=a.sigma_shift)
     if a.member_tokens < per_step:
         raise EggError(f"--member-tokens {a.member_tokens}: a step takes {per_step:,}")
     factors = _factors(a.step_factors)
@@ -122,7 +124,9 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     backend = get_backend(a.backend, threads=a.threads, notify=say)
     corpus, text, split = open_for_training(a.data, a.data_column, say)
     validation = sample(corpus.split(split), a.eval_bytes)
-    setting = Setting(corpus.fingerprint, a.member_tokens, a.eval_bytes, a.population_size)
+    setting = Setting(
+        corpus.fingerprint, a.member_tokens, a.eval_bytes, a.population_size, a.sigma_shift
+    )
     per_step = a.population_size * EvolutionConfig.seq_len
     each = a.member_tokens // per_step * per_step
     seeds = list(range(a.seeds))
@@ -143,6 +147,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                 after = tune(
                     backend, c.shape, c.weights, text, validation, subspace, member_tokens=trial.member_tokens,
                     step_factor=trial.step_factor, seed=trial.seed, population_size=trial.population_size,
+                    sigma_shift=trial.sigma_shift,
                     stepped=lambda report: done(per_step),
                 )  # fmt: skip
                 seconds = round(time.perf_counter() - began, 2)

@@ -36,6 +36,8 @@ class Setting:
     """That each trial takes."""
     eval_bytes: int
     population_size: int
+    sigma_shift: int | None
+    """None: what adapters and weights have by default."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Trial:
     member_tokens: int
     eval_bytes: int
     population_size: int
+    sigma_shift: int | None
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,9 @@ def swept(table, factors=(1.0,)):
 
     candidate = Candidate("a", SHAPE, np.zeros(0), "hash", 1000, 5.0)
     seeds = list(range(len(table[0])))
-    found = list(sweep(candidate, subspaces, Setting("text", 1, 1, 1), list(factors), seeds, run))
+    found = list(
+        sweep(candidate, subspaces, Setting("text", 1, 1, 1, None), list(factors), seeds, run)
+    )
     return measure(candidate, found), asked
 
 
@@ -178,7 +180,7 @@ def test_the_interval_is_that_of_seeds():
 
 
 def trial(seed=0):
-    return Trial("hash", None, "head", 1.0, seed, "text", 640, 64, 32)
+    return Trial("hash", None, "head", 1.0, seed, "text", 640, 64, 32, None)
 
 
 def test_records_outlive_a_kill_while_one_is_written(tmp_path):
@@ -286,6 +288,7 @@ def test_what_a_sweep_says(call, monkeypatch):
         ("--step-factors fast", "--step-factors fast"),
         ("--member-tokens 100", "--member-tokens 100"),
         ("--population-size 33", "--population-size 33"),
+        ("--sigma-shift 9", "--sigma-shift 9"),
         ("--eval-bytes=-1", "--eval-bytes -1"),
         ("--data no/such", "no/such"),
     ],
