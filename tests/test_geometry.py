@@ -107,18 +107,29 @@ def test_equal_points_count_once():
     assert same.anisotropy is None and same.distinct == 1
 
 
-def test_geometry_of_a_runs_checkpoints(egg, train, tmp_path, tables):
+def test_geometry_of_a_runs_checkpoints(egg, train, tmp_path):
     train("--steps", 6, "--keep", "all", "--out", tmp_path / "run")
     saved = sorted((tmp_path / "run/checkpoints").iterdir())
-    out = tmp_path / "shapes"
+    out, letters = tmp_path / "shapes", tmp_path / "letters.txt"
+    letters.write_bytes(np.random.default_rng(0).integers(97, 123, 4000, np.uint8).tobytes())
     status, shown, err = egg(
-        "geometry", *saved, "--points", 100, "--stride", 2, "--out", out, "--json"
+        "geometry",
+        *saved,
+        "--data",
+        letters,
+        "--points",
+        100,
+        "--stride",
+        2,
+        "--out",
+        out,
+        "--json",
     )
     assert status == 0, err
     found = json.loads(shown)
     assert found == json.loads((out / "geometry.json").read_text())
     assert [c["member_tokens"] for c in found["checkpoints"]] == [s * 32 * 4 for s in (3, 4, 6)]
-    assert found["points"] == 100 and found["split"] == "validation"
+    assert found["points"] == 100 and found["split"] == "all"
     for checkpoint in found["checkpoints"]:
         rows = [(row["layer"], row["kind"]) for row in checkpoint["layers"]]
         assert rows == [(0, "state"), (0, "stream")]
