@@ -47,4 +47,6 @@ def main(argv: list[str], commands: dict[str, tuple[str, str]]) -> int:
 
 
 def _arguments(module, name: str) -> type:
-    return getattr(module, "Completed", None) or getattr(module, f"{name.title().replace('-', '')}Arguments")
+    return getattr(module, "Completed", None) or getattr(
+        module, f"{name.title().replace('-', '')}Arguments"
+    )

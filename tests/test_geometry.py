@@ -65,6 +65,10 @@ def test_as_many_states_as_asked_for(weights):
     assert len(hidden_states(numpy, SHAPE, weights, text, 1000, 50)[0, "state"]) == 4
     with pytest.raises(EggError, match="--stride"):
         hidden_states(numpy, SHAPE, weights, text, 10, 300)
+    documents = [b"\0" + bytes([i]) * (50 * i) for i in range(1, 100)]
+    for text in (b"\0" + b"long" * 9000, b"".join(documents), b"".join(documents[:3] * 200)):
+        text = np.frombuffer(text, np.uint8)
+        assert len(hidden_states(numpy, SHAPE, weights, text, 200, 16)[0, "state"]) >= 190
 
 
 def test_anisotropy_of_what_is_known():

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from egg.errors import EggError
-from egg.evaluate import sample
 from kernels.backend import Backend
 from kernels.layout import Shape
 from kernels.reference import Model
 
 BLOCK = 512  # positions that the reference reads together; bounds memory, not results
-FEWEST = 1024  # positions that a sample has at the least: few would be of the documents' first bytes alone
+STRETCH = (
+    2048  # bytes of a document to be read, if there is a choice: fewer would be its beginning alone
+)
 KINDS = {"state": "state", "stream": "mlp"}
 """What is kept of a layer -> the stage of docs/arithmetic.md: the recurrent state h, and the residual stream x that
 leaves the layer."""
@@ -76,12 +77,10 @@ def _positions(
     backend, shape, weights, text, points, stride
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Bytes to read (m,) uint8 with the states before them (m, L, D) int8, a piece of each document at a time."""
-    text = sample(text, max(points, FEWEST) * stride)
-    starts = np.flatnonzero(text == 0)
-    sizes = np.diff(np.append(starts, text.size))
+    starts, sizes = _stretches(text, points * stride)
     order = np.argsort(
         -sizes, kind="stable"
-    )  # the longest first, so that those still going on are first
+    )  # the longest first: those still going on are the first
     starts, sizes = starts[order], sizes[order]
     model = backend.prepare(shape, weights)
     states = np.zeros((len(starts), shape.num_layers, shape.hidden_size), np.int8)
@@ -96,3 +95,27 @@ def _positions(
         last = np.ascontiguousarray(tokens[:, -1:])
         yield last[:, 0], states
         _, states = backend.forward(model, last, states)
+
+
+def _stretches(text: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Beginnings of documents spread evenly over a text: as many bytes as wanted or a few more, if there are so many.
+
+    returns : starts (n,) int64, of a document's NUL, and sizes (n,) int64
+    """
+    starts = np.flatnonzero(text == 0)
+    sizes = np.diff(np.append(starts, text.size))
+    documents = max(1, wanted // STRETCH)
+    while True:
+        even = np.unique(np.arange(documents) * len(starts) // documents)
+        if len(even) == len(starts) or sizes[even].sum() >= wanted:
+            break
+        documents *= 2
+    starts, sizes = starts[even], sizes[even]
+    low, high = 1, int(sizes.max())  # the least length of a stretch that is enough for all
+    while low < high:
+        middle = (low + high) // 2
+        if np.minimum(sizes, middle).sum() >= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return starts, np.minimum(sizes, high)
