@@ -60,7 +60,11 @@ def main():
     found = {n: mean_votes(model, text, options.batches, 77, *case) for n, case in cases.items()}
     print(f"{'':24}" + "".join(f"{name:>12}" for name in cases))
     for name, t in model.shape.tensors.items():
-        gradient = np.sqrt(max(1.0, half[t.slice] @ other[t.slice]))
+        energy = half[t.slice] @ other[t.slice]
+        if energy <= 0:
+            print(f"{name:24}   its gradient is lost in noise: a larger --reference may find it")
+            continue
+        gradient = np.sqrt(energy)
         row = [
             1000 * (votes[t.slice] @ whole[t.slice]) / gradient / lengths[name]
             for votes, _, lengths in found.values()
