@@ -6,6 +6,7 @@ JSON object with the format's number, the rank, the matrices, and the hash of th
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from safetensors.numpy import save
 
 from egg import checkpoint
 from egg.errors import EggError
+from egg.parameters import normal_weights
 from kernels import Adapter, AdapterShape, BackendError, Shape
-from kernels.arithmetic import LIMIT, clip8, normal_table, round_shift
-from kernels.philox import ADAPTER_WEIGHTS, words
+from kernels.arithmetic import LIMIT, clip8, round_shift
+from kernels.philox import ADAPTER_WEIGHTS
 
 ADAPTER = "adapter.safetensors"
 FORMAT, FORMAT_KEY = 1, "egg_adapter"
@@ -29,16 +31,34 @@ def matrices_of(shape: Shape, tensors: str) -> tuple[str, ...]:
     tensors : of gru, mlp, head, names such as w_up, and whole names; separated by commas
     Raises EggError for what names none.
     """
-    chosen = set()
-    for part in (part.strip() for part in tensors.split(",")):
-        found = {n for n in shape.matrices if part and (part == n or part in n.split("."))}
-        if not found:
+    return named(shape.matrices, tensors, "--tensors", "matrix", KINDS)
+
+
+def named(
+    names: Sequence[str],
+    chosen: str,
+    flag: str,
+    what: str,
+    kinds: Sequence[str],
+    groups: Mapping[str, Collection[str]] | None = None,
+) -> tuple[str, ...]:
+    """Those of the names that a flag's value chooses, in their order.
+
+    chosen : names, parts of names between dots, and keys of ``groups``, separated by commas
+    what, kinds : for the error of one that chooses nothing
+    """
+    groups, found = groups or {}, set()
+    for part in (part.strip() for part in chosen.split(",")):
+        here = groups.get(part) or {
+            n for n in names if part and (part == n or part in n.split("."))
+        }
+        if not here:
             raise EggError(
-                f"--tensors {tensors}: {part!r} is no matrix of the model: choose of {', '.join(KINDS)}, "
+                f"{flag} {chosen}: {part!r} is no {what} of the model: choose of {', '.join(kinds)}, "
                 "or names such as w_up"
             )
-        chosen |= found
-    return tuple(name for name in shape.matrices if name in chosen)
+        found.update(here)
+    return tuple(name for name in names if name in found)
 
 
 def adapter_shape(shape: Shape, rank: int, tensors: str) -> AdapterShape:
@@ -56,9 +76,8 @@ def initial_factors(layout: AdapterShape, seed: int) -> np.ndarray:
     for name, factor in layout.views(flat).items():
         if name.endswith(".A"):
             number = layout.tensors[name].number
-            drawn = words(seed, ADAPTER_WEIGHTS, number, 0, -(-factor.size // 2))
-            halfwords = drawn.astype("<u4").view("<u2")[: factor.size]
-            factor[...] = normal_table()[halfwords].reshape(factor.shape)
+            drawn = normal_weights(seed, ADAPTER_WEIGHTS, number, factor.size)
+            factor[...] = drawn.reshape(factor.shape)
     return flat
 
 

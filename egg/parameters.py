@@ -19,6 +19,13 @@ EGG_LARGER = "w_h"
 CONSTANT_COLUMN = 64  # of the embedding in recipe egg: a feature that every byte shares
 
 
+def normal_weights(seed: int, stream: int, number: int, size: int) -> np.ndarray:
+    """(size,) int8: round(16 z) of the generator's halfwords, for the tensor of this number."""
+    drawn = words(seed, stream, number, 0, -(-size // 2))
+    halfwords = drawn.astype("<u4").view("<u2")[:size]  # the low half comes first
+    return normal_table()[halfwords]
+
+
 def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
     """(parameters,) int8: round(16 z) for matrices, 16 for gains, 0 for biases.
 
@@ -31,13 +38,9 @@ def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
             gain = EGG_GAINS[name.split(".")[-2]] if recipe == "egg" and "ln" in name else GAIN
             weights[...] = 0 if ".gru.b_" in name else gain
         elif recipe == "paper" or not name.endswith(EGG_ZEROS):
-            drawn = words(
-                seed, INITIAL_WEIGHTS, shape.tensors[name].number, 0, -(-weights.size // 2)
-            )
-            halfwords = drawn.astype("<u4").view("<u2")[: weights.size]  # the low half comes first
-            drawn = normal_table()[halfwords].astype(np.int32)
+            drawn = normal_weights(seed, INITIAL_WEIGHTS, shape.tensors[name].number, weights.size)
             if recipe == "egg" and name.endswith(EGG_LARGER):
-                drawn = np.clip(round_shift(larger * drawn, 8), -LIMIT, LIMIT)
+                drawn = np.clip(round_shift(larger * drawn.astype(np.int32), 8), -LIMIT, LIMIT)
             weights[...] = drawn.reshape(weights.shape)
         if name == "embedding.weight" and recipe == "egg":
             weights[:, 0] = CONSTANT_COLUMN

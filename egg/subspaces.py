@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from egg.adaptation import AdapterEvolution, FineTuning, adapting, measured
-from egg.adapter import adapter_shape
+from egg.adapter import KINDS, adapter_shape, named
 from egg.config import Config, ModelConfig
-from egg.errors import EggError
 from egg.evolution import Evolution, StepReport, Text
 from egg.optimizer import STEP_BITS, adapter_step_size, default_step_size
 from kernels.backend import Backend
@@ -51,19 +50,9 @@ def tensors_of(shape: Shape, tensors: str) -> tuple[str, ...]:
     """
     if tensors == ALL:
         return tuple(shape.tensors)
-    chosen = set()
-    for part in (part.strip() for part in tensors.split(",")):
-        if part == VECTORS:
-            found = {name for name, tensor in shape.tensors.items() if len(tensor.shape) == 1}
-        else:
-            found = {n for n in shape.tensors if part and (part == n or part in n.split("."))}
-        if not found:
-            raise EggError(
-                f"--whole {tensors}: {part!r} is no tensor of the model: choose of vectors, embedding, gru, mlp, head, "
-                "or names such as w_up"
-            )
-        chosen |= found
-    return tuple(name for name in shape.tensors if name in chosen)
+    vectors = [name for name, tensor in shape.tensors.items() if len(tensor.shape) == 1]
+    kinds = (VECTORS, "embedding", *KINDS)
+    return named(tuple(shape.tensors), tensors, "--whole", "tensor", kinds, {VECTORS: vectors})
 
 
 class PartialTuning(FineTuning):

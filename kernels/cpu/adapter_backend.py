@@ -165,17 +165,7 @@ def _sum_factors(backend, plan, z, v_rows, x_rows, pairs, *, add):
         panels = range(-(-outputs // 64))
         tasks += [(at, outputs, RANKS, v + RANKS, x + inputs, panel) for panel in panels]
         at += outputs * RANKS
-    slices = [(p, min(pairs, p + VOTE_ROWS // 2)) for p in range(0, pairs, VOTE_ROWS // 2)]
-
-    def run(begin, end):
-        for at, outputs, inputs, v_at, x_at, panel in tasks[begin:end]:
-            for p, q in slices:
-                votes.sum_matrix(
-                    z, at, outputs, inputs, v_rows, v_at, x_rows, x_at, p, q, pairs, panel,
-                    int(add or p > 0),
-                )  # fmt: skip
-
-    backend.run(run, backend.spread(len(tasks), len(tasks) // (4 * backend.threads), 1))
+    backend.sum_votes(z, tasks, v_rows, x_rows, pairs, add)
 
 
 def _without_filling(layout: AdapterShape, plan: np.ndarray, z: np.ndarray) -> np.ndarray:

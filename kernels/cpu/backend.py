@@ -365,8 +365,14 @@ class NumbaBackend:
             x_column += structures.LAYER_INPUTS * d
         matrix("head.weight", v_column, x_column)
 
-        slices = [(p, min(pairs, p + VOTE_ROWS // 2)) for p in range(0, pairs, VOTE_ROWS // 2)]
+        self.sum_votes(z, tasks, v_rows, x_rows, pairs, add)
         constant = 1 << product_shift(d)
+        for at, v_at in biases:
+            votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
+
+    def sum_votes(self, z, tasks, v_rows, x_rows, pairs, add):
+        """Sum the votes on matrices, one panel of 64 outputs a task: at, outputs, inputs, v_at, x_at, panel."""
+        slices = [(p, min(pairs, p + VOTE_ROWS // 2)) for p in range(0, pairs, VOTE_ROWS // 2)]
 
         def run(begin, end):
             for at, outputs, inputs, v_at, x_at, panel in tasks[begin:end]:
@@ -377,8 +383,6 @@ class NumbaBackend:
                     )  # fmt: skip
 
         self.run(run, self.spread(len(tasks), len(tasks) // (4 * self.threads), 1))
-        for at, v_at in biases:
-            votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
 
     def add_full_rank(self, weights, noise, direction, amount):
         key = key_words(noise.seed)
