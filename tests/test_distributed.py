@@ -126,6 +126,7 @@ def test_what_is_exchanged(ranks, tmp_path):
     script = tmp_path / "exchange.py"
     script.write_text(
         """
+import os
 import numpy as np
 from egg import distributed
 ranks = distributed.join()
@@ -151,7 +152,7 @@ assert ranks.agree([3, 15, 2][r]) == 15
 assert ranks.lead(lambda: ["a", None, {"r": r}]) == ["a", None, {"r": 0}]
 assert ranks.local_size == n and ranks.threads >= 1
 ranks.close()
-print("done", flush=True)
+os.write(1, b"done\\n")  # in one piece, or the lines of ranks mix
 """
     )
     status, out, err = ranks(3, script)
