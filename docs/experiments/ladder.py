@@ -21,8 +21,8 @@ from egg.evaluate import evaluate
 from egg.evolution import Evolution
 from egg.optimizer import scheduled_step_size
 from egg.parameters import initial_weights
-from kernels import Noise, get_backend
-from kernels.arithmetic import CREDIT_MEAN, MASTER_BITS
+from kernels import Noise, get_backend, philox
+from kernels.arithmetic import CREDIT_MEAN, MASTER_BITS, VOTE_BITS
 
 POPULATION, CHUNK, SIGMA_SHIFT = 2048, 8, 4  # of plain
 FULL = 127  # the weight of an output whose push arrives whole
@@ -61,6 +61,42 @@ def head_within(credits):
     return changed
 
 
+def untraced(run_groups):
+    """Votes on matrices and biases are cast on what was drawn, a b^T, not on inputs that were seen; unweighted."""
+
+    def changed(self, model, tokens, states, noise, group_size, scale, first, votes):
+        traced = {name: z.copy() for name, z in votes.items()}
+        scaled, groups_credits = [], reference.credits
+
+        def credits(*arguments):
+            scaled.append(groups_credits(*arguments))
+            return scaled[-1]
+
+        with mock.patch.object(reference, "credits", credits):
+            result = run_groups(
+                self, model, tokens, states, noise, group_size, scale, first, traced
+            )
+        members = first + np.arange(len(tokens) * group_size)
+        drawn = reference.Perturbed(model, noise, members, tie_gates=True)
+        length = tokens.shape[1] - 1
+        strings = philox.words(noise.seed, philox.TOKEN_SIGNS, members, noise.step, 1)
+        r = philox.signs(strings, 0, length).astype(np.int64)
+        to_go, own, head = ((c.reshape(-1, length) * r).sum(1) for c in scaled[0][:3])
+        last = f"layers.{model.shape.num_layers - 1}.mlp"
+        for name, z in votes.items():
+            credit = own if name.startswith(last) else head if name == "head.weight" else to_go
+            by_output = credit[:, None] * drawn.a[name]
+            if ".b_" in name:
+                z += by_output.sum(0) << VOTE_BITS
+            elif z.ndim == 1 or name == "embedding.weight":
+                z[...] = traced[name]
+            else:
+                z += by_output.T @ drawn.b[name].astype(np.int64) << VOTE_BITS
+        return result
+
+    return changed
+
+
 def all_arrives(arrived):
     """Votes are not weighted by what arrived."""
 
@@ -76,7 +112,10 @@ WITHOUT = {
     "without reward-to-go": ("credits", whole_chunk),
     "without a head apart": ("credits", head_within),
     "without what arrived": ("arrived", all_arrives),
+    "without tracing": ("NumpyBackend._run_groups", untraced),
 }
+
+NOISY = "plain", "without tracing"  # their best step sizes are others
 
 
 def recipe(config, corpus, change):
@@ -85,8 +124,8 @@ def recipe(config, corpus, change):
     name = "numba" if change is None else "numpy"
     training = Evolution(config, get_backend(name), text)
     target, wrap = change or ("credits", lambda function: function)
-    owner = reference.philox if target.startswith("philox.") else reference
-    target = target.split(".")[-1]
+    *owners, target = target.split(".")
+    owner = getattr(reference, owners[0]) if owners else reference
     with mock.patch.object(owner, target, wrap(getattr(owner, target))):
         while training.member_tokens < config.run.member_tokens:
             training.step()
@@ -138,7 +177,7 @@ def main():
     parser.add_argument("--member-tokens", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=["plain", *WITHOUT])
-    parser.add_argument("--step-sizes", type=float, nargs="*", default=[0.1, 0.2, 0.4, 0.8])
+    parser.add_argument("--step-sizes", type=float, nargs="*", default=[0.4, 0.8, 1.6, 3.0, 6.0])
     options = parser.parse_args()
     config, tokens = PRESETS["quickstart"], options.member_tokens
     config = replace(
@@ -148,12 +187,14 @@ def main():
     )
     corpus = data.open_corpus("stdlib")
     for name in options.only:
-        if name == "plain":
-            for step_size in options.step_sizes:
+        for step_size in options.step_sizes if name in NOISY else [None]:
+            if name == "plain":
                 found = plain(config, corpus, step_size)
-                print(f"plain, step size {step_size:<5} {found:.4f}", flush=True)
-        else:
-            print(f"{name:22} {recipe(config, corpus, WITHOUT[name]):.4f}", flush=True)
+            else:
+                tried = replace(config, evolution=replace(config.evolution, step_size=step_size))
+                found = recipe(tried, corpus, WITHOUT[name])
+            step = "" if step_size is None else f", step size {step_size}"
+            print(f"{name + step:32} {found:.4f}", flush=True)
 
 
 if __name__ == "__main__":
