@@ -231,7 +231,7 @@ class CupyBackend:
         self._launch(
             "outputs.cu", "vote_outputs", (rows, 4 * shape.num_layers + 1), words, projections, credit,
             inputs, arrived, v, np.int32(length), np.int64(members), np.int32(group_size), *draws,
-            *_moves(noise), shaped=shaped,
+            *_moves(noise), threads=64, shaped=shaped,
         )  # fmt: skip
         matrices, biases = self._table("traced", shape)
         self._sum(matrices, v, inputs, votes, rows)
