@@ -217,6 +217,9 @@ class Scales:
     def get(self, array):
         return np.zeros(array.shape, array.dtype)
 
+    def copy(self, source, target):
+        assert source.shape == target.shape
+
     def free_bytes(self):
         return self.memory - self.held
 

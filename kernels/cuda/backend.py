@@ -141,9 +141,10 @@ class CupyBackend:
         shape, pairs, length = prepared.shape, len(tokens), tokens.shape[1] - 1
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (2 * pairs, *layers), "states")
-        scores, states_out = np.zeros(2 * pairs, np.int32), states.copy()
+        scores = np.zeros(2 * pairs, np.int32)
         if pairs == 0 or length == 0:
-            return scores, states_out
+            return scores, states.copy()
+        states_out = np.empty_like(states)
         each = 4 * sign_words(shape) + 4 * shape.num_layers * shape.hidden_size + length + 16
         wave = prepared.tile.members // 2 * self.device.multiprocessors
         block = self._block(pairs, each, wave)
@@ -181,32 +182,33 @@ class CupyBackend:
         )
         wave = prepared.tile.members * self.device.multiprocessors // group_size
         block = self._block(groups, each, max(1, wave))
-        votes = self.device.zeros((shape.parameters,), np.int64)
-        states_out = np.empty_like(states)
-        scores, deviation = np.empty(groups * group_size, np.int32), 0
+        # All goes there before the first kernel and comes back after the last, so that blocks follow without a gap.
+        device, members = self.device, groups * group_size
+        votes = device.zeros((shape.parameters,), np.int64)
+        read, before = device.put(tokens), device.put(states)
+        after = device.empty(states.shape, np.int8)
+        scores, deviations = (device.empty((members,), np.int32) for _ in range(2))
         for g in range(0, groups, block):
-            part = slice(g, g + block)
-            after, sums, deviations = self._cast_block(
-                prepared, tokens[part], states[part], noise, group_size, credit_scale,
-                (first_group + g) * group_size, columns, votes,
+            part, run = slice(g, g + block), slice(g * group_size, (g + block) * group_size)
+            self._cast_block(
+                prepared, read[part], before[part], noise, group_size, credit_scale,
+                (first_group + g) * group_size, columns, votes, after[part], scores[run], deviations[run],
             )  # fmt: skip
-            states_out[part] = after
-            scores[g * group_size : (g + block) * group_size] = sums
-            deviation += int(np.abs(deviations.astype(np.int64)).sum())
-        return TracedVotes(self.device.get(votes), states_out, scores, deviation)
+        deviation = int(np.abs(device.get(deviations).astype(np.int64)).sum())
+        return TracedVotes(device.get(votes), device.get(after), device.get(scores), deviation)
 
     def _cast_block(
-        self, prepared, tokens, states, noise, group_size, credit_scale, first, columns, votes
-    ):
-        """Run a block of groups and add their votes; returns states (groups, L, D), scores and deviations."""
+        self, prepared, read, states, noise, group_size, credit_scale, first, columns, votes, kept, scores, deviations
+    ):  # fmt: skip
+        """Run a block of groups, all on the device: add their votes, and fill ``kept`` (groups, L, D), the states of
+        the streams, and scores and deviations (members,)."""
         shape, device = prepared.shape, self.device
-        groups, length = len(tokens), tokens.shape[1] - 1
+        groups, length = len(read), read.shape[1] - 1
         members, rows = groups * group_size, groups * length
         layers = (shape.num_layers, shape.hidden_size)
         shaped = (shape, prepared.tile)
         empty = device.empty
         words = self._draw(shape, members, first, noise)
-        read = device.put(tokens)
         after = empty((members, *layers), np.int8)
         s0, s1 = empty((length, members), np.int32), empty((length, members), np.int32)
         projections = empty((length, 6 * shape.num_layers + 1, members), np.int32)
@@ -217,12 +219,11 @@ class CupyBackend:
         draws = (np.uint32(first), np.uint32(noise.step), *_key(noise))
         self._forward(
             prepared, "forward_traced", members, self._exp2, self._thresholds, words, read,
-            np.int32(length), device.put(states), after, s0, s1, projections, inputs, arrived,
+            np.int32(length), states, after, s0, s1, projections, inputs, arrived,
             np.int64(members), np.int32(group_size), *draws, *_moves(noise),
         )  # fmt: skip
 
         credit = empty((3, length, members), np.int16)
-        scores, deviations = empty((members,), np.int32), empty((members,), np.int32)
         self._launch(
             "credit.cu", "credit_members", (-(-members // THREADS), 1), s0, s1, read, np.int32(members),
             np.int32(length), np.int32(group_size), np.int64(credit_scale), credit, scores, deviations,
@@ -244,8 +245,8 @@ class CupyBackend:
             "vectors.cu", "vote_embedding", (rows, 1), words, credit, read, votes, np.int32(length),
             np.int64(members), np.int32(group_size), *draws, shaped=shaped,
         )  # fmt: skip
-        kept = after.reshape(groups, group_size, *layers)[:, noise.step % group_size]
-        return device.get(kept), device.get(scores), device.get(deviations)
+        member = noise.step % group_size
+        device.copy(after.reshape(groups, group_size, *layers)[:, member], kept)
 
     def _table(self, kind: str, shape: Shape):
         """Where a recipe's votes lie, on the device: 64 x 64 tiles of the matrices, and vectors."""

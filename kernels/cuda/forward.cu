@@ -122,10 +122,11 @@ template <int MODE> __device__ inline void embed(const Tile &tile, const Run &ru
       move = tile.r[row] * sign_of(*tile.signs(min(row, tile.rows - 1), BIT_A_EMBEDDING + token), token & 31) * step;
     each_part<D>([&](int i, int q) {
       const uint4 four = *(const uint4 *)(weights + 16 * q);
+      const uint32 signs = b.at(i, q);
       *(uint4 *)(tile.x + row * ROW + 16 * q) = four_words([&](int w) {
         return each_byte([&](int j) {
           const int x = byte_of(word_of(four, w), j);
-          return MODE == CLEAN ? x : clip8(x + sign_of(b.part[i], 4 * w + j) * move);
+          return MODE == CLEAN ? x : clip8(x + sign_of(signs, 4 * w + j) * move);
         });
       });
     });

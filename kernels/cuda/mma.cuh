@@ -17,7 +17,8 @@ __device__ inline void mma(int (&acc)[4], const uint32 (&a)[4], uint32 b0, uint3
 __device__ inline void load_matrices(uint32 (&out)[4], const int8 *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(uint32(__cvta_generic_to_shared(row))));
+               : "r"(uint32(__cvta_generic_to_shared(row)))
+               : "memory"); // what was stored there is read
 }
 #define SHARED_BUFFER(name) extern __shared__ __align__(16) unsigned char name[]
 #endif

@@ -24,10 +24,11 @@ class Peak:
         self._c = device.empty((SIDE, SIDE), np.int32)
         self._one, self._zero = np.ones(1, np.int32), np.zeros(1, np.int32)
         try:
-            device.clock(self._multiply)  # on that device, whichever is current; and the library loads
+            # On that device, whichever is current; and the library loads.
+            device.clock(self._multiply)
         except (ImportError, RuntimeError) as error:
             raise BackendError(
-                f"backend cupy: cuBLAS, by which the device's peak is measured, fails: {error}"
+                f"backend cupy: cuBLAS, by which the device's peak is measured, fails: {' '.join(str(error).split())}"
             ) from error
 
     def _multiply(self):

@@ -197,15 +197,21 @@ __device__ inline int row_sum(int v) {
   return v;
 }
 
-// A lane's part of K sign bits of a member: bit i of part[j] is that of byte i of its part j of a row.
+// A lane's part of K sign bits of a member: bit i of at(j, q) is that of byte i of its part j of a row, sixteen bytes
+// from 16 q on. Short rows are fetched at once, so that they are there when they are needed.
 template <int K> struct Bits {
-  uint32 part[K < 128 ? 1 : K / 128];
+  static constexpr int PARTS = K < 128 ? 1 : K / 128;
+  static constexpr bool HELD = PARTS <= 2;
+  const uint16 *halves = nullptr;
+  uint32 part[HELD ? PARTS : 1] = {};
+
+  __device__ uint32 at(int i, int q) const { return HELD ? part[HELD ? i : 0] : halves ? halves[q] : 0; }
 };
 template <int MODE, int K> __device__ inline Bits<K> bits_of(const Tile &tile, int row, int bit) {
-  Bits<K> bits = {};
+  Bits<K> bits;
   if (MODE != CLEAN) {
-    const uint16 *halves = (const uint16 *)tile.signs(min(row, tile.rows - 1), bit);
-    each_part<K>([&](int i, int q) { bits.part[i] = halves[q]; });
+    bits.halves = (const uint16 *)tile.signs(min(row, tile.rows - 1), bit);
+    if (Bits<K>::HELD) each_part<K>([&](int i, int q) { bits.part[Bits<K>::HELD ? i : 0] = bits.halves[q]; });
   }
   return bits;
 }
@@ -230,8 +236,9 @@ template <int K> __device__ inline int project(const int8 *x, const Bits<K> &b) 
   int sum = 0;
   each_part<K>([&](int i, int q) {
     const uint4 four = *(const uint4 *)(x + 16 * q);
+    const uint32 signs = b.at(i, q);
 #pragma unroll
-    for (int w = 0; w < 4; w++) sum = __dp4a(int(word_of(four, w)), four_signs(b.part[i] >> (4 * w)), sum);
+    for (int w = 0; w < 4; w++) sum = __dp4a(int(word_of(four, w)), four_signs(signs >> (4 * w)), sum);
   });
   return row_sum(sum);
 }
@@ -271,7 +278,7 @@ __device__ inline void norm(const int8 *x, int8 *out, const Gains &gains, const 
   const uint32 reciprocal = ((1u << 22) + mean - 1) / mean;
   each_part<D>([&](int i, int q) {
     const uint4 four = *(const uint4 *)(x + 16 * q);
-    const uint32 turned = r < 0 ? ~e.part[i] : e.part[i];
+    const uint32 signs = e.at(i, q), turned = r < 0 ? ~signs : signs;
     *(uint4 *)(out + 16 * q) = four_words([&](int w) {
       const uint32 ones = (((turned >> (4 * w)) & 15u) * 0x00204081u) & 0x01010101u, mask = ones * 0xFFu;
       const uint32 g = (word_of(gains.plus[i], w) & mask) | (word_of(gains.minus[i], w) & ~mask);
