@@ -117,10 +117,9 @@ class CupyBackend:
         shape, tokens = prepared.shape, _bytes(tokens)
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (len(tokens), *layers), "states")
-        logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
         if tokens.size == 0:
-            return logits, states.copy()
-        states_out, length = np.empty_like(states), tokens.shape[1]
+            return np.empty((*tokens.shape, VOCABULARY), np.int8), states.copy()
+        results, length = [], tokens.shape[1]
         each = length * (VOCABULARY + 1) + 2 * shape.num_layers * shape.hidden_size
         block = self._block(len(tokens), each, prepared.tile.members)
         for at in range(0, len(tokens), block):
@@ -133,18 +132,17 @@ class CupyBackend:
                 prepared, "forward_clean", members, read, np.int32(length),
                 self.device.put(states[part]), after, out, np.int64(members),
             )  # fmt: skip
-            logits[part], states_out[part] = self.device.get(out), self.device.get(after)
-        return logits, states_out
+            results.append((self.device.get(out), self.device.get(after)))
+        return _joined(results)
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
         shape, pairs, length = prepared.shape, len(tokens), tokens.shape[1] - 1
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (2 * pairs, *layers), "states")
-        scores = np.zeros(2 * pairs, np.int32)
         if pairs == 0 or length == 0:
-            return scores, states.copy()
-        states_out = np.empty_like(states)
+            return np.zeros(2 * pairs, np.int32), states.copy()
+        results = []
         each = 4 * sign_words(shape) + 4 * shape.num_layers * shape.hidden_size + length + 16
         wave = prepared.tile.members // 2 * self.device.multiprocessors
         block = self._block(pairs, each, wave)
@@ -160,8 +158,8 @@ class CupyBackend:
                 np.int32(length), self.device.put(states[members]), after, sums, np.int64(2 * count),
                 *_moves(noise),
             )  # fmt: skip
-            scores[members], states_out[members] = self.device.get(sums), self.device.get(after)
-        return scores, states_out
+            results.append((self.device.get(sums), self.device.get(after)))
+        return _joined(results)
 
     def cast_traced_votes(
         self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
@@ -320,6 +318,13 @@ class CupyBackend:
             np.int64(len(weights)),
         )  # fmt: skip
         return self.device.get(moved)
+
+
+def _joined(results):
+    """Arrays of blocks as those of all; of a single block as they are, large as they may be."""
+    return (
+        results[0] if len(results) == 1 else tuple(map(np.concatenate, zip(*results, strict=True)))
+    )
 
 
 def traced_columns(shape: Shape) -> dict[str, int]:
