@@ -27,7 +27,7 @@ template <class A, class B> auto min(A a, B b) { return a < b ? a : b; }
 template <class A, class B> auto max(A a, B b) { return a > b ? a : b; }
 
 namespace host {
-struct Lane { uint32_t a[4], b[2]; int acc[4]; int value; };
+struct Lane { uint32_t a[4], b[2]; int acc[4]; int value; const signed char *row; };
 struct Meeting { int arrived = 0; unsigned round = 0; };
 struct Warp { Meeting meeting; Lane lanes[2][32]; };
 
@@ -125,6 +125,16 @@ inline int __shfl_xor_sync(uint32_t, int value, int mask) {
   warp.lanes[round][lane].value = value;
   host::meet(warp.meeting, 32, [] {});
   return warp.lanes[round][lane ^ mask].value;
+}
+
+// ldmatrix.x4 as the PTX ISA lays it over the lanes: each gives the address of one row of one matrix.
+inline void load_matrices(uint32_t (&out)[4], const signed char *row) {
+  host::Warp &warp = host::warp();
+  const unsigned round = warp.meeting.round & 1, lane = threadIdx.x & 31;
+  if ((uintptr_t)row % 16) abort();
+  warp.lanes[round][lane].row = row;
+  host::meet(warp.meeting, 32, [] {});
+  for (int i = 0; i < 4; i++) memcpy(&out[i], warp.lanes[round][8 * i + lane / 4].row + 4 * (lane % 4), 4);
 }
 
 // The fragments of mma.m16n8k32 as the PTX ISA lays them over the lanes.

@@ -1,5 +1,6 @@
 """The CUDA sources without a GPU: they compile, and run on a CPU they equal the reference; and what a GPU must show."""
 
+import contextlib
 import json
 import re
 import sys
@@ -16,8 +17,9 @@ from test_golden import PINNED, RUNS, golden
 from egg.bench_check import _results
 from kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
 from kernels.cuda import backend as cuda_backend
-from kernels.cuda import sources
+from kernels.cuda import peak, sources
 from kernels.cuda.backend import CupyBackend
+from kernels.cuda.device import CupyDevice
 from kernels.cuda.sources import KERNELS, SHAPED, defines, source, tile_for
 
 REFERENCE = get_backend("numpy")
@@ -217,6 +219,9 @@ class Scales:
     def get(self, array):
         return np.zeros(array.shape, array.dtype)
 
+    def copy(self, source, target):
+        assert source.shape == target.shape
+
     def free_bytes(self):
         return self.memory - self.held
 
@@ -327,6 +332,39 @@ def test_what_is_missing_is_one_line(monkeypatch, egg, cupy, device, said):
     assert "\n" not in str(error.value)
     status, out, err = egg("bench", "--backend", "cupy", "--device", device)
     assert (status, out) == (2, "") and err.count("\n") == 1
+
+
+def test_what_the_driver_refuses_later_is_one_line(monkeypatch):
+    def refuse(*_):
+        raise FakeError("cudaErrorIllegalAddress: an illegal address\nwas met")
+
+    cupy = fake_cupy()
+    properties = {
+        "major": 9,
+        "minor": 0,
+        "name": b"H100",
+        "sharedMemPerBlockOptin": 1,
+        "multiProcessorCount": 1,
+    }
+    cupy.cuda.runtime.getDeviceProperties = lambda n: properties
+    cupy.cuda.Device = lambda n: contextlib.nullcontext()
+    cupy.cuda.driver = types.SimpleNamespace(CUDADriverError=FakeError)
+    cupy.cuda.memory = types.SimpleNamespace(OutOfMemoryError=MemoryError)
+    cupy.empty = refuse
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(BackendError, match="device 0: cudaErrorIllegalAddress") as error:
+        CupyDevice(0).empty((1,), np.int8)
+    assert "\n" not in str(error.value)
+
+
+def test_the_peak_is_first_asked_on_its_device_and_fails_in_one_line(monkeypatch):
+    def clock(call):
+        raise RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED\nhere")
+
+    monkeypatch.setattr(peak, "SIDE", 4)
+    device = types.SimpleNamespace(put=np.array, empty=np.empty, clock=clock)
+    with pytest.raises(BackendError, match="cuBLAS.*CUBLAS_STATUS_NOT_INITIALIZED here"):
+        peak.Peak(device)
 
 
 def test_a_device_belongs_to_cupy_alone(egg):

@@ -5,6 +5,7 @@
 typedef signed char int8;
 typedef unsigned char uint8;
 typedef short int16;
+typedef unsigned short uint16;
 typedef unsigned int uint32;
 typedef long long int64;
 typedef unsigned long long uint64;

@@ -117,10 +117,9 @@ class CupyBackend:
         shape, tokens = prepared.shape, _bytes(tokens)
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (len(tokens), *layers), "states")
-        logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
         if tokens.size == 0:
-            return logits, states.copy()
-        states_out, length = np.empty_like(states), tokens.shape[1]
+            return np.empty((*tokens.shape, VOCABULARY), np.int8), states.copy()
+        results, length = [], tokens.shape[1]
         each = length * (VOCABULARY + 1) + 2 * shape.num_layers * shape.hidden_size
         block = self._block(len(tokens), each, prepared.tile.members)
         for at in range(0, len(tokens), block):
@@ -133,17 +132,17 @@ class CupyBackend:
                 prepared, "forward_clean", members, read, np.int32(length),
                 self.device.put(states[part]), after, out, np.int64(members),
             )  # fmt: skip
-            logits[part], states_out[part] = self.device.get(out), self.device.get(after)
-        return logits, states_out
+            results.append((self.device.get(out), self.device.get(after)))
+        return _joined(results)
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
         shape, pairs, length = prepared.shape, len(tokens), tokens.shape[1] - 1
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (2 * pairs, *layers), "states")
-        scores, states_out = np.zeros(2 * pairs, np.int32), states.copy()
         if pairs == 0 or length == 0:
-            return scores, states_out
+            return np.zeros(2 * pairs, np.int32), states.copy()
+        results = []
         each = 4 * sign_words(shape) + 4 * shape.num_layers * shape.hidden_size + length + 16
         wave = prepared.tile.members // 2 * self.device.multiprocessors
         block = self._block(pairs, each, wave)
@@ -159,8 +158,8 @@ class CupyBackend:
                 np.int32(length), self.device.put(states[members]), after, sums, np.int64(2 * count),
                 *_moves(noise),
             )  # fmt: skip
-            scores[members], states_out[members] = self.device.get(sums), self.device.get(after)
-        return scores, states_out
+            results.append((self.device.get(sums), self.device.get(after)))
+        return _joined(results)
 
     def cast_traced_votes(
         self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
@@ -181,32 +180,33 @@ class CupyBackend:
         )
         wave = prepared.tile.members * self.device.multiprocessors // group_size
         block = self._block(groups, each, max(1, wave))
-        votes = self.device.zeros((shape.parameters,), np.int64)
-        states_out = np.empty_like(states)
-        scores, deviation = np.empty(groups * group_size, np.int32), 0
+        # All goes there before the first kernel and comes back after the last, so that blocks follow without a gap.
+        device, members = self.device, groups * group_size
+        votes = device.zeros((shape.parameters,), np.int64)
+        read, before = device.put(tokens), device.put(states)
+        after = device.empty(states.shape, np.int8)
+        scores, deviations = (device.empty((members,), np.int32) for _ in range(2))
         for g in range(0, groups, block):
-            part = slice(g, g + block)
-            after, sums, deviations = self._cast_block(
-                prepared, tokens[part], states[part], noise, group_size, credit_scale,
-                (first_group + g) * group_size, columns, votes,
+            part, run = slice(g, g + block), slice(g * group_size, (g + block) * group_size)
+            self._cast_block(
+                prepared, read[part], before[part], noise, group_size, credit_scale,
+                (first_group + g) * group_size, columns, votes, after[part], scores[run], deviations[run],
             )  # fmt: skip
-            states_out[part] = after
-            scores[g * group_size : (g + block) * group_size] = sums
-            deviation += int(np.abs(deviations.astype(np.int64)).sum())
-        return TracedVotes(self.device.get(votes), states_out, scores, deviation)
+        deviation = int(np.abs(device.get(deviations).astype(np.int64)).sum())
+        return TracedVotes(device.get(votes), device.get(after), device.get(scores), deviation)
 
     def _cast_block(
-        self, prepared, tokens, states, noise, group_size, credit_scale, first, columns, votes
-    ):
-        """Run a block of groups and add their votes; returns states (groups, L, D), scores and deviations."""
+        self, prepared, read, states, noise, group_size, credit_scale, first, columns, votes, kept, scores, deviations
+    ):  # fmt: skip
+        """Run a block of groups, all on the device: add their votes, and fill ``kept`` (groups, L, D), the states of
+        the streams, and scores and deviations (members,)."""
         shape, device = prepared.shape, self.device
-        groups, length = len(tokens), tokens.shape[1] - 1
+        groups, length = len(read), read.shape[1] - 1
         members, rows = groups * group_size, groups * length
         layers = (shape.num_layers, shape.hidden_size)
         shaped = (shape, prepared.tile)
         empty = device.empty
         words = self._draw(shape, members, first, noise)
-        read = device.put(tokens)
         after = empty((members, *layers), np.int8)
         s0, s1 = empty((length, members), np.int32), empty((length, members), np.int32)
         projections = empty((length, 6 * shape.num_layers + 1, members), np.int32)
@@ -217,12 +217,11 @@ class CupyBackend:
         draws = (np.uint32(first), np.uint32(noise.step), *_key(noise))
         self._forward(
             prepared, "forward_traced", members, self._exp2, self._thresholds, words, read,
-            np.int32(length), device.put(states), after, s0, s1, projections, inputs, arrived,
+            np.int32(length), states, after, s0, s1, projections, inputs, arrived,
             np.int64(members), np.int32(group_size), *draws, *_moves(noise),
         )  # fmt: skip
 
         credit = empty((3, length, members), np.int16)
-        scores, deviations = empty((members,), np.int32), empty((members,), np.int32)
         self._launch(
             "credit.cu", "credit_members", (-(-members // THREADS), 1), s0, s1, read, np.int32(members),
             np.int32(length), np.int32(group_size), np.int64(credit_scale), credit, scores, deviations,
@@ -231,7 +230,7 @@ class CupyBackend:
         self._launch(
             "outputs.cu", "vote_outputs", (rows, 4 * shape.num_layers + 1), words, projections, credit,
             inputs, arrived, v, np.int32(length), np.int64(members), np.int32(group_size), *draws,
-            *_moves(noise), shaped=shaped,
+            *_moves(noise), threads=64, shaped=shaped,
         )  # fmt: skip
         matrices, biases = self._table("traced", shape)
         self._sum(matrices, v, inputs, votes, rows)
@@ -244,8 +243,8 @@ class CupyBackend:
             "vectors.cu", "vote_embedding", (rows, 1), words, credit, read, votes, np.int32(length),
             np.int64(members), np.int32(group_size), *draws, shaped=shaped,
         )  # fmt: skip
-        kept = after.reshape(groups, group_size, *layers)[:, noise.step % group_size]
-        return device.get(kept), device.get(scores), device.get(deviations)
+        member = noise.step % group_size
+        device.copy(after.reshape(groups, group_size, *layers)[:, member], kept)
 
     def _table(self, kind: str, shape: Shape):
         """Where a recipe's votes lie, on the device: 64 x 64 tiles of the matrices, and vectors."""
@@ -319,6 +318,13 @@ class CupyBackend:
             np.int64(len(weights)),
         )  # fmt: skip
         return self.device.get(moved)
+
+
+def _joined(results):
+    """Arrays of blocks as those of all; of a single block as they are, large as they may be."""
+    return (
+        results[0] if len(results) == 1 else tuple(map(np.concatenate, zip(*results, strict=True)))
+    )
 
 
 def traced_columns(shape: Shape) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """A CUDA device through CuPy: arrays, compiled sources and launches, and what is wrong in one line."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from kernels.cuda.sources import source
@@ -34,7 +36,7 @@ class CupyDevice:
             raise BackendError(
                 f"backend cupy: no device {number}: this machine has {count}, numbered from 0"
             )
-        self._device = cupy.cuda.Device(number)
+        self._number, self._device = number, cupy.cuda.Device(number)
         properties = runtime.getDeviceProperties(number)
         capability = properties["major"], properties["minor"]
         name = properties["name"].decode()
@@ -47,17 +49,34 @@ class CupyDevice:
         self.multiprocessors = int(properties["multiProcessorCount"])
         self.description = f"CuPy {cupy.__version__}, device {number}: {name}"
         self._kernels: dict = {}
+        self._errors = runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
+
+    @contextmanager
+    def on(self):
+        """The device as the current one of this thread.
+
+        Raises BackendError, one line, for what the driver refuses there: too little memory, a device that is taken, or
+        a kernel that failed, of which the next call tells.
+        """
+        try:
+            with self._device:
+                yield
+        except self._errors as error:
+            raise BackendError(
+                f"backend cupy: device {self._number}: {_first_line(error)}: see what else runs on it (nvidia-smi), "
+                "or use --backend numba"
+            ) from error
 
     def put(self, array: np.ndarray):
         """A copy on the device."""
         out = self.empty(array.shape, array.dtype)
-        with self._device:
+        with self.on():
             out.set(np.ascontiguousarray(array))
         return out
 
     def get(self, array) -> np.ndarray:
         """A copy on this side; waits for all that was launched. Large ones lie in pinned memory: faster."""
-        with self._device:
+        with self.on():
             if array.nbytes < PINNED:
                 return self._cupy.asnumpy(array)
             from cupyx import empty_pinned
@@ -69,19 +88,24 @@ class CupyDevice:
     def empty(self, shape, dtype):
         """An array of left-over contents."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        with self._device:
+        with self.on():
             return self._or_full(lambda: self._cupy.empty(shape, dtype), size)
 
     def zeros(self, shape, dtype):
         """An array of zeros."""
         out = self.empty(shape, dtype)
-        with self._device:
+        with self.on():
             out.fill(0)
         return out
 
+    def copy(self, source, target):
+        """Of arrays on the device, the source perhaps with gaps."""
+        with self.on():
+            target[...] = source
+
     def free_bytes(self) -> int:
         """Memory that arrays could take now."""
-        with self._device:
+        with self.on():
             return self._device.mem_info[0] + self._cupy.get_default_memory_pool().free_bytes()
 
     def launch(self, name, kernel, options, grid, threads, shared, arguments):
@@ -92,7 +116,7 @@ class CupyDevice:
         grid : (x, y) blocks of so many threads, each with ``shared`` bytes of dynamic shared memory
         arguments : device arrays and NumPy scalars of the parameters' widths
         """
-        with self._device:
+        with self.on():
             function = self._kernels.get((name, kernel, options))
             if function is None:
                 function = self._compiled(name, kernel, options, shared)
@@ -100,7 +124,7 @@ class CupyDevice:
 
     def clock(self, call) -> float:
         """Seconds of a call between two events of the device."""
-        with self._device:
+        with self.on():
             events = [self._cupy.cuda.Event() for _ in range(2)]
             events[0].record()
             call()

@@ -26,9 +26,9 @@ extern "C" __global__ void vote_outputs(const uint32 *words, const int *projecti
                                         int group_size, uint32 first, uint32 step, uint32 key_0, uint32 key_1,
                                         int shift, int along) {
   __shared__ int coefficients[MOST_MEMBERS];
-  __shared__ int squared;
-  const int64 row = blockIdx.x, group = row / length;
-  const int t = int(row % length), layer = blockIdx.y / 4, kind = blockIdx.y % 4;
+  __shared__ int squared, all;
+  const int64 row = blockIdx.x, group = blockIdx.x / uint32(length);
+  const int t = int(blockIdx.x % uint32(length)), layer = blockIdx.y / 4, kind = blockIdx.y % 4;
   const bool is_head = layer == LAYERS, gate = !is_head && kind < 2, last = layer == LAYERS - 1;
   const int lower = is_head ? 0 : layer; // the head's own places do not depend on a layer
 
@@ -49,7 +49,7 @@ extern "C" __global__ void vote_outputs(const uint32 *words, const int *projecti
   if (last && !gate) credit_kind = 1; // cannot reach a later token
   const int constant = 1 << (4 + log2_of(width) / 2); // a gate's third input
 
-  if (threadIdx.x == 0) squared = gate ? constant * constant : 0;
+  if (threadIdx.x == 0) squared = gate ? constant * constant : 0, all = 0;
   __syncthreads();
   const int8 *in = inputs + row * X_COLUMNS;
   int part = squares(in + x, width);
@@ -69,6 +69,7 @@ extern "C" __global__ void vote_outputs(const uint32 *words, const int *projecti
       if (gate) p += at[members] + r * sign_of(words[member * WORDS + (bias >> 5)], 0) * constant;
     }
     coefficients[i] = credit[((int64)credit_kind * length + t) * members + member] * p;
+    atomicAdd(&all, coefficients[i]);
   }
   __syncthreads();
 
@@ -81,13 +82,14 @@ extern "C" __global__ void vote_outputs(const uint32 *words, const int *projecti
   }
   const uint32 *signs = words + group * group_size * WORDS + (a >> 5);
   for (int o = threadIdx.x; o < outputs; o += blockDim.x) {
-    int sum = 0; // < 2**31, see MAX_GROUP_WIDTH in egg/config.py
-    for (int i = 0; i < group_size; i++) {
-      const int c = coefficients[i];
-      sum += (signs[(int64)i * WORDS + (o >> 5)] >> (o & 31)) & 1 ? c : -c;
-    }
-    const int64 shifted = round_shift(sum, down); // int64: a left shift could leave int32
-    int out = int(shifted > VOTE_LIMIT ? VOTE_LIMIT : shifted < -VOTE_LIMIT ? -VOTE_LIMIT : shifted);
+    const uint32 *sign = signs + (o >> 5), mask = 1u << (o & 31);
+    uint32 positive = 0;
+#pragma unroll 8
+    for (int i = 0; i < group_size; i++) positive += sign[(int64)i * WORDS] & mask ? coefficients[i] : 0;
+    const int sum = int(2 * positive - uint32(all)); // < 2**31, see MAX_GROUP_WIDTH in egg/config.py; its parts wrap
+    // round_shift(sum, down) and its limits, which come first where a left shift could leave int32.
+    int out = down > 0 ? ((sum >> (down - 1)) + 1) >> 1 : max(-VOTE_LIMIT, min(VOTE_LIMIT, sum)) * (1 << -down);
+    out = max(-VOTE_LIMIT, min(VOTE_LIMIT, out));
     if (!is_head) out = (out * arrived[row * ARRIVED_COLUMNS + column + o] + (1 << (ARRIVED_BITS - 1))) >> ARRIVED_BITS;
     v[row * V_COLUMNS + column + o] = int16(out);
   }

@@ -2,13 +2,18 @@
 
 import numpy as np
 
+from kernels.layout import BackendError
+
 SIDE = 8192
 OPERATION_N, OPERATION_T = 0, 1  # numbers of cuBLAS and of CUDA's data types
 INT8, INT32, COMPUTE_INT32, DEFAULT_ALGORITHM = 3, 10, 72, -1
 
 
 class Peak:
-    """Products (SIDE, SIDE) by (SIDE, SIDE) int8 with int32 sums, on a ``CupyDevice``."""
+    """Products (SIDE, SIDE) by (SIDE, SIDE) int8 with int32 sums, on a ``CupyDevice``.
+
+    Raises BackendError, one line, where cuBLAS is missing or refuses the product.
+    """
 
     description = f"cuBLAS int8, {SIDE} cubed"
 
@@ -18,7 +23,13 @@ class Peak:
         self._a, self._b = device.put(signs), device.put(signs[::-1])
         self._c = device.empty((SIDE, SIDE), np.int32)
         self._one, self._zero = np.ones(1, np.int32), np.zeros(1, np.int32)
-        self._multiply()
+        try:
+            # On that device, whichever is current; and the library loads.
+            device.clock(self._multiply)
+        except (ImportError, RuntimeError) as error:
+            raise BackendError(
+                f"backend cupy: cuBLAS, by which the device's peak is measured, fails: {' '.join(str(error).split())}"
+            ) from error
 
     def _multiply(self):
         """c = a^T b in cuBLAS's order of columns, the layout its int8 kernels want."""

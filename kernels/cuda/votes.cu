@@ -6,7 +6,7 @@
 #include "arithmetic.cuh"
 #include "mma.cuh"
 
-constexpr int SIDE = 64, DEPTH = 32, STRIDE = DEPTH + 16; // 12 words: eight rows of a fragment in different banks
+constexpr int SIDE = 64, DEPTH = 32;
 
 struct Place { // of a 64 x 64 tile of one matrix's votes; int32 fields so that the host can fill a table
   int v_column, x_column, outputs, inputs, z_stride, z_low; // outputs, inputs: 64, or fewer at a matrix's end
@@ -18,16 +18,31 @@ __device__ inline uint32 column_of(const uint32 (&rows)[4], int i) {
                      0x5410);
 }
 
+// Where a column's 32 rows begin in shared memory, in bytes: 16 more after every four, so that eight neighbours, which
+// are read together, lie in different banks, and so do columns 4 q of eight q, which are written together.
+__device__ inline int column_at(int column) { return DEPTH * column + 16 * (column >> 2); }
+constexpr int COLUMNS_BYTES = DEPTH * SIDE + 16 * (SIDE / 4);
+
+// Four v, two in each word, as bytes: low of v + 64 mod 128 less 64, high of (v + 64) // 128. |v| <= 2**13, so that
+// with 2**15 more no half is negative or reaches the other.
+__device__ inline void split(uint32 v01, uint32 v23, uint32 &high, uint32 &low) {
+  const uint32 first = (v01 ^ 0x80008000u) + 0x00400040u, second = (v23 ^ 0x80008000u) + 0x00400040u;
+  high = __byte_perm(first >> 7, second >> 7, 0x6420); // and 256 more, which a byte does not hold
+  const uint32 seven = (__byte_perm(first, second, 0x6420) & 0x7F7F7F7Fu) ^ 0x40404040u;
+  low = seven | ((seven << 1) & 0x80808080u); // bit 6 is the sign's
+}
+
 // Grid: (tiles, slices of rows), 128 threads: each warp sums 16 outputs and 64 inputs.
 // v : (rows, v_columns) int16    x : (rows, x_columns) int8    z : (parameters,) int64, added to
 extern "C" __global__ void __launch_bounds__(128)
 sum_matrices(const int16 *v, const int8 *x, const int *places, int64 *z, int rows, int slice, int v_columns,
              int x_columns) {
-  __shared__ __align__(16) int8 high[SIDE * STRIDE], low[SIDE * STRIDE], in[SIDE * STRIDE];
+  __shared__ __align__(16) int8 high[COLUMNS_BYTES], low[COLUMNS_BYTES], in[COLUMNS_BYTES];
   const Place place = ((const Place *)places)[blockIdx.x];
   const int begin = blockIdx.y * slice, end = min(rows, begin + slice);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int quad = threadIdx.x & 15, deep = threadIdx.x >> 4; // this thread fetches columns 4 quad.., rows 4 deep..
+  // This thread fetches columns 4 quad.., rows 4 deep..: a warp eight by four of them.
+  const int quad = (threadIdx.x & 7) + 8 * (warp & 1), deep = (lane >> 3) + 4 * (warp >> 1);
   const bool v_there = 4 * quad < place.outputs, x_there = 4 * quad < place.inputs;
   int acc_high[SIDE / 8][4], acc_low[SIDE / 8][4];
 #pragma unroll
@@ -37,42 +52,37 @@ sum_matrices(const int16 *v, const int8 *x, const int *places, int64 *z, int row
 
   for (int row = begin; row < end; row += DEPTH) {
     uint32 h_rows[4], l_rows[4], x_rows[4];
+    uint2 v_rows[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int64 at = row + 4 * deep + i;
-      h_rows[i] = l_rows[i] = x_rows[i] = 0;
-      if (at >= end) continue;
-      if (x_there) x_rows[i] = *(const uint32 *)(x + at * x_columns + place.x_column + 4 * quad);
-      if (v_there) {
-        const uint2 four = *(const uint2 *)(v + at * v_columns + place.v_column + 4 * quad);
-        const uint32 halves[2] = {four.x, four.y};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          const int value = int16(halves[j >> 1] >> (16 * (j & 1)));
-          const int small = ((value + 64) & 127) - 64;
-          l_rows[i] |= uint32(small & 255) << (8 * j);
-          h_rows[i] |= uint32(((value - small) >> 7) & 255) << (8 * j);
-        }
-      }
+      v_rows[i] = {0, 0}, x_rows[i] = 0;
+      if (at < end && x_there) x_rows[i] = *(const uint32 *)(x + at * x_columns + place.x_column + 4 * quad);
+      if (at < end && v_there) v_rows[i] = *(const uint2 *)(v + at * v_columns + place.v_column + 4 * quad);
     }
+#pragma unroll
+    for (int i = 0; i < 4; i++) split(v_rows[i].x, v_rows[i].y, h_rows[i], l_rows[i]);
     __syncthreads(); // the last step's fragments have been read
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const int at = (4 * quad + j) * STRIDE + 4 * deep;
+      const int at = column_at(4 * quad + j) + 4 * deep;
       *(uint32 *)(high + at) = column_of(h_rows, j);
       *(uint32 *)(low + at) = column_of(l_rows, j);
       *(uint32 *)(in + at) = column_of(x_rows, j);
     }
     __syncthreads();
     uint32 a_high[4], a_low[4];
-    load_a(a_high, high + 16 * warp * STRIDE, STRIDE, lane);
-    load_a(a_low, low + 16 * warp * STRIDE, STRIDE, lane);
+    const int a_at = column_at(16 * warp + row_of_a(lane)) + byte_of_a(lane);
+    load_matrices(a_high, high + a_at);
+    load_matrices(a_low, low + a_at);
 #pragma unroll
-    for (int n = 0; n < SIDE / 8; n++) {
-      const int8 *at = in + (8 * n + (lane >> 2)) * STRIDE + 4 * (lane & 3);
-      const uint32 b0 = *(const uint32 *)at, b1 = *(const uint32 *)(at + 16);
-      mma(acc_high[n], a_high, b0, b1);
-      mma(acc_low[n], a_low, b0, b1);
+    for (int n = 0; n < SIDE / 16; n++) {
+      uint32 b[4];
+      load_matrices(b, in + column_at(16 * n + row_of_b(lane)) + byte_of_b(lane));
+      mma(acc_high[2 * n], a_high, b[0], b[1]);
+      mma(acc_low[2 * n], a_low, b[0], b[1]);
+      mma(acc_high[2 * n + 1], a_high, b[2], b[3]);
+      mma(acc_low[2 * n + 1], a_low, b[2], b[3]);
     }
   }
 #pragma unroll
