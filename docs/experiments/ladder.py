@@ -138,7 +138,7 @@ def main():
     parser.add_argument("--member-tokens", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=["plain", *WITHOUT])
-    parser.add_argument("--step-sizes", type=float, nargs="*", default=[0.1, 0.2, 0.4, 0.8])
+    parser.add_argument("--step-sizes", type=float, nargs="*", default=[0.4, 0.8, 1.6, 3.0, 6.0])
     options = parser.parse_args()
     config, tokens = PRESETS["quickstart"], options.member_tokens
     config = replace(
