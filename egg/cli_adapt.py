@@ -26,6 +26,7 @@ from egg.evolution import Evolution
 from egg.model import read_model
 from egg.plots import LOSS, plot_runs
 from egg.progress import Progress, count, duration
+from egg.runlog import METRICS
 from egg.trainer import Trainer
 from kernels import get_backend
 
@@ -152,9 +153,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     full = arguments.rank.strip().lower() == FULL
     layout = None if full else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors)
     config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers), full)
-    out, progress = new_folder(arguments.out, "adapt"), Progress()
-    if (out / ADAPTER).exists():
-        raise EggError(f"--out {out} holds an {ADAPTER} already: give another folder")
+    out, progress = folder_for(arguments.out), Progress()
     backend = get_backend(
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=progress.note
     )
@@ -183,6 +182,8 @@ def _adapt(arguments: AdaptArguments) -> int:
     )
     outcome = trainer.train()
     if outcome.interrupted:
+        if not full:
+            plot_runs([read_curves(out)], {"before": before}, out / LOSS)
         progress.note(f"stopped at step {evolution.step_number:,}, saved what there is in {out}")
         return 128 + outcome.interrupted
     if full:
@@ -200,6 +201,15 @@ def _adapt(arguments: AdaptArguments) -> int:
     return 0
 
 
+def folder_for(out: str | None) -> Path:
+    """Where an adapter goes; raises EggError for a folder that has one, or a run: neither is gone on with here."""
+    there = () if out is None else (ADAPTER, checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS)
+    for name in there:
+        if (Path(out) / name).exists():
+            raise EggError(f"--out {out} holds {name} already: give another folder")
+    return new_folder(out, "adapt")
+
+
 def rank_of(text: str) -> int:
     """The rank that is asked for; raises EggError for what is no integer."""
     try:
@@ -210,6 +220,8 @@ def rank_of(text: str) -> int:
 
 def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config:
     a = arguments
+    if a.member_tokens < 1:
+        raise EggError(f"--member-tokens {a.member_tokens}: must be 1 or more")
     population = a.population_size
     evolution = adapting(
         a.member_tokens, full=full, step_size=a.step_size, sigma_shift=a.sigma_shift, seed=a.seed,
@@ -228,7 +240,11 @@ def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config
 def _merge(arguments: MergeArguments) -> int:
     shape, weights, config = read_model(arguments.path)
     adapter = read_adapter(arguments.adapter, shape, weights)
+    if arguments.eval_bytes < 0:
+        raise EggError(f"--eval-bytes {arguments.eval_bytes}: must be 0 or more")
     out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise EggError(f"--out {out}: there is a file of that name, give a folder")
     for name in (checkpoint.MODEL, checkpoint.CONFIG, checkpoint.STATE, checkpoint.CHECKPOINTS):
         if (out / name).exists():
             raise EggError(f"--out {out} holds a {name} already: give another folder")

@@ -8,7 +8,6 @@ from pathlib import Path
 from egg import checkpoint, hub
 from egg.adapter import ADAPTER, adapter_shape, base_hash, file_bytes
 from egg.cli_options import say
-from egg.cli_train import new_folder
 from egg.errors import EggError
 from egg.model import read_model
 from egg.optimizer import STEP_BITS
@@ -28,7 +27,7 @@ CURVE = "reward.png"
 
 def adapt(arguments) -> int:
     """Adapt as ``egg.cli_adapt.AdaptArguments`` say; returns the exit status."""
-    from egg.cli_adapt import FULL, rank_of
+    from egg.cli_adapt import FULL, folder_for, rank_of
 
     if arguments.rank.strip().lower() == FULL:
         raise EggError("--rank full: with --reward an adapter evolves, give 1 to 16")
@@ -36,13 +35,13 @@ def adapt(arguments) -> int:
     layout = adapter_shape(shape, rank_of(arguments.rank), arguments.tensors)
     settings = _settings(arguments)
     prompts = _prompts(arguments.prompts)
-    out = new_folder(arguments.out, "adapt")
-    if (out / ADAPTER).exists():
-        raise EggError(f"--out {out} holds an {ADAPTER} already: give another folder")
+    out = folder_for(arguments.out)
     backend = get_backend(
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
     )
-    every = arguments.eval_every or max(1, settings.steps // MEASUREMENTS)
+    every = arguments.eval_every
+    if every is None:
+        every = max(1, settings.steps // MEASUREMENTS)
     with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
         evolution = RewardEvolution(backend, weights, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
@@ -89,7 +88,7 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
             row = {"step": step, "members_reward": evolution.step()}
             rows.append(row)
             try:
-                if step % every == 0 or step == steps:
+                if step == steps or (every and step % every == 0):
                     row["reward"] = evolution.measure()
                     say(
                         f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}"
@@ -106,6 +105,8 @@ def _settings(arguments) -> RewardSettings:
     population = POPULATION if arguments.population_size is None else arguments.population_size
     if population < 2 or population % 2:
         raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
+    if arguments.eval_every is not None and arguments.eval_every < 0:
+        raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
     if not arguments.reward_timeout > 0:
         raise EggError(f"--reward-timeout {arguments.reward_timeout}: must be more than 0")
     sigma_shift = SIGMA_SHIFT if arguments.sigma_shift is None else arguments.sigma_shift

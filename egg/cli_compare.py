@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from egg.cli_options import parse, say
-from egg.compare import read_comparison, run_comparison, table
+from egg.compare import Stopped, read_comparison, run_comparison, table
+from egg.errors import EggError
 from egg.plots import plot_comparison
 
 
@@ -40,8 +41,15 @@ def main(argv: list[str], prog: str) -> int:
     path = Path(arguments.file)
     configurations, seeds = read_comparison(path)
     out = Path(arguments.out) if arguments.out else Path("runs") / path.stem
-    out.mkdir(parents=True, exist_ok=True)
-    results = run_comparison(configurations, seeds, out, say)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EggError(f"--out {out}: {error.strerror or error}; give another folder") from error
+    try:
+        results = run_comparison(configurations, seeds, out, say)
+    except Stopped as stopped:
+        say("stopped; the same command goes on")
+        return 128 + stopped.number
     print(table(results))
     print(f"\ncurves: {plot_comparison(out, results)}")
     return 0

@@ -5,19 +5,47 @@ what came of it.
 """
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from egg import checkpoint
 from egg.errors import EggError
+from egg.progress import count
+from egg.runlock import locked
 from egg.runlog import METRICS, VALIDATION, read_lines
+from egg.signals import catch_signals
 
 RESULTS = "results.jsonl"
 SEEDS = "seeds"
 KEPT_BACK = ("seed", "out", "resume", "config")  # flags that are not a configuration's to set
-INTERRUPTED = 130
+LOCK_SECONDS = 30  # in which a run whose comparison was killed finishes its step and saves
+
+# A run in a session of its own, so that Ctrl-C reaches it through the comparison alone, once. The pipe ends when the
+# comparison does, however that was: then the run saves and ends too.
+RUN = """\
+import os, signal, sys, threading
+from egg.cli import main
+
+def follow():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=follow, daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Stopped(Exception):
+    """A signal has ended a comparison; its run is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -69,6 +97,8 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
         raise EggError(f"{path} names no configuration: add a table such as [sign]")
     configurations = []
     for name, own in tables.items():
+        if not name.strip(".") or Path(name).name != name:
+            raise EggError(f"{path}: [{name!r}] names no folder: give it a name without slashes")
         settings = {"preset": "quickstart"} | common | own
         for key, value in settings.items():
             if key in KEPT_BACK or isinstance(value, dict | list | bool):
@@ -85,7 +115,7 @@ def run_comparison(
     """Run what has no result yet, seed by seed, going on with runs that were interrupted.
 
     say : is told a line about each run
-    Raises EggError if a run fails or a kept result is of other settings, KeyboardInterrupt after Ctrl-C.
+    Raises EggError if a run fails or what is kept is of other settings, Stopped after Ctrl-C or SIGTERM.
     """
     results = read_results(out)
     for (
@@ -101,10 +131,7 @@ def run_comparison(
                 with (out / RESULTS).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(results[-1])) + "\n")
             elif done.settings != configuration.settings:
-                raise EggError(
-                    f"{out / RESULTS} has {configuration.name} with other settings: give it another name, "
-                    "or the comparison another --out"
-                )
+                raise EggError(_other_settings(out / RESULTS, configuration))
     wanted = {(c.name, seed) for c in configurations for seed in seeds}
     return [r for r in results if (r.name, r.seed) in wanted]
 
@@ -130,17 +157,17 @@ def read_results(out: Path) -> list[Result]:
 
 def _run(configuration: Configuration, seed: int, out: Path) -> Result:
     folder = out / configuration.name / f"seed-{seed}"
-    arguments = ["train", *configuration.flags(), f"--seed={seed}", f"--out={folder}"]
-    if (folder / "config.json").exists():
-        stops = [f for f in configuration.flags() if f.startswith(("--steps=", "--member-tokens="))]
-        arguments = ["train", f"--resume={folder}", *stops]
-    program = "import sys; from egg.cli import main; sys.exit(main(sys.argv[1:]))"
-    try:
-        status = subprocess.run([sys.executable, "-c", program, *arguments]).returncode
-    except KeyboardInterrupt:  # the run heard it too, and saves
-        status = INTERRUPTED
-    if status == INTERRUPTED:
-        raise KeyboardInterrupt
+    begun = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
+    arguments = ["train", *configuration.flags()]
+    if _saved(folder):
+        if begun.exists() and json.loads(begun.read_bytes()) != configuration.settings:
+            raise EggError(_other_settings(folder, configuration))
+        arguments += [f"--seed={seed}", f"--resume={folder}"]
+    else:
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.replace_file(begun, checkpoint.json_bytes(configuration.settings))
+        arguments += [f"--seed={seed}", f"--out={folder}"]
+    status = _call(arguments)
     if status:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
     *_, last = (record for _, _, record in read_lines(folder / METRICS))
@@ -152,6 +179,54 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         last["member_tokens"],
         last[VALIDATION],
         last["seconds"],
+    )
+
+
+def _saved(folder: Path) -> bool:
+    """Whether a run has a checkpoint to go on from; one that was killed before its first is cleared away."""
+    if not folder.exists():
+        return False
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            with locked(folder):
+                if checkpoint.checkpoints(folder):
+                    return True
+                shutil.rmtree(folder)
+                return False
+        except EggError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def _call(arguments: list[str]) -> int:
+    """Run ``egg`` with arguments; returns its status, raises Stopped after a signal, when it has saved."""
+    heard: list[int] = []
+    command = [sys.executable, "-c", RUN, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+
+        def hear(number: int) -> None:
+            heard.append(number)
+            process.send_signal(number)
+
+        restore = catch_signals(hear)
+        try:
+            status = process.wait()
+        except BaseException:  # the second signal
+            process.kill()
+            raise
+        finally:
+            restore()
+    if heard:
+        raise Stopped(heard[0])
+    return status
+
+
+def _other_settings(where: Path, configuration: Configuration) -> str:
+    return (
+        f"{where} has {configuration.name} with other settings: give it another name, "
+        "or the comparison another --out"
     )
 
 
@@ -181,7 +256,7 @@ def table(results: list[Result]) -> str:
         some = [r for r in results if r.name == name]
         bits = [r.bits_per_byte for r in some]
         rows.append(
-            f"| {name} | {len(some)} | {some[0].member_tokens / 1e6:.1f}M | {sum(bits) / len(bits):.4f} | "
+            f"| {name} | {len(some)} | {count(some[0].member_tokens)} | {sum(bits) / len(bits):.4f} | "
             f"{min(bits):.4f} to {max(bits):.4f} | {sum(r.seconds for r in some) / len(some):.0f} |"
         )
     return "\n".join(rows)

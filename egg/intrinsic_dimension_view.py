@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from egg.intrinsic_dimension import INTERVAL, SHARE, SHARES, Measured
+from egg.plots import log_axis
 from egg.progress import count
 
 PICTURE, CURVES = "d90.png", "gains.png"
@@ -91,7 +92,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
     if known:
         panel.set_xscale("log")
         panel.set_yscale("log")
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        log_axis(panel.xaxis, [m.candidate.pretraining for m in known])
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(EngFormatter(sep=""))
         panel.yaxis.set_minor_formatter(NullFormatter())
@@ -111,7 +112,6 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
     """Draw the share of the gain that every subspace reached: a panel a size, a line a checkpoint."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
 
     sizes = list(dict.fromkeys(m.candidate.size for m in measured))
     figure = Figure(figsize=(5.5 * len(sizes), 4.3), dpi=110, layout="constrained")
@@ -134,7 +134,7 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
                     panel.plot(*zip(*there, strict=True), marker, color=color, markersize=4)
         panel.axhline(SHARE, color="gray", linestyle="--", linewidth=0.8)
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        log_axis(panel.xaxis, [gain.parameters for m in some for gain in m.gains])
         panel.set_title(
             f"{size}; round: adapters, square: whole tensors; lines: best so far", fontsize=8
         )

@@ -55,13 +55,24 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
             )  # fmt: skip
         panel.set_xlabel(label)
         panel.set_xlim(left=0)
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if column == 0:  # a thousandth of an hour is no unit: 500m would be read as 500 minutes
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("bits per byte")
     panels[0].legend(fontsize=8)
     if len(runs) == 1:
         figure.suptitle(runs[0].name, fontsize=11)
     figure.savefig(path)
+
+
+def log_axis(axis, values: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis, as 500k and 2M; where values span many decades, at each of these alone."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    few = max(values) < 30 * min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())  # its own would be 6 x 10^5 beside 1M
 
 
 def plot_comparison(out: Path, results) -> Path:

@@ -69,9 +69,9 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     sys.path[:] = ["", *path]
     try:
         score = getattr(importlib.import_module(module), function)
-        both = len(inspect.signature(score).parameters) > 1
+        both = takes_prompt(score)
         pipe.send(("ready", None))
-    except Exception as error:
+    except BaseException as error:  # a module may call sys.exit
         pipe.send(("error", f"cannot be had: {type(error).__name__}: {error}"))
         return
     while True:
@@ -87,5 +87,16 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
                     raise ValueError(f"returned {value} for {text[:40]!r}")
                 scores.append(value)
             pipe.send(("scores", scores))
-        except Exception as error:
+        except BaseException as error:
             pipe.send(("error", f"failed: {type(error).__name__}: {error}"))
+
+
+def takes_prompt(score) -> bool:
+    """Whether a function has a second argument for the prompt: one that must be given, or is called so.
+
+    Others with a default are settings of its own, as in ``def score(text, target=20)``.
+    """
+    signature = inspect.signature(score)
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    placed = [p for p in signature.parameters.values() if p.kind in places]
+    return len(placed) > 1 and (placed[1].default is placed[1].empty or placed[1].name == "prompt")

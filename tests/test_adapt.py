@@ -151,6 +151,19 @@ def test_merge(adapted, model, text, egg, tmp_path, more):
     assert again[0] == 2 and "already" in again[2]
 
 
+def test_what_cannot_be_merged(adapted, model, text, egg, tmp_path):
+    (tmp_path / "file").write_text("")
+    for flags, says in (
+        (["--out", tmp_path / "no", "--eval-bytes", -3], "--eval-bytes -3"),
+        (["--out", tmp_path / "file"], "--out"),
+    ):
+        status, out, err = egg(
+            "adapt", "merge", model, "--adapter", adapted, "--data", text, *flags
+        )
+        assert status == 2 and says in err and err.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_merge_by_hand():
     shape = Shape(16, 1)
     layout = adapter_shape(shape, 1, "w_up")
@@ -193,7 +206,7 @@ def test_matrices():
         (["--rank", "17"], "1 to 16"),
         (["--rank", "two"], "--rank two"),
         (["--tensors", "norms"], "norms"),
-        (["--member-tokens", "0"], "must be 1 or more"),
+        (["--member-tokens", "0"], "--member-tokens 0: must be 1 or more"),
     ],
 )
 def test_what_cannot_be_asked(model, text, egg, tmp_path, flags, says):
@@ -204,8 +217,11 @@ def test_what_cannot_be_asked(model, text, egg, tmp_path, flags, says):
 
 def test_a_folder_with_an_adapter_is_not_written_over(adapted, model, text, egg):
     before = (adapted / "adapter.safetensors").read_bytes()
-    status, _, err = egg("adapt", model, "--data", text, "--out", adapted, *FLAGS)
-    assert status == 2 and err.count("\n") == 1
+    for rank in ("2", "full"):
+        flags = ["--rank", rank, *FLAGS]
+        status, _, err = egg("adapt", model, "--data", text, "--out", adapted, *flags)
+        assert status == 2 and err.count("\n") == 1
+        assert f"--out {adapted} holds" in err and "--resume" not in err
     assert (adapted / "adapter.safetensors").read_bytes() == before
 
 
@@ -227,6 +243,7 @@ def test_a_signal_finishes_the_step_and_saves(
     )
     assert got == status and "stopped at step 3, saved" in printed
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+    assert (out / "loss.png").stat().st_size > 1000
     read_adapter(out, *read_model(model)[:2])
 
 

@@ -10,6 +10,7 @@ from egg import rewards
 from egg.adapter import adapter_shape, initial_factors, read_adapter
 from egg.model import read_model
 from egg.parameters import initial_weights
+from egg.reward import takes_prompt
 from egg.reward_evolution import RewardEvolution, RewardSettings, pair_fitness, write
 from egg.sample import Sampling, generate
 from kernels import Adapter, Noise, Shape, get_backend
@@ -41,6 +42,12 @@ def hangs(text):
 
 def ends(text):
     os._exit(3)
+
+def exits(text):
+    raise SystemExit("no more")
+
+def own_setting(text, share=0.5, *, power=1):
+    return share * len(text) ** power
 
 calls = 0
 
@@ -170,6 +177,7 @@ def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):
         ("own_rewards:text", "ValueError"),
         ("own_rewards:hangs", "took more than 0.5 s"),
         ("own_rewards:ends", "its process has ended"),
+        ("own_rewards:exits", "SystemExit: no more"),
         ("own_rewards:missing", "AttributeError"),
         ("no_such_module:f", "ModuleNotFoundError"),
         ("own_rewards", "MODULE:FUNCTION"),
@@ -181,6 +189,21 @@ def test_a_reward_that_goes_wrong_is_named_in_one_line(egg, model, module, rewar
     assert f"--reward {reward}" in err and says in err
     assert "Traceback" not in err and err.splitlines()[-1].startswith("egg: ")
     assert not (model.parent / "out").exists()
+
+
+def test_a_prompt_is_given_to_who_asks_for_it(egg, model, module):
+    def plain(text): ...
+    def both(text, before): ...
+    def named(text, prompt=""): ...
+    def own(text, target=20): ...
+    def keyword(text, *, weight): ...
+
+    takes = [takes_prompt(f) for f in (plain, both, named, own, keyword, len)]
+    assert takes == [False, True, True, False, False, False]
+    status, _, err = adapt(egg, model, "own_rewards:own_setting", "--eval-every", 0)
+    assert status == 0, err
+    lines = (model.parent / "out" / "metrics.jsonl").read_text().splitlines()
+    assert ["reward" in json.loads(line) for line in lines] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(("reward", "status"), [("interrupts", 130), ("terminates", 143)])
@@ -217,6 +240,7 @@ def assert_one_step(model):
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
         (["--member-tokens", 5], "--member-tokens 5"),
         (["--data", "x"], "one of them"),
+        (["--eval-every", -1], "--eval-every -1"),
     ],
 )
 def test_what_cannot_be_asked(egg, model, more, says):

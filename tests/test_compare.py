@@ -1,6 +1,10 @@
 """The learning bench: every configuration and seed once, resumed, recorded, drawn."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
 from conftest import SMALL
@@ -68,6 +72,55 @@ def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, mon
     assert status == 2 and "other settings" in err and err.count("\n") <= 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_comparison_that_is_stopped_saves_and_goes_on(egg, comparison, tmp_path, number):
+    """The signal reaches this process alone, as ``kill`` sends it; the run is a child's."""
+    comparison.write_text(comparison.read_text().replace("steps = 8", "steps = 300"))
+    out = tmp_path / "out"
+    metrics = out / "signs" / "seed-3" / "metrics.jsonl"
+
+    def stop():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    status, _, err = egg("compare", comparison, "--out", out)
+    thread.join()
+    assert status == 128 + number and "the same command goes on" in err
+    saved = sorted((metrics.parent / "checkpoints").iterdir())
+    done = len(metrics.read_text().splitlines())
+    assert saved[-1].name == f"step-{done:08}" and done < 300
+    assert not (out / "results.jsonl").exists()
+
+    text = comparison.read_text()
+    comparison.write_text(text.replace("[signs]", "[signs]\nstep_size = 1.0"))
+    status, _, err = egg("compare", comparison, "--out", out)
+    assert status == 2 and "other settings" in err
+    few = text.replace("steps = 300", f"steps = {done + 1}").replace("[3, 5]", "[3]")
+    (out / "signs" / "seed-3.json").unlink()  # as older comparisons left it
+    comparison.write_text(few[: few.index("[inputs]")])
+    assert egg("compare", comparison, "--out", out)[0] == 0
+    assert len(metrics.read_text().splitlines()) == done + 1
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(egg, comparison, tmp_path):
+    run = tmp_path / "out" / "signs" / "seed-3"
+    run.mkdir(parents=True)
+    for name in ("config.json", "run.toml", "metrics.jsonl"):
+        (run / name).write_text("")
+    status, _, err = egg("compare", comparison, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 8
+
+
+def test_an_out_that_is_a_file_is_named_in_one_line(egg, comparison):
+    status, _, err = egg("compare", comparison, "--out", comparison)
+    assert status == 2 and "--out" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -77,6 +130,8 @@ def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, mon
         ("[a]\nseed = 4\n", "seed"),
         ("[a]\nsteps = [4]\n", "steps"),
         ("steps = \n", "no TOML"),
+        ('["a/b"]\n', "slashes"),
+        ('[".."]\n', "slashes"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(tmp_path, text, says):

@@ -260,3 +260,31 @@ def test_the_halves_are_halves_of_the_steps_own_votes():
         a, b, whole = (c.votes for c in cast)
         np.testing.assert_array_equal(a + b, whole)
         cast.clear()
+
+
+def test_ticks_that_are_read_as_they_are_meant(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    from egg.curves import Curves
+    from egg.plots import log_axis, plot_runs
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: drawn.append(self))
+    lines = np.array([[1000.0, 9.0, 5.0], [40_000.0, 185.0, 4.0]])
+    plot_runs([Curves(tmp_path, "a", {}, 2, lines, lines, {}, (40_000, 185.0))], {}, tmp_path / "a")
+    tokens, minutes = drawn[0].axes
+    assert "10k" in labels(tokens.xaxis)
+    assert "0.5" in labels(minutes.xaxis) and "500m" not in labels(minutes.xaxis)
+
+    panel = Figure().subplots()
+    panel.plot([492_000, 2_007_000], [1, 2])
+    panel.set_xscale("log")
+    log_axis(panel.xaxis, [492_000, 2_007_000])
+    assert labels(panel.xaxis) >= {"500k", "1M", "2M"}
+    assert not any("10" in label and "^" in label for label in labels(panel.xaxis))
+
+
+def labels(axis):
+    """What stands at an axis' ticks."""
+    axis.figure.canvas.draw()
+    return {text.get_text() for text in axis.get_ticklabels(which="both")}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from egg.inspect.geometry import Measured
 from egg.inspect.states import KINDS
+from egg.plots import log_axis
 from egg.progress import count
 
 LAYERS, TRAINING = "geometry-layers.png", "geometry-training.png"
@@ -48,7 +49,6 @@ def plot_layers(measured: list[Measured], path: Path) -> None:
 def plot_training(measured: list[Measured], path: Path) -> None:
     """Draw every figure over member-tokens: a color a size and layer, states full and streams dashed."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
 
     known = sorted((m for m in measured if m.member_tokens), key=_tokens)
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
@@ -70,7 +70,7 @@ def plot_training(measured: list[Measured], path: Path) -> None:
                 )  # fmt: skip
         if known:
             panel.set_xscale("log")
-            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+            log_axis(panel.xaxis, [m.member_tokens for m in known])
         panel.set_xlabel("member-tokens of training")
         panel.set_ylabel(label)
         panel.set_ylim(bottom=0)
