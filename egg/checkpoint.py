@@ -262,7 +262,15 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in another's place: at every moment there is one of them, whole."""
+    """Put a file in another's place: at every moment there is one of them, whole.
+
+    What is no file, as /dev/null or a pipe, is written into and stays; of a link, what it leads to is replaced.
+    """
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as stream:
+            stream.write(content)
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f"{WRITING}{path.name}")
     try:
         write_synced(temporary, content)
