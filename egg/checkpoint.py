@@ -111,6 +111,18 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
     return find(run), []
 
 
+def settings_of_unsaved(run: Path) -> dict[str, Any] | None:
+    """What config.json holds in the folder of a run that was ended before its first checkpoint; None elsewhere.
+
+    Raises EggError if the file cannot be read.
+    """
+    saved = checkpoints(run) or any((run / CHECKPOINTS).glob(f"{DAMAGED}*"))
+    if saved or (run / BEST).exists() or not (run / CONFIG).exists():
+        return None
+    there = read_config(run)
+    return there if "corpus" in there else None  # every run's has it: what has not is no run's
+
+
 def damage_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, in one line; None if they are as they were written.
 
@@ -250,7 +262,15 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in another's place: at every moment there is one of them, whole."""
+    """Put a file in another's place: at every moment there is one of them, whole.
+
+    What is no file, as /dev/null or a pipe, is written into and stays; of a link, what it leads to is replaced.
+    """
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as stream:
+            stream.write(content)
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f"{WRITING}{path.name}")
     try:
         write_synced(temporary, content)

@@ -82,7 +82,7 @@ def main(argv: list[str], prog: str) -> int:
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         _write(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
-        say(f"{target}: {len(lines):,} lines, one a document")
+        say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
     simple = simple_models(corpus, split, text) if arguments.baselines else {}
     print(
         _json(result, sum(words), backend.name, simple)

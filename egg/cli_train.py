@@ -203,7 +203,7 @@ def _refuse_a_run(run: Path) -> None:
 def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
     with ExitStack() as held:
         saved, there, damaged = ranks.lead(lambda: _newest(run, argv, held))
-        config = from_json(there, f"{saved}/{checkpoint.CONFIG}")
+        config = from_json(there, f"{saved or run}/{checkpoint.CONFIG}")
         arguments = _parse(argv, prog, config)
         if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
             raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
@@ -213,11 +213,16 @@ def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
                     f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and "
                     f"keeps it, leave {flag(name)} away"
                 )
-        return _train(arguments, run, prog, ranks, held, Path(saved), there, damaged)
+        return _train(
+            arguments, run, prog, ranks, held, Path(saved) if saved else None, there, damaged
+        )
 
 
-def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str, dict, list[str]]:
-    """Where to go on, what its config.json holds, and what is wrong with newer ones; the run is locked."""
+def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str | None, dict, list[str]]:
+    """Where to go on, what its config.json holds, and what is wrong with newer ones; the run is locked.
+
+    A run that was killed before its first checkpoint has nowhere to go on: None, and its own config.json.
+    """
     if not run.is_dir():
         what = "is a file" if run.exists() else "there is no such folder"
         raise EggError(f"--resume {run}: {what}, give the folder of a run")
@@ -230,6 +235,8 @@ def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str, dict, lis
     if not os.access(run, os.W_OK | os.X_OK):
         raise EggError(f"--resume {run}: the folder cannot be written")
     held.enter_context(locked(run))
+    if there := checkpoint.settings_of_unsaved(run):
+        return None, there, []
     saved, damaged = checkpoint.newest_complete(run)
     return str(saved), checkpoint.read_config(saved), damaged
 
@@ -252,6 +259,7 @@ def _train(
     """Train in a folder, anew or from a saved checkpoint, and tell how it went.
 
     held : what is let go when the run ends: the lock of its folder
+    there : what the run or checkpoint to go on from has in its config.json; None for a new run
     """
     config, progress = arguments.trained, Progress()
     wanted = [name for name in sinks.EXTRAS if getattr(arguments, name)]
@@ -267,8 +275,11 @@ def _train(
     corpus, text, validation = open_for_training(*what, notify)
     check_memory(config, text.size, ranks.size)
     state = None
+    if there and ranks.leader:
+        _check_text(there, corpus)
     if saved and ranks.leader:
-        state = _read_state(config, text, saved, there, corpus)
+        layout = state_layout(config.model.shape, config.evolution, text.size)
+        state = checkpoint.read_state(saved, layout)
     evolution = Evolution(config, backend, text, ranks)
     if saved:
         evolution.load_state(state)
@@ -288,12 +299,17 @@ def _train(
     progress.note(_opening(config, evolution, corpus, run))
     if saved:
         progress.note(f"going on from {saved}")
+    elif there:
+        progress.note(f"{run} was ended before its first checkpoint: it begins again at step 0")
     if ranks.size > 1:
         progress.note(f"{ranks.size} ranks share the population")
     if remark := _about_horizon(config):
         progress.note(remark)
     if ranks.leader:
-        _take(run, held, saved)
+        if saved:
+            checkpoint.set_aside_after(saved)
+        elif not there:
+            _take(run, held)
         trainer.sinks = sinks.open_all(wanted, run, evolution.step_number, trainer.content)
     outcome = trainer.train()
     if ranks.size > 1:
@@ -314,11 +330,8 @@ def _nothing(line: str) -> None:
     """Tells nobody."""
 
 
-def _take(run: Path, held: ExitStack, saved: Path | None) -> None:
-    """Make a new run's folder and lock it, or put damaged checkpoints of an old one out of the way."""
-    if saved:
-        checkpoint.set_aside_after(saved)
-        return
+def _take(run: Path, held: ExitStack) -> None:
+    """Make a new run's folder and lock it."""
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -330,8 +343,8 @@ def _take(run: Path, held: ExitStack, saved: Path | None) -> None:
     _refuse_a_run(run)  # another process may have been faster
 
 
-def _read_state(config: Config, text, saved: Path, there: dict, corpus) -> dict:
-    """A checkpoint's training state, if it is of this text and configuration."""
+def _check_text(there: dict, corpus) -> None:
+    """Refuse to go on with another text than the one a run was begun with."""
     began_with = there.get("corpus")
     fingerprint = began_with.get("fingerprint") if isinstance(began_with, dict) else None
     if fingerprint != corpus.fingerprint:
@@ -340,9 +353,6 @@ def _read_state(config: Config, text, saved: Path, there: dict, corpus) -> dict:
             f"{corpus.fingerprint[:12]}, then {str(fingerprint)[:12]}): "
             "bring that back, or begin a new run"
         )
-    return checkpoint.read_state(
-        saved, state_layout(config.model.shape, config.evolution, text.size)
-    )
 
 
 def _check_step(evolution: Evolution, saved: Path) -> None:

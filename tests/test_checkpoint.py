@@ -1,6 +1,7 @@
 """Checkpoints and loading: whole or refused, in one line."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -238,3 +239,21 @@ def test_tokens_of_another_kind_are_refused(tmp_path):
     assert model.logits(nothing).shape == (0, 256)
     assert model.scores(np.zeros(1, np.uint8)).shape == (0,)
     assert "no tokens" in refusal(model.scores, nothing)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with a name are POSIX's")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    """As root, a file in /dev/null's place would be everybody's."""
+    pipe, file, link = tmp_path / "pipe", tmp_path / "file", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        checkpoint.replace_file(pipe, b"through")
+        assert pipe.is_fifo() and os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    file.write_bytes(b"before")
+    link.symlink_to(file)
+    checkpoint.replace_file(link, b"after")
+    assert link.is_symlink() and file.read_bytes() == b"after"
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "file", "link"}

@@ -1,5 +1,6 @@
 """egg inspect model, trace and arithmetic: what they say is what is there."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -258,12 +259,30 @@ def test_help_fits(egg, monkeypatch, columns, what):
     assert max(map(len, out.splitlines())) <= columns
 
 
-@pytest.mark.parametrize("columns", [80, 100, 160])
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 160])
 def test_tables_fit_the_terminal(egg, run, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
     for words in (["model", run], ["trace", run, "--text", TEXT], ["arithmetic"]):
+        monkeypatch.setenv("COLUMNS", "300")
+        whole = egg("inspect", *words)[1]
+        monkeypatch.setenv("COLUMNS", str(columns))
         out = egg("inspect", *words)[1]
         assert max(map(len, out.splitlines())) <= columns, words
+        # No number and no heading is folded.
+        tables = [line for line in whole.splitlines() if line.startswith(" ") and "─" not in line]
+        assert {word for line in tables for word in line.split()} <= set(out.split()), words
+
+
+def test_a_narrow_table_is_printed_in_parts():
+    from egg.inspect.screen import console, table
+
+    out = io.StringIO()
+    rows = [["forward", "1,234,567", "89"], ["vote", "12", "3"]]
+    console(out, width=20).print(table("Counts", ["step", "vector", "scalar"], rows))
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert lines[0] == ["Counts"]
+    parts = (["step", "vector"], ["forward", "1,234,567"], ["vote", "12"],
+             ["step", "scalar"], ["forward", "89"], ["vote", "3"])  # fmt: skip
+    assert [words for words in lines[1:] if words and "─" not in words[0]] == list(parts)
 
 
 # The arithmetic

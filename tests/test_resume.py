@@ -235,6 +235,42 @@ def test_what_cannot_be_resumed(train, resume, tmp_path):
     assert "has no checkpoint" in resume(bare)[2]
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_again(train, resume, tmp_path):
+    """At whatever moment: its settings alone are there, or some of its log, or half a checkpoint."""
+    train("--steps", 6, "--out", tmp_path / "whole")
+    for left in ("config.json", "run.toml", "metrics.jsonl", "checkpoints"):
+        run = tmp_path / left
+        train("--steps", 4, "--out", run)
+        (run / "best.json").unlink()
+        shutil.rmtree(run / "checkpoints")
+        if left == "checkpoints":
+            (run / "checkpoints" / "writing-step-00000003").mkdir(parents=True)
+        if left in ("config.json", "run.toml"):
+            (run / "metrics.jsonl").unlink()
+        if left == "config.json":
+            (run / "run.toml").unlink()
+        status, out, err = resume(run, "--steps", 6)
+        assert status == 0 and "it begins again at step 0" in out, err
+        assert files(run) == files(tmp_path / "whole")
+    # Another text is refused here too.
+    run = tmp_path / "other"
+    train("--steps", 1, "--out", run)
+    (run / "best.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    content = json.loads((run / "config.json").read_text())
+    content["corpus"]["fingerprint"] = "0" * 64
+    (run / "config.json").write_text(json.dumps(content))
+    status, _, err = resume(run, "--steps", 2)
+    assert status == 2 and "not the text the run was begun with" in err
+    # A run whose checkpoints were taken away keeps its log.
+    run = tmp_path / "robbed"
+    train("--steps", 2, "--out", run)
+    shutil.rmtree(run / "checkpoints")
+    log = (run / "metrics.jsonl").read_bytes()
+    assert resume(run, "--steps", 3)[0] == 2
+    assert (run / "metrics.jsonl").read_bytes() == log
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
