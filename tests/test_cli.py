@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import forge
+from conftest import SMALL, forge
 
 from egg import __version__, progress
 from egg.cli_options import given, whole_number
@@ -471,10 +471,50 @@ def test_bad_data_gets_one_line_and_writes_nothing(egg, tmp_path, monkeypatch, n
     make(tmp_path / name)
     before = os.listdir(tmp_path)
     monkeypatch.chdir(tmp_path)
-    status, _, err = egg("train", "--backend", "numpy", "--data", tmp_path / name)
-    assert status == 2
+    status, out, err = egg("train", "--backend", "numpy", "--data", tmp_path / name)
+    assert (status, out) == (2, "")
     assert says in one_line(err) and str(tmp_path / name) in err
     assert os.listdir(tmp_path) == before
+    status, out, err = egg("data", "prepare", tmp_path / name)
+    assert (status, out) == (2, "") and says in one_line(err)
+
+
+def test_eval_on_bad_data_gets_one_line(train, egg, tables, tmp_path):
+    train("--steps", 1, "--out", tmp_path / "run")
+    (tmp_path / "empty.txt").touch()
+    for arguments, says in (
+        (("--data", tmp_path / "nothing.txt"), "no such file"),
+        (("--data", tmp_path / "empty.txt"), "has no text"),
+        (("--data", tables, "--split", "all"), "--split all"),
+    ):
+        status, out, err = egg("eval", tmp_path / "run", "--backend", "numpy", *arguments)
+        assert (status, out) == (2, "") and says in one_line(err)
+
+
+@pytest.mark.parametrize("spec", ["book.txt", "boo*.txt", "book.txt:2,sub/[x].md", "./book.txt"])
+def test_a_run_is_understood_from_every_folder(egg, tmp_path, monkeypatch, spec):
+    home, other = tmp_path / "a [folder]", tmp_path / "other"
+    (home / "sub").mkdir(parents=True)
+    other.mkdir()
+    (home / "book.txt").write_text("some words of a book. " * 40)
+    (home / "sub/x.md").write_text("other words. " * 40)
+    monkeypatch.chdir(home)
+    assert egg("train", *SMALL, "--data", spec, "--steps", 2, "--out", "run")[0] == 0
+    monkeypatch.chdir(other)
+    status, _, err = egg("eval", home / "run", "--backend", "numpy")
+    assert status == 0, err
+    status, _, err = egg("train", "--resume", home / "run", "--steps", 3, "--backend", "numpy")
+    assert status == 0, err
+    # as older versions kept it, it is still understood where the run began
+    monkeypatch.chdir(home)
+    for path in (home / "run").rglob("config.json"):
+        there = json.loads(path.read_text())
+        there["run"]["data"] = spec
+        path.write_text(json.dumps(there))
+        if path.parent != home / "run":
+            forge(path.parent)
+    status, _, err = egg("train", "--resume", "run", "--steps", 4, "--backend", "numpy")
+    assert status == 0, err
 
 
 def test_without_network_one_line_names_what_needs_none(egg, tmp_path, monkeypatch):
@@ -521,6 +561,16 @@ def test_damaged_and_foreign_models_are_told_in_one_line(
     forge(folder)
     status, out, err = egg(command, tmp_path / "run", "--backend", "numpy")
     assert (status, out) == (2, "") and says in one_line(err) and name in err
+
+
+def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    train("--steps", 1, "--out", tmp_path / "run")
+    monkeypatch.setattr(Path, "open", refused)  # the tests may be run by root, who reads all
+    status, _, err = egg("eval", tmp_path / "run", "--backend", "numpy")
+    assert status == 2 and "model.safetensors cannot be read: Permission denied" in one_line(err)
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,15 @@ def test_damaged_corpus_is_prepared_again_with_a_notice(book, cache, name, damag
     assert open_with_notices(book)[1] == ""
 
 
-def test_failed_preparation_leaves_nothing(tmp_path, cache):
-    (tmp_path / "empty.txt").touch()
+@pytest.mark.parametrize(
+    ("name", "text"), [("empty.txt", ""), ("rows.jsonl", "nope"), ("gone.jsonl", '{"a": "b"}')]
+)
+def test_failed_preparation_leaves_nothing_and_tells_nothing(tmp_path, cache, name, text):
+    (tmp_path / name).write_text(text)
+    notices = []
     with pytest.raises(DataError):
-        open_corpus(str(tmp_path / "empty.txt"))
-    assert folders(cache) == []
+        open_corpus(str(tmp_path / name), notify=notices.append)
+    assert list((cache / "corpora").iterdir()) == [] and notices == []
 
 
 def test_disk_is_checked_before_anything_is_written(book, cache, monkeypatch):
