@@ -18,6 +18,7 @@ import pytest
 from conftest import SMALL, forge
 
 from egg import __version__, progress
+from egg.cli import main
 from egg.cli_options import given, whole_number
 from egg.cli_sample import CONTROLS
 from egg.config import PRESET_HELP
@@ -581,12 +582,22 @@ def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monk
         ("eval {tmp}/nothing", "no such folder"),
         ("eval {tmp}", "neither a run nor a checkpoint"),
         ("eval {tmp} --split some", "--split some"),
+        ("eval --jsno {tmp}", "unknown argument --jsno"),
+        ("sample --seed -5 --lenght=4 {tmp}", "unknown argument --lenght"),
     ],
 )
 def test_bad_calls_of_other_commands(egg, tmp_path, arguments, says):
     status, out, err = egg(*arguments.format(tmp=tmp_path).split())
     assert (status, out) == (2, "")
     assert says in one_line(err)
+
+
+def test_closed_outputs_lose_nothing_but_what_is_printed(tables, tmp_path, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python has them after >&- 2>&-
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, "--data", str(tables), "--steps", "1", "--out", str(run)]) == 0
+    assert (run / "checkpoints/step-00000001").is_dir()
 
 
 def test_a_folder_with_a_run_is_refused(train, egg, tables, tmp_path):
