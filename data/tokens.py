@@ -48,6 +48,7 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> 
     partial = partial_folder(folder)
     with writing(partial):
         done = _begin(source, contents, partial, notify)
+    told = told or done > 0
     try:
         _check_disk(contents, partial, done)
         splits: dict[str, dict[str, Any]] = {}
