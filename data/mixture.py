@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
     unless its weight is 1. What exists as a path is that path and no mixture.
     Raises DataError for an empty part or a weight of zero.
     """
-    if "," not in spec or Path(spec).expanduser().exists():
+    if "," not in spec or os.path.exists(os.path.expanduser(spec)):
         return None
     parts = []
     for text in spec.split(","):
@@ -42,7 +43,7 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
 def _part(text: str) -> tuple[str, str]:
     """A part's specification, and its weight as it is written."""
     found = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", text)
-    if found and not Path(text).expanduser().exists():
+    if found and not os.path.exists(os.path.expanduser(text)):
         return found[1].strip(), found[2]
     return text, "1"
 

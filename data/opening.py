@@ -96,21 +96,20 @@ def absolute(spec: str) -> str:
     Paths, patterns and those in a mixture become absolute; what names nothing here stays as it
     is, and so does a mixture whose parts could not be told apart any more.
     """
-    path = Path(spec).expanduser()
+    path = os.path.expanduser(spec)
     if spec in NAMED:
         return spec
-    if path.exists():
-        return str(path.absolute())
+    if os.path.exists(path):
+        return str(Path(path).absolute())
     try:
         if mixture := rewritten(spec, absolute):
             return mixture
     except DataError:  # opening it will say what is wrong
         return spec
-    pattern = os.path.expanduser(spec)
-    if not glob.has_magic(pattern) or not glob.glob(pattern, recursive=True):
+    if not glob.has_magic(path) or not glob.glob(path, recursive=True):
         return spec
     # The folder's own name may look like a pattern.
-    return os.path.join(glob.escape(os.getcwd()), pattern)
+    return os.path.join(glob.escape(os.getcwd()), path)
 
 
 def _source(
@@ -123,6 +122,6 @@ def _source(
         return minipile.hub_source(
             spec, dataset, column, cache=cache, progress=progress, notify=notify
         )
-    if glob.has_magic(spec) and not Path(spec).expanduser().exists():
+    if glob.has_magic(spec) and not os.path.exists(os.path.expanduser(spec)):
         return glob_source(spec, column)
     return path_source(spec, column)

@@ -414,6 +414,7 @@ BAD = {
     "absent backend": ("--backend cupy", "cupy"),
     "no data": ("--data no/such/text", "no/such/text"),
     "no data at all": ("--data=", "--data"),
+    "nobody's data": ("--data ~nobody-of-this-name/text", "~nobody-of-this-name/text"),
     "out is a file": ("--out {file}", "file"),
     "out below a file": ("--out {file}/run", "cannot be written"),
     "out empty": ("--out=", "--out"),
