@@ -4,7 +4,7 @@ from data.corpus import SPLITS, Corpus
 from data.description import Description, SplitDescription, describe
 from data.errors import DataError
 from data.inventory import Cleared, clear, list_corpora
-from data.opening import open_corpus
+from data.opening import absolute, open_corpus
 from data.streams import read_chunks, stream_starts
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "Description",
     "SplitDescription",
+    "absolute",
     "clear",
     "describe",
     "list_corpora",

@@ -28,7 +28,7 @@ def cache_root(cache: Path | None = None) -> Path:
         import platformdirs
 
         cache = platformdirs.user_cache_dir("egg", appauthor=False)
-    return Path(cache).expanduser().absolute()
+    return Path(os.path.expanduser(cache)).absolute()
 
 
 def corpora_folder(cache: Path | None = None) -> Path:

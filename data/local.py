@@ -27,7 +27,7 @@ def path_source(spec: str, column: str) -> Source:
     Raises DataError if there is nothing there, or nothing to read.
     """
     # Links are not resolved: a link's own name says what kind of file it stands for.
-    path = Path(os.path.abspath(Path(spec).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(spec)))
     with _named(spec):
         path.stat()
         if path.is_dir():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
@@ -25,21 +26,40 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
     unless its weight is 1. What exists as a path is that path and no mixture.
     Raises DataError for an empty part or a weight of zero.
     """
-    if "," not in spec or Path(spec).expanduser().exists():
+    if "," not in spec or os.path.exists(os.path.expanduser(spec)):
         return None
     parts = []
     for text in spec.split(","):
-        part, weight = text.strip(), Fraction(1)
-        found = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", part)
-        if found and not Path(part).expanduser().exists():
-            part, weight = found[1].strip(), Fraction(found[2])
-        if not part or not weight:
+        part, weight = _part(text.strip())
+        if not part or not Fraction(weight):
             raise DataError(
                 f"{text.strip()!r} is no part of a mixture: write {spec!r} as part:weight,"
                 "part:weight with weights above zero, such as stdlib:2,book.txt:1"
             )
-        parts.append((part, weight))
+        parts.append((part, Fraction(weight)))
     return parts
+
+
+def _part(text: str) -> tuple[str, str]:
+    """A part's specification, and its weight as it is written."""
+    found = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", text)
+    if found and not os.path.exists(os.path.expanduser(text)):
+        return found[1].strip(), found[2]
+    return text, "1"
+
+
+def rewritten(spec: str, change: Callable[[str], str]) -> str | None:
+    """Return a mixture with `change` done to the specification of each part; None if it is none.
+
+    As it was if its parts could not be told apart afterwards. Raises DataError as `parse_mixture`.
+    """
+    before = parse_mixture(spec)
+    if before is None:
+        return None
+    parts = [_part(text.strip()) for text in spec.split(",")]
+    changed = ",".join(f"{change(part)}:{weight}" for part, weight in parts)
+    after = [(change(part), weight) for part, weight in before]
+    return changed if parse_mixture(changed) == after else spec
 
 
 def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:

@@ -8,14 +8,17 @@ import shutil
 from pathlib import Path
 
 from data import minipile
-from data.cache import Notify, corpus_folder, locked, writing
+from data.cache import Notify, corpus_folder, locked, partial_folder, remove_lock, writing
 from data.corpus import Corpus, DamagedCorpus, load_corpus
 from data.errors import DataError
 from data.local import glob_source, path_source
-from data.mixture import mixture_source, parse_mixture
+from data.mixture import mixture_source, parse_mixture, rewritten
 from data.source import Source
 from data.stdlib import stdlib_source
 from data.tokens import prepare
+
+NAMED = ("stdlib", "minipile")
+"""What is no path, whatever lies there; anything else is one if something does."""
 
 
 def open_corpus(
@@ -72,8 +75,12 @@ def open_corpus(
                 shutil.rmtree(folder)
             corpus = None
         if corpus is None:
-            notify(f"preparing {spec} in {folder}")
-            prepare(source, folder, progress=progress, notify=notify)
+            try:
+                prepare(source, folder, progress=progress, notify=notify)
+            except Exception:
+                if not partial_folder(folder).exists():  # nothing is left that a lock could guard
+                    remove_lock(folder)
+                raise
     try:
         corpus = load_corpus(folder)
     except DamagedCorpus as damage:
@@ -81,6 +88,28 @@ def open_corpus(
     if corpus is None:
         raise DataError(f"{folder} was removed by another process: try again")
     return corpus
+
+
+def absolute(spec: str) -> str:
+    """Return a specification that means the same from every folder, as configurations keep it.
+
+    Paths, patterns and those in a mixture become absolute; what names nothing here stays as it
+    is, and so does a mixture whose parts could not be told apart any more.
+    """
+    path = os.path.expanduser(spec)
+    if spec in NAMED:
+        return spec
+    if os.path.exists(path):
+        return str(Path(path).absolute())
+    try:
+        if mixture := rewritten(spec, absolute):
+            return mixture
+    except DataError:  # opening it will say what is wrong
+        return spec
+    if not glob.has_magic(path) or not glob.glob(path, recursive=True):
+        return spec
+    # The folder's own name may look like a pattern.
+    return os.path.join(glob.escape(os.getcwd()), path)
 
 
 def _source(
@@ -93,6 +122,6 @@ def _source(
         return minipile.hub_source(
             spec, dataset, column, cache=cache, progress=progress, notify=notify
         )
-    if glob.has_magic(spec) and not Path(spec).expanduser().exists():
+    if glob.has_magic(spec) and not os.path.exists(os.path.expanduser(spec)):
         return glob_source(spec, column)
     return path_source(spec, column)

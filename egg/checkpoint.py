@@ -382,6 +382,10 @@ def opened(path: Path) -> Iterator:
         raise EggError(f"{path.parent} has no {path.name}: give a run or a complete checkpoint")
     _verify(path)
     try:
+        path.open("rb").close()  # of one that may not be read, safetensors says it is not there
+    except OSError as error:
+        raise EggError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
         with safe_open(path, "np") as file:
             yield file
     except EggError:

@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     argv : arguments after the program's name; None is the command line's
     """
     argv = sys.argv[1:] if argv is None else argv
+    _open_streams()
     distributed.silence()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
@@ -54,6 +55,7 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
 
     prog : how the user called it, for help and advice
     """
+    _open_streams()
     distributed.silence()
     try:
         if completion := cli_completion.asked([command, *argv]):
@@ -84,6 +86,13 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
         if distributed.launched()[1] > 1:  # the others would wait for this rank
             return distributed.fail(traceback.format_exc(), 1)
         raise
+
+
+def _open_streams() -> None:
+    """Python has None for an output that was closed before it started (``>&-``): what is printed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def _help() -> str:

@@ -13,7 +13,7 @@ import data
 from egg import checkpoint, hub
 from egg.adaptation import ALL_TENSORS, AdapterEvolution, AdapterTrainer, FineTuning, adapting
 from egg.adapter import ADAPTER, adapter_shape, base_hash, merge, read_adapter
-from egg.cli_corpus import absolute, facts, open_for_training
+from egg.cli_corpus import facts, open_for_training
 from egg.cli_eval import text_of
 from egg.cli_options import BackendName, parse, say
 from egg.cli_plot import draw_run
@@ -231,7 +231,7 @@ def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config
     steps = a.member_tokens // (evolution.population_size * a.seq_len)
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
     run = RunConfig(
-        data=absolute(a.data), data_column=a.data_column, member_tokens=a.member_tokens,
+        data=data.absolute(a.data), data_column=a.data_column, member_tokens=a.member_tokens,
         eval_every=every, eval_bytes=a.eval_bytes,
     )  # fmt: skip
     return Config("adapt", model, evolution, run)

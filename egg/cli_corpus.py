@@ -1,14 +1,11 @@
 """Where the command line joins ``data`` to ``egg``."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
 import data
 from egg.errors import EggError
-
-NAMED = ("stdlib", "minipile")  # anything else is a path if something is there
 
 
 class CorpusText:
@@ -20,12 +17,6 @@ class CorpusText:
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
         """(len(starts), length) uint8 from each start on, wrapping round at the end."""
         return data.read_chunks(self.tokens, starts, length)
-
-
-def absolute(spec: str) -> str:
-    """A specification that means the same from every folder, as configurations keep it."""
-    path = Path(spec).expanduser()
-    return spec if spec in NAMED or not path.exists() else str(path.absolute())
 
 
 def open_for_training(spec: str, column: str, notify) -> tuple[data.Corpus, CorpusText, str]:

@@ -67,11 +67,14 @@ def main(argv: list[str], prog: str) -> int:
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
+    notices: list[str] = []  # told when the text is there: of a bad one, the error says all
     backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=notices.append
     )
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = split_of(corpus, arguments.split, say)
+    split = split_of(corpus, arguments.split, notices.append)
+    for notice in notices:
+        say(notice)
     text = corpus.split(split)
     words = list(count_words(text))
     documents: list[DocumentScore] = []

@@ -63,7 +63,26 @@ def parse(
         if not stop.code:
             print(_help(shown.getvalue(), description or kind.__doc__), end="")
             raise
-        raise EggError(_one_line(complaint.getvalue(), prog)) from None
+        text = complaint.getvalue()
+        # tyro stops at a flag it does not know, and misses the positional argument that comes after it.
+        if re.search(r"Missing value for argument '[^-]", text):
+            for word in argv:
+                flag = re.match(r"--?[a-zA-Z][\w-]*", word)
+                if flag and flag[0].replace("_", "-") not in _flags(kind):
+                    raise EggError(f"unknown argument {flag[0]} ({prog} --help)") from None
+        raise EggError(_one_line(text, prog)) from None
+
+
+def _flags(kind: type) -> set[str]:
+    """The flags of a dataclass of arguments, as its help lists them."""
+    shown = io.StringIO()
+    with (
+        contextlib.suppress(SystemExit),
+        contextlib.redirect_stdout(shown),
+        _environment({"COLUMNS": "200"}),  # a narrow terminal breaks words
+    ):
+        tyro.cli(_MARKS(kind), args=["--help"], registry=_registry())
+    return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", re.sub(COLORS, "", shown.getvalue())))
 
 
 def complete(kind, argv: list[str]) -> None:

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import tyro
 
+from data import absolute
 from egg import checkpoint, sinks
-from egg.cli_corpus import absolute, facts, open_for_training
+from egg.cli_corpus import facts, open_for_training
 from egg.cli_options import BackendName, given, one_of, parse
 from egg.cli_plot import draw_run
 from egg.cli_report import report
@@ -207,7 +208,9 @@ def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
         arguments = _parse(argv, prog, config)
         if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
             raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
-        for name in differences(config, arguments.trained):
+        # A run of an older version may have kept a pattern or a mixture as it was given.
+        kept = replace(config, run=replace(config.run, data=absolute(config.run.data)))
+        for name in differences(kept, arguments.trained):
             if name not in ON_RESUME:
                 raise EggError(
                     f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and "
@@ -265,8 +268,9 @@ def _train(
     wanted = [name for name in sinks.EXTRAS if getattr(arguments, name)]
     sinks.check(wanted)
     threads = ranks.threads if arguments.threads is None else arguments.threads
+    notices: list[str] = []  # told when text and state are there: of bad ones, the error says all
     backend = get_backend(
-        arguments.backend, threads=threads, device=arguments.device, notify=progress.note
+        arguments.backend, threads=threads, device=arguments.device, notify=notices.append
     )
     what, notify = (config.run.data, config.run.data_column), progress.note
     if ranks.size > 1:  # one prepares the text, and tells; all read it
@@ -280,6 +284,8 @@ def _train(
     if saved and ranks.leader:
         layout = state_layout(config.model.shape, config.evolution, text.size)
         state = checkpoint.read_state(saved, layout)
+    for notice in notices:
+        progress.note(notice)
     evolution = Evolution(config, backend, text, ranks)
     if saved:
         evolution.load_state(state)

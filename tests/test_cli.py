@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import forge
+from conftest import SMALL, forge
 
 from egg import __version__, progress
+from egg.cli import main
 from egg.cli_options import given, whole_number
 from egg.cli_sample import CONTROLS
 from egg.config import PRESET_HELP
@@ -413,6 +414,7 @@ BAD = {
     "absent backend": ("--backend cupy", "cupy"),
     "no data": ("--data no/such/text", "no/such/text"),
     "no data at all": ("--data=", "--data"),
+    "nobody's data": ("--data ~nobody-of-this-name/text", "~nobody-of-this-name/text"),
     "out is a file": ("--out {file}", "file"),
     "out below a file": ("--out {file}/run", "cannot be written"),
     "out empty": ("--out=", "--out"),
@@ -471,10 +473,50 @@ def test_bad_data_gets_one_line_and_writes_nothing(egg, tmp_path, monkeypatch, n
     make(tmp_path / name)
     before = os.listdir(tmp_path)
     monkeypatch.chdir(tmp_path)
-    status, _, err = egg("train", "--backend", "numpy", "--data", tmp_path / name)
-    assert status == 2
+    status, out, err = egg("train", "--backend", "numpy", "--data", tmp_path / name)
+    assert (status, out) == (2, "")
     assert says in one_line(err) and str(tmp_path / name) in err
     assert os.listdir(tmp_path) == before
+    status, out, err = egg("data", "prepare", tmp_path / name)
+    assert (status, out) == (2, "") and says in one_line(err)
+
+
+def test_eval_on_bad_data_gets_one_line(train, egg, tables, tmp_path):
+    train("--steps", 1, "--out", tmp_path / "run")
+    (tmp_path / "empty.txt").touch()
+    for arguments, says in (
+        (("--data", tmp_path / "nothing.txt"), "no such file"),
+        (("--data", tmp_path / "empty.txt"), "has no text"),
+        (("--data", tables, "--split", "all"), "--split all"),
+    ):
+        status, out, err = egg("eval", tmp_path / "run", "--backend", "numpy", *arguments)
+        assert (status, out) == (2, "") and says in one_line(err)
+
+
+@pytest.mark.parametrize("spec", ["book.txt", "boo*.txt", "book.txt:2,sub/[x].md", "./book.txt"])
+def test_a_run_is_understood_from_every_folder(egg, tmp_path, monkeypatch, spec):
+    home, other = tmp_path / "a [folder]", tmp_path / "other"
+    (home / "sub").mkdir(parents=True)
+    other.mkdir()
+    (home / "book.txt").write_text("some words of a book. " * 40)
+    (home / "sub/x.md").write_text("other words. " * 40)
+    monkeypatch.chdir(home)
+    assert egg("train", *SMALL, "--data", spec, "--steps", 2, "--out", "run")[0] == 0
+    monkeypatch.chdir(other)
+    status, _, err = egg("eval", home / "run", "--backend", "numpy")
+    assert status == 0, err
+    status, _, err = egg("train", "--resume", home / "run", "--steps", 3, "--backend", "numpy")
+    assert status == 0, err
+    # as older versions kept it, it is still understood where the run began
+    monkeypatch.chdir(home)
+    for path in (home / "run").rglob("config.json"):
+        there = json.loads(path.read_text())
+        there["run"]["data"] = spec
+        path.write_text(json.dumps(there))
+        if path.parent != home / "run":
+            forge(path.parent)
+    status, _, err = egg("train", "--resume", "run", "--steps", 4, "--backend", "numpy")
+    assert status == 0, err
 
 
 def test_without_network_one_line_names_what_needs_none(egg, tmp_path, monkeypatch):
@@ -523,6 +565,16 @@ def test_damaged_and_foreign_models_are_told_in_one_line(
     assert (status, out) == (2, "") and says in one_line(err) and name in err
 
 
+def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    train("--steps", 1, "--out", tmp_path / "run")
+    monkeypatch.setattr(Path, "open", refused)  # the tests may be run by root, who reads all
+    status, _, err = egg("eval", tmp_path / "run", "--backend", "numpy")
+    assert status == 2 and "model.safetensors cannot be read: Permission denied" in one_line(err)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -531,12 +583,22 @@ def test_damaged_and_foreign_models_are_told_in_one_line(
         ("eval {tmp}/nothing", "no such folder"),
         ("eval {tmp}", "neither a run nor a checkpoint"),
         ("eval {tmp} --split some", "--split some"),
+        ("eval --jsno {tmp}", "unknown argument --jsno"),
+        ("sample --seed -5 --lenght=4 {tmp}", "unknown argument --lenght"),
     ],
 )
 def test_bad_calls_of_other_commands(egg, tmp_path, arguments, says):
     status, out, err = egg(*arguments.format(tmp=tmp_path).split())
     assert (status, out) == (2, "")
     assert says in one_line(err)
+
+
+def test_closed_outputs_lose_nothing_but_what_is_printed(tables, tmp_path, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python has them after >&- 2>&-
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, "--data", str(tables), "--steps", "1", "--out", str(run)]) == 0
+    assert (run / "checkpoints/step-00000001").is_dir()
 
 
 def test_a_folder_with_a_run_is_refused(train, egg, tables, tmp_path):

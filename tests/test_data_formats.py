@@ -10,7 +10,7 @@ import zstandard
 from data import DataError, open_corpus
 from data import pieces as pieces_module
 from data.cache import corpus_folder, partial_folder
-from data.mixture import mixture_source, parse_mixture
+from data.mixture import mixture_source, parse_mixture, rewritten
 from data.tokens import prepare
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -128,6 +128,12 @@ def test_same_files_under_other_splits_are_another_corpus(tmp_path):
         (tmp_path / "t" / name / "1.txt").write_text(name)
     assert open_corpus(str(tmp_path / "t")).splits == ("train", "validation")
     assert open_corpus(str(tmp_path / "t" / "**" / "*.txt")).splits == ("all",)
+
+
+def test_a_mixture_rewritten_keeps_its_weights_or_stays_as_it_is():
+    assert rewritten("book.txt", str.upper) is None
+    assert rewritten("a:2, b*,c:0.50", str.upper) == "A:2,B*:1,C:0.50"
+    assert rewritten("a:2,b", lambda part: f"/x,y/{part}") == "a:2,b"
 
 
 def test_mixture_syntax():

@@ -76,11 +76,15 @@ def test_damaged_corpus_is_prepared_again_with_a_notice(book, cache, name, damag
     assert open_with_notices(book)[1] == ""
 
 
-def test_failed_preparation_leaves_nothing(tmp_path, cache):
-    (tmp_path / "empty.txt").touch()
+@pytest.mark.parametrize(
+    ("name", "text"), [("empty.txt", ""), ("rows.jsonl", "nope"), ("gone.jsonl", '{"a": "b"}')]
+)
+def test_failed_preparation_leaves_nothing_and_tells_nothing(tmp_path, cache, name, text):
+    (tmp_path / name).write_text(text)
+    notices = []
     with pytest.raises(DataError):
-        open_corpus(str(tmp_path / "empty.txt"))
-    assert folders(cache) == []
+        open_corpus(str(tmp_path / name), notify=notices.append)
+    assert list((cache / "corpora").iterdir()) == [] and notices == []
 
 
 def test_disk_is_checked_before_anything_is_written(book, cache, monkeypatch):
@@ -146,8 +150,9 @@ def test_interrupted_preparation_goes_on_after_its_last_piece(tmp_path, cache, m
     with open(partial / "train.journal", "ab") as file:
         file.write(b'{"counts": {"rea')
     attempt(folder, None)
-    assert len(notices) == 3
-    assert all("going on with made" in notice for notice in notices)
+    begun, gone_on = notices[:2], notices[2:]
+    assert all("preparing made" in notice for notice in begun)
+    assert len(gone_on) == 3 and all("going on with made" in notice for notice in gone_on)
     assert len(taken) < total - 250
     for name in ("train.bin", "validation.bin"):
         assert (folder / name).read_bytes() == (straight / name).read_bytes()
