@@ -5,7 +5,6 @@ what came of it.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -159,7 +158,7 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
     folder = out / configuration.name / f"seed-{seed}"
     begun = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
     arguments = ["train", *configuration.flags()]
-    if _saved(folder):
+    if _begun(folder):
         if begun.exists() and json.loads(begun.read_bytes()) != configuration.settings:
             raise EggError(_other_settings(folder, configuration))
         arguments += [f"--seed={seed}", f"--resume={folder}"]
@@ -182,18 +181,15 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
     )
 
 
-def _saved(folder: Path) -> bool:
-    """Whether a run has a checkpoint to go on from; one that was killed before its first is cleared away."""
-    if not folder.exists():
+def _begun(folder: Path) -> bool:
+    """Whether a run was begun there; one whose comparison was killed may have a step to finish and to save."""
+    if not (folder / checkpoint.CONFIG).exists():
         return False
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             with locked(folder):
-                if checkpoint.checkpoints(folder):
-                    return True
-                shutil.rmtree(folder)
-                return False
+                return True
         except EggError:
             if time.monotonic() > deadline:
                 raise

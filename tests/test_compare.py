@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -107,13 +108,20 @@ def test_a_comparison_that_is_stopped_saves_and_goes_on(egg, comparison, tmp_pat
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(egg, comparison, tmp_path):
-    run = tmp_path / "out" / "signs" / "seed-3"
-    run.mkdir(parents=True)
-    for name in ("config.json", "run.toml", "metrics.jsonl"):
-        (run / name).write_text("")
+    assert egg("compare", comparison, "--out", tmp_path / "out")[0] == 0
+    run, results = tmp_path / "out/signs/seed-3", tmp_path / "out/results.jsonl"
+    first, *others = results.read_text().splitlines()
+    assert json.loads(first)["seed"] == 3 and json.loads(first)["name"] == "signs"
+    results.write_text("".join(f"{line}\n" for line in others))
+    (run / "best.json").unlink(missing_ok=True)
+    shutil.rmtree(run / "checkpoints")
+    (run / "mine.txt").write_text("is nobody else's to remove")
     status, _, err = egg("compare", comparison, "--out", tmp_path / "out")
     assert status == 0, err
+    again = json.loads(results.read_text().splitlines()[-1])
+    assert again["bits_per_byte"] == json.loads(first)["bits_per_byte"] and again["name"] == "signs"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 8
+    assert (run / "mine.txt").exists()
 
 
 def test_an_out_that_is_a_file_is_named_in_one_line(egg, comparison):
