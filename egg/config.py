@@ -133,7 +133,8 @@ class RunConfig:
     eval_every: int = 500
     """Steps between measurements on the validation split; 0: at the end alone."""
     eval_bytes: int = 262_144
-    """Bytes of validation text that each measurement reads, the same each time; 0: all."""
+    """Bytes of validation text that each measurement reads at most, the same each time; of a document at most a
+    sixteenth of it, so that documents are read side by side; 0: all."""
     checkpoint_every: int = 2000
     """Steps between checkpoints; 0: at the end alone. The best measured one is saved besides."""
     keep: int | Literal["all"] = 3
