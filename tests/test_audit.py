@@ -279,7 +279,6 @@ def test_the_reference_has_source_alone(egg):
     [
         ("--audit --backend numpy", "no machine code of its own"),
         ("--asm norm --backend numpy", "no machine code of its own"),
-        ("--backend cupy", "cupy"),
         ("--source nrm_rows --backend numba", "perhaps norm_rows?"),
         ("--source norm --asm norm", "one of them"),
         ("--backend tpu", "tpu"),

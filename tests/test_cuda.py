@@ -7,7 +7,6 @@ import sys
 import types
 import weakref
 
-import cuda_compile
 import cuda_host
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from test_golden import PINNED, RUNS, golden
 from egg.bench_check import _results
 from kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
 from kernels.cuda import backend as cuda_backend
-from kernels.cuda import peak, sources
+from kernels.cuda import compiler, peak, sources
 from kernels.cuda.backend import CupyBackend
 from kernels.cuda.device import CupyDevice
 from kernels.cuda.sources import KERNELS, SHAPED, defines, source, tile_for
@@ -31,17 +30,16 @@ SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10}  # bytes a 
 
 @pytest.mark.parametrize(("architecture", "hidden_size"), [("sm_80", 16), ("sm_90", 256)])
 def test_cuda_sources_compile(architecture, hidden_size):
-    nvrtc = cuda_compile.library()
-    if nvrtc is None:
-        pytest.skip(
-            "nvidia-cuda-nvrtc-cu12 is not installed: pip install -e '.[test]' on Linux x86-64"
-        )
+    try:
+        compiler.library()
+    except BackendError as error:
+        pytest.skip(str(error))
     shape = Shape(hidden_size, 2)
     options = defines(shape, tile_for(hidden_size, SHARED[architecture]))
     for name, entries in KERNELS.items():
         settings = ("-std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v")
-        compiled, log, code = cuda_compile.compile_source(
-            nvrtc, source(name), settings + (options if name in SHAPED else ())
+        compiled, log, code, _ = compiler.compile_source(
+            source(name), settings + (options if name in SHAPED else ())
         )
         assert compiled, f"{name}: {log}"
         assert all(entry.encode() in code for entry in entries)

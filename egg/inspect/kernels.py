@@ -1,6 +1,6 @@
 """The kernels of a backend on the screen: the list, one of them, and the audit."""
 
-from kernels import Backend, BackendError
+from kernels import Backend, BackendError, get_backend
 from kernels.audit import CLASSES, FLOATING, Audit, audit
 
 ORDER = ("forward", "perturbation", "score", "credit", "vote", "update", "coding", "other")
@@ -9,6 +9,12 @@ SHORT = dict(zip(CLASSES, ("vector", "dot", "scalar", "memory", "control", "floa
 
 class NumbaKernels:
     """The kernels of the CPU backend, all compiled."""
+
+    heading = ""
+    legend = (
+        "vector: integer vectors. dot: VNNI or NEON dot products. memory: loads, stores, moves and shuffles, also "
+        "those named after floats (vmovups, vxorps, vbroadcastss), which move bits. float: floating-point arithmetic."
+    )
 
     def __init__(self, backend: Backend):
         from kernels.cpu import catalog
@@ -74,6 +80,8 @@ class NumbaKernels:
 class NumpyKernels:
     """The operations of the reference: NumPy's own machine code does the work, so their source is all there is."""
 
+    heading = ""
+
     def __init__(self, backend: Backend):
         import inspect
 
@@ -126,17 +134,19 @@ class NumpyKernels:
     llvm = assembly = audit = _refuse
 
 
-def kernels_of(backend: Backend):
-    """The kernels of a backend.
+def kernels_of(name: str, notify=None):
+    """The kernels of a backend; those of backend cupy are compiled without CuPy and without a GPU.
 
-    Raises BackendError for one whose code cannot be shown.
+    name : as ``kernels.get_backend`` takes it
+    notify : is told in one line what was chosen
+    Raises BackendError, one line, for a backend that is not there.
     """
-    kinds = {"numba": NumbaKernels, "numpy": NumpyKernels}
-    if backend.name not in kinds:  # the CUDA backend will show PTX, and SASS through cuobjdump
-        raise BackendError(
-            f"backend {backend.name}: its kernels cannot be shown yet, PTX and SASS are not read; use --backend numba"
-        )
-    return kinds[backend.name](backend)
+    if name == "cupy":
+        from egg.inspect.kernels_cuda import CudaKernels
+
+        return CudaKernels()
+    backend = get_backend(name, notify=notify)
+    return {"numba": NumbaKernels, "numpy": NumpyKernels}[backend.name](backend)
 
 
 def chosen(name: str, names: list[str]) -> str:
@@ -156,11 +166,17 @@ def chosen(name: str, names: list[str]) -> str:
     raise BackendError(f"there is no kernel {name!r}{perhaps} (egg inspect kernels lists them)")
 
 
-def list_kernels(facts: list[dict], out) -> None:
-    """Print the kernels: each with its purpose, where it ends up, and its arguments."""
+def list_kernels(facts: list[dict], heading: str, out) -> None:
+    """Print the kernels: each with its purpose, where it ends up, and its arguments.
+
+    heading : a line for above them, or none
+    """
     from rich.padding import Padding
     from rich.text import Text
 
+    if heading:
+        out.print(Text(heading, style="bold"))
+        out.print()
     for heading, some in (
         ("called by the backend, each with machine code of its own",
          [k for k in facts if not k["compiled_into"]]),
@@ -182,7 +198,7 @@ def list_kernels(facts: list[dict], out) -> None:
 
 def audit_facts(shown: NumbaKernels, result: Audit) -> dict:
     """The audit as JSON."""
-    return {
+    return ({"compiled_for": shown.heading} if shown.heading else {}) | {
         "passed": result.passed,
         "instructions": {SHORT[kind]: result.total[kind] for kind in CLASSES},
         "functions": [
@@ -217,11 +233,9 @@ def print_audit(shown: NumbaKernels, result: Audit, out) -> None:
     rows.append(["all", *_cells(result.total)])
     styles.append("bold")
     columns = ["step, function", *SHORT.values()]
-    out.print(table("Instructions by class", columns, rows, styles=styles))
-    out.print(
-        "vector: integer vectors. dot: VNNI or NEON dot products. memory: loads, stores, moves and shuffles, also "
-        "those named after floats (vmovups, vxorps, vbroadcastss), which move bits. float: floating-point arithmetic."
-    )
+    title = "Instructions by class" + (f": {shown.heading}" if shown.heading else "")
+    out.print(table(title, columns, rows, styles=styles))
+    out.print(shown.legend)
     for finding in result.findings[:20]:
         out.print(f"floating point: {finding}", style="red")
     if len(result.findings) > 20:

@@ -10,10 +10,11 @@ struct Run {
   const int8 *weights, *packed; // flat; matrices as prepare.cu packs them
   const uint32 *thresholds;     // (16 + 256,) of the logarithm
   const uint8 *tokens;          // (rows, token_row)
-  int token_row, token_share;   // members token_share read one row
+  int token_row;
+  Divisor token_share;          // so many members read one row
   int length;                   // T
   const int8 *states_in;        // (members / state_share, L, D)
-  int state_share;
+  Divisor state_share;
   int8 *states;                 // (members, L, D), written
   uint32 first, step, key_0, key_1;
   int shift, along;             // 4 - sigma_shift; 1: the perturbation lies along the input
@@ -23,7 +24,6 @@ struct Run {
   int *projections;             // (T, SLOTS, members)
   int8 *inputs, *arrived;       // (groups, T, X_COLUMNS), (groups, T, V_COLUMNS)
   int64 members;
-  int group_size;
 };
 
 // A bias moves by its own sign; in recipe egg by its gate's (that of the product it is added to), times the first of
@@ -94,7 +94,7 @@ template <int MODE> __device__ inline void keep_down(const Tile &tile, const Run
 template <int MODE> __device__ inline void begin_token(const Tile &tile, const Run &run, int t) {
   for (int row = threadIdx.x; row < TILE; row += THREADS) {
     const uint32 member = uint32(tile.begin) + min(row, tile.rows - 1); // of a launch, fewer than 2**31
-    const uint8 *at = run.tokens + int64(member / uint32(run.token_share)) * run.token_row + t;
+    const uint8 *at = run.tokens + int64(run.token_share.of(member)) * run.token_row + t;
     tile.token[row] = at[0];
     if (MODE != CLEAN) tile.target[row] = at[1];
     int r = 1 - 2 * int(member & 1);
@@ -145,7 +145,7 @@ template <int MODE> __device__ inline void begin_layer(const Tile &tile, const R
                   b_u_f = bits_of<MODE, D>(tile, row, BIT_B_U_F + bits), b_w_h = bits_of<MODE, D>(tile, row, BIT_B_W_H + bits);
     const uint32 member = uint32(tile.begin) + row;
     const int8 *before = t ? run.states + (int64(member) * LAYERS + layer) * D
-                           : run.states_in + (int64(member / uint32(run.state_share)) * LAYERS + layer) * D;
+                           : run.states_in + (int64(run.state_share.of(member)) * LAYERS + layer) * D;
     int8 *u = tile.in + row * ROW, *h = tile.h + row * ROW;
     const bool goes_on = row < tile.rows && tile.token[row];
     each_part<D>([&](int, int q) {
@@ -381,9 +381,9 @@ template <int MODE> __device__ inline void read_chunk(unsigned char *shared, con
   tile.rows = int(run.members - tile.begin < TILE ? run.members - tile.begin : TILE);
   if (threadIdx.x < 16) tile.exp2[threadIdx.x] = exp2[threadIdx.x];
   for (int row = threadIdx.x; row < TILE; row += THREADS) {
-    const int64 member = tile.begin + row;
-    const bool first = MODE == TRACED && row < tile.rows && member % run.group_size == 0;
-    tile.group[row] = first ? int(member / run.group_size) : -1;
+    const uint32 member = uint32(tile.begin) + row, group = MODE == TRACED ? run.token_share.of(member) : 0;
+    const bool first = MODE == TRACED && row < tile.rows && member == group * run.token_share.d;
+    tile.group[row] = first ? int(group) : -1;
   }
   for (int t = 0; t < run.length; t++) {
     __syncthreads();
@@ -402,19 +402,20 @@ template <int MODE> __device__ inline void read_chunk(unsigned char *shared, con
   }
 }
 
-// members sequences: logits (members, T, 256), states (members, L, D)
+// Unperturbed sequences: logits (members, T, 256), states (members, L, D).
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 forward_clean(const int8 *weights, const int8 *packed, const uint8 *tokens, int length, const int8 *states_in,
               int8 *states, int8 *logits, int64 members) {
   SHARED_BUFFER(shared);
   Run run = {};
   run.weights = weights, run.packed = packed, run.tokens = tokens, run.token_row = run.length = length;
-  run.token_share = run.state_share = 1, run.states_in = states_in, run.states = states, run.logits = logits;
+  run.states_in = states_in, run.states = states, run.logits = logits;
   run.members = members;
   read_chunk<CLEAN>(shared, run, nullptr, 0, (const int *)weights); // e is not used
 }
 
-// members 2 i and 2 i + 1 share direction i and text: scores (members,), states (members, L, D)
+// Antithetic pairs of recipe paper, run and scored: members 2 i and 2 i + 1 share direction i and text.
+// scores (members,), states (members, L, D)
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 forward_pairs(const int8 *weights, const int8 *packed, const int *exp2, const uint32 *thresholds, const uint32 *words,
               const uint8 *tokens, int length, const int8 *states_in, int8 *states, int *scores, int64 members,
@@ -422,13 +423,14 @@ forward_pairs(const int8 *weights, const int8 *packed, const int *exp2, const ui
   SHARED_BUFFER(shared);
   Run run = {};
   run.weights = weights, run.packed = packed, run.thresholds = thresholds, run.tokens = tokens;
-  run.length = length, run.token_row = length + 1, run.token_share = 2, run.state_share = 1;
+  run.length = length, run.token_row = length + 1, run.token_share = Divisor(2);
   run.states_in = states_in, run.states = states, run.scores = scores, run.members = members;
   run.shift = shift, run.along = along;
   read_chunk<PAIRS>(shared, run, words, 1, exp2);
 }
 
-// groups of group_size members: see Run
+// Groups of recipe egg, run and scored, with what their credits and votes need.
+// Of group_size members: see Run.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 forward_traced(const int8 *weights, const int8 *packed, const int *exp2, const uint32 *thresholds, const uint32 *words,
                const uint8 *tokens, int length, const int8 *states_in, int8 *states, int *s0, int *s1,
@@ -437,9 +439,9 @@ forward_traced(const int8 *weights, const int8 *packed, const int *exp2, const u
   SHARED_BUFFER(shared);
   Run run = {};
   run.weights = weights, run.packed = packed, run.thresholds = thresholds, run.tokens = tokens;
-  run.length = length, run.token_row = length + 1, run.token_share = run.state_share = group_size;
+  run.length = length, run.token_row = length + 1, run.token_share = run.state_share = Divisor(group_size);
   run.states_in = states_in, run.states = states, run.s0 = s0, run.s1 = s1, run.projections = projections;
-  run.inputs = inputs, run.arrived = arrived, run.members = members, run.group_size = group_size;
+  run.inputs = inputs, run.arrived = arrived, run.members = members;
   run.first = first, run.step = step, run.key_0 = key_0, run.key_1 = key_1, run.shift = shift, run.along = along;
   read_chunk<TRACED>(shared, run, words, 0, exp2);
 }

@@ -18,6 +18,7 @@ __device__ inline int squares(const int8 *x, int count) {
   return sum;
 }
 
+// The output side v of a group's vote on a product at a token.
 // words : (members, WORDS)    projections : (T, SLOTS, members)    credit : (3, T, members), see credit.cu
 // inputs : (groups, T, X_COLUMNS)    arrived : (groups, T, ARRIVED_COLUMNS)    v : (groups, T, V_COLUMNS), written
 // group_size : at most MOST_MEMBERS    first, step, key : of the draws    shift : 4 - sigma_shift
@@ -27,8 +28,9 @@ extern "C" __global__ void vote_outputs(const uint32 *words, const int *projecti
                                         int shift, int along) {
   __shared__ int coefficients[MOST_MEMBERS];
   __shared__ int squared, all;
-  const int64 row = blockIdx.x, group = blockIdx.x / uint32(length);
-  const int t = int(blockIdx.x % uint32(length)), layer = blockIdx.y / 4, kind = blockIdx.y % 4;
+  const uint32 of_group = Divisor(length).of(blockIdx.x);
+  const int64 row = blockIdx.x, group = of_group;
+  const int t = int(blockIdx.x - of_group * length), layer = blockIdx.y / 4, kind = blockIdx.y % 4;
   const bool is_head = layer == LAYERS, gate = !is_head && kind < 2, last = layer == LAYERS - 1;
   const int lower = is_head ? 0 : layer; // the head's own places do not depend on a layer
 

@@ -1,6 +1,7 @@
 // Recipe paper: the sign vectors of directions as rows, f a as int16 and b as int8, for the products of votes.cu.
 #include "arithmetic.cuh"
 
+// The signs of directions as rows that votes.cu multiplies.
 // Grid: (directions, stretches). words : (directions, width)    fitness : (directions,) int8 in -1, 0, 1
 // stretches : (stretches, 4) int32: bit, columns, column in v or x, and 0 for v, 1 for x
 extern "C" __global__ void expand_signs(const uint32 *words, const int8 *fitness, const int *stretches, int16 *v,

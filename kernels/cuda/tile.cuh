@@ -275,7 +275,7 @@ __device__ inline void norm(const int8 *x, int8 *out, const Gains &gains, const 
     }
   });
   const int mean = max(1, row_sum(sum) / D);
-  const uint32 reciprocal = ((1u << 22) + mean - 1) / mean;
+  const uint32 reciprocal = Divisor(mean).of((1u << 22) + mean - 1);
   each_part<D>([&](int i, int q) {
     const uint4 four = *(const uint4 *)(x + 16 * q);
     const uint32 signs = e.at(i, q), turned = r < 0 ? ~signs : signs;

@@ -6,6 +6,7 @@ extern "C" __global__ void move_master(int16 *master, const int64 *votes, const 
                                        const int64 *multipliers, int8 *weights) {
   const int64 end = offsets[blockIdx.y + 1], multiplier = multipliers[blockIdx.y];
   const int limit = LIMIT << MASTER_BITS;
+#pragma unroll 1 // the count of rounds would take a division
   for (int64 i = offsets[blockIdx.y] + blockIdx.x * blockDim.x + threadIdx.x; i < end; i += gridDim.x * blockDim.x) {
     const int64 v = master[i] + round_shift(votes[i] * multiplier, 32);
     const int moved = int(v < -limit ? -limit : v > limit ? limit : v);
@@ -16,6 +17,7 @@ extern "C" __global__ void move_master(int16 *master, const int64 *votes, const 
 
 // Recipe paper: weights move by sign(votes) where 16 |votes| >= threshold.
 extern "C" __global__ void move_signs(int8 *weights, const int64 *votes, int64 threshold, int64 count) {
+#pragma unroll 1
   for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < count; i += (int64)gridDim.x * blockDim.x) {
     const int64 z = votes[i], size = z < 0 ? -z : z;
     if (z != 0 && 16 * size >= threshold) weights[i] = int8(clip8(weights[i] + (z > 0 ? 1 : -1)));

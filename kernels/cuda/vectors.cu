@@ -11,7 +11,8 @@ __device__ inline int token_sign(int t, uint32 index, uint32 step, uint32 key_0,
   return sign_of(word, t & 31);
 }
 
-// Z += 2**10 sum_i e_i sum_t F r. Grid: (slices of 256 members, 2 L + 1 gains): ln1 and ln2 of each layer, ln_out.
+// Votes on norm gains: Z += 2**10 sum_i e_i sum_t F r.
+// Grid: (slices of 256 members, 2 L + 1 gains): ln1 and ln2 of each layer, ln_out.
 // words : (members, WORDS)    credit : (3, T, members) int16    z : (parameters,) int64, added to
 extern "C" __global__ void vote_gains(const uint32 *words, const int16 *credit, int64 *z, int length, int64 members,
                                       uint32 first, uint32 step, uint32 key_0, uint32 key_1) {
@@ -41,14 +42,16 @@ extern "C" __global__ void vote_gains(const uint32 *words, const int16 *credit, 
   }
 }
 
-// Z[byte] += 2**10 sum_i F r a[byte] b. Grid: groups * T. |sum| <= group size * 128.
+// Votes on the embedding rows that were read: Z[byte] += 2**10 sum_i F r a[byte] b.
+// Grid: groups * T. |sum| <= group size * 128.
 // tokens : (groups, T + 1) uint8
 extern "C" __global__ void vote_embedding(const uint32 *words, const int16 *credit, const uint8 *tokens, int64 *z,
                                           int length, int64 members, int group_size, uint32 first, uint32 step,
                                           uint32 key_0, uint32 key_1) {
   __shared__ int weights[64];
-  const int64 group = blockIdx.x / length, begin = group * group_size;
-  const int t = blockIdx.x % length, byte = tokens[group * (length + 1) + t];
+  const uint32 of_group = Divisor(length).of(blockIdx.x);
+  const int64 group = of_group, begin = group * group_size;
+  const int t = int(blockIdx.x - of_group * length), byte = tokens[group * (length + 1) + t];
   for (int i = threadIdx.x; i < group_size; i += blockDim.x) {
     const uint32 word = words[(begin + i) * WORDS + ((BIT_A_EMBEDDING + byte) >> 5)];
     weights[i] = credit[(int64)t * members + begin + i] * sign_of(word, byte & 31) *

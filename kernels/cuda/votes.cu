@@ -32,6 +32,7 @@ __device__ inline void split(uint32 v01, uint32 v23, uint32 &high, uint32 &low) 
   low = seven | ((seven << 1) & 0x80808080u); // bit 6 is the sign's
 }
 
+// Votes on a 64 x 64 tile of a matrix: z += v x^T over a slice of rows.
 // Grid: (tiles, slices of rows), 128 threads: each warp sums 16 outputs and 64 inputs.
 // v : (rows, v_columns) int16    x : (rows, x_columns) int8    z : (parameters,) int64, added to
 extern "C" __global__ void __launch_bounds__(128)
@@ -97,7 +98,7 @@ sum_matrices(const int16 *v, const int8 *x, const int *places, int64 *z, int row
     }
 }
 
-// z[at + n] += constant * sum of v over rows: biases, and the vectors of recipe paper.
+// Votes on biases, and on the vectors of recipe paper: z[at + n] += constant * sum of v over rows.
 // Grid: (places, slices of rows), one thread a column. places : (places, 3) int32 v_column, outputs, z offset
 extern "C" __global__ void sum_vectors(const int16 *v, const int *places, int64 *z, int rows, int slice, int v_columns,
                                        int constant) {
