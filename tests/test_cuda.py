@@ -113,6 +113,35 @@ def test_the_tile_of_the_launcher_is_the_tile_of_the_source(folder):
         )
 
 
+DIVISIONS = """
+extern "C" int wrong() {
+  int wrong = 0;
+  uint32 random = 1;
+  for (uint32 i = 1; i < 3000000; i++) {
+    random = random * 1664525u + 1013904223u;
+    // small ones, random ones of any length, and the neighbours of powers of two
+    const uint32 d = i < 1000000 ? i / 8 + 1 : i & 1 ? (random >> (1 + i / 2 % 31)) + 1 : (1u << (i / 2 % 30)) + i % 7;
+    const Divisor divisor(d);
+    const uint32 q = (random >> 1) / d;
+    const uint32 ns[] = {0, d - 1, d, q * d, q * d + d - 1, q * d - 1, random >> 1, 0x7FFFFFFFu, 0x7FFFFFFFu / d * d};
+    for (uint32 n : ns) wrong += n < 1u << 31 && divisor.of(n) != n / d;
+  }
+  for (uint32 m = 1; m < 128; m++) wrong += Divisor(m).of((1u << 22) + m - 1) != ((1u << 22) + m - 1) / m;
+  for (int d = 1; d < 1 << 24; d += 1 + d / 3) // and halves, which go up
+    for (int v = -70000; v < 70000; v += 1 + (v & 7)) {
+      const int n = 2 * v + d, q = n / (2 * d) - (n % (2 * d) < 0);
+      wrong += round_div(v, Divisor(2 * d)) != q;
+    }
+  return wrong;
+}
+"""
+
+
+def test_division_by_integers_is_exact(folder):
+    text = source("arithmetic.cuh") + DIVISIONS
+    assert cuda_host.call_int(folder, text, (), "wrong") == 0
+
+
 def test_every_call_on_the_cpu_equals_the_reference(host):
     assert_calls_equal(host, Shape(64, 1))
 

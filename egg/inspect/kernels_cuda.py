@@ -38,6 +38,7 @@ class CudaKernels:
             for source, entries in sources.KERNELS.items()
             for entry in entries
         }
+        self._read: dict = {}
 
     @property
     def heading(self) -> str:
@@ -114,13 +115,16 @@ class CudaKernels:
         return sorted(rows, key=lambda row: (ORDER.index(row[0]), row[1]))
 
     def _path_of(self, name: str) -> str:
-        return PATHS.get(name) or PATHS[name.partition(".")[0]]
+        return PATHS.get(name) or PATHS.get(name.partition(".")[0], "other")
 
     def _made(self, what: str) -> str:
         return f"{what} of the {self.heading}, by NVRTC {compiler.version()}"
 
     def _disassembled(self, name: str) -> dict:
-        return sass.disassemble(compiler.compiled(self._sources[name], SHAPE)[0])
+        source = self._sources[name]
+        if source not in self._read:
+            self._read[source] = sass.disassemble(compiler.compiled(source, SHAPE)[0])
+        return self._read[source]
 
     def _text(self, name: str) -> str:
         """A kernel with the comment above it."""

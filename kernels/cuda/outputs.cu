@@ -11,6 +11,7 @@ constexpr int X_COLUMNS = (8 * LAYERS + 1) * D, ARRIVED_COLUMNS = 7 * LAYERS * D
 // |x|**2 of `count` bytes, the part of this thread: 127**2 * 4096 < 2**27 in all.
 __device__ inline int squares(const int8 *x, int count) {
   int sum = 0;
+#pragma unroll 1 // of these loops: the count of rounds would take a division
   for (int w = threadIdx.x; w < count / 4; w += blockDim.x) {
     const int four = *(const int *)(x + 4 * w);
     sum = __dp4a(four, four, sum);
@@ -58,6 +59,7 @@ extern "C" __global__ void vote_outputs(const uint32 *words, const int *projecti
   if (gate) part += squares(in + other, D);
   part = warp_sum(part);
   if ((threadIdx.x & 31) == 0) atomicAdd(&squared, part);
+#pragma unroll 1
   for (int i = threadIdx.x; i < group_size; i += blockDim.x) {
     const int64 member = group * group_size + i;
     const Words drawn = philox(t >> 7, TOKEN_SIGNS, first + uint32(member), step, key_0, key_1);
@@ -83,6 +85,7 @@ extern "C" __global__ void vote_outputs(const uint32 *words, const int *projecti
     down = (64 - __clzll(size * size)) / 2 - VOTE_BITS; // 2**e nearest to |x|**2, in log; its square < 2**54
   }
   const uint32 *signs = words + group * group_size * WORDS + (a >> 5);
+#pragma unroll 1
   for (int o = threadIdx.x; o < outputs; o += blockDim.x) {
     const uint32 *sign = signs + (o >> 5), mask = 1u << (o & 31);
     uint32 positive = 0;

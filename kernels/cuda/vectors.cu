@@ -22,6 +22,7 @@ extern "C" __global__ void vote_gains(const uint32 *words, const int16 *credit, 
   const int kind = is_out || (second && layer == LAYERS - 1); // own token: these cannot reach a later one
   const int64 begin = blockIdx.x * 256ll;
   const int count = int(members - begin < 256 ? members - begin : 256);
+#pragma unroll 1 // here and below: the count of rounds would take a division
   for (int i = threadIdx.x; i < count; i += blockDim.x) {
     int64 sum = 0;
     for (int t = 0; t < length; t++)
@@ -32,6 +33,7 @@ extern "C" __global__ void vote_gains(const uint32 *words, const int16 *credit, 
   __syncthreads();
   const int bit = is_out ? BIT_A_LN_OUT : (second ? BIT_A_LN2 : BIT_A_LN1) + layer * LAYER_BITS;
   const int at = is_out ? AT_LN_OUT : (second ? AT_LN2 : AT_LN1) + layer * LAYER_WEIGHTS;
+#pragma unroll 1
   for (int d = threadIdx.x; d < D; d += blockDim.x) {
     int64 sum = 0;
     for (int i = 0; i < count; i++) {
@@ -52,12 +54,14 @@ extern "C" __global__ void vote_embedding(const uint32 *words, const int16 *cred
   const uint32 of_group = Divisor(length).of(blockIdx.x);
   const int64 group = of_group, begin = group * group_size;
   const int t = int(blockIdx.x - of_group * length), byte = tokens[group * (length + 1) + t];
+#pragma unroll 1
   for (int i = threadIdx.x; i < group_size; i += blockDim.x) {
     const uint32 word = words[(begin + i) * WORDS + ((BIT_A_EMBEDDING + byte) >> 5)];
     weights[i] = credit[(int64)t * members + begin + i] * sign_of(word, byte & 31) *
                  token_sign(t, first + uint32(begin + i), step, key_0, key_1);
   }
   __syncthreads();
+#pragma unroll 1
   for (int d = threadIdx.x; d < D; d += blockDim.x) {
     int sum = 0;
     for (int i = 0; i < group_size; i++) {
