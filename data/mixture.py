@@ -31,12 +31,12 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
     parts = []
     for text in spec.split(","):
         part, weight = _part(text.strip())
-        if not part or not Fraction(weight):
+        if not part or not (weight := Fraction(weight)):
             raise DataError(
                 f"{text.strip()!r} is no part of a mixture: write {spec!r} as part:weight,"
                 "part:weight with weights above zero, such as stdlib:2,book.txt:1"
             )
-        parts.append((part, Fraction(weight)))
+        parts.append((part, weight))
     return parts
 
 

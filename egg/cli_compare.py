@@ -6,9 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from egg.cli_options import parse, say
+from egg.cli_options import made_folder, parse, say
 from egg.compare import Stopped, read_comparison, run_comparison, table
-from egg.errors import EggError
 from egg.plots import plot_comparison
 
 
@@ -40,11 +39,7 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(CompareArguments, argv, prog=prog)
     path = Path(arguments.file)
     configurations, seeds = read_comparison(path)
-    out = Path(arguments.out) if arguments.out else Path("runs") / path.stem
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EggError(f"--out {out}: {error.strerror or error}; give another folder") from error
+    out = made_folder(arguments.out or Path("runs") / path.stem)
     try:
         results = run_comparison(configurations, seeds, out, say)
     except Stopped as stopped:

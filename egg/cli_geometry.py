@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -13,7 +12,7 @@ from egg import checkpoint
 from egg.cli_bar import steps_bar
 from egg.cli_corpus import split_of
 from egg.cli_eval import text_of
-from egg.cli_options import BackendName, one_of, parse, say
+from egg.cli_options import BackendName, made_folder, one_of, parse, say
 from egg.errors import EggError
 from egg.inspect.geometry import NEIGHBORS
 from egg.model import read_model, trained_for
@@ -93,7 +92,7 @@ def _measure(arguments: GeometryArguments) -> int:
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = split_of(corpus, arguments.split, say)
     text = corpus.split(split)
-    out, measured = _folder(arguments.out), []
+    out, measured = made_folder(arguments.out), []
     with steps_bar(
         sum(2 * shape.num_layers for _, shape, *_ in models), "measuring", "clouds"
     ) as done:
@@ -126,16 +125,6 @@ def _measure(arguments: GeometryArguments) -> int:
         print_geometry(measured, console())
     say(f"wrote {', '.join(str(p) for p in (*pictures, out / GEOMETRY))}")
     return 0
-
-
-def _folder(path: str) -> Path:
-    """Where to write, refused before the work, not after it."""
-    out = Path(path)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EggError(f"--out {path}: {error.strerror or error}; give another folder") from error
-    return out
 
 
 def _manifolds(arguments: GeometryArguments) -> int:

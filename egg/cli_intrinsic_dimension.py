@@ -13,7 +13,7 @@ from egg import checkpoint
 from egg.adapter import base_hash
 from egg.cli_bar import steps_bar
 from egg.cli_corpus import open_for_training
-from egg.cli_options import BackendName, number, parse, say
+from egg.cli_options import BackendName, made_folder, number, parse, say
 from egg.config import EvolutionConfig
 from egg.errors import EggError
 from egg.evaluate import evaluate, sample
@@ -108,11 +108,7 @@ def main(argv: list[str], prog: str) -> int:
     factors = _factors(a.step_factors)
     models = [(path, *read_model(path)) for path in a.checkpoints]
     subspaces = [plan(_subspaces(a, shape), shape) for _, shape, _, _ in models]
-    out = Path(a.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EggError(f"--out {out}: {error.strerror or error}; give another folder") from error
+    out = made_folder(a.out)
     with ExitStack() as held:
         held.enter_context(locked(out))
         measured, setting = _measure(a, models, subspaces, factors, Records(out))

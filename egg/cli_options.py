@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import tyro
@@ -261,3 +262,16 @@ def _environment(changes: dict[str, str]):
 def say(line: str) -> None:
     """A notice: on standard error, so that standard output is the result alone."""
     print(line, file=sys.stderr, flush=True)
+
+
+def made_folder(out: str | Path) -> Path:
+    """The folder of ``--out``, made before the work, not after it.
+
+    Raises EggError if it cannot be.
+    """
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EggError(f"--out {out}: {error.strerror or error}; give another folder") from error
+    return out
