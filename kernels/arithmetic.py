@@ -13,14 +13,18 @@ FRACTION_BITS = 4  # of a weight: the integer 16 means 1.0
 LIMIT = 127  # |weight|, |activation| <= 127; -128 never occurs
 VOCABULARY = 256
 SIXTEENTHS, FINE = 16, 256  # units of a score: 1/16 bit (published), 1/256 bit (recipe egg)
-CREDIT_LIMIT, CREDIT_MEAN = 128, 32  # of a scaled credit: its bound, and its mean magnitude
-CREDIT_SCALE_FLOOR = 16  # 1/16 bit, in 1/256 bit
-DISCOUNT = 179  # of the reward-to-go, in 1/256 a token
-VOTE_LIMIT = 8191  # of one (group, token) row of votes: 8191 * 127 * 1024 < 2**31
-VOTE_BITS = 10  # fractional bits of a vote
-ARRIVED_BITS = 7  # of the share of a push that arrived, 0..127
-VOTE_ROWS = 1024  # (group, token) rows that int32 holds
-MASTER_BITS = 8  # fractional bits of a master weight
+MASTER_BITS = 16  # fractional bits of a master weight (recipe egg)
+REWARD_MASTER_BITS = 8  # the same for rewards and classic evolution
+VOTE_ROWS = 1 << 17  # (stream, byte) rows of votes that int32 holds: 127 * 127 * 2**17 < 2**31
+VOTE_LIMIT = 1 << 23  # of one weight's votes where they are squared
+VOTE_MEAN = 8  # of a narrowed vote, about
+FIRST_SHIFTS = (5, 6), (11, 12, 5)  # of embedding and gain; of a layer's gate, candidate, down
+WINDOW = 64  # steps of the running mean square
+CREDIT_LIMIT = 1 << 20  # of what travels along the wire
+BRANCH_BITS = 8  # fractional bits of a branch's logits
+BRANCH_MEAN = 512  # a logit moves by half of that to that much, on average
+BRANCH_LIMIT = 48  # sixteenths of a bit that it moves at the most
+MIN_BRANCHES = 16
 
 
 def clip8(v):
@@ -60,6 +64,13 @@ def _floor_power_of_two(numerator: int, log2_denominator: int) -> int:
 def exp2_table() -> np.ndarray:
     """(256,) int32: e[j] = floor(16 * 2**(j / 16)); the sum of 256 of them is below 2**28."""
     table = [_floor_power_of_two(16 * 4 + j, 4) for j in range(VOCABULARY)]
+    return np.array(table, np.int32)
+
+
+@cache
+def branch_table() -> np.ndarray:
+    """(16,) int32: floor(2**(15 - f / 16)), 32767 for f = 0: a likelihood f sixteenths of a bit below the top."""
+    table = [min(32767, _floor_power_of_two(15 * 16 - f, 4)) for f in range(16)]
     return np.array(table, np.int32)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kernels.layout import AdapterShape, Shape
+from kernels.layout import AdapterShape, Layout, Shape
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,20 @@ class Noise:
     """Training step, the last word of the counter."""
     sigma_shift: int
     """A weight moves by 2**(4 - sigma_shift) int8 steps; 0 to 8."""
-    perturbation: str = "sign"
-    """"sign": the input signs b are drawn; "input": the perturbation lies along the input itself."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The branches of one step of recipe ``egg``, and how their votes are narrowed."""
+
+    seed: int
+    """Key of the generator, 0 to 2**64 - 1."""
+    step: int
+    """Training step, the last word of the counter."""
+    branches: int
+    """Branches of the wire at every byte: a power of two, 16 to the hidden size."""
+    shifts: np.ndarray
+    """(shape.vote_kinds,) int64, 0 to 31: what each kind of credit is shifted by, as measured in the step before."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +47,17 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class TracedVotes:
+class Votes:
     """What one chunk of recipe ``egg`` leaves behind."""
 
     votes: np.ndarray
-    """(parameters,) int64: Z, of the model or of its adapter."""
+    """(parameters,) int32: Z, of the model or of its adapter."""
     states: np.ndarray
-    """(groups, L, D) int8: the streams' states after the chunk."""
-    scores: np.ndarray
-    """(members,) int32: clean scores summed over the chunk, in 1/256 bit."""
-    deviation: int
-    """Sum over members of |sum over the chunk of the score less its group's mean|, in 1/256 bit."""
+    """(streams, L, D) int8: the streams' states after the chunk."""
+    totals: np.ndarray
+    """(shape.vote_kinds,) int64: sums of the credits' magnitudes, before they are narrowed."""
+    score: int
+    """Sum of the readers' scores, in 1/256 bit."""
 
 
 class Backend(Protocol):
@@ -55,7 +67,7 @@ class Backend(Protocol):
     description: str
 
     def prepare(self, shape: Shape, weights: np.ndarray, adapter: Adapter | None = None) -> Any:
-        """Pack weights for the calls below; those with an adapter for ``forward`` and ``cast_adapter_votes``.
+        """Pack weights for the calls below; those with an adapter for all but ``run_pairs``.
 
         weights : (parameters,) int8, see ``Shape.tensors``
         """
@@ -70,39 +82,22 @@ class Backend(Protocol):
         returns : logits (sequences, T, 256) int8 in sixteenths of a bit, and the states after
         """
 
-    def cast_traced_votes(
+    def cast_votes(
         self,
         model: Any,
         tokens: np.ndarray,
         states: np.ndarray,
-        noise: Noise,
+        draw: Draw,
         *,
-        group_size: int,
-        credit_scale: int,
-        first_group: int = 0,
-    ) -> TracedVotes:
-        """Recipe ``egg``: members read a chunk, are credited per token, and vote with what they saw.
+        first_row: int = 0,
+    ) -> Votes:
+        """Recipe ``egg``: readers read a chunk, members branch off at every byte, and what is credited votes.
 
-        tokens : (groups, T + 1) uint8, the inputs and after each its target
-        states : (groups, L, D) int8 of the groups' text streams
-        credit_scale : the measured scale of the step before, in 1/256 bit, at least 16
-        first_group : global number of the first group given, for the generator's counters
-        """
+        Of a model that was prepared with an adapter the factors B are voted on, and nothing else.
 
-    def cast_adapter_votes(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        states: np.ndarray,
-        noise: Noise,
-        *,
-        group_size: int,
-        credit_scale: int,
-        first_group: int = 0,
-    ) -> TracedVotes:
-        """The same where the adapter alone is perturbed, and alone is voted on; noise.perturbation is "sign".
-
-        model : prepared with an adapter
+        tokens : (streams, T + 1) uint8, the inputs and after each its target
+        states : (streams, L, D) int8 of these text streams
+        first_row : B step + i of the first stream given, for the rounding of the head's votes
         """
 
     def read_adapter_pairs(
@@ -161,14 +156,32 @@ class Backend(Protocol):
         returns : (parameters,) int64
         """
 
-    def update_master(
-        self, shape: Shape, master: np.ndarray, votes: np.ndarray, multipliers: np.ndarray
+    def update_rows(
+        self,
+        layout: Layout,
+        master: np.ndarray,
+        squares: np.ndarray,
+        votes: np.ndarray,
+        step: int,
+        step_size: int,
     ) -> np.ndarray:
-        """Recipe ``egg``: move master weights, in place, by votes * multiplier / 2**32.
+        """Recipe ``egg``: move master weights by votes over the running root mean square of their row.
+
+        master : (parameters,) int32 with 16 fractional bits, moved in place
+        squares : (rows,) int64, see ``Layout.row_starts``, moved in place
+        votes : (parameters,) int32
+        step : steps done before, for the window of the mean
+        step_size : in 2**-16 int8 steps
+        returns : (parameters,) int8, the new weights
+        """
+
+    def update_master(
+        self, layout: Layout, master: np.ndarray, votes: np.ndarray, multiplier: int
+    ) -> np.ndarray:
+        """Rewards and classic evolution: move master weights, in place, by votes * multiplier / 2**32.
 
         master : (parameters,) int16 with 8 fractional bits
         votes : (parameters,) int64
-        multipliers : (tensors,) int64, one a tensor
         returns : (parameters,) int8, the new weights
         """
 

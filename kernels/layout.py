@@ -61,6 +61,20 @@ class Layout:
         return sum(t.size for t in self.tensors.values())
 
     @cached_property
+    def row_starts(self) -> np.ndarray:
+        """(rows + 1,) int64: where each row begins in the flat vector, and the end.
+
+        A row is one output of a matrix, one byte of the embedding, or a whole vector: what a step is normalised by.
+        """
+        starts = [
+            t.offset + t.size // rows * row
+            for t in self.tensors.values()
+            for rows in [t.shape[0] if len(t.shape) == 2 else 1]
+            for row in range(rows)
+        ]
+        return np.array([*starts, self.parameters], np.int64)
+
+    @cached_property
     def sign_words(self) -> int:
         """32-bit words of one direction's signs."""
         last = list(self.tensors.values())[-1]
@@ -118,6 +132,11 @@ class Shape(Layout):
         """Multiply-accumulates of one token's forward pass: 12 D**2 L + 256 D."""
         d = self.hidden_size
         return 12 * d * d * self.num_layers + VOCABULARY * d
+
+    @cached_property
+    def vote_kinds(self) -> int:
+        """Kinds of credit that are narrowed by a shift of their own: embedding, gain, three a layer."""
+        return 2 + 3 * self.num_layers
 
     @cached_property
     def matrices(self) -> tuple[str, ...]:
