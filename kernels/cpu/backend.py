@@ -390,15 +390,8 @@ class NumbaBackend:
                 rows, gains, totals,
             )  # fmt: skip
 
-        score = sum(
-            self.run(
-                read,
-                [
-                    (*s, *sums)
-                    for *s, sums in zip(stretches, zip(gains, totals, strict=True), strict=True)
-                ],
-            )
-        )
+        tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
+        score = sum(self.run(read, tasks))
         votes_p = self._sum_votes(prepared, places, rows, tokens, gains)
         return Votes(votes_p, states_out, totals.sum(0), score)
 
@@ -440,17 +433,9 @@ class NumbaBackend:
             if layout is None:
                 votes.sum_embedding(votes_p, d, tokens, begin, end, rows)
 
+        ends = _shares(plan, self.threads)
         columns = [d * i // self.threads for i in range(self.threads + 1)]
-        shares = _shares(plan, self.threads)
-        self.run(
-            add,
-            [
-                (*s, *c)
-                for s, c in zip(
-                    itertools.pairwise(shares), itertools.pairwise(columns), strict=True
-                )
-            ],
-        )
+        self.run(add, list(zip(ends, ends[1:], columns, columns[1:], strict=False)))
         if layout is None:
             gains.sum(0, out=votes_p[shape.tensors["ln_out.weight"].slice])
             return votes_p

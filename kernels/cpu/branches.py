@@ -118,7 +118,7 @@ def draw_branches(key_0, key_1, step, words, signs, rows):
     rows : (K,) int64, written, in ascending order
     """
     d, lanes, at = len(signs), address(LANES), address(words)
-    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, d >> 5)
+    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, -(-d >> 5))
     for j in range(d):
         signs[j] = 2 * ((np.int64(words[j >> 5]) >> (j & 31)) & 1) - 1
     if len(rows) < d:

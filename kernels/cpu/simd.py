@@ -207,6 +207,7 @@ def _total(b, v):
 
 def shuffle(b, x, y, lanes):
     """Lanes of two vectors, those of the second counted on from the first's."""
+    lanes = list(lanes)
     return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
