@@ -14,7 +14,7 @@ from egg.reward import takes_prompt
 from egg.reward_evolution import RewardEvolution, RewardSettings, pair_fitness, write
 from egg.sample import Sampling, generate
 from kernels import Adapter, Noise, Shape, get_backend
-from kernels.reference_adapter import cast_adapter_pair_votes
+from kernels.reference import cast_adapter_pair_votes
 
 BACKEND = get_backend("numpy")
 SHAPE = Shape(16, 1)
