@@ -105,7 +105,7 @@ def test_what_is_chosen_follows_the_stop():
     assert endless.step_size == timed.step_size == resolved(tokens=8_000_000).step_size
     assert resolved(endless, tokens=10) == endless
     with pytest.raises(EggError, match="--schedule-tokens time"):
-        Config(evolution=EvolutionConfig(schedule_tokens="time"), run=RunConfig(steps=1))
+        resolved(EvolutionConfig(schedule_tokens="time"), steps=1)
     paper = Config(evolution=EvolutionConfig(recipe="paper"))
     assert paper.resolved() == paper
 
