@@ -10,13 +10,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from egg.errors import EggError
+from egg.optimizer import STEP_BITS, default_step_size
+from kernels.arithmetic import MIN_BRANCHES, VOTE_ROWS
 from kernels.layout import BackendError, Shape
 
-FORMAT = 1  # of config.json
+FORMAT = 2  # of config.json
 VOCABULARY = 256
 MAX_LAYERS = 1024  # far beyond any sensible model, and before lists of tensors fill memory
-MAX_GROUP_SIZE = 64
-MAX_GROUP_WIDTH = 32768  # group size * hidden size: what the sums of a group's votes have room for
+DEFAULT_HORIZON = 8_000_000  # tokens: what the step size of a run without a known end is chosen for
+# Fields that one recipe alone has: the other's are at their defaults, and in no file.
+OWN_FIELDS = {
+    "egg": ("streams", "branches", "schedule_tokens", "step_size", "schedule", "final_step_share"),
+    "paper": ("population_size", "sigma_shift"),
+}
 
 
 def flag(name: str) -> str:
@@ -60,31 +66,44 @@ class EvolutionConfig:
     """How it evolves; docs/arithmetic.md has the formulas."""
 
     recipe: Literal["egg", "paper"] = "egg"
-    """egg: votes are traced through what each member read; paper: antithetic pairs, sign votes."""
+    """egg: readers whose members branch off at every byte; paper: antithetic pairs of members, sign votes."""
+    streams: int = 32
+    """Texts that are read side by side in a step, each by one reader (recipe egg)."""
+    seq_len: int = 16
+    """Bytes that each reader reads in a step; in recipe paper every member is a reader."""
+    branches: int | Literal["all"] = "all"
+    """Members that branch off where the layers end, at every byte (recipe egg): all is one for each of the hidden
+    size's dimensions; a power of two, 16 or more, is a sample of them."""
     population_size: int = 2048
-    """Members: perturbed copies of the model that read text at every step."""
-    group_size: int = 16
-    """Members that read the same text and are compared (recipe egg); a multiple of 4."""
-    seq_len: int = 4
-    """Bytes that each member reads in a step."""
-    sigma_shift: int | None = None
-    """Size of the perturbation, 0 to 8: a weight moves by 2^(4 - sigma_shift) int8 steps; none: 4, or 3 for input."""
-    perturbation: Literal["sign", "input"] = "sign"
-    """sign: random signs on both sides of a matrix; input: along the matrix's own input (recipe egg)."""
+    """Members, an even number: perturbed copies of the model that read text at every step (recipe paper)."""
+    sigma_shift: int = 4
+    """Size of the perturbation, 0 to 8: a weight moves by 2^(4 - sigma_shift) int8 steps (recipe paper)."""
     seed: int = 0
     """Of every random draw, 0 to 2^64 - 1; equal seeds give equal runs, byte for byte."""
-    schedule_tokens: int = 1_000_000_000
-    """Horizon of the step-size schedule, in member-tokens; it does not follow where the run stops."""
+    schedule_tokens: int | Literal["time"] | None = None
+    """Tokens over which the step size falls (recipe egg); none: as many as the run reads, or time if --minutes alone
+    stops it: then it follows the clock, and no other run repeats this one byte for byte."""
     step_size: float | None = None
-    """Largest step of a weight, in int8 steps (recipe egg); none: chosen from the horizon."""
+    """Largest step of a weight, in int8 steps (recipe egg); none: chosen from the tokens of a step and of the run."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
-    """How the step size falls from the run's beginning to the horizon (recipe egg)."""
+    """How the step size falls from the run's beginning to the horizon (recipe egg); constant without a known end."""
     final_step_share: float = 0.05
     """The step size at the horizon and after it, as a share of the largest (recipe egg)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "population_size", "group_size", "seq_len", "schedule_tokens")
-        if self.sigma_shift is not None and not 0 <= self.sigma_shift <= 8:
+        for recipe, names in OWN_FIELDS.items():
+            for field in fields(self):
+                if field.name not in names or recipe == self.recipe:
+                    continue
+                if getattr(self, field.name) != field.default:
+                    raise EggError(
+                        f"{flag(field.name)}: recipe {self.recipe} has none, leave it away "
+                        f"or choose --recipe {recipe}"
+                    )
+        _at_least(self, 1, "streams", "seq_len", "population_size")
+        if self.schedule_tokens != "time":
+            _at_least(self, 1, "schedule_tokens")
+        if not 0 <= self.sigma_shift <= 8:
             raise EggError(f"--sigma-shift {self.sigma_shift}: must be 0 to 8")
         if not 0 <= self.seed < 2**64:
             raise EggError(f"--seed {self.seed}: must be 0 to 2^64 - 1")
@@ -92,27 +111,33 @@ class EvolutionConfig:
             raise EggError(f"--step-size {self.step_size}: must be more than 0, 127 at most")
         if not 0 <= self.final_step_share <= 1:
             raise EggError(f"--final-step-share {self.final_step_share}: must be 0 to 1")
-        if self.recipe == "paper":
-            if self.population_size % 2:
-                raise EggError(
-                    f"--population-size {self.population_size}: recipe paper pairs its members, "
-                    "choose an even number"
-                )
-            if self.perturbation != "sign":
-                raise EggError(
-                    f"--perturbation {self.perturbation}: recipe paper draws signs, "
-                    "choose --perturbation sign or --recipe egg"
-                )
-            return
-        if self.group_size % 4 or self.group_size > MAX_GROUP_SIZE:
+        if self.population_size % 2:
             raise EggError(
-                f"--group-size {self.group_size}: must be a multiple of 4, {MAX_GROUP_SIZE} at most"
+                f"--population-size {self.population_size}: recipe paper pairs its members, "
+                "choose an even number"
             )
-        if self.population_size % self.group_size:
+        if self.recipe == "egg" and self.streams * self.seq_len > VOTE_ROWS:
             raise EggError(
-                f"--population-size {self.population_size}: must be a multiple of the group size "
-                f"{self.group_size} (--group-size)"
+                f"--streams {self.streams} of --seq-len {self.seq_len}: at most {VOTE_ROWS:,} bytes in a step, "
+                "the sums of its votes have no room for more"
             )
+
+    @property
+    def readers_field(self) -> str:
+        """The name of the field that says how many read text in a step."""
+        return "population_size" if self.recipe == "paper" else "streams"
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Bytes that all readers of a step read together."""
+        return getattr(self, self.readers_field) * self.seq_len
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The names of the fields that this recipe has."""
+        others = (n for recipe, names in OWN_FIELDS.items() if recipe != self.recipe for n in names)
+        unused = set(others)
+        return tuple(f.name for f in fields(self) if f.name not in unused)
 
 
 @dataclass(frozen=True)
@@ -126,8 +151,8 @@ class RunConfig:
     """Column of tables, or key of JSONL, that holds the text."""
     steps: int | None = None
     """Stop after so many steps, counted from the run's beginning; the first stop reached counts."""
-    member_tokens: int | None = None
-    """Stop after so many bytes read by all members together, counted from the run's beginning."""
+    tokens: int | None = None
+    """Stop after so many bytes of text, each counted once for each reader that reads it, from the run's beginning."""
     minutes: float | None = None
     """Stop after so many minutes of training, counted from the run's beginning."""
     eval_every: int = 500
@@ -135,13 +160,15 @@ class RunConfig:
     eval_bytes: int = 262_144
     """Bytes of validation text that each measurement reads at most, the same each time; of a document at most a
     sixteenth of it, so that documents are read side by side; 0: all."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl; a measurement, a checkpoint and the end have theirs besides."""
     checkpoint_every: int = 2000
     """Steps between checkpoints; 0: at the end alone. The best measured one is saved besides."""
     keep: int | Literal["all"] = 3
     """Checkpoints to keep: so many of the last, and the best on the validation split; or all."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "steps", "member_tokens")
+        _at_least(self, 1, "steps", "tokens", "log_every")
         _at_least(self, 0, "eval_every", "eval_bytes", "checkpoint_every")
         if self.keep != "all":
             _at_least(self, 1, "keep")
@@ -161,55 +188,80 @@ class Config:
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
-        width = self.evolution.group_size * self.model.hidden_size
-        if self.evolution.recipe == "egg" and width > MAX_GROUP_WIDTH:
+        e = self.evolution
+        if e.branches != "all" and not (
+            MIN_BRANCHES <= e.branches <= self.model.hidden_size and e.branches.bit_count() == 1
+        ):
             raise EggError(
-                f"--group-size {self.evolution.group_size}: with hidden size "
-                f"{self.model.hidden_size} at most {MAX_GROUP_WIDTH // self.model.hidden_size}, "
-                "the sums of a group's votes have no room for more"
+                f"--branches {e.branches}: must be all, or a power of two from {MIN_BRANCHES} to the hidden size, "
+                f"{self.model.hidden_size}"
+            )
+        if e.schedule_tokens == "time" and self.run.minutes is None:
+            raise EggError(
+                "--schedule-tokens time: the step size follows the time of the run, say with --minutes how long"
             )
 
     @property
     def tokens_per_step(self) -> int:
-        """Member-tokens of one step."""
-        return self.evolution.population_size * self.evolution.seq_len
+        """Bytes that all readers of a step read together."""
+        return self.evolution.tokens_per_step
+
+    @property
+    def end(self) -> int | None:
+        """Tokens after which the run stops; None where the clock alone stops it, or nothing does."""
+        run = self.run
+        ends = [run.tokens] if run.tokens else []
+        ends += [run.steps * self.tokens_per_step] if run.steps else []
+        return min(ends, default=None)
+
+    def resolved(self) -> "Config":
+        """The same with a value in place of each that is chosen: branches, the step size and its schedule."""
+        e = self.evolution
+        if e.recipe == "paper":
+            return self
+        chosen: dict[str, Any] = {}
+        if e.branches == "all":
+            chosen["branches"] = self.model.hidden_size
+        horizon = e.schedule_tokens or self.end
+        if horizon is None and self.run.minutes is not None:
+            horizon = "time"
+        elif horizon is None:
+            horizon = DEFAULT_HORIZON
+            chosen["schedule"] = "constant"
+        chosen["schedule_tokens"] = horizon
+        if e.step_size is None:
+            tokens = DEFAULT_HORIZON if horizon == "time" else horizon
+            chosen["step_size"] = default_step_size(e.tokens_per_step, tokens) / (1 << STEP_BITS)
+        return replace(self, evolution=replace(e, **chosen))
 
 
-STOPS = ("steps", "member_tokens", "minutes")
+STOPS = ("steps", "tokens", "minutes")
 
 PRESETS: dict[str, Config] = {
     "quickstart": Config(
         "quickstart",
-        evolution=EvolutionConfig(schedule_tokens=100_000_000),
-        run=RunConfig(data="stdlib", member_tokens=100_000_000, eval_every=2000, eval_bytes=0),
+        run=RunConfig(data="stdlib", tokens=8_000_000, eval_every=500, eval_bytes=0),
     ),
     "nano": Config(
         "nano",
-        run=RunConfig(member_tokens=1_000_000_000, eval_every=2000, checkpoint_every=10_000),
+        run=RunConfig(tokens=64_000_000, eval_every=4000, checkpoint_every=20_000),
     ),
     "base": Config(
         "base",
-        ModelConfig(hidden_size=256, num_layers=6),
-        EvolutionConfig(population_size=4096, schedule_tokens=10_000_000_000),
-        RunConfig(member_tokens=10_000_000_000, eval_every=2000, checkpoint_every=5000),
+        ModelConfig(hidden_size=256, num_layers=2),
+        run=RunConfig(tokens=400_000_000, eval_every=20_000, checkpoint_every=50_000, log_every=50),
     ),
     "paper": Config(
         "paper",
         ModelConfig(hidden_size=256, num_layers=6),
-        EvolutionConfig(
-            recipe="paper",
-            population_size=262_144,
-            seq_len=100,
-            sigma_shift=4,
-            schedule_tokens=10_000_000_000,
-        ),
-        RunConfig(member_tokens=10_000_000_000, eval_every=5, checkpoint_every=20),
+        EvolutionConfig(recipe="paper", population_size=262_144, seq_len=100),
+        RunConfig(tokens=10_000_000_000, eval_every=5, checkpoint_every=20, log_every=1),
     ),
 }
 PRESET_HELP = {
     "quickstart": "131,648 parameters on the standard library's sources, minutes on two cores",
     "nano": "131,648 parameters on MiniPile",
-    "base": "4,856,064 parameters on MiniPile",
+    "base": "1,706,240 parameters on MiniPile",
     "paper": "4,856,064 parameters on MiniPile, the published recipe",
 }
 DEFAULT_PRESET = "nano"
@@ -227,6 +279,15 @@ def without_stops(config: Config) -> Config:
     return replace(config, run=replace(config.run, **dict.fromkeys(STOPS)))
 
 
+def with_recipe(config: Config, recipe: str) -> Config:
+    """The same in a recipe; what the other one alone has goes back to its default."""
+    e = config.evolution
+    if recipe == e.recipe or recipe not in OWN_FIELDS:
+        return config
+    defaults = {f.name: f.default for f in fields(e) if f.name in OWN_FIELDS[e.recipe]}
+    return replace(config, evolution=replace(e, recipe=recipe, **defaults))
+
+
 def differences(a: Config, b: Config) -> list[str]:
     """The names of the fields in which two configurations differ."""
     names = ["preset"] if a.preset != b.preset else []
@@ -239,9 +300,10 @@ def differences(a: Config, b: Config) -> list[str]:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The object that config.json holds."""
+    """The object that config.json holds; of the recipe's fields those that it has."""
     there = {"format": FORMAT, **asdict(config)}
     there["model"]["vocab_size"] = VOCABULARY
+    there["evolution"] = {name: there["evolution"][name] for name in config.evolution.used}
     return there
 
 
@@ -268,23 +330,26 @@ def from_json(there: Any, where: str) -> Config:
     """The configuration that config.json holds; unknown keys are ignored, absent fields refused.
 
     where : the file's name, for messages
-    Raises EggError for what is no run's configuration.
+    Raises EggError for what is no run's configuration, or that of an older version's run.
     """
     model = model_from_json(there, where)
     version = there.get("format")
+    if version == 1:
+        raise EggError(
+            f"{where} is of a run of an older version, whose recipe this one has not: train on with that version; "
+            "egg eval, sample, export and plot read it"
+        )
     if version != FORMAT:
         raise EggError(
             f"{where} has format {version!r}, this program reads {FORMAT}: "
             "train on with the version that wrote it"
         )
-    if isinstance(there.get("run"), dict):
-        # Runs that were begun before there was a choice kept all.
-        there = there | {"run": {"keep": "all"} | there["run"]}
     sections = {"evolution": EvolutionConfig, "run": RunConfig}
     for name, kind in sections.items():
         part = there.get(name)
         there_is = part if isinstance(part, dict) else {}
-        absent = [f.name for f in fields(kind) if f.name not in there_is]
+        others = () if kind is RunConfig else OWN_FIELDS[_other(there_is.get("recipe"))]
+        absent = [f.name for f in fields(kind) if f.name not in (*there_is, *others)]
         if absent:
             raise EggError(f"{where} is not a run's configuration: no {name}.{absent[0]}")
     parts = {name: _section(kind, there[name], where) for name, kind in sections.items()}
@@ -292,6 +357,11 @@ def from_json(there: Any, where: str) -> Config:
         return Config(str(there.get("preset", "")), model, **parts)
     except EggError as error:
         raise EggError(f"{where}: {error}") from error
+
+
+def _other(recipe: Any) -> str:
+    """The recipe whose fields are not there."""
+    return "egg" if recipe == "paper" else "paper"
 
 
 def _section(kind: type, there: dict, where: str):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from kernels.backend import Adapter, Backend, Noise, TracedVotes
+from kernels.backend import Adapter, Backend, Draw, Noise, Votes
 from kernels.layout import AdapterShape, BackendError, Shape
 
 __all__ = [
@@ -11,9 +11,10 @@ __all__ = [
     "AdapterShape",
     "Backend",
     "BackendError",
+    "Draw",
     "Noise",
     "Shape",
-    "TracedVotes",
+    "Votes",
     "get_backend",
     "get_coder",
 ]
