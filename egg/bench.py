@@ -154,7 +154,9 @@ def plan(
         if only in (None, name)
     ]
     if recipe == "paper" and only not in (None, "step"):
-        raise EggError(f"--only {only} is not of recipe paper, of which a step is timed: leave --recipe out")
+        raise EggError(
+            f"--only {only} is not of recipe paper, of which a step is timed: leave --recipe out"
+        )
     if only == "branches" and not chosen and hidden_size == MIN_BRANCHES and num_layers:
         raise EggError(f"--only branches: with hidden size {hidden_size} they are timed with votes")
     if not [case for case in chosen if only or case.name != PERTURBATION]:
@@ -265,7 +267,7 @@ def _step(case: Case, backend: Backend) -> Job:
     config = Config(
         "bench",
         ModelConfig(shape.hidden_size, shape.num_layers),
-        EvolutionConfig(recipe=case.recipe, seq_len=length, schedule_tokens=1 << 40, **count),
+        EvolutionConfig(recipe=case.recipe, seq_len=length, **count),
     )
     training = evolution(config, backend, ArrayText(_text(1 << 13)))
     work = readers * length * shape.multiply_accumulates

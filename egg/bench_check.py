@@ -74,7 +74,10 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
             draw = Draw(1, 17, some, shifts)
             cast = backend.cast_votes(model, tokens, states[:STREAMS], draw, first_row=5)
             found["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
-        master, squares = weights.astype(np.int32) << MASTER_BITS, np.arange(len(shape.row_starts) - 1)
+        master, squares = (
+            weights.astype(np.int32) << MASTER_BITS,
+            np.arange(len(shape.row_starts) - 1),
+        )
         moved = backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15)
         found["update_rows"] = moved, master, squares
     master = weights.astype(np.int16) << REWARD_MASTER_BITS

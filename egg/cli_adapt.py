@@ -162,7 +162,9 @@ def _adapt(arguments: AdaptArguments) -> int:
     measured = sample(corpus.split(split), config.run.eval_bytes)
     before = evaluate(backend, shape, weights, measured).bits_per_byte
     if full:
-        evolution: BranchEvolution = FineTuning(config, backend, text, weights, tensors_of(shape, ALL))
+        evolution: BranchEvolution = FineTuning(
+            config, backend, text, weights, tensors_of(shape, ALL)
+        )
         kind = Trainer
     else:
         evolution = AdapterEvolution(config, backend, text, weights, layout)

@@ -14,7 +14,7 @@ from egg.sample import Sampling, choose, draws
 from kernels import Adapter, AdapterShape, Noise
 from kernels.arithmetic import LIMIT, REWARD_MASTER_BITS, sampling_weights
 from kernels.backend import Backend
-from kernels.reference_adapter import cast_adapter_pair_votes
+from kernels.reference import cast_adapter_pair_votes
 
 MEASURED = 256  # texts of the adapter as it is, in a measurement
 MEASURED_FROM = 1 << 31  # number of the first of them: no member draws what they draw
