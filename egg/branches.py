@@ -13,6 +13,7 @@ from kernels.arithmetic import (
     FIRST_SHIFTS,
     LIMIT,
     MASTER_BITS,
+    VOCABULARY,
     VOTE_LIMIT,
     VOTE_MEAN,
 )
@@ -48,6 +49,13 @@ class BranchEvolution(Evolution):
         self.weights = weights
         self.master = weights.astype(np.int32) << MASTER_BITS
         self.squares = np.zeros(len(self.layout.row_starts) - 1, np.int64)
+
+    @property
+    def description(self):
+        """Readers, bytes and branches."""
+        c = self.config
+        branches = c.branches + VOCABULARY
+        return f"recipe egg, {c.streams:,} readers x {c.seq_len:,} bytes a step, {branches} branches at each"
 
     def step_size(self) -> int:
         """The schedule's step size now, in 2**-16 int8 steps."""

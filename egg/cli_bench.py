@@ -1,24 +1,20 @@
 """``egg bench``: how fast this machine trains, evaluates and generates, beside what it could do."""
 
 import json
-import platform
 import shlex
 import statistics
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from egg import __version__
 from egg.bench import NAMES, PERTURBATION, RANKS, plan
 from egg.bench_check import check, check_full_rank
 from egg.bench_time import Patience, Row, measure
 from egg.cli_options import parse, say
 from egg.errors import EggError
+from egg.origin import commit, cpu_name, versions
 from kernels import get_backend
 
 
@@ -325,48 +321,3 @@ def _short(rate: float | None) -> str:
         if rate >= size:
             return f"{rate / size:.3g} {unit}".strip()
     return f"{rate:.3g}"
-
-
-def cpu_name() -> str:
-    """The processor, as the system calls it, and as LLVM does if that is there."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass  # another system
-    try:
-        import llvmlite.binding as llvm
-    except ImportError:
-        return name
-    return f"{name} ({llvm.get_host_cpu_name()})"
-
-
-def versions() -> dict[str, str]:
-    """Of this program, the language and the libraries that the speed depends on."""
-    found = {"egg": __version__, "Python": platform.python_version()}
-    for name in ("numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str | None:
-    """The commit of these sources, with a + if they were changed since; None outside a repository."""
-    here = Path(__file__).parent
-
-    def git(*arguments):
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # else it is another repository
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../kernels")
-        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

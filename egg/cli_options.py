@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -21,6 +22,7 @@ from kernels import BACKENDS
 T = TypeVar("T")
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 NONE = "none"
+ALIASES = {"member-tokens": "tokens"}  # what a flag was called in older versions
 COLORS = r"\x1b\[[0-9;]*m"
 _MARKS = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
@@ -54,7 +56,7 @@ def parse(
         ):
             return tyro.cli(
                 _MARKS(kind),
-                args=argv,
+                args=_without_aliases(argv),
                 prog=prog,
                 description="",
                 registry=_registry(),
@@ -137,12 +139,26 @@ def one_of(*names: str) -> PrimitiveConstructorSpec:
 BackendName = Annotated[str, one_of(*BACKENDS)]
 
 
+def _without_aliases(argv: list[str]) -> list[str]:
+    """The same with every flag under its present name."""
+    names = "|".join(alias.replace("-", "[-_]") for alias in ALIASES)
+    return [
+        re.sub(
+            f"^--({names})(?==|$)",
+            lambda found: "--" + ALIASES[found[1].replace("_", "-")],
+            argument,
+        )
+        for argument in argv
+    ]
+
+
 def given(argv: list[str], name: str) -> list[str]:
     """The values that a command line gives a flag, in their order; spelled as tyro reads it.
 
-    name : the field's, ``member_tokens`` for ``--member-tokens`` or ``--member_tokens``
+    name : the field's, ``seq_len`` for ``--seq-len`` or ``--seq_len``
     """
     values = []
+    argv = _without_aliases(argv)
     for at, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--") and flag[2:].replace("-", "_") == name:
@@ -164,14 +180,14 @@ def whole_number(text: str) -> int:
     raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
 
 
-def number_or_all(text: str) -> int | Literal["all"]:
-    """An integer, or the word "all"."""
-    if text.strip().lower() == "all":
-        return "all"
+def number_or(word: str, text: str) -> int | str:
+    """An integer, or the word."""
+    if text.strip().lower() == word:
+        return word
     try:
         return whole_number(text)
     except ValueError as error:
-        raise ValueError(f"{error}, or all") from None
+        raise ValueError(f"{error}, or {word}") from None
 
 
 def number(text: str) -> float:
@@ -189,7 +205,8 @@ def _registry() -> ConstructorRegistry:
         int: ("INT", whole_number),
         float: ("NUMBER", number),
         str: ("TEXT", str),
-        int | Literal["all"]: ("INT|all", number_or_all),
+        int | Literal["all"]: ("INT|all", partial(number_or, "all")),
+        int | Literal["time"]: ("INT|time", partial(number_or, "time")),
     }
 
     @registry.primitive_rule

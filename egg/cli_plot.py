@@ -19,7 +19,7 @@ from egg.run_report import REPORT, report_page
 
 @dataclass(frozen=True)
 class PlotArguments:
-    """Draw runs over one another: bits per byte against member-tokens and wall time, beside what single bytes, pairs
+    """Draw runs over one another: bits per byte against tokens and wall time, beside what single bytes, pairs
     of bytes and gzip make of the same text.
 
     Writes loss.png and report.html, a page that needs no network. A run that is still going on can be drawn too.

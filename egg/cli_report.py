@@ -35,7 +35,7 @@ def report(
     measured : (n,) uint8, the part of it that was measured on the way
     """
     progress.note(
-        f"step {evolution.step_number:,}: {count(evolution.member_tokens)} member-tokens in "
+        f"step {evolution.step_number:,}: {count(evolution.tokens)} tokens in "
         f"{duration(outcome.seconds)}\ncheckpoint: {outcome.checkpoint}"
     )
     if outcome.best and outcome.best.step != evolution.step_number:

@@ -30,30 +30,34 @@ from egg.config import (
     flag,
     from_json,
     preset,
+    with_recipe,
     without_stops,
 )
 from egg.config_file import RUN_TOML, read_flags
 from egg.distributed import Alone, join
 from egg.errors import EggError
 from egg.evaluate import sample
-from egg.evolution import Evolution
+from egg.evolution import Evolution, recipe_class
+from egg.origin import made_with
 from egg.progress import Progress, count
 from egg.runlock import locked
 from egg.runlog import METRICS
-from egg.state import check_memory, state_layout
+from egg.state import check_memory
 from egg.trainer import Trainer
 from kernels import get_backend
 
 # What a resumed run may change.
-ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "checkpoint_every", "keep")
+ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "log_every", "checkpoint_every", "keep")
 
 DESCRIPTION = """\
 Train a byte-level language model by evolution, with integers alone.
 
-A member-token is one byte read by one member of the population. Numbers may be
-written 10M or 1e9. Stops count from the run's beginning; one given here replaces
-the preset's. Ctrl-C saves, --resume goes on. Started by an MPI launcher
-(mpiexec -n 8, srun), several processes divide the population. Presets:
+A token is a byte of text that is read, counted once for each reader that reads
+it; in recipe paper every member is a reader. Numbers may be written 10M or 1e9.
+Stops count from the run's beginning; one given here replaces the preset's. The
+step size falls to the stop: with --minutes alone by the clock, and then no other
+run repeats this one byte for byte. Ctrl-C saves, --resume goes on. Started by an
+MPI launcher (mpiexec -n 8, srun), several processes divide the readers. Presets:
 {presets}
 
 For example:
@@ -94,7 +98,7 @@ class TrainArguments:
     def trained(self) -> Config:
         """What these arguments train."""
         run = replace(self.run, data=absolute(self.run.data))
-        return Config(self.preset, self.model, self.evolution, run)
+        return Config(self.preset, self.model, self.evolution, run).resolved()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -147,7 +151,7 @@ def _arguments(argv: list[str], prog: str) -> TrainArguments:
 def _in_file() -> set[str]:
     """The settings that --config reads."""
     kinds = (ModelConfig, EvolutionConfig, RunConfig)
-    return {"preset", "out", "backend", "threads", "device"} | {
+    return {"preset", "out", "backend", "threads", "device", "member_tokens"} | {
         f.name for kind in kinds for f in fields(kind)
     }
 
@@ -155,6 +159,7 @@ def _in_file() -> set[str]:
 def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
     if any(given(argv, name) for name in STOPS):
         default = without_stops(default)
+    default = with_recipe(default, (given(argv, "recipe") or [default.evolution.recipe])[-1])
     presets = "\n".join(f"  {name:10}  {line}" for name, line in PRESET_HELP.items())
     return parse(
         TrainArguments,
@@ -277,21 +282,22 @@ def _train(
         ranks.lead(lambda: open_for_training(*what, progress.note) and None)
         notify = _nothing
     corpus, text, validation = open_for_training(*what, notify)
-    check_memory(config, text.size, ranks.size)
+    recipe = recipe_class(config.evolution.recipe)
+    check_memory(config, recipe.memory(config, text.size, ranks.size))
     state = None
     if there and ranks.leader:
         _check_text(there, corpus)
     if saved and ranks.leader:
-        layout = state_layout(config.model.shape, config.evolution, text.size)
+        layout = recipe.state_layout(config.model.shape, config.evolution, text.size)
         state = checkpoint.read_state(saved, layout)
     for notice in notices:
         progress.note(notice)
-    evolution = Evolution(config, backend, text, ranks)
+    evolution = recipe(config, backend, text, ranks)
     if saved:
         evolution.load_state(state)
         ranks.lead(lambda: _check_step(evolution, saved))
     measured = sample(corpus.split(validation), config.run.eval_bytes)
-    trainer = Trainer(config, evolution, measured, facts(corpus), run, progress)
+    trainer = Trainer(config, evolution, measured, facts(corpus), run, progress, made_with(backend))
     for line in damaged:
         progress.note(f"not from there: {line}")
     if ranks.lead(lambda: trainer.finished):
@@ -299,7 +305,7 @@ def _train(
             trainer.mend()
         progress.note(
             f"{run} has reached its stop at step {evolution.step_number:,}: nothing to do; "
-            "give a later --steps, --member-tokens or --minutes to go on"
+            "give a later --steps, --tokens or --minutes to go on"
         )
         return 0
     progress.note(_opening(config, evolution, corpus, run))
@@ -308,7 +314,7 @@ def _train(
     elif there:
         progress.note(f"{run} was ended before its first checkpoint: it begins again at step 0")
     if ranks.size > 1:
-        progress.note(f"{ranks.size} ranks share the population")
+        progress.note(f"{ranks.size} ranks share the readers")
     if remark := _about_horizon(config):
         progress.note(remark)
     if ranks.leader:
@@ -372,24 +378,26 @@ def _check_step(evolution: Evolution, saved: Path) -> None:
 
 
 def _opening(config: Config, evolution: Evolution, corpus, run: Path) -> str:
-    e = config.evolution
     begins = f"from step {evolution.step_number:,}, " if evolution.step_number else ""
     return (
-        f"{evolution.shape.parameters:,} parameters, recipe {e.recipe}, "
-        f"{e.population_size:,} members x {e.seq_len} bytes a step\n"
+        f"{evolution.shape.parameters:,} parameters, {evolution.description}\n"
         f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, {begins}into {run}"
     )
 
 
 def _about_horizon(config: Config) -> str | None:
     """What to know of a run that stops elsewhere than its step-size schedule ends."""
-    e, stop = config.evolution, config.run
-    ends = [stop.member_tokens] if stop.member_tokens else []
-    ends += [stop.steps * config.tokens_per_step] if stop.steps else []
-    at_end = not ends or abs(min(ends) - e.schedule_tokens) < config.tokens_per_step
-    if at_end or e.recipe != "egg" or e.schedule == "constant":
+    e, end = config.evolution, config.end
+    if e.recipe != "egg" or e.schedule == "constant":
+        return None
+    if e.schedule_tokens == "time":
+        return (
+            "the step size follows the time of the run (--schedule-tokens time): "
+            "no other run repeats this one byte for byte"
+        )
+    if end is None or abs(end - e.schedule_tokens) < config.tokens_per_step:
         return None
     return (
-        f"the run stops at {count(min(ends))} member-tokens,\n"
+        f"the run stops at {count(end)} tokens,\n"
         f"the step size is scheduled for {count(e.schedule_tokens)} (--schedule-tokens)"
     )

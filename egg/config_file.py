@@ -16,16 +16,21 @@ from egg.errors import EggError
 RUN_TOML = "run.toml"
 
 
-def to_toml(config: Config) -> bytes:
-    """What a run's run.toml holds: everything its result follows from."""
+def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
+    """What a run's run.toml holds: everything its result follows from.
+
+    made_with : facts about program and machine, as comments
+    """
     lines = [
         "# The settings of this run. The same run again, in a folder of its own:",
         f"#   egg train --config {RUN_TOML}",
+        *(f"# {name}: {' '.join(value.split())}" for name, value in (made_with or {}).items()),
         f"preset = {_written(config.preset)}",
     ]
     for section in (config.model, config.evolution, config.run):
         lines += ["", f"# {section.__doc__.partition(';')[0].strip().removesuffix('.')}"]
-        lines += [f"{f.name} = {_written(getattr(section, f.name))}" for f in fields(section)]
+        names = getattr(section, "used", None) or [f.name for f in fields(section)]
+        lines += [f"{name} = {_written(getattr(section, name))}" for name in names]
     # A path that is not UTF-8 holds what TOML cannot: such a line is there for people alone.
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 

@@ -8,15 +8,15 @@ import numpy as np
 
 from egg import checkpoint
 from egg.errors import EggError
-from egg.runlog import METRICS, SIGNAL, VALIDATION, read_lines
+from egg.runlog import METRICS, VALIDATION, read_lines
 
-POINTS = 300  # of a curve: each is the mean of as many steps as that takes
-FIGURES = ("member_tokens_per_second", "changed_share", "clipped_share")
+POINTS = 300  # of a curve: each is the mean of as many lines as that takes
+FIGURES = ("tokens_per_second", "step_size", "changed_share", "clipped_share")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A run's figures over member-tokens and seconds."""
+    """A run's figures over tokens and seconds."""
 
     run: Path
     name: str
@@ -25,13 +25,13 @@ class Curves:
     """What config.json holds."""
     steps: int
     train: np.ndarray
-    """(n, 3) float64: member-tokens, seconds, integer bits per byte, at POINTS points at the most."""
+    """(n, 3) float64: tokens, seconds, integer bits per byte, at POINTS points at the most."""
     validation: np.ndarray
-    """(m, 3): member-tokens, seconds, exact bits per byte, at every measurement."""
+    """(m, 3): tokens, seconds, exact bits per byte, at every measurement."""
     figures: dict[str, np.ndarray]
-    """Figure -> (n, 3), of FIGURES smoothed like ``train``; and the vote signal-to-noise as measured."""
+    """Figure -> (n, 3), of FIGURES smoothed like ``train``."""
     end: tuple[int, float]
-    """Member-tokens and seconds at the last step."""
+    """Tokens and seconds at the last step."""
 
 
 def read_curves(run: Path, name: str | None = None) -> Curves:
@@ -45,13 +45,13 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         raise EggError(f"{run}: no such folder; give the folder of a run")
     if (run / checkpoint.MODEL).exists():
         raise EggError(f"{run} is a checkpoint: give its run, {run.absolute().parent.parent}")
-    rows: dict[str, list[tuple]] = {key: [] for key in ("train", VALIDATION, SIGNAL, *FIGURES)}
+    rows: dict[str, list[tuple]] = {key: [] for key in ("train", VALIDATION, *FIGURES)}
     steps, at = 0, (0, 0.0)
     try:
         for _, _, record in read_lines(run / METRICS):
-            steps, at = record["step"], (record["member_tokens"], record["seconds"])
+            steps, at = record["step"], (record["tokens"], record["seconds"])
             rows["train"].append((*at, record["train_integer_bits_per_byte"]))
-            for key in (VALIDATION, SIGNAL, *FIGURES):
+            for key in (VALIDATION, *FIGURES):
                 if key in record:
                     rows[key].append((*at, record[key]))
     except OSError as error:
@@ -71,7 +71,7 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         steps,
         smooth(_array(rows["train"])),
         _array(rows[VALIDATION]),
-        figures | {SIGNAL: _array(rows[SIGNAL])},
+        figures,
         at,
     )
 

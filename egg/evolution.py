@@ -89,6 +89,11 @@ class Evolution(ABC):
         self.step_number += 1
         return StepReport(self.step_number, self.tokens, bits, step_size, before, self.weights)
 
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """The recipe and what a step reads, for people."""
+
     @abstractmethod
     def _step(self) -> tuple[float, float | None]:
         """Move ``weights``, by a new array; returns the readers' bits per byte, and the step size in int8 steps."""

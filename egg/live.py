@@ -88,19 +88,16 @@ def _figures(status: Status) -> list[tuple[str, str]]:
     def percent(share: float | None) -> str:
         return "-" if share is None else f"{100 * share:.2f} %"
 
-    def mean(figures: tuple[float, float] | None) -> str:
-        return "-" if figures is None else f"{figures[0]:.3f} ± {figures[1]:.3f}"
-
     return [
         ("bits/byte, train", f"{status.train:.3f}"),
         ("validation", "-" if status.validation is None else f"{status.validation:.3f}"),
         ("best", "-" if status.best is None else f"{status.best:.3f}"),
         ("step", f"{status.step:,}"),
-        ("member-tokens", count(status.member_tokens)),
-        ("member-tokens/s", "-" if status.speed is None else count(status.speed)),
+        ("tokens", count(status.tokens)),
+        ("tokens/s", "-" if status.speed is None else count(status.speed)),
         ("weights changed", percent(status.changed)),
         ("weights at ±127", percent(status.clipped)),
-        ("vote signal/noise", mean(status.signal)),
+        ("step size", "-" if status.step_size is None else f"{status.step_size:.4f}"),
     ]
 
 

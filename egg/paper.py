@@ -20,6 +20,12 @@ class PaperEvolution(Evolution):
         layers = self.shape.num_layers, self.shape.hidden_size
         self.states = np.zeros((2 * (mine.stop - mine.start), *layers), np.int8)
 
+    @property
+    def description(self):
+        """Members and bytes."""
+        c = self.config
+        return f"recipe paper, {c.population_size:,} members x {c.seq_len:,} bytes a step"
+
     def _step(self):
         c, pairs = self.config, len(self.starts)
         share = self.ranks.share(pairs)

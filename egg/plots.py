@@ -12,7 +12,7 @@ LOSS = "loss.png"
 
 
 def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) -> None:
-    """Draw runs' training and validation loss over member-tokens and over wall time.
+    """Draw runs' training and validation loss over tokens and over wall time.
 
     lines : what simpler models make of the same text, name -> bits per byte
     path : of the picture
@@ -26,7 +26,7 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
     seconds = max(run.end[1] for run in runs)
     per, unit = (3600, "hours") if seconds > 7200 else (60, "minutes") if seconds > 120 else (1, "seconds")  # fmt: skip
     for panel, column, scale, label in (
-        (panels[0], 0, 1, "member-tokens"),
+        (panels[0], 0, 1, "tokens"),
         (panels[1], 1, per, f"wall time, {unit}"),
     ):
         for number, run in enumerate(runs):
@@ -87,15 +87,13 @@ def plot_comparison(out: Path, results) -> Path:
     panels = figure.subplots(1, 2, sharey=True)
     for number, name in enumerate(dict.fromkeys(r.name for r in results)):
         curves = [_validation(out / name / f"seed-{r.seed}") for r in results if r.name == name]
-        points = min(
-            map(len, curves)
-        )  # (member-tokens, seconds, bits) at the same steps for every seed
+        points = min(map(len, curves))  # (tokens, seconds, bits) at the same steps for every seed
         stacked = np.array([curve[:points] for curve in curves])
         bits, style = stacked[:, :, 2], {"color": f"C{number}"}
         for panel, x in zip(panels, (stacked[0, :, 0], stacked[:, :, 1].mean(0)), strict=True):
             panel.plot(x, bits.mean(0), "o-", markersize=3, label=name, **style)
             panel.fill_between(x, bits.min(0), bits.max(0), alpha=0.2, linewidth=0, **style)
-    for panel, label in zip(panels, ("member-tokens", "seconds"), strict=True):
+    for panel, label in zip(panels, ("tokens", "seconds"), strict=True):
         panel.set_xlabel(label)
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
@@ -107,6 +105,6 @@ def plot_comparison(out: Path, results) -> Path:
 
 
 def _validation(run: Path) -> np.ndarray:
-    """(n, 3): member-tokens, seconds and exact bits per byte at each of a run's measurements."""
+    """(n, 3): tokens, seconds and exact bits per byte at each of a run's measurements."""
     records = (record for _, _, record in read_lines(run / METRICS) if VALIDATION in record)
-    return np.array([(r["member_tokens"], r["seconds"], r[VALIDATION]) for r in records])
+    return np.array([(r["tokens"], r["seconds"], r[VALIDATION]) for r in records])

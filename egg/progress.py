@@ -14,18 +14,16 @@ class Status:
     """Where a run stands."""
 
     step: int
-    member_tokens: int
+    tokens: int
     train: float  # integer bits per byte, smoothed
     validation: float | None  # bits per byte, as last measured
     best: float | None
-    speed: float | None  # member-tokens a second, None while it is unknown
+    speed: float | None  # tokens a second, None while it is unknown
     done: float  # share of the way to the stop, 0 to 1
     seconds_left: float | None
     changed: float | None = None  # share of the weights that the last step changed
     clipped: float | None = None  # share of the weights at +-127
-    signal: float | None = (
-        None  # vote signal-to-noise, mean of the last measurements, see egg.vote_signal
-    )
+    step_size: float | None = None  # in int8 steps (recipe egg)
 
 
 class Progress:
@@ -70,7 +68,7 @@ class Progress:
 def _parts(status: Status) -> list[str]:
     parts = [
         f"step {status.step:,}",
-        f"{count(status.member_tokens)} member-tokens",
+        f"{count(status.tokens)} tokens",
         f"train {status.train:.3f}",
     ]
     if status.validation is not None:

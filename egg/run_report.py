@@ -7,14 +7,13 @@ from egg.curves import Curves
 from egg.page import build, escape
 from egg.plots import LOSS
 from egg.progress import count, duration
-from egg.runlog import SIGNAL
 
 REPORT = "report.html"
 CHARTS = (
-    ("member_tokens_per_second", "Member-tokens a second", 1),
+    ("tokens_per_second", "Tokens a second", 1),
     ("changed_share", "Weights changed by a step, %", 100),
     ("clipped_share", "Weights at ±127, %", 100),
-    (SIGNAL, "Vote signal-to-noise", 1),
+    ("step_size", "Step size, int8 steps", 1),
 )
 """Figure, what the page calls it, and what it is multiplied by."""
 
@@ -27,7 +26,7 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
     names = ", ".join(run.name for run in runs)
     body = f"""<h1>{escape(names)}</h1>
 <noscript><p>This page needs JavaScript to draw its curves, and fetches nothing; {LOSS} shows them too.</p></noscript>
-<p><span role="group" aria-label="horizontal axis"><button id="tokens" aria-pressed="true">member-tokens</button>
+<p><span role="group" aria-label="horizontal axis"><button id="tokens" aria-pressed="true">tokens</button>
 <button id="time" aria-pressed="false">wall time</button>
 <button id="log" aria-pressed="false">logarithmic</button></span></p>
 <div id="legend"></div>
@@ -36,9 +35,8 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
 <div class="wide">{_runs(runs)}</div>
 <h2>Settings</h2>
 <div class="wide" id="settings">{_settings(runs)}</div>
-<p class="soft">Bits per byte of validation are exact; the training curve is the integer score of the perturbed members,
-which reads about 0.03 too good. A member-token is one byte read by one member. Vote signal-to-noise: energy of the
-signal in a step's votes over that of their noise.</p>"""
+<p class="soft">Bits per byte of validation are exact; the training curve is the integer score of those who read, which
+reads about 0.03 too good. A token is one byte of text, counted once for each reader.</p>"""
     data = {
         "lines": [[name, round(bits, 4)] for name, bits in lines.items()],
         "runs": [_curves(run) for run in runs],
@@ -60,9 +58,7 @@ def _curves(run: Curves) -> dict[str, Any]:
 
 
 def _runs(runs: Sequence[Curves]) -> str:
-    rows = [
-        ("run", "steps", "member-tokens", "wall time", "bits per byte", "best", "member-tokens/s")
-    ]
+    rows = [("run", "steps", "tokens", "wall time", "bits per byte", "best", "tokens/s")]
     for run in runs:
         bits = run.validation[:, 2]
         tokens, seconds = run.end

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, one line of JSON a step."""
+"""metrics.jsonl: what a run measured, a line of JSON every few steps."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from egg.errors import EggError
 METRICS = "metrics.jsonl"
 MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
 VALIDATION = "validation_bits_per_byte"
-SIGNAL = "vote_signal_to_noise"
+OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
         while line := file.readline(MAX_LINE):
             try:
                 record = json.loads(line)
+                for old, name in OLD_NAMES.items():  # in logs of older versions
+                    if old in record:
+                        record[name] = record.pop(old)
                 complete = line.endswith(b"\n") and _is_ours(record)
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 complete = False
             if not complete:
                 return
@@ -149,5 +152,4 @@ def _is_ours(record: dict[str, Any]) -> bool:
         type(record["step"]) is int
         and record["step"] > 0
         and all(type(n) in (int, float) and 0 <= n < float("inf") for n in numbers)
-        and type(record.get(SIGNAL, 0.0)) in (int, float)
     )

@@ -1,11 +1,9 @@
 """The loop of a run: steps, measurements, checkpoints, and an orderly end."""
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,12 @@ from egg.config_file import RUN_TOML, to_toml
 from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
+from egg.optimizer import SHARE_BITS
 from egg.progress import Progress, Status
-from egg.runlog import SIGNAL, VALIDATION, Best, History, RunLog, best_of, read_history
+from egg.runlog import VALIDATION, Best, History, RunLog, best_of, read_history
 from egg.signals import catch_signals
 from egg.sinks import Sink
 
-SIGNALS = 10  # measurements of the votes whose mean is shown: a single one is mostly noise itself
 SMOOTHING = 0.98  # of the training score and the speed that are shown: about the last 50 steps
 
 
@@ -49,6 +47,7 @@ class Trainer:
     evolution : fresh, or as loaded from the run's newest checkpoint
     validation : (n,) uint8, documents with a NUL before each: what measurements read
     corpus : facts about the text, kept in config.json
+    made_with : facts about program and machine, kept there and in run.toml
     """
 
     def __init__(
@@ -59,17 +58,21 @@ class Trainer:
         corpus: dict[str, Any],
         run: Path,
         progress: Progress | None = None,
+        made_with: dict[str, str] | None = None,
     ):
         self.config, self.evolution, self.validation = config, evolution, validation
         self.ranks = evolution.ranks
         self.run_folder = run
         self.progress = progress or Progress()
         self.sinks: Sequence[Sink] = ()  # are given every line of the log too
-        self.content = to_json(config) | {"corpus": corpus}
+        self.made_with = made_with or {}
+        self.content = to_json(config) | {"made_with": self.made_with, "corpus": corpus}
         self._measured: Evaluation | None = None
         self._smooth: tuple[float, float] | None = None
         self._shown = 0  # steps that were averaged
-        self._vote_signals: deque[float] = deque(maxlen=SIGNALS)
+        # Since the last line of the log: steps, sum of their bits per byte, seconds.
+        self._window = (0, 0.0, 0.0)
+        self._report: StepReport | None = None
         self._begun = False
         self.stepping = 0.0
         """Seconds of all steps but the first, which may compile kernels."""
@@ -97,11 +100,14 @@ class Trainer:
         self._clock_zero = time.perf_counter() - self._history.seconds
         restore = catch_signals(self._hear)
         stop, interrupted = bool(self.ranks.agree(self.finished)), None
+        self.evolution.time_share = self._time_share()
         try:
             while not stop and not interrupted:
                 stop = self._step(log)
                 # A signal that one rank has heard, all heed after the same step.
                 interrupted = None if stop else self.ranks.agree(self._signal or 0) or None
+            if log and self._window[0]:
+                self._write(log, measure=False)
             self._save(log)
             if log:
                 log.close()
@@ -134,65 +140,66 @@ class Trainer:
     def _settings(self) -> dict[str, bytes]:
         """What the folder says of the run from its beginning: name -> content."""
         content = checkpoint.json_bytes(self.content)
-        return {checkpoint.CONFIG: content, RUN_TOML: to_toml(self.config)}
+        return {checkpoint.CONFIG: content, RUN_TOML: to_toml(self.config, self.made_with)}
 
     def _step(self, log: RunLog | None) -> bool:
-        """One step and its line in the log; returns whether a stop is reached."""
-        measures_votes = _due(self.evolution.step_number + 1, self.config.run.eval_every)
-        vote_signal = self.evolution.vote_signal_to_noise() if measures_votes else None
+        """One step, and its line in the log if one is due; returns whether a stop is reached."""
+        e, run = self.evolution, self.config.run
         began = time.perf_counter()
-        report = self.evolution.step()
+        report = self._report = e.step()
         seconds = time.perf_counter() - began
-        speed = self.config.tokens_per_step / seconds
         if self._begun:
             self.stepping += seconds
         else:
             self._begun = True
             self.ranks.forget()
-        stop = any(share >= 1 for share in self._shares(self._seconds()))
-        if self.config.run.minutes is not None:
-            # Of the ranks' clocks the first to get there counts.
-            stop = bool(self.ranks.agree(stop))
-        best_yet = log is not None and self._record(log, report, vote_signal, speed, stop)
-        run = self.config.run
-        save = _due(report.step, run.checkpoint_every)
-        if _due(report.step, run.eval_every):
+        steps, bits, spent = self._window
+        self._window = steps + 1, bits + report.train_integer_bits_per_byte, spent + seconds
+        e.time_share = self._time_share()
+        stop = (
+            (run.steps is not None and report.step >= run.steps)
+            or (run.tokens is not None and report.tokens >= run.tokens)
+            or e.time_share == 1 << SHARE_BITS
+        )
+        save, measure = _due(report.step, run.checkpoint_every), _due(report.step, run.eval_every)
+        best_yet = False
+        if log:
+            if stop or save or measure or _due(report.step, run.log_every):
+                self._write(log, measure=stop or measure)
+                if measure:
+                    # Not what is measured at the end alone: a run with a later stop does not measure there.
+                    self._best = log.best
+            best_yet = self._best is not None and self._best.step == report.step
+            self._show(report, self.config.tokens_per_step / seconds, log.best, stop)
+        if measure:
             save = bool(self.ranks.agree(save or best_yet))
         if save:
             self._save(log)
         return stop
 
-    def _record(
-        self, log: RunLog, report: StepReport, vote_signal: float | None, speed: float, stop: bool
-    ) -> bool:
-        """A step's measurement, line and status; returns whether it is the best so far."""
+    def _write(self, log: RunLog, *, measure: bool) -> None:
+        """The line of the steps since the last one."""
+        report, (steps, bits, spent) = self._report, self._window
+        self._window = 0, 0.0, 0.0
         record = {
             "step": report.step,
-            "member_tokens": report.member_tokens,
-            "train_integer_bits_per_byte": report.train_integer_bits_per_byte,
+            "tokens": report.tokens,
+            "train_integer_bits_per_byte": bits / steps,
         }
-        if stop or _due(report.step, self.config.run.eval_every):
+        if measure:
             self._measured = self._evaluate()
             record[VALIDATION] = self._measured.bits_per_byte
+        if report.step_size is not None:
+            record["step_size"] = report.step_size
         record |= {
             "changed_share": report.changed_share,
             "clipped_share": report.clipped_share,
-        }
-        if vote_signal is not None:
-            record[SIGNAL] = vote_signal
-            self._vote_signals.append(vote_signal)
-        record |= {
-            "member_tokens_per_second": round(speed, 1),
+            "tokens_per_second": round(steps * self.config.tokens_per_step / spent, 1),
             "seconds": round(self._seconds(), 4),
         }
         log.write(record)
         for sink in self.sinks:
             sink.write(record)
-        self._show(report, speed, log.best, stop)
-        if _due(report.step, self.config.run.eval_every):
-            # Not what is measured at the end alone: a run with a later stop does not measure there.
-            self._best = log.best
-        return self._best is not None and self._best.step == report.step
 
     def _evaluate(self) -> Evaluation:
         e = self.evolution
@@ -214,12 +221,21 @@ class Trainer:
     def _seconds(self) -> float:
         return time.perf_counter() - self._clock_zero
 
+    def _time_share(self) -> int:
+        """How much of its minutes the run has used, in 2**-17, by the first rank's clock."""
+        minutes, share = self.config.run.minutes, 0
+        if minutes is None:
+            return 0
+        if self.ranks.leader:
+            share = int(min(1.0, self._seconds() / (60 * minutes)) * (1 << SHARE_BITS))
+        return self.ranks.agree(share)
+
     def _shares(self, seconds: float) -> list[float]:
         """How much of the way to each stop is done."""
         stop, e = self.config.run, self.evolution
         done = (
             (e.step_number, stop.steps),
-            (e.member_tokens, stop.member_tokens),
+            (e.tokens, stop.tokens),
             (seconds / 60, stop.minutes),
         )
         return [at / end for at, end in done if end is not None]
@@ -238,7 +254,7 @@ class Trainer:
         self.progress.show(
             Status(
                 report.step,
-                report.member_tokens,
+                report.tokens,
                 train,
                 self._measured and self._measured.bits_per_byte,
                 best and best.bits_per_byte,
@@ -247,24 +263,17 @@ class Trainer:
                 self._seconds_left(speed) if known else None,
                 report.changed_share,
                 report.clipped_share,
-                self._vote_signal(),
+                report.step_size,
             )
         )
-
-    def _vote_signal(self) -> tuple[float, float] | None:
-        """Mean of the votes' last few measurements and its standard error, from two on."""
-        several = self._vote_signals
-        if len(several) < 2:
-            return None
-        return fmean(several), stdev(several) / len(several) ** 0.5
 
     def _seconds_left(self, speed: float) -> float:
         stop, e = self.config.run, self.evolution
         left = []
         if stop.steps is not None:
             left.append((stop.steps - e.step_number) * self.config.tokens_per_step / speed)
-        if stop.member_tokens is not None:
-            left.append((stop.member_tokens - e.member_tokens) / speed)
+        if stop.tokens is not None:
+            left.append((stop.tokens - e.tokens) / speed)
         if stop.minutes is not None:
             left.append(60 * stop.minutes - self._seconds())
         return max(0.0, min(left, default=0.0))

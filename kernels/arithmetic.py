@@ -37,6 +37,11 @@ def round_shift(v, s: int):
     return (v + (1 << (s - 1))) >> s if s > 0 else v << -s
 
 
+def shift_right(v, s: int):
+    """v >> s, rounded down; a negative s shifts left."""
+    return v >> s if s >= 0 else v << -s
+
+
 def round_div(v, m: int):
     """v / m for m > 0, rounded half up."""
     return (2 * v + m) // (2 * m)
@@ -83,10 +88,15 @@ def log2_thresholds(fraction: int) -> np.ndarray:
     return np.array(table, np.uint32)
 
 
+def bit_length(v: np.ndarray) -> np.ndarray:
+    """Bits of integers 0 <= v < 2**32, as int64."""
+    return np.searchsorted(1 << np.arange(32), v, side="right")
+
+
 def floor_log2(v: np.ndarray, fraction: int) -> np.ndarray:
     """floor(fraction * log2(v / 16)) of positive integers v < 2**32, as int64."""
     v = np.asarray(v, np.int64)
-    top = np.searchsorted(1 << np.arange(32), v, side="right") - 1  # the top bit's position
+    top = bit_length(v) - 1  # the top bit's position
     mantissa = (v << (31 - top)).astype(np.uint32)
     steps = np.searchsorted(log2_thresholds(fraction), mantissa, side="right") - 1
     return (top - FRACTION_BITS) * fraction + steps

@@ -1,38 +1,40 @@
 """The NumPy backend: readable, slow, the living definition of every operation (docs/arithmetic.md).
 
-Arrays carry their axes in their names' suffixes where it helps: m members, g groups, t tokens, n outputs, k inputs,
-d hidden. Sums are int64 here, wider than any of them needs; the bounds the fast backends rely on are asserted.
+Arrays carry their axes in their names' suffixes where it helps: m members or sequences, b streams, n outputs, k inputs,
+l layers, d hidden. Sums are int64, wider than any needs; the bounds the fast backends rely on are asserted.
+Recipe ``egg`` goes on in ``kernels.reference_branches``.
 """
 
 from dataclasses import dataclass, field
+from math import isqrt
 
 import numpy as np
 
 from kernels import philox
 from kernels.arithmetic import (
-    ARRIVED_BITS,
-    CREDIT_LIMIT,
-    CREDIT_MEAN,
-    DISCOUNT,
     FINE,
+    FRACTION_BITS,
     LIMIT,
     MASTER_BITS,
+    REWARD_MASTER_BITS,
     SIXTEENTHS,
     VOCABULARY,
-    VOTE_BITS,
     VOTE_LIMIT,
+    WINDOW,
     adapter_lift,
     clip8,
     exp2_table,
     floor_log2,
     product_shift,
-    round_div,
     round_shift,
+    shift_right,
 )
-from kernels.backend import Noise, TracedVotes
-from kernels.layout import Shape
+from kernels.backend import Noise, Votes
+from kernels.layout import AdapterShape, Layout, Shape
+from kernels.reference_branches import Ballot, Branches, Byte, vote
 
 BLOCK_MEMBERS = 256  # that run together; bounds memory, not results
+BLOCK_LOGITS = 1 << 20  # of branches that are scored together, likewise
 
 
 def norm(x_md: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -61,6 +63,12 @@ class Model:
     shape: Shape
     weights: dict[str, np.ndarray]  # int64 views by name
     factors: dict[str, np.ndarray] = field(default_factory=dict)  # of an adapter, likewise
+    adapter: AdapterShape | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What evolves: the adapter where there is one."""
+        return self.adapter or self.shape
 
     def vector(self, name: str) -> np.ndarray:
         """Norm gains or biases."""
@@ -87,9 +95,9 @@ class Model:
         acc = z @ self.factors[name + ".B"].T + self.term(name + ".B", z)
         return acc << adapter_lift(x_mk.shape[1])
 
-    def product(self, name: str, x_mk: np.ndarray, term=None) -> np.ndarray:
+    def product(self, name: str, x_mk: np.ndarray) -> np.ndarray:
         """clip8((W . x + term + what the adapter adds) >> shift(K)): (members, N)."""
-        acc = x_mk @ self.weights[name].T + (self.term(name, x_mk) if term is None else term)
+        acc = x_mk @ self.weights[name].T + self.term(name, x_mk)
         acc += self.adapted(name, x_mk)
         # |W . x| < 2**26, |gain(p)| <= 2**4 * 127 * K < 2**23; an adapter's < 2**4 * 16 * 127 * (127 + 2**4) < 2**23
         assert np.abs(acc).max(initial=0) < 2**30
@@ -105,7 +113,7 @@ class Model:
         x = self.embedding(tokens_m)
         self.seen("embedding", x)
         for i in range(self.shape.num_layers):
-            layer, h = f"layers.{i}.", h_mld[:, i].copy()  # the trace keeps it
+            layer, h = f"layers.{i}.", h_mld[:, i].copy()  # a reader keeps it
             u = norm(x, self.vector(layer + "ln1.weight"))
             f = clip8(
                 self.product(layer + "gru.w_f", u)
@@ -138,123 +146,96 @@ class Model:
         return x
 
 
-class Perturbed(Model):
-    """A block of members: the weights moved by r times each member's own direction."""
+class Reader(Model):
+    """The model as it is, keeping what its products read and its stages came to at one byte."""
 
-    def __init__(self, model: Model, noise: Noise, directions_m: np.ndarray, *, tie_gates: bool):
-        super().__init__(model.shape, model.weights)
-        self.noise, self.tie_gates = noise, tie_gates
-        strings = philox.words(
-            noise.seed, philox.DIRECTION_SIGNS, directions_m, noise.step, self.shape.sign_words
-        )
-        self.a, self.b = {}, {}
-        for name, t in self.shape.tensors.items():
-            self.a[name] = philox.signs(strings, t.a, t.shape[0])
-            if len(t.shape) == 2:
-                self.b[name] = philox.signs(strings, t.b, t.shape[1])
-        # The sign of a gate's bias: in recipe egg the gate's own, times the first of the bias's signs.
-        self.b0 = {}
-        if tie_gates:
-            for i in range(self.shape.num_layers):
-                for gate in "fh":
-                    w, u, bias = (f"layers.{i}.gru.{kind}_{gate}" for kind in "wub")
-                    self.b0[bias] = self.a[bias][:, 0].astype(np.int64)
-                    self.a[u] = self.a[w]
-                    self.a[bias] = self.a[w] * self.a[bias][:, :1]
-        self.begin_token(np.ones(len(directions_m), np.int64))
+    def __init__(self, model: Model):
+        super().__init__(model.shape, model.weights, model.factors, model.adapter)
 
-    def begin_token(self, r_m):
-        """The members' signs r at the next token; what the last one left is forgotten."""
-        self.r = r_m
-        # name -> input (m, k) and projection (m,) of a product; stage -> its result (m, n)
-        self.trace: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.stages: dict[str, np.ndarray] = {}
+    def product(self, name, x_mk):
+        self.inputs[name] = x_mk
+        return super().product(name, x_mk)
 
     def seen(self, stage, values_mn):
         self.stages[stage] = values_mn
 
-    def gain(self, v):
-        """v << (4 - sigma_shift), an arithmetic >> for sigma_shift > 4."""
-        s = 4 - self.noise.sigma_shift
-        return v << s if s >= 0 else v >> -s
+    def keep(self, tokens_b: np.ndarray, targets_b: np.ndarray, h_bld: np.ndarray) -> Byte:
+        """Read one byte up to the logits; the states h_bld move in place."""
+        self.inputs, self.stages = {}, {}
+        self.product("head.weight", self.read(tokens_b, h_bld))
+        return Byte(tokens_b, targets_b, self.inputs, self.stages)
+
+
+class Perturbed(Model):
+    """A block of members: what may move, weights or an adapter's factors, moved by r times each one's own direction.
+
+    r_m : (members,) 1 and -1
+    """
+
+    def __init__(self, model: Model, noise: Noise, directions_m: np.ndarray, r_m: np.ndarray):
+        super().__init__(model.shape, model.weights, model.factors, model.adapter)
+        stream = philox.ADAPTER_SIGNS if self.adapter else philox.DIRECTION_SIGNS
+        strings = philox.words(noise.seed, stream, directions_m, noise.step, self.layout.sign_words)
+        self.shift, self.r = noise.sigma_shift - FRACTION_BITS, r_m
+        self.a, self.b = {}, {}
+        for name, t in self.layout.tensors.items():
+            self.a[name] = philox.signs(strings, t.a, t.shape[0])
+            if len(t.shape) == 2:
+                self.b[name] = philox.signs(strings, t.b, t.shape[1])
 
     @property
     def vector_step(self) -> int:
         """How far gains, biases and embedding rows move."""
-        return max(1, self.gain(1))
-
-    def input_step(self, name: str) -> int:
-        """P of the perturbation along the input: what the accumulator gains."""
-        step = self.gain(1 << product_shift(self.shape.tensors[name].shape[1]))
-        if ".gru.w_" in name:
-            return 2 * step
-        return 0 if ".gru.u_" in name else step
+        return max(1, shift_right(1, self.shift))
 
     def vector(self, name):
-        moves = self.noise.perturbation == "sign" or ".gru.b_" not in name
-        step = self.vector_step * moves
-        return clip8(self.weights[name] + self.r[:, None] * self.a[name] * step)
+        if name not in self.a:
+            return super().vector(name)
+        return clip8(self.weights[name] + self.r[:, None] * self.a[name] * self.vector_step)
 
     def embedding(self, tokens_m):
-        a = np.take_along_axis(self.a["embedding.weight"], tokens_m[:, None].astype(np.int64), 1)
-        move = (self.r[:, None] * a) * self.b["embedding.weight"] * self.vector_step
-        return clip8(self.weights["embedding.weight"][tokens_m] + move)
+        name = "embedding.weight"
+        if name not in self.a:
+            return super().embedding(tokens_m)
+        a = np.take_along_axis(self.a[name], tokens_m[:, None].astype(np.int64), 1)
+        move = (self.r[:, None] * a) * self.b[name] * self.vector_step
+        return clip8(self.weights[name][tokens_m] + move)
 
     def term(self, name, x_mk):
+        if name not in self.a:
+            return 0
         p = self.r * (self.b[name] * x_mk).sum(1)
-        self.trace[name] = x_mk, p
-        if self.noise.perturbation == "input":
-            return self.a[name] * (self.r * self.input_step(name))[:, None]
-        return self.gain(self.a[name] * p[:, None])
+        return shift_right(self.a[name] * p[:, None], self.shift)
 
 
-def arrived(stages: dict[str, np.ndarray], trace: dict, name: str) -> np.ndarray:
-    """How much of a push at each output of a matrix arrived, 0..127: (members, N).
+def cast_adapter_pair_votes(layout: AdapterShape, fitness: np.ndarray, noise: Noise) -> np.ndarray:
+    """Z = sum over pairs of f a b^T for each factor; few numbers, so there is no faster version.
 
-    A clipped value takes none on, and a gate lets through what it is open for.
-
-    stages, trace : what ``Perturbed`` kept of the token
+    fitness : (pairs,) int64, |f| <= 127
+    returns : (parameters,) int64
     """
-
-    def free(v):
-        return np.abs(v) < LIMIT
-
-    layer, tensor = name[: name.index(".", len("layers.")) + 1], name[name.rindex(".") + 1 :]
-    if tensor == "w_f":
-        c = stages[layer + "candidate"]
-        h = trace[layer + "gru.u_f"][0]
-        return free(stages[layer + "gate"]) * np.minimum(LIMIT, np.abs(c - h))
-    if tensor == "w_h":
-        return free(stages[layer + "candidate"]) * ((stages[layer + "gate"] + LIMIT) >> 1)
-    if tensor == "w_up":
-        return LIMIT * free(stages[layer + "mlp.middle"])
-    acc = stages[name]
-    d = clip8(acc >> product_shift(4 * acc.shape[1]))
-    return LIMIT * free(d) * free(stages[layer + "mlp"])
+    return _cast_pair_votes(layout, fitness, noise, philox.ADAPTER_SIGNS, 0)
 
 
-def credits(s0_gmt: np.ndarray, s1_gmt: np.ndarray, inputs_gt: np.ndarray, scale: int):
-    """Each member's credit for what it did at each token, scaled to a mean magnitude of about 32.
-
-    s0_gmt, s1_gmt : (groups, G, T) clean and perturbed-head scores in 1/256 bit
-    inputs_gt : (groups, T) uint8, the bytes read: a 0 resets the state, so nothing before it counts after it
-    returns : rewards-to-go, own-token and head credits (groups, G, T) in [-128, 128], and the
-        deviations (groups, G), the chunk's summed score less the group's mean
-    """
-
-    def less_mean(s_gmt):
-        return s_gmt - round_div(s_gmt.sum(1, keepdims=True), s_gmt.shape[1])
-
-    def scaled(f_gmt):
-        return np.clip(round_div(CREDIT_MEAN * f_gmt, scale), -CREDIT_LIMIT, CREDIT_LIMIT)
-
-    own = less_mean(s0_gmt)
-    head = less_mean(s1_gmt - s0_gmt)
-    to_go = own.copy()
-    for t in reversed(range(own.shape[2] - 1)):
-        lives_on = (inputs_gt[:, t + 1] != 0)[:, None]
-        to_go[..., t] += ((DISCOUNT * to_go[..., t + 1]) >> 8) * lives_on
-    return scaled(to_go), scaled(own), scaled(head), own.sum(2)
+def _cast_pair_votes(
+    layout: Layout, fitness: np.ndarray, noise: Noise, stream: int, first_pair: int
+) -> np.ndarray:
+    votes = np.zeros(layout.parameters, np.int64)
+    voters = np.flatnonzero(fitness)
+    for start in range(0, len(voters), BLOCK_MEMBERS):
+        pairs = voters[start : start + BLOCK_MEMBERS]
+        f = fitness[pairs].astype(np.int64)
+        strings = philox.words(
+            noise.seed, stream, first_pair + pairs, noise.step, layout.sign_words
+        )
+        for name, z in layout.views(votes).items():
+            t = layout.tensors[name]
+            a = philox.signs(strings, t.a, t.shape[0])
+            if z.ndim == 1:
+                z += f @ a
+            else:
+                z += (f[:, None] * a).T @ philox.signs(strings, t.b, t.shape[1])
+    return votes
 
 
 def _full_rank_signs(noise: Noise, direction: int, parameters: int) -> np.ndarray:
@@ -272,8 +253,11 @@ class NumpyBackend:
     description = "NumPy reference (slow)"
 
     def prepare(self, shape, weights, adapter=None):
-        factors = adapter.shape.views(adapter.factors.astype(np.int64)) if adapter else {}
-        return Model(shape, shape.views(weights.astype(np.int64)), factors)
+        model = Model(shape, shape.views(weights.astype(np.int64)))
+        if adapter:
+            model.adapter = adapter.shape
+            model.factors = adapter.shape.views(adapter.factors.astype(np.int64))
+        return model
 
     def forward(self, model, tokens, states):
         h = states.astype(np.int64)
@@ -282,126 +266,28 @@ class NumpyBackend:
             logits[:, t] = model.product("head.weight", model.read(tokens[:, t], h))
         return logits, h.astype(np.int8)
 
-    def cast_traced_votes(
-        self, model, tokens, states, noise, *, group_size, credit_scale, first_group=0
-    ):
-        shape = model.shape
-        votes = np.zeros(shape.parameters, np.int64)
-        new_states, member_scores, deviation = np.empty_like(states), [], 0
-        block = max(1, BLOCK_MEMBERS // group_size)
-        for g in range(0, len(tokens), block):
-            groups = slice(g, g + block)
-            first = (first_group + g) * group_size
-            s, h, deviations = self._run_groups(
-                model, tokens[groups], states[groups], noise, group_size, credit_scale, first,
-                shape.views(votes),
-            )  # fmt: skip
-            new_states[groups] = h[noise.step % group_size :: group_size]
-            member_scores.append(s.sum(2).ravel())
-            deviation += int(np.abs(deviations).sum())
-        return TracedVotes(
-            votes, new_states, np.concatenate(member_scores).astype(np.int32), deviation
-        )
-
-    def _run_groups(self, model, tokens, states, noise, group_size, credit_scale, first, votes):
-        """Run whole groups through the chunk and add their votes."""
-        groups, length = len(tokens), tokens.shape[1] - 1
-        members = first + np.arange(groups * group_size)
-        block = Perturbed(model, noise, members, tie_gates=True)
-        r_strings = philox.words(
-            noise.seed, philox.TOKEN_SIGNS, members, noise.step, -(-length // 32)
-        )
-        r_mt = philox.signs(r_strings, 0, length).astype(np.int64)
-
-        h = np.repeat(states, group_size, 0).astype(np.int64)
-        tokens_m = np.repeat(tokens, group_size, 0)
-        s0, s1 = np.empty((2, len(members), length), np.int64)
-        traces = []
-        for t in range(length):
-            block.begin_token(r_mt[:, t])
-            x = block.read(tokens_m[:, t], h)
-            clean = block.product("head.weight", x, term=0)
-            moved = block.product("head.weight", x)
-            s0[:, t] = scores(clean, tokens_m[:, t + 1], FINE)
-            s1[:, t] = scores(moved, tokens_m[:, t + 1], FINE)
-            traces.append((block.trace, block.stages))
-
-        s0, s1 = (s.reshape(groups, group_size, length) for s in (s0, s1))
-        to_go, own, head, deviations = credits(s0, s1, tokens[:, :-1], credit_scale)
-        last = f"layers.{model.shape.num_layers - 1}."
-        for name, z in votes.items():
-            # The last layer's MLP and the output norm cannot reach a later token; the head is scored by itself.
-            credit = own if name.startswith((last + "ln2", last + "mlp", "ln_out")) else to_go
-            credit = (head if name == "head.weight" else credit).reshape(-1, length)
-            if ".gru." in name:
-                if ".w_" in name:
-                    self._vote_gate(votes, name, block, traces, credit, r_mt, group_size)
-            elif name == "embedding.weight":
-                for t in range(length):
-                    token = tokens_m[:, t].astype(np.int64)
-                    a = np.take_along_axis(block.a[name], token[:, None], 1)[:, 0]
-                    rows = (credit[:, t] * r_mt[:, t] * a)[:, None] * block.b[name]
-                    np.add.at(z, token, rows << VOTE_BITS)
-            elif z.ndim == 1:
-                z += (block.a[name] * (credit * r_mt).sum(1)[:, None]).sum(0) << VOTE_BITS
-            else:
-                for t, (trace, stages) in enumerate(traces):
-                    x, p = trace[name]
-                    x = x[::group_size]
-                    v = self.outputs(
-                        block, name, p, (x * x).sum(1), credit[:, t], r_mt[:, t], group_size
-                    )
-                    if name != "head.weight":
-                        v = round_shift(
-                            v * arrived(stages, trace, name)[::group_size], ARRIVED_BITS
-                        )
-                    z += v.T @ x
-        return s0, h, deviations
-
-    def _vote_gate(self, votes, w, block, traces, credit, r_mt, group_size):
-        """The products that meet in one gate vote with one output vector on their joint input [x, y, c]."""
-        u, bias = w.replace(".w_", ".u_"), w.replace(".w_", ".b_")
-        c = 1 << product_shift(block.shape.hidden_size)
-        for t, (trace, stages) in enumerate(traces):
-            (x, p_x), (y, p_y) = trace[w], trace[u]
-            p = p_x + p_y + r_mt[:, t] * block.b0[bias] * c
-            through = arrived(stages, trace, w)
-            x, y = x[::group_size], y[::group_size]
-            length_squared = (x * x).sum(1) + (y * y).sum(1) + c * c
-            v = self.outputs(block, w, p, length_squared, credit[:, t], r_mt[:, t], group_size)
-            v = round_shift(v * through[::group_size], ARRIVED_BITS)
-            votes[w] += v.T @ x
-            votes[u] += v.T @ y
-            votes[bias] += c * v.sum(0)
-
-    @staticmethod
-    def outputs(block, name, p_m, length_squared_g, credit_m, r_m, group_size):
-        """v (groups, N): the output side of a group's vote on a matrix at one token."""
-        if block.noise.perturbation == "input":
-            p_m = r_m
-            shift_g = np.full(len(length_squared_g), block.input_step(name).bit_length() - 1)
-        else:
-            n = np.maximum(1, length_squared_g)
-            shift_g = np.array(
-                [int(v * v).bit_length() // 2 for v in n]
-            )  # 2**shift is nearest to n
-        s = ((credit_m * p_m)[:, None] * block.a[name]).reshape(
-            -1, group_size, block.a[name].shape[1]
-        )
-        s = s.sum(1)
-        assert np.abs(s).max(initial=0) < 2**31
-        v = [round_shift(row, shift - VOTE_BITS) for row, shift in zip(s, shift_g, strict=True)]
-        return np.clip(np.array(v), -VOTE_LIMIT, VOTE_LIMIT)
-
-    def cast_adapter_votes(self, model, tokens, states, noise, **settings):
-        from kernels.reference_adapter import cast_adapter_votes  # which builds on this module
-
-        return cast_adapter_votes(model, tokens, states, noise, **settings)
+    def cast_votes(self, model, tokens, states, draw, *, first_row=0):
+        head, gains = model.weights["head.weight"], model.weights["ln_out.weight"]
+        branches, ballot = Branches(head, draw), Ballot(model.layout, draw)
+        reader, new_states, score = Reader(model), np.empty_like(states), 0
+        block = max(1, BLOCK_LOGITS // (draw.branches * VOCABULARY))
+        for start in range(0, len(tokens), block):
+            streams = slice(start, start + block)
+            h, chunk = states[streams].astype(np.int64), []
+            for t in range(tokens.shape[1] - 1):
+                byte = reader.keep(tokens[streams, t], tokens[streams, t + 1], h)
+                logits = clip8(byte.stages["head.weight"] >> product_shift(head.shape[1]))
+                score += int(scores(logits, byte.targets_b, FINE).sum())
+                chunk.append(byte)
+            new_states[streams] = h
+            vote(chunk, model.shape.num_layers, gains, branches, ballot, first_row + start)
+        assert np.abs(ballot.flat).max() < 2**31
+        return Votes(ballot.flat.astype(np.int32), new_states, ballot.totals, score)
 
     def read_adapter_pairs(self, model, tokens, states, noise):
-        from kernels.reference_adapter import read_adapter_pairs
-
-        return read_adapter_pairs(model, tokens, states, noise)
+        pairs = len(tokens) // 2
+        members = Perturbed(model, noise, np.repeat(np.arange(pairs), 2), np.tile([1, -1], pairs))
+        return self.forward(members, tokens, states)
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         scores_m = np.zeros(len(states), np.int64)
@@ -409,8 +295,8 @@ class NumpyBackend:
         for start in range(0, len(tokens), BLOCK_MEMBERS // 2):
             pairs = np.arange(start, min(len(tokens), start + BLOCK_MEMBERS // 2))
             members = slice(2 * start, 2 * start + 2 * len(pairs))
-            block = Perturbed(model, noise, np.repeat(first_pair + pairs, 2), tie_gates=False)
-            block.begin_token(np.tile([1, -1], len(pairs)))
+            directions, r = np.repeat(first_pair + pairs, 2), np.tile([1, -1], len(pairs))
+            block = Perturbed(model, noise, directions, r)
             tokens_m = np.repeat(tokens[pairs], 2, 0)
             h = states[members].astype(np.int64)
             for t in range(tokens.shape[1] - 1):
@@ -431,29 +317,27 @@ class NumpyBackend:
         return votes
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
-        votes = np.zeros(shape.parameters, np.int64)
-        for start in range(0, len(fitness), BLOCK_MEMBERS):
-            f = fitness[start : start + BLOCK_MEMBERS].astype(np.int64)
-            pairs = first_pair + start + np.arange(len(f))
-            strings = philox.words(
-                noise.seed, philox.DIRECTION_SIGNS, pairs, noise.step, shape.sign_words
-            )
-            for name, z in shape.views(votes).items():
-                t = shape.tensors[name]
-                a = philox.signs(strings, t.a, t.shape[0])
-                if z.ndim == 1:
-                    z += f @ a
-                else:
-                    z += (f[:, None] * a).T @ philox.signs(strings, t.b, t.shape[1])
-        return votes
+        return _cast_pair_votes(shape, fitness, noise, philox.DIRECTION_SIGNS, first_pair)
 
-    def update_master(self, shape, master, votes, multipliers):
+    def update_rows(self, layout, master, squares, votes, step, step_size):
+        starts = layout.row_starts
+        sizes = np.diff(starts)
+        z = np.clip(votes.astype(np.int64), -VOTE_LIMIT, VOTE_LIMIT)
+        # Z**2 <= 2**46, and a row has 4096 weights at the most: below 2**63 with 4 fractional bits
+        latest = (np.add.reduceat(z * z, starts[:-1]) << FRACTION_BITS) // sizes
+        squares += (latest - squares) // min(WINDOW, step + 1)
+        factors = np.array([(step_size << 16) // max(1, isqrt(q)) for q in squares.tolist()])
+        moved = master + round_shift(z * np.repeat(factors, sizes), 14)
         limit = LIMIT << MASTER_BITS
-        for t, multiplier in zip(shape.tensors.values(), multipliers, strict=True):
-            # |votes| < 2**20 * rows and multiplier < 2**20 leave room in int64 (docs/arithmetic.md)
-            moved = master[t.slice] + round_shift(votes[t.slice] * multiplier, 32)
-            master[t.slice] = np.clip(moved, -limit, limit)
-        return ((master.astype(np.int32) + (1 << (MASTER_BITS - 1))) >> MASTER_BITS).astype(np.int8)
+        master[...] = np.clip(moved, -limit, limit)
+        return round_shift(master, MASTER_BITS).astype(np.int8)
+
+    def update_master(self, layout, master, votes, multiplier):
+        limit = LIMIT << REWARD_MASTER_BITS
+        # |votes| <= 127 * pairs < 2**31 and multiplier < 2**32 leave room in int64
+        moved = master + round_shift(votes * multiplier, 32)
+        master[...] = np.clip(moved, -limit, limit)
+        return round_shift(master.astype(np.int32), REWARD_MASTER_BITS).astype(np.int8)
 
     def update_signs(self, weights, votes, threshold):
         moves = np.sign(votes) * (16 * np.abs(votes) >= threshold)

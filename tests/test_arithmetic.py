@@ -19,6 +19,19 @@ def test_tables_equal_the_oracles():
     np.testing.assert_array_equal(arithmetic.normal_table(), expected)
 
 
+def test_the_branches_table_is_the_largest_integer_below():
+    table = arithmetic.branch_table().tolist()
+    assert table[0] == 2**15 - 1  # 2**15 itself has no place in 16 bits
+    for f in range(1, 16):  # v <= 2**(15 - f / 16) < v + 1, in sixteenth powers
+        assert table[f] ** 16 <= 2 ** (15 * 16 - f) < (table[f] + 1) ** 16
+
+
+def test_bit_lengths_at_every_power_and_beside_it():
+    values = sorted({v for p in range(33) for v in (2**p - 1, 2**p) if v < 2**32})
+    expected = [v.bit_length() for v in values]
+    np.testing.assert_array_equal(arithmetic.bit_length(np.array(values)), expected)
+
+
 @pytest.mark.parametrize("fraction", [16, 256])
 def test_floor_log2_at_every_threshold_and_beside_it(fraction):
     values = [16, 17, 255, 4096, 2**28 - 1, 2**32 - 1]
@@ -31,12 +44,14 @@ def test_floor_log2_at_every_threshold_and_beside_it(fraction):
     np.testing.assert_array_equal(arithmetic.floor_log2(np.array(values), fraction), expected)
 
 
-def test_rounding_is_half_up_for_both_signs():
+def test_rounding_is_half_up_and_a_shift_down_for_both_signs():
     v = np.arange(-4096, 4097)
     for s in (-3, 0, 1, 2, 7):
         np.testing.assert_array_equal(
             arithmetic.round_shift(v, s), [oracle.round_shift(int(x), s) for x in v]
         )
+        exact = v * 8 // 2 ** (s + 3)
+        np.testing.assert_array_equal(arithmetic.shift_right(v, s), exact)
     for m in (1, 2, 3, 16, 127):
         np.testing.assert_array_equal(
             arithmetic.round_div(v, m), [oracle.round_div(int(x), m) for x in v]

@@ -3,7 +3,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const COLORS = ["#1f77b4", "#d9541e", "#2a9d55", "#8e5bb5", "#b5851b", "#c2447f", "#3aa6b9", "#7a7f87"];
 const LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22;
 const hidden = new Set();
-let axis = 0, logarithmic = false; // axis 0: member-tokens, 1: seconds
+let axis = 0, logarithmic = false; // axis 0: tokens, 1: seconds
 const charts = [];
 
 function make(kind, content, parent, cls) {
