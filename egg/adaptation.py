@@ -1,4 +1,4 @@
-"""Adapting a model to a text: recipe ``egg`` over the factors of an adapter, or over weights themselves, and its loop."""
+"""Adapting a model to a text: recipe ``egg`` over an adapter's factors, or over weights themselves, and its loop."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace

@@ -1,8 +1,8 @@
 """How fast a backend is: what is timed, and the useful work in it.
 
 Useful work is counted in multiply-accumulates (MAC). A byte that a reader reads costs M = 12 D^2 L + 256 D of them. In
-recipe ``egg`` a token's K branches of the wire cost 256 K, one addition to each logit of each, and its votes V = 8 D^2 L
-+ 256 D, an outer product of every matrix that votes: gates, w_down and head. A token of a whole step counts
+recipe ``egg`` a token's K branches of the wire cost 256 K, one addition to each logit of each, and its votes V =
+8 D^2 L + 256 D, an outer product of every matrix that votes: gates, w_down and head. A token of a whole step counts
 
     M + 256 K + V
 

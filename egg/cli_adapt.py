@@ -69,7 +69,7 @@ class AdaptArguments:
     """Folder of the adapter; none: runs/adapt-DATE-TIME."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
-    tokens: Annotated[int, tyro.conf.arg(aliases=["--member-tokens"])] = 1_000_000
+    tokens: int = 1_000_000
     """Bytes of text to read, each counted once for each reader (with a reward every member is one); the step size falls
     until then."""
     streams: int = EvolutionConfig.streams

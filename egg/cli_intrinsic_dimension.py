@@ -71,7 +71,7 @@ class IntrinsicDimensionArguments:
         "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
     )
     """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
-    tokens: Annotated[int, tyro.conf.arg(aliases=["--member-tokens"])] = 200_000
+    tokens: int = 200_000
     """Bytes of text that every adaptation reads, each counted once for each reader."""
     seeds: int = 3
     """Adaptations of each kind, with seeds 0, 1, ..."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from egg import checkpoint
 from egg.errors import EggError
+from egg.origin import commit
 from egg.progress import count
 from egg.runlock import locked
 from egg.runlog import METRICS, VALIDATION, read_lines
@@ -229,22 +230,6 @@ def _other_settings(where: Path, configuration: Configuration) -> str:
         f"{where} has {configuration.name} with other settings: give it another name, "
         "or the comparison another --out"
     )
-
-
-def commit() -> str | None:
-    """The commit of this code; None outside a git checkout."""
-    here = Path(__file__).parent
-
-    def git(*words):
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
-
-    try:
-        head, changed = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "-uno")
-    except OSError:
-        return None
-    if head.returncode or changed.returncode:
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def table(results: list[Result]) -> str:

@@ -71,7 +71,7 @@ def test_the_figures_of_a_row():
     assert lost.rates == [None, 1000, None]
     assert cli_bench.row_facts(lost, 0.016)["gmacs"] is None
     assert cli_bench.table([lost], 0.016)[2].split("|")[5:9] == [
-        " -               ", " 1 k to -          ", " -      ", " -       ",
+        " -        ", " 1 k to -          ", " -      ", " -       ",
     ]  # fmt: skip
 
 

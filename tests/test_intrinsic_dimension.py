@@ -261,7 +261,7 @@ def test_what_a_sweep_says(call, monkeypatch):
     found = json.loads(call("--json")[1])
     assert (found["tokens"], found["seeds"]) == (128, 2)
     first, second = found["checkpoints"]
-    assert first["pretraining_tokens"] == 3 * TOKENS_PER_STEP
+    assert first["pretraining_tokens"] == 3 * 8 * 4
     assert [s["parameters"] for s in second["subspaces"]] == [80, 272, 4096, SHAPE.parameters]
     assert [s["rank"] for s in second["subspaces"]] == ["whole", 1, "whole", "whole"]
     for checkpoint in found["checkpoints"]:
