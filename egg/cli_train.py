@@ -388,6 +388,8 @@ def _opening(config: Config, evolution: Evolution, corpus, run: Path) -> str:
 def _about_horizon(config: Config) -> str | None:
     """What to know of a run that stops elsewhere than its step-size schedule ends."""
     e, end = config.evolution, config.end
+    if e.recipe == "egg" and end is None and config.run.minutes is None:
+        return f"nothing but Ctrl-C ends this run: its step size stays at {e.step_size:.3g}"
     if e.recipe != "egg" or e.schedule == "constant":
         return None
     if e.schedule_tokens == "time":

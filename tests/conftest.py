@@ -10,8 +10,8 @@ from egg.cli import main
 from kernels import BackendError, get_backend
 
 SMALL = (
-    "--hidden-size 16 --num-layers 1 --population-size 32 --group-size 16 --seq-len 4 "
-    "--schedule-tokens 10000 --eval-every 4 --checkpoint-every 3 --backend numpy"
+    "--hidden-size 16 --num-layers 1 --streams 8 --seq-len 4 --schedule-tokens 10000 "
+    "--log-every 1 --eval-every 4 --checkpoint-every 3 --backend numpy"
 ).split()
 """Flags of a run that takes a moment."""
 
