@@ -24,6 +24,7 @@ from egg.curves import read_curves
 from egg.errors import EggError
 from egg.evaluate import evaluate, sample
 from egg.model import read_model
+from egg.origin import made_with
 from egg.plots import LOSS, plot_runs
 from egg.progress import Progress, count, duration
 from egg.runlog import METRICS
@@ -169,7 +170,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     else:
         evolution = AdapterEvolution(config, backend, text, weights, layout)
         kind = AdapterTrainer
-    trainer = kind(config, evolution, measured, facts(corpus), out, progress)
+    trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(backend))
     trainer.content["adapter"] = {
         "rank": FULL if full else layout.rank,
         "matrices": None if full else list(layout.matrices),
@@ -235,7 +236,7 @@ def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config
         data=data.absolute(a.data), data_column=a.data_column, tokens=a.tokens,
         eval_every=every, eval_bytes=a.eval_bytes,
     )  # fmt: skip
-    return Config("adapt", model, evolution, run)
+    return Config("adapt", model, evolution, run).resolved()
 
 
 def _merge(arguments: MergeArguments) -> int:

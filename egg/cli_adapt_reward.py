@@ -11,6 +11,7 @@ from egg.cli_options import say
 from egg.errors import EggError
 from egg.model import read_model
 from egg.optimizer import STEP_BITS
+from egg.origin import made_with
 from egg.reward import Reward
 from egg.reward_evolution import RewardEvolution, RewardSettings
 from egg.runlog import METRICS
@@ -52,7 +53,8 @@ def adapt(arguments) -> int:
         try:
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(
-                out / checkpoint.CONFIG, checkpoint.json_bytes({"adapter": about})
+                out / checkpoint.CONFIG,
+                checkpoint.json_bytes({"made_with": made_with(backend), "adapter": about}),
             )
             rows: list[dict] = []
             try:
