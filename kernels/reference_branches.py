@@ -56,7 +56,7 @@ def hadamard(v: np.ndarray) -> np.ndarray:
 
 
 def log2_4096(v: np.ndarray) -> np.ndarray:
-    """4096 log2 v of positive integers v < 2**23, within 1: a parabola and its correction between powers of two."""
+    """4096 log2 v of positive integers v < 2**23, within 3: a parabola and its correction between powers of two."""
     p = bit_length(v) - 1
     y = ((v << 15) >> p) - (1 << 15)  # 0 to 2**15 - 1: v / 2**p - 1
     g = y * ((1 << 15) - y) >> 15

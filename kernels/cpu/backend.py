@@ -3,6 +3,7 @@
 Threads only ever add integers into places of their own, so the results do not depend on their number.
 """
 
+import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +14,14 @@ import numpy as np
 
 from kernels.arithmetic import (
     VOCABULARY,
-    VOTE_ROWS,
     adapter_lift,
     exp2_table,
     log2_thresholds,
     product_shift,
 )
-from kernels.backend import Noise, TracedVotes
-from kernels.cpu import adapter_backend, forward, full_rank, pack, pair_votes, structures, votes
-from kernels.cpu.adapters import RANKS
-from kernels.cpu.groups import run_and_vote
+from kernels.backend import Votes
+from kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes
+from kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from kernels.cpu.isa import InstructionSet
 from kernels.cpu.reciprocal import reciprocals
 from kernels.cpu.simd import aligned
@@ -41,9 +40,13 @@ class Prepared(NamedTuple):
     """A model as the kernels read it, its shape, and the arrays that must live as long."""
 
     shape: Shape
+    weights: np.ndarray  # (parameters,) int8
     model: structures.Model  # or adapters.AdaptedModel
     arrays: tuple
     adapter: AdapterShape | None = None
+
+
+CLEAN = structures.NoiseParameters(structures.CLEAN, 0, 0, 0, 0, 0)  # weights as they are
 
 
 class Places(NamedTuple):
@@ -82,9 +85,99 @@ def _places(shape: Shape) -> Places:
 
 
 @cache
-def _bounds(layout: Layout) -> np.ndarray:
-    """(tensors + 1,) int64: where each tensor begins, and the end."""
-    return np.array([t.offset for t in layout.tensors.values()] + [layout.parameters], np.int64)
+def _starts(layout: Layout) -> np.ndarray:
+    return layout.row_starts
+
+
+def _columns(shape: Shape) -> tuple[int, int]:
+    """Columns of all outputs that vote and of all inputs, the head's last."""
+    d, layers = shape.hidden_size, shape.num_layers
+    outputs = structures.LAYER_OUTPUTS * layers * d + VOCABULARY
+    return outputs, (structures.LAYER_INPUTS * layers + 1) * d
+
+
+# kind of matrix -> its output and its input among a layer's; w_up has no vote
+_PLACES = {
+    "w_f": (structures.V_GATE, structures.X_U),
+    "u_f": (structures.V_GATE, structures.X_H),
+    "w_h": (structures.V_CANDIDATE, structures.X_U),
+    "u_h": (structures.V_CANDIDATE, structures.X_PAST),
+    "w_down": (structures.V_DOWN, structures.X_MID),
+}
+
+
+def _voters(shape: Shape) -> dict[str, tuple[int, int]]:
+    """Matrices that are voted on -> columns before their outputs and before their inputs."""
+    d, found = shape.hidden_size, {}
+    for name in shape.matrices:
+        if name == "head.weight":
+            outputs, inputs = _columns(shape)
+            found[name] = outputs - VOCABULARY, inputs - d
+            continue
+        layer, kind = int(name.split(".")[1]), name.split(".")[-1]
+        if kind in _PLACES:
+            output, column = _PLACES[kind]
+            before = structures.LAYER_OUTPUTS * layer, structures.LAYER_INPUTS * layer
+            found[name] = (before[0] + output) * d, (before[1] + column) * d
+    return found
+
+
+def _panels(tensor, v: int, x: int, source: int, bias: int, inputs: int | None = None, z=None):
+    """Rows of a plan, see votes.py: one for each 64 of a tensor's outputs."""
+    outputs = tensor.shape[0]
+    if inputs is None:
+        inputs = tensor.shape[1] if len(tensor.shape) == 2 else 0
+    z = tensor.offset if z is None else z
+    width = min(64, outputs)
+    return [
+        (z + n * inputs, width, inputs, v + n, x, source, -1 if bias < 0 else bias + n)
+        for n in range(0, outputs, width)
+    ]
+
+
+@cache
+def _plan(shape: Shape) -> tuple[np.ndarray, int]:
+    """The votes' products of a model, and how many numbers they make."""
+    rows = []
+    for name, (v, x) in _voters(shape).items():
+        bias = -1
+        if ".gru.w_" in name:
+            bias = shape.tensors[name.replace(".w_", ".b_")].offset
+        rows += _panels(shape.tensors[name], v, x, 0, bias)
+    return np.array(rows, np.int64), shape.parameters
+
+
+@cache
+def _adapter_plan(layout: AdapterShape) -> tuple[np.ndarray, int]:
+    """The same of an adapter's factors B, with ranks filled up to 16."""
+    voters, rows, at = _voters(layout.base), [], 0
+    for m, name in enumerate(layout.matrices):
+        if name in voters:
+            tensor = layout.tensors[name + ".B"]
+            rows += _panels(tensor, voters[name][0], RANKS * m, 1, -1, RANKS, at)
+            at += tensor.shape[0] * RANKS
+    return np.array(rows, np.int64).reshape(-1, 7), at
+
+
+def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
+    """(parameters,) int32 of the sums with ranks filled up to 16; factors A have none."""
+    votes_p, voters, at = np.zeros(layout.parameters, np.int32), _voters(layout.base), 0
+    for name, z in layout.views(votes_p).items():
+        matrix, factor = name.rsplit(".", 1)
+        if factor == "B" and matrix in voters:
+            size = len(z) * RANKS
+            z[...] = filled[at : at + size].reshape(-1, RANKS)[:, : layout.rank]
+            at += size
+    return votes_p
+
+
+def _shares(plan: np.ndarray, parts: int) -> list[int]:
+    """Ends of stretches of a plan that cost about the same."""
+    cost = np.cumsum(plan[:, votes.OUTPUTS] * plan[:, votes.INPUTS])
+    ends = (
+        np.searchsorted(cost, [cost[-1] * i // parts for i in range(1, parts)]) if len(plan) else []
+    )
+    return [0, *(int(end) + 1 for end in ends), len(plan)]
 
 
 def available_cores() -> int:
@@ -139,68 +232,55 @@ class NumbaBackend:
         arrays = (packed, starts, places.offsets, places.starts, places.a, places.b)
         model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays))
         if adapter is None:
-            return Prepared(shape, model, arrays)
-        model, more = adapter_backend.widen(model, shape, weights, adapter)
-        return Prepared(shape, model, arrays + more, adapter.shape)
+            return Prepared(shape, weights, model, arrays)
+        model, more = widen(model, shape, weights, adapter)
+        return Prepared(shape, weights, model, arrays + more, adapter.shape)
 
-    def _noise(self, noise: Noise | None, *, tie_gates=False) -> structures.NoiseParameters:
-        if noise is None:
-            return structures.NoiseParameters(structures.CLEAN, 0, 0, 0, 0, 0, 0)
-        mode = structures.ALONG_INPUT if noise.perturbation == "input" else structures.MOVED
-        shift = 4 - noise.sigma_shift
-        key = key_words(noise.seed)
-        return structures.NoiseParameters(
-            mode, int(tie_gates), *key, noise.step, shift, 1 << max(0, shift)
-        )
+    def block(self, shape, members, length, *, text=1, moved=False, credited=False, adapter=None):
+        """A block of members, see ``structures.Block``; each thread keeps the buffers of the last few.
 
-    def clean_noise(self, noise: Noise) -> structures.NoiseParameters:
-        """For members whose weights stand still: mode CLEAN, with the generator's key and step."""
-        key = key_words(noise.seed)
-        return structures.NoiseParameters(structures.CLEAN, 0, *key, noise.step, 0, 0)
-
-    def block(
-        self, shape, members, length, *, text=1, state=1, keep=0, moved=False, traced=False, adapter=None
-    ):  # fmt: skip
-        """A block of members, see ``structures.Block``; each thread keeps the buffers of the last few."""
+        text : members that read one row of text
+        moved : whether they have directions of their own
+        credited : whether they leave behind what votes need
+        """
         kept = self._local.__dict__.setdefault("blocks", {})
-        key = shape, members, length, text, moved, traced, adapter
+        key = shape, members, length, text, moved, credited, adapter
         if key not in kept:
             if len(kept) == 4:
                 kept.clear()
             kept[key] = self._new_block(*key)
-        block, _ = kept[key]
-        return block._replace(state_share=state, keep=keep)
+        return kept[key][0]
 
-    def _new_block(self, shape, members, length, text, moved, traced, adapter=None):
-        """A block and the arrays that must live as long; with an adapter its factors are what moves."""
+    def _new_block(self, shape, members, length, text, moved, credited, adapter):
+        """A block and the arrays that must live as long."""
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
-        noisy, seen = (padded if moved else 0), (members // text if traced else 0)
+        noisy, seen, bytes_ = (
+            (padded if moved else 0),
+            (padded if credited else 0),
+            length if credited else 0,
+        )
         words = -(-(adapter or shape).sign_words // 64) * 64
-        matrices = len(adapter.matrices) if adapter else 0
         wide_row = _wide_row(shape) if adapter else 0
+        scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds
         arrays = (
             _filled((structures.BUFFERS, padded, stride), np.uint8),
             _filled((padded, 4 * stride), np.uint8),
             _filled((layers, padded, stride), np.uint8),
-            np.empty((2, padded, VOCABULARY), np.int8),
+            np.empty((padded, VOCABULARY), np.int8),
             np.zeros((padded, 2), np.int32),
             np.zeros((noisy, words), np.uint32),
-            np.zeros((noisy, 2 * layers), np.int8),
-            np.zeros((length if moved else 0, (padded + 15) & -16), np.int8),
-            np.empty(
-                (length if moved else 0, structures.LAYER_PRODUCTS * layers + 1, padded), np.int32
-            ),
-            np.empty((seen, length, layers * structures.LAYER_OUTPUTS * d), np.int8),
-            np.empty((seen, length, (structures.LAYER_INPUTS * layers + 1) * d), np.uint8),
             _filled((padded, wide_row), np.uint8),
-            np.empty((length if moved else 0, matrices, 2, padded), np.int32),
-            np.zeros((seen, length, matrices, RANKS), np.int8),
-            _filled((seen, length, matrices, RANKS), np.uint8),
+            aligned(((seen + 1) * VOCABULARY,), np.int16),
+            aligned((bytes_, layers, structures.SAVED, seen, stride), np.int8),
+            aligned((bytes_, seen, stride), np.int32),
+            aligned((scratch,), np.uint8),
         )
         addresses = [_at(array) for array in arrays]
-        addresses.insert(len(arrays) - 4, wide_row)
-        block = structures.Block(members, padded, stride, length, text, 1, 0, 4 * words, *addresses)
+        addresses.insert(6, wide_row)
+        block = structures.Block(
+            members, padded, stride, length, text, 4 * words, *addresses, *[0] * 5
+        )
         return block, arrays
 
     def members_per_block(self, shape, adapter=None, *, moved: bool = False) -> int:
@@ -226,29 +306,38 @@ class NumbaBackend:
         return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
 
     def forward(self, prepared, tokens, states):
-        shape, model, _, adapter = prepared
+        return self._read(prepared, CLEAN, tokens, states, 1)
+
+    def _read(self, prepared, noise, tokens, states, unit):
+        """Logits and states of sequences, ``unit`` of which stay together in a block."""
+        shape, model, adapter = prepared.shape, prepared.model, prepared.adapter
         logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         if tokens.size == 0:
             return logits, states.copy()
-        noise = self._noise(None)
 
         def run(first, last):
-            block = self.block(shape, last - first, tokens.shape[1], adapter=adapter)
+            block = self.block(
+                shape, unit * (last - first), tokens.shape[1], moved=unit == 2, adapter=adapter
+            )
             forward.run_sequences(
-                model, noise, self.tables, block, tokens, states, states_out, first, logits
+                model, noise, self.tables, block, tokens, states, states_out, unit * first, logits
             )
 
-        self.run(run, self.spread(len(tokens), self.members_per_block(shape, adapter), ROWS))
+        most = self.members_per_block(shape, adapter) // unit
+        self.run(run, self.spread(len(tokens) // unit, most, ROWS // unit))
         return logits, states_out
 
     def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
-        shape, model, *_ = prepared
+        shape, model = prepared.shape, prepared.model
         scores = np.zeros(len(states), np.int32)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
-        parameters = self._noise(noise)
+        shift = 4 - noise.sigma_shift
+        parameters = structures.NoiseParameters(
+            structures.MOVED, *key_words(noise.seed), noise.step, shift, 1 << max(0, shift)
+        )
 
         def run(first, last):
             block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
@@ -270,119 +359,94 @@ class NumbaBackend:
         )
         return scores, states_out
 
-    def cast_traced_votes(
-        self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
-    ):
-        shape, model, *_ = prepared
-        length = tokens.shape[1] - 1
-        parameters = self._noise(noise, tie_gates=True)
-        pairs_a_group = (length + 1) // 2
-        batch = max(
-            1, VOTE_ROWS // 2 // pairs_a_group
-        )  # groups whose rows one pass of the votes sums
-        z = self.buffer("votes", (shape.parameters,), np.int64)
-        views = shape.views(z)
-        for name, view in views.items():
-            if view.ndim == 1 or name == "embedding.weight":
-                view[...] = 0
+    def cast_votes(self, prepared, tokens, states, draw, *, first_row=0):
+        shape, model, layout = prepared.shape, prepared.model, prepared.adapter
+        streams, length = len(tokens), tokens.shape[1] - 1
+        d, kinds = shape.hidden_size, shape.vote_kinds
+        v_columns, x_columns = _columns(shape)
+        fours = -(-streams // 4)
+        quads = fours * length
+        v = self.buffer("v", (quads * v_columns,), np.int32)
+        x = self.buffer("x", (quads * x_columns,), np.int32)
+        places = {"quads": quads, "v": _at(v), "x": _at(x)}
+        if layout is not None:
+            model = model._replace(members=KEEPS)
+            z = self.buffer("z", (quads * RANKS * len(layout.matrices),), np.int32)
+            places["z"] = _at(z)
+        branches_, _kept = self._branches(prepared, draw)
+        rows = self.buffer("embedding", (streams, length, d), np.int8)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
-        scores = np.empty(len(tokens) * group_size, np.int32)
-        deviation = 0
-        for g in range(0, len(tokens), batch):
-            part = slice(g, g + batch)
-            deviation += self._cast_batch(
-                shape, model, parameters, tokens[part], states[part], states_out[part],
-                scores[g * group_size : (g + batch) * group_size], group_size, credit_scale,
-                (first_group + g) * group_size, noise.step % group_size, z, add=g > 0,
-            )  # fmt: skip
-        return TracedVotes(z, states_out, scores, deviation)
+        stretches = self.spread(fours, self.members_per_block(shape, layout) // 4, 1)
+        gains = self.buffer("gains", (len(stretches), d), np.int32)
+        totals = np.empty((len(stretches), kinds), np.int64)
 
-    def cast_adapter_votes(self, prepared, tokens, states, noise, **settings):
-        return adapter_backend.cast_adapter_votes(self, prepared, tokens, states, noise, **settings)
+        def read(begin, end, gains, totals):
+            first, last = 4 * begin, min(4 * end, streams)
+            block = self.block(shape, last - first, length, credited=True, adapter=layout)
+            block = block._replace(quad=begin * length, **places)
+            return branches.read_and_credit(
+                model, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row,
+                rows, gains, totals,
+            )  # fmt: skip
+
+        tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
+        score = sum(self.run(read, tasks))
+        votes_p = self._sum_votes(prepared, places, rows, tokens, gains)
+        return Votes(votes_p, states_out, totals.sum(0), score)
+
+    def _branches(self, prepared, draw) -> tuple[structures.BranchParameters, tuple]:
+        """The step's branches, and the arrays that must live as long."""
+        shape = prepared.shape
+        d, count = shape.hidden_size, draw.branches
+        signs, by_row = (
+            self.buffer("signs", (d,), np.int32),
+            self.buffer("rows", (count,), np.int64),
+        )
+        moves = self.buffer("moves", (count, VOCABULARY), np.int16)
+        by_byte = self.buffer("moves by byte", (VOCABULARY, count), np.int16)
+        words = self.buffer("branch words", (max(64, d),), np.uint32)
+        key = key_words(draw.seed)
+        branches.draw_branches(*key, draw.step, words, signs, by_row)
+        head = prepared.weights[-VOCABULARY * d :].reshape(VOCABULARY, d)
+        transformed = self.buffer("transformed", (VOCABULARY, d), np.int32)
+        m = branches.prepare_branches(head, signs, by_row, transformed, moves, by_byte)
+        width = d.bit_length() - 1
+        fewer = width - (count.bit_length() - 1)
+        shift = product_shift(d) + width // 2 - 11 - m - fewer
+        shifts = np.ascontiguousarray(draw.shifts, np.int64)
+        arrays = (moves, by_byte, by_row, signs, shifts)
+        return structures.BranchParameters(count, shift, *map(_at, arrays)), arrays
+
+    def _sum_votes(self, prepared, places, rows, tokens, gains) -> np.ndarray:
+        """The votes' products: each thread owns panels of outputs, and columns of the embedding."""
+        shape, layout = prepared.shape, prepared.adapter
+        plan, size = _plan(shape) if layout is None else _adapter_plan(layout)
+        votes_p = self._buffers.get(("votes", layout or shape))
+        if votes_p is None:  # what is never voted on stays zero
+            votes_p = self._buffers["votes", layout or shape] = np.zeros(size, np.int32)
+        v, x, z, quads = places["v"], places["x"], places.get("z", 0), places["quads"]
+        d = shape.hidden_size
+
+        def add(first, last, begin, end):
+            votes.sum_panels(plan, first, last, v, x, z, quads, votes_p, 0)
+            if layout is None:
+                votes.sum_embedding(votes_p, d, tokens, begin, end, rows)
+
+        ends = _shares(plan, self.threads)
+        columns = [d * i // self.threads for i in range(self.threads + 1)]
+        self.run(add, list(zip(ends, ends[1:], columns, columns[1:], strict=False)))
+        if layout is None:
+            gains.sum(0, out=votes_p[shape.tensors["ln_out.weight"].slice])
+            return votes_p
+        return _without_filling(layout, votes_p)
 
     def read_adapter_pairs(self, prepared, tokens, states, noise):
-        return adapter_backend.read_adapter_pairs(self, prepared, tokens, states, noise)
-
-    def _cast_batch(
-        self, shape, model, noise, tokens, states, states_out, scores, group_size, credit_scale, first,
-        keep, z, *, add,
-    ):  # fmt: skip
-        """Run a batch of groups, and add their votes to z."""
-        d, layers = shape.hidden_size, shape.num_layers
-        length, groups = tokens.shape[1] - 1, len(tokens)
-        pairs = groups * ((length + 1) // 2)
-        v_columns = layers * structures.LAYER_OUTPUTS * d + VOCABULARY
-        x_columns = (structures.LAYER_INPUTS * layers + 1) * d
-        v_rows = self.buffer("v", (pairs * v_columns,), np.int32)
-        x_rows = self.buffer("x", (pairs * x_columns,), np.int32)
-        embedding_rows = self.buffer("embedding", (groups, length, d), np.int32)
-        per_block = max(1, self.members_per_block(shape, moved=True) // group_size)
-        stretches = self.spread(groups, per_block, 1)
-        gains = np.zeros((len(stretches), 2 * layers + 1, d), np.int64)
-
-        def run(begin, end, gains):
-            block = self.block(
-                shape, (end - begin) * group_size, length,
-                text=group_size, state=group_size, keep=keep, moved=True, traced=True,
-            )  # fmt: skip
-            return run_and_vote(
-                model, noise, self.tables, block, tokens, states, states_out, begin,
-                first + begin * group_size, group_size, credit_scale, pairs, v_rows, x_rows,
-                embedding_rows, gains, scores,
-            )  # fmt: skip
-
-        tasks = [(*stretch, sums) for stretch, sums in zip(stretches, gains, strict=True)]
-        deviation = sum(self.run(run, tasks))
-        names = [f"layers.{i}.{ln}.weight" for i in range(layers) for ln in ("ln1", "ln2")]
-        for name, sums in zip([*names, "ln_out.weight"], gains.sum(0), strict=True):
-            z[shape.tensors[name].slice] += sums
-        votes.sum_embedding(z, d, tokens, 0, groups, length, embedding_rows)
-        self._sum_matrices(shape, z, v_rows, x_rows, pairs, add)
-        return deviation
-
-    def _sum_matrices(self, shape, z, v_rows, x_rows, pairs, add):
-        """The votes' GEMM: each task owns a panel of one matrix's outputs."""
-        d = shape.hidden_size
-        tasks, biases = [], []
-        v_column = x_column = 0
-
-        def matrix(name, v_at, x_at):
-            t = shape.tensors[name]
-            panels = -(-t.shape[0] // 64)
-            tasks.extend((t.offset, *t.shape, v_at, x_at, panel) for panel in range(panels))
-
-        for i in range(shape.num_layers):
-            layer = f"layers.{i}."
-            for gate, other in (("f", 1), ("h", 2)):  # u_f reads h, u_h reads past
-                matrix(f"{layer}gru.w_{gate}", v_column, x_column)
-                matrix(f"{layer}gru.u_{gate}", v_column, x_column + other * d)
-                biases.append((shape.tensors[f"{layer}gru.b_{gate}"].offset, v_column))
-                v_column += d
-            matrix(layer + "mlp.w_up", v_column, x_column + structures.X_LN2 * d)
-            matrix(layer + "mlp.w_down", v_column + 4 * d, x_column + structures.X_MID * d)
-            v_column += 5 * d
-            x_column += structures.LAYER_INPUTS * d
-        matrix("head.weight", v_column, x_column)
-
-        self.sum_votes(z, tasks, v_rows, x_rows, pairs, add)
-        constant = 1 << product_shift(d)
-        for at, v_at in biases:
-            votes.sum_bias(z, at, d, constant, v_rows, v_at, 0, pairs, pairs, add)
-
-    def sum_votes(self, z, tasks, v_rows, x_rows, pairs, add):
-        """Sum the votes on matrices, one panel of 64 outputs a task: at, outputs, inputs, v_at, x_at, panel."""
-        slices = [(p, min(pairs, p + VOTE_ROWS // 2)) for p in range(0, pairs, VOTE_ROWS // 2)]
-
-        def run(begin, end):
-            for at, outputs, inputs, v_at, x_at, panel in tasks[begin:end]:
-                for p, q in slices:
-                    votes.sum_matrix(
-                        z, at, outputs, inputs, v_rows, v_at, x_rows, x_at, p, q, pairs, panel,
-                        int(add or p > 0),
-                    )  # fmt: skip
-
-        self.run(run, self.spread(len(tasks), len(tasks) // (4 * self.threads), 1))
+        model = prepared.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
+        parameters = CLEAN._replace(
+            **dict(zip(("key_0", "key_1"), key_words(noise.seed), strict=True)), step=noise.step
+        )
+        return self._read(prepared._replace(model=model), parameters, tokens, states, 2)
 
     def add_full_rank(self, weights, noise, direction, amount):
         key = key_words(noise.seed)
@@ -406,7 +470,7 @@ class NumbaBackend:
         return votes_p
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
-        z = self.buffer("votes", (shape.parameters,), np.int64)
+        z = self.buffer("pair votes", (shape.parameters,), np.int32)
         z[...] = 0
         voters = np.flatnonzero(fitness)
         for at in range(0, len(voters), PAIR_ROWS):
@@ -415,10 +479,10 @@ class NumbaBackend:
 
     def _cast_pair_batch(self, shape, z, voters, fitness, noise, first_pair):
         """Add the votes of some directions: each task draws nothing, packs one tensor's signs and sums them."""
-        rows = len(voters) + len(voters) % 2  # a last odd one is paired with a factor of 0
-        factors, ones = np.zeros((2, rows), np.int64)
+        quads = -(-len(voters) // 4)
+        factors, ones = np.zeros((2, 4 * quads), np.int64)
         factors[: len(voters)], ones[: len(voters)] = fitness[voters], 1
-        words = self.buffer("words", (rows, -(-shape.sign_words // 64) * 64), np.uint32)
+        words = self.buffer("words", (4 * quads, -(-shape.sign_words // 64) * 64), np.uint32)
         key = key_words(noise.seed)
         directions = first_pair + voters
 
@@ -426,43 +490,37 @@ class NumbaBackend:
             pair_votes.draw_directions(directions[first:last], noise.step, *key, words[first:last])
 
         def cast(tensor):
-            outputs, pairs = tensor.shape[0], rows // 2
-            v_rows = np.empty(pairs * outputs, np.int32)
-            pair_votes.pack_signs(words, tensor.a >> 3, factors, outputs, v_rows, 0)
-            if len(tensor.shape) == 1:
-                votes.sum_bias(z, tensor.offset, outputs, 1, v_rows, 0, 0, pairs, pairs, 1)
-                return
-            inputs = tensor.shape[1]
-            x_rows = np.empty(pairs * inputs, np.int32)
-            pair_votes.pack_signs(words, tensor.b >> 3, ones, inputs, x_rows, 0)
-            for panel in range(-(-outputs // 64)):
-                votes.sum_matrix(
-                    z,
-                    tensor.offset,
-                    outputs,
-                    inputs,
-                    v_rows,
-                    0,
-                    x_rows,
-                    0,
-                    0,
-                    pairs,
-                    pairs,
-                    panel,
-                    1,
-                )
+            outputs = tensor.shape[0]
+            inputs = tensor.shape[1] if len(tensor.shape) == 2 else 0
+            v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
+            pair_votes.pack_signs(words, tensor.a >> 3, factors, 0, outputs, v)
+            if inputs:
+                pair_votes.pack_signs(words, tensor.b >> 3, ones, structures.OFFSET, inputs, x)
+            plan = _panels(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
+            votes.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z, 1)
 
         self.run(draw, self.spread(len(voters), 64))
         self.run(cast, [(tensor,) for tensor in shape.tensors.values()])
 
-    def update_master(self, shape, master, votes_p, multipliers):
-        weights = np.empty(shape.parameters, np.int8)
-        offsets, multipliers = _bounds(shape), np.asarray(multipliers, np.int64)
+    def update_rows(self, layout, master, squares, votes_p, step, step_size):
+        weights = np.empty(layout.parameters, np.int8)
+        starts = _starts(layout)
 
         def move(first, last):
-            votes.move_master(master, votes_p, offsets, multipliers, weights, first, last)
+            votes.move_rows(master, squares, votes_p, starts, first, last, step, step_size, weights)
 
-        self.run(move, self.spread(shape.parameters, LARGE))
+        parts = 1 if layout.parameters < LARGE // 4 else self.threads
+        ends = np.searchsorted(starts, [layout.parameters * i // parts for i in range(parts + 1)])
+        self.run(move, list(itertools.pairwise(ends.tolist())))
+        return weights
+
+    def update_master(self, layout, master, votes_p, multiplier):
+        weights = np.empty(layout.parameters, np.int8)
+
+        def move(first, last):
+            votes.move_master(master, votes_p, multiplier, weights, first, last)
+
+        self.run(move, self.spread(layout.parameters, LARGE))
         return weights
 
     def update_signs(self, weights, votes_p, threshold):

@@ -1,6 +1,6 @@
 """The votes of recipe paper, Z = sum over pairs of f a b^T, through the same GEMM as recipe egg's.
 
-Two directions make a pair of rows. Their signs are drawn again from the generator, never stored with a population.
+Four directions make a quad of rows. Their signs are drawn again from the generator, never stored with a population.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ from numba import njit
 
 from kernels.cpu.signs import LANES, draw_words
 from kernels.cpu.simd import address, select_bits, splat, store_i32
-from kernels.cpu.structures import JIT
+from kernels.cpu.structures import JIT, quad_at
 from kernels.philox import DIRECTION_SIGNS
 
 
@@ -28,21 +28,22 @@ def draw_directions(directions, step, key_0, key_1, words):
 
 
 @njit(**JIT)
-def pack_signs(words, bits, factors, columns, rows, column):
-    """Rows factor * sign of one sign vector, two directions to a pair, into the panels from ``column`` on.
+def pack_signs(words, bits, factors, offset, columns, rows):
+    """Rows offset + factor * sign of one sign vector, four directions to a quad, in panels.
 
-    words : (directions, words) uint32, an even number; bits : byte offset of the vector in them
+    words : (directions, words) uint32, a multiple of four; bits : byte offset of the vector in them
     factors : (directions,) int64 in -1, 0, 1
-    rows : (pairs * all columns,) int32
+    offset : added to each byte
+    rows : (quads * columns,) int32, written
     """
-    pairs = len(factors) >> 1
-    width = min(64, columns)
-    row = 4 * words.shape[1]
-    for pair in range(pairs):
-        at = address(words) + 2 * pair * row + bits
-        to = address(rows) + 4 * (pairs * column + pair * width)
-        first, second = splat(factors[2 * pair]), splat(factors[2 * pair + 1])
+    quads = len(factors) >> 2
+    width, row = min(64, columns), 4 * words.shape[1]
+    for quad in range(quads):
         for n in range(0, columns, 16):
-            low = select_bits(at + (n >> 3), first, splat(0) - first) & splat(0xFFFF)
-            high = select_bits(at + row + (n >> 3), second, splat(0) - second) << 16
-            store_i32(to + 4 * (n >> 6) * pairs * width + 4 * (n & 63), low | high)
+            word = splat(0)
+            for r in range(4):
+                factor = splat(factors[4 * quad + r])
+                at = address(words) + (4 * quad + r) * row + bits + (n >> 3)
+                sign = select_bits(at, factor, splat(0) - factor) + splat(offset)
+                word = word | ((sign & splat(255)) << (8 * r))
+            store_i32(quad_at(address(rows), quads, 0, n, width, quad), word)

@@ -23,13 +23,11 @@ def floor_log2(v, thresholds, log2_fraction):
 
 
 @njit(**JIT)
-def score(logits, target, tables, fine):
-    """Integer score of a target byte from 256 logits at an address: in 1/256 bit if fine, else in 1/16."""
+def score(logits, target, tables):
+    """Integer score of a target byte from 256 logits at an address, in 1/16 bit."""
     sums = splat(0)
     for j in range(0, 256, 16):
         sums = sums + exp2(tables.exp2, load_i8(logits + j) + splat(128))
-    v = total(sums)  # < 2**28
-    at = load_byte(logits + target) + 128
-    if fine:
-        return 16 * at - floor_log2(v, tables.log2_256, 8)
-    return at - floor_log2(v, tables.log2_16, 4)
+    return (
+        load_byte(logits + target) + 128 - floor_log2(total(sums), tables.log2_16, 4)
+    )  # of < 2**28

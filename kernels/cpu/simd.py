@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from kernels.arithmetic import LIMIT
+from kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -71,6 +71,7 @@ def define(emit, result, *arguments):
         3: lambda ctx, a, b, c: typed(),
         4: lambda ctx, a, b, c, d: typed(),
         5: lambda ctx, a, b, c, d, e: typed(),
+        6: lambda ctx, a, b, c, d, e, f: typed(),
     }
     function = by_arity[len(arguments)]
     function.__name__ = emit.__name__.lstrip("_")
@@ -108,10 +109,15 @@ def call(b, name, result, *values):
     return b.call(cgutils.get_or_insert_function(b.module, function_type, name), values)
 
 
+def limit(b, v, low, high):
+    """Limit lanes to [low, high]."""
+    v = call(b, "llvm.smax.v16i32", V_I32, v, constant(V_I32, low))
+    return call(b, "llvm.smin.v16i32", V_I32, v, constant(V_I32, high))
+
+
 def clip8(b, v):
     """Limit lanes to [-127, 127]."""
-    v = call(b, "llvm.smax.v16i32", V_I32, v, constant(V_I32, -LIMIT))
-    return call(b, "llvm.smin.v16i32", V_I32, v, constant(V_I32, LIMIT))
+    return limit(b, v, -LIMIT, LIMIT)
 
 
 def bit_mask(b, address, lanes):
@@ -199,15 +205,58 @@ def _total(b, v):
     return b.sext(call(b, "llvm.vector.reduce.add.v16i32", I32, v), I64)
 
 
-def _store_interleaved(b, address, v0, v1, v2, v3):
-    def shuffle(x, y, lanes):
-        return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+def shuffle(b, x, y, lanes):
+    """Lanes of two vectors, those of the second counted on from the first's."""
+    lanes = list(lanes)
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
+
+def _store_interleaved(b, address, v0, v1, v2, v3):
     pairs = [lane for i in range(LANES) for lane in (i, LANES + i)]
     quads = [lane for i in range(LANES) for lane in (2 * i, 2 * i + 1, 32 + 2 * i, 33 + 2 * i)]
-    store(b, shuffle(shuffle(v0, v1, pairs), shuffle(v2, v3, pairs), quads), address)
+    store(b, shuffle(b, shuffle(b, v0, v1, pairs), shuffle(b, v2, v3, pairs), quads), address)
 
 
+def _interleave_bytes(b, address, *rows):
+    pairs = [lane for i in range(LANES) for lane in (i, LANES + i)]
+    quads = [lane for i in range(LANES) for lane in (2 * i, 2 * i + 1, 32 + 2 * i, 33 + 2 * i)]
+    r0, r1, r2, r3 = (load(b, row, V_I8) for row in rows)
+    store(b, shuffle(b, shuffle(b, r0, r1, pairs), shuffle(b, r2, r3, pairs), quads), address)
+
+
+def _hadamard16(b, v):
+    for h in (1, 2, 4, 8):
+        other = shuffle(b, v, v, [i ^ h for i in range(LANES)])
+        both = b.add(other, v), b.sub(other, v)
+        v = shuffle(b, *both, [i + LANES * bool(i & h) for i in range(LANES)])
+    return v
+
+
+def _add_magnitudes(b, address, v):
+    v = call(b, "llvm.abs.v16i32", V_I32, v, I1(0))
+    for half in range(0, LANES, 8):
+        part = b.zext(shuffle(b, v, v, range(half, half + 8)), ir.VectorType(I64, 8))
+        at = b.add(address, I64(8 * half))
+        store(b, b.add(load(b, at, part.type), part), at)
+
+
+load_i16 = define(
+    lambda b, at: b.sext(load(b, at, ir.VectorType(I16, LANES)), V_I32), i32x16, types.int64
+)
+store_i16 = define(
+    lambda b, at, v: store(b, b.trunc(v, ir.VectorType(I16, LANES)), at), types.void, types.int64, i32x16
+)  # fmt: skip
+interleave_bytes = define(_interleave_bytes, types.void, *[types.int64] * 5)  # to; of four rows
+hadamard16 = define(_hadamard16, i32x16, i32x16)  # Walsh-Hadamard transform, natural order
+add_magnitudes = define(_add_magnitudes, types.void, types.int64, i32x16)  # to 16 int64
+clz_lanes = define(lambda b, v: call(b, "llvm.ctlz.v16i32", V_I32, v, I1(0)), i32x16, i32x16)
+shift_up = define(lambda b, v, w: b.shl(v, w), i32x16, i32x16, i32x16)  # lane by lane
+shift_down = define(
+    lambda b, v, n: b.lshr(v, broadcast(b, b.trunc(n, I32), V_I32)), i32x16, i32x16, types.int64
+)  # unsigned
+is_equal = define(
+    lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16
+)  # 1 or 0
 splat = define(lambda b, s: broadcast(b, b.trunc(s, I32), V_I32), i32x16, types.int64)
 load_i8 = define(lambda b, at: b.sext(load(b, at, V_I8), V_I32), i32x16, types.int64)
 load_i32 = define(lambda b, at: load(b, at, V_I32), i32x16, types.int64)
@@ -281,6 +330,83 @@ def exp2_lanes(b, table_address, j):
 
 exp2 = define(exp2_lanes, i32x16, types.int64, i32x16)
 
+# --- scores of branches ---------------------------------------------------------------------------------------------
+
+
+def _branch_weights(b, below):
+    """E[d & 15] >> (d >> 4) of 32 distances d, 0 to 303; a shift of 15 or more leaves nothing."""
+    octave = b.lshr(below, constant(HALFWORDS, 4))
+    values = [int(v) for v in branch_table()]
+    if instruction_set == "avx512vnni":
+        table = ir.Constant(HALFWORDS, values * 2)  # bit 4 of the index counts too
+        value = call(b, "llvm.x86.avx512.permvar.hi.512", HALFWORDS, table, below)
+        return call(b, "llvm.x86.avx512.psrlv.w.512", HALFWORDS, value, octave)
+    fraction = b.and_(below, constant(HALFWORDS, 15))
+    if instruction_set == "avx2":
+        half_type, byte_type = ir.VectorType(I16, LANES), ir.VectorType(I8, 2 * LANES)
+        parts = []
+        for at in (0, LANES):
+            index = shuffle(b, fraction, fraction, range(at, at + LANES))
+            value = constant(half_type, 0)
+            for shift, unused in ((0, 0x8000), (8, 0x0080)):  # a byte with its top bit set gives 0
+                table = ir.Constant(byte_type, [(v >> shift) & 255 for v in values] * 2)
+                byte = b.or_(b.shl(index, constant(half_type, shift)), constant(half_type, unused))
+                looked_up = call(
+                    b, "llvm.x86.avx2.pshuf.b", byte_type, table, b.bitcast(byte, byte_type)
+                )
+                value = b.or_(value, b.bitcast(looked_up, half_type))
+            parts.append(value)
+        value = shuffle(b, *parts, range(2 * LANES))
+    else:
+        value = constant(HALFWORDS, 0)
+        for j, entry in enumerate(values):
+            same = b.icmp_signed("==", fraction, constant(HALFWORDS, j))
+            value = b.select(same, constant(HALFWORDS, entry), value)
+    last = constant(HALFWORDS, 15)
+    octave = b.select(b.icmp_unsigned("<", octave, last), octave, last)
+    return b.lshr(value, octave)
+
+
+@intrinsic
+def branch_sums(typing_context, fine, moves, count, top, out):
+    """S of ``count`` branches: 256 logits at ``fine`` (int16, 1/4096 bit) moved by each row of ``moves``.
+
+    top : the reader's largest logit + 48, in sixteenths
+    out : address of (count,) int32, written
+    """
+    signature = types.void(*[types.int64] * 5)
+
+    def codegen(context, b, _, values):
+        fine, moves, count, top, out = values
+        steps = range(0, 512, 64)
+        logits = [load(b, b.add(fine, I64(at)), HALFWORDS) for at in steps]
+        top = broadcast(b, b.trunc(top, I16), HALFWORDS)
+        ones = constant(HALFWORDS, 1)
+        before = b.block
+        loop, done = b.append_basic_block("branches"), b.append_basic_block("done")
+        b.branch(loop)
+        b.position_at_end(loop)
+        k = b.phi(I64)
+        k.add_incoming(I64(0), before)
+        row = b.add(moves, b.shl(k, I64(9)))
+        sums = [constant(V_I32, 0)] * 2
+        for i, at in enumerate(steps):
+            move = load(b, b.add(row, I64(at)), HALFWORDS)
+            moved = call(b, "llvm.sadd.sat.v32i16", HALFWORDS, logits[i], move)
+            logit = b.ashr(moved, constant(HALFWORDS, BRANCH_BITS))
+            # < 2**15 each, < 2**23 together
+            sums[i & 1] = dot2(b, sums[i & 1], _branch_weights(b, b.sub(top, logit)), ones)
+        whole = call(b, "llvm.vector.reduce.add.v16i32", I32, b.add(*sums))
+        store(b, whole, b.add(out, b.shl(k, I64(2))))
+        after = b.add(k, I64(1))
+        k.add_incoming(after, loop)
+        b.cbranch(b.icmp_signed("<", after, count), loop, done)
+        b.position_at_end(done)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 # --- sums over signs ------------------------------------------------------------------------------------------------
 
 
@@ -316,3 +442,6 @@ def aligned(shape, dtype) -> np.ndarray:
     raw = np.empty(size + 64, np.uint8)
     at = -raw.ctypes.data % 64
     return raw[at : at + size].view(dtype).reshape(shape)
+
+
+BYTE_ONES = np.ones(64, np.int8)  # compiled in as a constant, see signs.LANES

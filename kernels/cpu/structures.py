@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from numba import njit
 
-from kernels.cpu.simd import instruction_set, leading_zeros, load_byte, load_long, load_word, offset
+from kernels.cpu.simd import instruction_set, leading_zeros, load_long, load_word, offset
 
 OFFSET = offset()  # of the bytes of a matrix input, see simd.py
 
@@ -15,18 +15,25 @@ JIT = {
     is not None,  # else this was not imported by ``load``, which says where
 }
 
-CLEAN, MOVED, ALONG_INPUT = range(3)  # modes of a block
+CLEAN, MOVED = range(2)  # modes of a block: weights as they are, or each member's own
 # Numbers of the tensors within a layer, in the order of the flat vector; a layer has 10.
 LN1, W_F, U_F, B_F, W_H, U_H, B_H, LN2, W_UP, W_DOWN = range(10)
 LAYER_TENSORS = 10
-# Numbers of a layer's products among the projections, and of its inputs in the trace, in units of D.
-P_W_F, P_U_F, P_W_H, P_U_H, P_UP, P_DOWN = range(6)
-LAYER_PRODUCTS = 6
-X_U, X_H, X_PAST, X_LN2, X_MID = range(5)
-LAYER_INPUTS = 8  # the last, the MLP's middle, is 4 wide
-# A layer's outputs that vote, in units of D: the two gates, the middle (4 wide), the MLP's output.
-V_F, V_H, V_UP, V_DOWN = 0, 1, 2, 6
-LAYER_OUTPUTS = 7
+# A layer's inputs that are voted with, in units of D: the last, the MLP's middle, is 4 wide. Of the head: o.
+X_U, X_H, X_PAST, X_MID = range(4)
+LAYER_INPUTS = 7
+# A layer's outputs that vote, in units of D, and the kinds of credit of a layer, in the same order.
+V_GATE, V_CANDIDATE, V_DOWN = range(3)
+LAYER_OUTPUTS = 3
+EMBEDDING_KIND, GAIN_KIND, LAYER_KINDS = range(3)  # kinds: the first two, then three a layer
+# What a reader leaves behind of each byte and layer: gate, candidate, the state before, and what is free (FREE_*).
+S_GATE, S_CANDIDATE, S_STATE, S_FREE = range(4)
+SAVED = 4
+FREE_OUT, FREE_DOWN, FREE_MIDDLE = (
+    1,
+    2,
+    4,
+)  # the residual after the MLP, the MLP's output, the residual before it
 
 
 # What follows holds addresses, not arrays: Numba counts references to arrays, atomically, at every use. The backend
@@ -60,7 +67,6 @@ class NoiseParameters(NamedTuple):
     """What the members of a block share of their perturbations."""
 
     mode: int
-    tie_gates: int  # 1 in recipe egg
     key_0: int
     key_1: int
     step: int
@@ -68,38 +74,49 @@ class NoiseParameters(NamedTuple):
     vector_step: int
 
 
+class BranchParameters(NamedTuple):
+    """What all readers of a step share: their branches, and how credit is narrowed."""
+
+    count: int  # K
+    credit_shift: int
+    moves: int  # (K, 256) int16: M, in 1/4096 bit
+    moves_by_byte: int  # (256, K) int16: the same, transposed
+    rows: int  # (K,) int64: numbers of the branches' Hadamard rows
+    signs: int  # (D,) int32: s
+    shifts: int  # (kinds,) int64
+
+
 class Block(NamedTuple):
-    """A block's buffers, and how its members map to rows of text, states and directions."""
+    """A block's buffers, and how its members map to rows of text."""
 
     members: int
     padded: int  # members rounded up to whole tiles
     stride: int
     length: int  # T
     text_share: int  # members that read one row of text
-    state_share: int  # members that start from one state
-    keep: int  # of which this one's state goes on
     words_row: int  # bytes of a direction's signs
     bytes: int  # (BUFFERS, padded, stride) uint8
     mid: int  # (padded, 4 stride) uint8, offset
     states: int  # (L, padded, stride) uint8, offset
-    logits: int  # (2, padded, 256) int8: clean, moved
+    logits: int  # (padded, 256) int8
     gains: int  # (padded, 2) int32
     words: int  # (padded, words_row) signs of each member's direction
-    b0: int  # (padded, 2 L) int8: first sign of each gate's bias
-    r: int  # (T, padded to 16s) int8: the members' signs at each token
-    projections: int  # (T, 6 L + 1, padded) int32
-    arrived: (
-        int  # (groups, T, 7 L D) int8: how much of a push at each first member's outputs arrived
-    )
-    inputs: (
-        int  # (groups, T, (8 L + 1) D) uint8: what each group's first member's products saw, offset
-    )
-    # with an adapter of M matrices, see adapters.py:
+    # with an adapter, see adapters.py:
     wide_row: int
     wide: int  # (padded, wide_row) uint8: a product's input and, after it, z, offset
-    factor_projections: int  # (T, M, 2, padded) int32
-    factor_arrived: int  # (groups, T, M, 16) int8
-    factor_inputs: int  # (groups, T, M, 16) uint8: z of each group's first member, offset
+    # of readers that branch:
+    fine: int  # (padded, 256) int16: logits in 1/4096 bit
+    saved: int  # (T, L, SAVED, padded, stride) int8
+    wire: int  # (T, padded, stride) int32: credit at the wire's end
+    scratch: (
+        int  # (256 + 2 D + 16 L + 16 kinds,) int32 and int64 words of one reader, see branches.py
+    )
+    # what they leave for the votes' products, see votes.py; quads are rows of four members at one byte
+    quads: int  # of the whole step
+    quad: int  # the block's first
+    v: int  # int32: outputs, a byte a member
+    x: int  # int32: inputs, likewise, offset
+    z: int  # (M, quads, 16) int32: an adapter's z, likewise
 
 
 X, IN, PAST, PRODUCT_1, PRODUCT_2, GATE = range(6)  # buffers in Block.bytes
@@ -137,15 +154,9 @@ def b_signs(model, tensor):
 
 
 @njit(**JIT)
-def token_signs(block, t):
-    """Address of the members' r at token t; rows are whole sixteens."""
-    return block.r + t * ((block.padded + 15) & -16)
-
-
-@njit(**JIT)
-def token_sign(block, t, i):
-    """r of member i at token t: +1 or -1."""
-    return load_byte(token_signs(block, t) + i)
+def side(i):
+    """r of member i, the side of an antithetic pair: +1 or -1."""
+    return 1 - 2 * (i & 1)
 
 
 @njit(**JIT)
@@ -156,17 +167,17 @@ def embedding_sign(model, block, i, byte):
 
 
 @njit(**JIT)
-def projection(model, block, t, slot, i):
-    """Address of member i's projection on product ``slot`` at token t."""
-    slots = LAYER_PRODUCTS * model.num_layers + 1
-    return block.projections + 4 * ((t * slots + slot) * block.padded + i)
+def saved_at(model, block, t, layer, kind, i):
+    """Address of what member i left behind at a byte in a layer, (D,) int8."""
+    row = ((t * model.num_layers + layer) * SAVED + kind) * block.padded + i
+    return block.saved + row * block.stride
 
 
 @njit(**JIT)
-def arrived_at(model, block, group, t, layer):
-    """Address of what arrived at the outputs of a group's first member in a layer, (7 D,) int8."""
-    row = (group * block.length + t) * model.num_layers + layer
-    return block.arrived + row * LAYER_OUTPUTS * model.hidden_size
+def quad_at(rows, quads, first, column, width, quad):
+    """Address of a quad's word for a column of those from ``first`` on, which lie in panels of ``width``, at most 64."""
+    panel = first + (column & -width)
+    return rows + 4 * (quads * panel + quad * width + (column & (width - 1)))
 
 
 @njit(**JIT)

@@ -8,31 +8,33 @@ Right factors are packed in panels of 64 (or 16) columns: for every four inputs 
 the panel's columns lie side by side in 32-bit lanes, so that a step of the product loads whole vectors.
 """
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.arithmetic import BRANCH_BITS, LIMIT
 from kernels.cpu import simd
 from kernels.cpu.simd import (
     BYTES,
-    HALFWORDS,
     I8,
+    I16,
     I32,
     I64,
     LANES,
     V_I8,
     V_I32,
-    V_I64,
     bit_mask,
     broadcast,
     clip8,
     constant,
-    dot2,
     dot4,
+    limit,
     load,
     store,
 )
 
 ROWS = 4
+V_I16 = ir.VectorType(I16, LANES)
 
 
 def sums(b, dot, factor_type, x, x_row, x_step, w, w_step, steps, start, vectors):
@@ -70,42 +72,45 @@ def _narrow(b, acc, shift, flip):
     return b.xor(b.trunc(clip8(b, b.ashr(acc, shift)), V_I8), flip)
 
 
-def _product_tile(vectors, clean, moved):
-    """clip8((W . x [+ gain(a p)]) >> shift) for 4 members and 16 * vectors outputs.
+def _product_tile(vectors, kind):
+    """4 members x 16 * vectors outputs of a product.
 
-    clean, moved : which results to write, without and with the perturbation's term
+    kind : "clean": clip8(acc >> shift); "moved": clip8((acc + gain(a p)) >> shift); "fine": acc >> (shift - 8) as int16,
+        between -127 * 256 and 127 * 256 + 255, which are clip8(acc >> shift) with eight more bits
     """
 
     @intrinsic
     def tile(
-        typing_context, x, x_row, w, w_step, quads, start, shift, out, out_row, flip, bits, bits_row,
-        gains, moved_out,
+        typing_context, x, x_row, w, w_step, quads, start, shift, out, out_row, flip, bits, bits_row, gains
     ):  # fmt: skip
-        signature = types.void(*[types.int64] * 14)
+        signature = types.void(*[types.int64] * 13)
 
         def codegen(context, b, _, values):
             x, x_row, w, w_step, quads, start, shift, out, out_row, flip = values[:10]
-            bits, bits_row, gains, moved_out = values[10:]
+            bits, bits_row, gains = values[10:]
             begin = [load(b, b.add(start, I64(64 * v)), V_I32) for v in range(vectors)]
             acc = sums(b, dot4, BYTES, x, x_row, I64(4), w, w_step, quads, begin, vectors)
             shift_v = broadcast(b, b.trunc(shift, I32), V_I32)
             flip_v = broadcast(b, b.trunc(flip, I8), V_I8)
             for row in range(ROWS):
-                if moved:  # gains: a pair of int32 a member, for the output signs +1 and -1
+                if kind == "moved":  # gains: a pair of int32 a member, for the signs +1 and -1
                     at = b.add(gains, I64(8 * row))
                     plus = broadcast(b, load(b, at, I32), V_I32)
                     minus = broadcast(b, load(b, b.add(at, I64(4)), I32), V_I32)
                     row_bits = b.add(bits, b.mul(bits_row, I64(row)))
-                row_at = b.mul(out_row, I64(row))
+                to = b.add(out, b.mul(out_row, I64(row)))
                 for v in range(vectors):
-                    offset = b.add(row_at, I64(LANES * v))
-                    if clean:
-                        store(b, _narrow(b, acc[row][v], shift_v, flip_v), b.add(out, offset))
-                    if moved:
+                    value = acc[row][v]
+                    if kind == "fine":  # |acc| < 2**25, shift is 6 or more
+                        value = b.ashr(b.shl(value, constant(V_I32, 2)), shift_v)
+                        value = limit(b, value, -LIMIT << BRANCH_BITS, (1 << 15) - 1)
+                        value = b.trunc(value, V_I16)
+                        store(b, value, b.add(to, I64(2 * LANES * v)))
+                        continue
+                    if kind == "moved":
                         mask = bit_mask(b, b.add(row_bits, I64(2 * v)), LANES)
-                        term = b.select(mask, plus, minus)
-                        value = _narrow(b, b.add(acc[row][v], term), shift_v, flip_v)
-                        store(b, value, b.add(moved_out, offset))
+                        value = b.add(value, b.select(mask, plus, minus))
+                    store(b, _narrow(b, value, shift_v, flip_v), b.add(to, I64(LANES * v)))
             return context.get_dummy_value()
 
         return signature, codegen
@@ -114,25 +119,32 @@ def _product_tile(vectors, clean, moved):
 
 
 def _vote_tile(vectors):
-    """Z (4 x 16 * vectors) int64 = or += sum over pairs of rows of v x^T, at most 512 pairs at a time."""
+    """Z (4 x 16 * vectors) int32 = or += sum over quads of rows of v x^T: the votes of 4 outputs.
+
+    totals : address of (4,) int32, the sums of v, which undo the offset of x
+    """
+
+    def dot(b, acc, v, x):
+        return dot4(b, acc, x, v)
 
     @intrinsic
-    def tile(typing_context, v, v_step, x, x_step, pairs, z, z_row, add):
-        signature = types.void(*[types.int64] * 8)
+    def tile(typing_context, v, v_step, x, x_step, quads, z, z_row, add, totals):
+        signature = types.void(*[types.int64] * 9)
 
         def codegen(context, b, _, values):
-            v, v_step, x, x_step, pairs, z, z_row, add = values
+            v, v_step, x, x_step, quads, z, z_row, add, totals = values
             begin = [constant(V_I32, 0)] * vectors
-            # |sum| <= 1,024 rows * 8,191 * 127 < 2**31
-            acc = sums(b, dot2, HALFWORDS, v, I64(4), v_step, x, x_step, pairs, begin, vectors)
-            keep = broadcast(
-                b, b.neg(add), V_I64
-            )  # all ones where Z is added to, zero where it is set
+            # |sum| <= 2**17 rows * 127 * 127 < 2**31; what the offset adds wraps, and is taken off again
+            acc = sums(b, dot, BYTES, v, I64(4), v_step, x, x_step, quads, begin, vectors)
+            # all ones where Z is added to, zero where it is set
+            keep = broadcast(b, b.trunc(b.neg(add), I32), V_I32)
             for row in range(ROWS):
+                total = load(b, b.add(totals, I64(4 * row)), I32)
+                excess = broadcast(b, b.mul(total, I32(simd.offset())), V_I32)
                 for k in range(vectors):
-                    at = b.add(z, b.add(b.mul(z_row, I64(row)), I64(8 * LANES * k)))
-                    old = b.and_(load(b, at, V_I64), keep)
-                    store(b, b.add(old, b.sext(acc[row][k], V_I64)), at)
+                    at = b.add(z, b.add(b.mul(z_row, I64(row)), I64(4 * LANES * k)))
+                    old = b.and_(load(b, at, V_I32), keep)
+                    store(b, b.add(old, b.sub(acc[row][k], excess)), at)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -143,7 +155,7 @@ def _vote_tile(vectors):
 # Wide tiles need 32 registers of 16 lanes; elsewhere all tiles are narrow.
 WIDE = 4 if simd.instruction_set == "avx512vnni" else 1
 COLUMNS = LANES * WIDE
-clean_tile, narrow_clean_tile = (_product_tile(v, clean=True, moved=False) for v in (WIDE, 1))
-moved_tile, narrow_moved_tile = (_product_tile(v, clean=False, moved=True) for v in (WIDE, 1))
-both_tile = _product_tile(WIDE, clean=True, moved=True)  # the head's: it always has 256 outputs
+clean_tile, narrow_clean_tile = (_product_tile(v, "clean") for v in (WIDE, 1))
+moved_tile, narrow_moved_tile = (_product_tile(v, "moved") for v in (WIDE, 1))
+fine_tile = _product_tile(WIDE, "fine")  # the head's: it always has 256 outputs
 vote_tile, narrow_vote_tile = (_vote_tile(v) for v in (WIDE, 1))

@@ -1,0 +1,396 @@
+"""Recipe egg from the head's input to votes: branches, their scores, and credit along the wire.
+
+    axes        i readers of a block, t bytes, k branches, v logits, j places of the wire (hidden size D), layers l
+    fine        (i, 256) int16        a reader's logits in 1/4096 bit: [256 logits] of each reader in turn
+    moves       (K, 256) int16        what branch k adds to them: the same for all bytes of a step, in cache
+    wire        (t, i, j) int32       credit where the head reads, kept until the chunk's end
+    v           outputs that vote, a byte a reader, four readers to a 32-bit word (a quad), see votes.py
+
+A branch is 256 saturating additions, a table look-up and a sum, in 16-bit lanes (``simd.branch_sums``): nothing of it
+passes through a product. The credit of all K branches is one fast Walsh-Hadamard transform, additions alone.
+"""
+
+import numpy as np
+from numba import njit
+
+from kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, CREDIT_LIMIT, LIMIT
+from kernels.cpu.forward import (
+    fine_head,
+    load_states,
+    log2_of,
+    mean_magnitude,
+    read_token,
+    save_states,
+)
+from kernels.cpu.score import floor_log2
+from kernels.cpu.signs import LANES, draw_words
+from kernels.cpu.simd import (
+    absolute,
+    add_magnitudes,
+    address,
+    branch_sums,
+    clip8_lanes,
+    clz_lanes,
+    exp2,
+    hadamard16,
+    is_equal,
+    load_byte,
+    load_i8,
+    load_i16,
+    load_i32,
+    load_long,
+    load_word,
+    maximum,
+    minimum,
+    multiply_high,
+    shift_down,
+    shift_up,
+    splat,
+    store_i8,
+    store_i32,
+    store_word,
+    total,
+)
+from kernels.cpu.structures import (
+    EMBEDDING_KIND,
+    FREE_DOWN,
+    FREE_MIDDLE,
+    FREE_OUT,
+    GAIN_KIND,
+    JIT,
+    LAYER_KINDS,
+    LAYER_OUTPUTS,
+    LAYER_TENSORS,
+    S_CANDIDATE,
+    S_FREE,
+    S_GATE,
+    S_STATE,
+    V_CANDIDATE,
+    V_DOWN,
+    V_GATE,
+    quad_at,
+    saved_at,
+    tensor_at,
+)
+from kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
+
+
+@njit(**JIT)
+def walsh_hadamard(x, d):
+    """Transform D int32 at an address in place, in natural order; D is 16 or more."""
+    for j in range(0, d, 16):
+        store_i32(x + 4 * j, hadamard16(load_i32(x + 4 * j)))
+    half = 16
+    while half < d:
+        for start in range(0, d, 2 * half):
+            for j in range(start, start + half, 16):
+                one, two = x + 4 * j, x + 4 * (j + half)
+                a, b = load_i32(one), load_i32(two)
+                store_i32(one, a + b)
+                store_i32(two, a - b)
+        half *= 2
+
+
+@njit(**JIT)
+def round_shift(v, s):
+    """v / 2**s, rounded half up; a negative s shifts left."""
+    if s <= 0:
+        return v << -s
+    return (v + splat((1 << s) >> 1)) >> s
+
+
+@njit(**JIT)
+def bit_length(v):
+    """Bits of v >= 0."""
+    bits = 0
+    while v:
+        v >>= 1
+        bits += 1
+    return bits
+
+
+@njit(**JIT)
+def draw_branches(key_0, key_1, step, words, signs, rows):
+    """A step's signs, and the Hadamard rows of its branches.
+
+    words : (whole 64s,) uint32, D at least: written
+    signs : (D,) int32, written: s
+    rows : (K,) int64, written, in ascending order
+    """
+    d, lanes, at = len(signs), address(LANES), address(words)
+    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, -(-d >> 5))
+    for j in range(d):
+        signs[j] = 2 * ((np.int64(words[j >> 5]) >> (j & 31)) & 1) - 1
+    if len(rows) < d:
+        draw_words(BRANCH_ROWS, 0, step, key_0, key_1, lanes, at, d)
+    chosen = 0
+    for k in range(d):
+        before = 0
+        if len(rows) < d:
+            for j in range(d):
+                before += words[j] < words[k] or (words[j] == words[k] and j < k)
+        if before < len(rows):
+            rows[chosen] = k
+            chosen += 1
+
+
+@njit(**JIT)
+def prepare_branches(head, signs, rows, transformed, moves, moves_by_byte):
+    """What the branches of a step add to the logits.
+
+    head : (256, D) int8
+    signs : (D,) int32, s
+    rows : (K,) int64, Hadamard rows of the branches
+    transformed : (256, D) int32, written: R
+    moves : (K, 256) int16, written
+    moves_by_byte : (256, K) int16, written
+    returns : m
+    """
+    d, count = head.shape[1], len(rows)
+    magnitude = 0
+    for v in range(256):
+        at, source = address(transformed) + 4 * d * v, address(head) + d * v
+        for j in range(0, d, 16):
+            store_i32(at + 4 * j, load_i8(source + j) * load_i32(address(signs) + 4 * j))
+        walsh_hadamard(at, d)
+        sums = splat(0)
+        for j in range(0, d, 16):  # |R| <= 127 * 1,024, so that a byte's sum is below 2**27
+            sums = sums + absolute(load_i32(at + 4 * j))
+        magnitude += total(sums)
+    mean = magnitude // (256 * d)
+    if mean >= BRANCH_MEAN:
+        m = bit_length(mean // BRANCH_MEAN)
+    else:
+        m = 1 - bit_length(BRANCH_MEAN // max(1, mean))
+    most = splat(BRANCH_LIMIT << BRANCH_BITS)
+    for v in range(256):
+        at = address(transformed) + 4 * d * v
+        for j in range(
+            0, d, 16
+        ):  # |R| << 9 < 2**26 where m is negative: the mean bounds no single R
+            moved = round_shift(load_i32(at + 4 * j), m)
+            store_i32(at + 4 * j, maximum(splat(0) - most, minimum(most, moved)))
+        for k in range(count):
+            move = transformed[v, rows[k]]
+            moves[k, v] = move
+            moves_by_byte[v, k] = move
+    return m
+
+
+@njit(**JIT)
+def magnitudes(block, model, kind):
+    """Address of 16 int64, the sums of a kind's magnitudes in each lane."""
+    return block.scratch + 4 * (256 + 2 * model.hidden_size + 16 * model.num_layers) + 128 * kind
+
+
+@njit(**JIT)
+def narrow(v, shift):
+    """Credit as a vote: clip8(round_shift(v, shift)); |v| < 2**28, shift 0 to 31."""
+    return clip8_lanes((v + splat((1 << shift) >> 1)) >> shift)
+
+
+@njit(**JIT)
+def deposit(at, r, v):
+    """Sixteen bytes as byte r, 0 to 3, of sixteen words; byte 0 clears the others."""
+    word = v & splat(255)
+    if r:
+        word = load_i32(at) | (word << (8 * r))
+    store_i32(at, word)
+
+
+@njit(**JIT)
+def cast(model, block, draw, kind, credit, at, r):
+    """Sixteen places' credit of a kind as votes in byte r of the words at an address."""
+    add_magnitudes(magnitudes(block, model, kind), credit)
+    deposit(at, r, narrow(credit, load_long(draw.shifts + 8 * kind)))
+
+
+@njit(**JIT)
+def score_reader(model, tables, block, t, i, target, phase):
+    """A reader's own score in 1/256 bit, its logits as bytes, and the votes of the head's branches.
+
+    phase : 2,531 n, of the rounding
+    """
+    fine, logits, e = block.fine + 512 * i, block.logits + 256 * i, block.scratch
+    sums = splat(0)
+    for v in range(0, 256, 16):
+        logit = load_i16(fine + 2 * v) >> BRANCH_BITS
+        store_i8(logits + v, logit)
+        value = exp2(tables.exp2, logit + splat(LIMIT + 1))
+        store_i32(e + 4 * v, value)
+        sums = sums + value
+    whole = total(sums)  # 2**12 to 2**28
+    inverse = (LIMIT << 32) // whole  # < 2**27
+    quad = block.quad + (i >> 2) * block.length + t
+    first = LAYER_OUTPUTS * model.num_layers * model.hidden_size
+    counting = load_i32(address(LANES))
+    for v in range(0, 256, 16):
+        logit = load_i8(logits + v)
+        share = multiply_high(
+            load_i32(e + 4 * v) << 12, inverse
+        )  # 127 e / S with 12 fractional bits
+        rounding = (counting * splat(1597) + splat(1597 * v + phase)) & splat(4095)
+        hit = is_equal(counting + splat(v), splat(target)) * splat(LIMIT)
+        vote = hit - ((share + rounding) >> 12)
+        free = minimum(splat(1), splat(LIMIT) - absolute(logit))
+        vote = maximum(splat(-LIMIT), vote) * free
+        deposit(quad_at(block.v, block.quads, first, v, 64, quad), i & 3, vote)
+    return 16 * (load_byte(logits + target) + 128) - floor_log2(whole, tables.log2_256, 8)
+
+
+@njit(**JIT)
+def credit_wire(model, block, draw, t, i, target):
+    """Credit c at the head's input, from a reader's branches, at an address of (D,) int32."""
+    d, count = model.hidden_size, draw.count
+    fine, logits = block.fine + 512 * i, block.logits + 256 * i
+    fitness, c = block.scratch + 1024, block.scratch + 1024 + 4 * d
+    largest = load_i8(logits)
+    for v in range(16, 256, 16):
+        largest = maximum(largest, load_i8(logits + v))
+    store_i32(c, largest)
+    top = load_word(c)
+    for lane in range(1, 16):
+        top = max(top, load_word(c + 4 * lane))
+    branch_sums(fine, draw.moves, count, top + BRANCH_LIMIT, c)
+    at_target = splat(load_word(fine + 2 * target) << 48 >> 48)
+    low, high = splat(-32768), splat(32767)
+    sums = splat(0)
+    for k in range(0, count, 16):
+        s = load_i32(c + 4 * k)
+        zeros = clz_lanes(s)
+        y = shift_down(shift_up(s, zeros), 16) - splat(32768)
+        g = (y * (splat(32768) - y)) >> 15  # <= 2**13
+        q = splat(14507) - ((splat(8107) * y) >> 15) + ((((splat(2733) * y) >> 15) * y) >> 15)
+        log = ((splat(31) - zeros) << 12) + ((y + ((g * q) >> 15)) >> 3)
+        move = load_i16(draw.moves_by_byte + 2 * (count * target + k))
+        logit = maximum(low, minimum(high, at_target + move)) >> BRANCH_BITS
+        worth = (logit << 8) - log
+        store_i32(c + 4 * k, worth)
+        sums = sums + worth
+    mean = splat((total(sums) + (count >> 1)) >> log2_of(count))
+    for j in range(0, d, 16):
+        store_i32(fitness + 4 * j, splat(0))
+    for k in range(0, count, 16):
+        store_i32(c + 4 * k, load_i32(c + 4 * k) - mean)
+    for k in range(count):
+        store_word(fitness + 4 * load_long(draw.rows + 8 * k), load_word(c + 4 * k))
+    walsh_hadamard(fitness, d)
+    most = splat(32767)
+    for j in range(0, d, 16):
+        v = load_i32(fitness + 4 * j) * load_i32(draw.signs + 4 * j)
+        if draw.credit_shift < 0:  # what is beyond the limit stays there, and leaves no int32
+            v = maximum(splat(-(1 << 20)), minimum(splat(1 << 20), v))
+        v = round_shift(v, draw.credit_shift)
+        store_i32(c + 4 * j, maximum(splat(0) - most, minimum(most, v)))
+    return c
+
+
+@njit(**JIT)
+def limit(v):
+    """Credit that travels: within 2**20."""
+    return maximum(splat(-CREDIT_LIMIT), minimum(splat(CREDIT_LIMIT), v))
+
+
+@njit(**JIT)
+def pass_norm(model, block, draw, t, i, c, gains):
+    """From the head's input to the wire before the last norm: block.wire; and votes on the norm's gains.
+
+    c : address of (D,) int32, |c| < 2**15
+    gains : address of (D,) int32, added to
+    """
+    d = model.hidden_size
+    x = block.bytes + i * block.stride
+    weight = tensor_at(model, 1 + LAYER_TENSORS * model.num_layers)
+    wire = block.wire + 4 * (t * block.padded + i) * block.stride
+    rho = splat((1 << 14) // mean_magnitude(x, d))
+    shift = load_long(draw.shifts + 8 * GAIN_KIND)
+    for j in range(0, d, 16):
+        credit = load_i32(c + 4 * j)
+        # |x rho >> 6| <= 127 * 2**8 < 2**15, so that products stay below 2**30
+        gain = (credit * round_shift(load_i8(x + j) * rho, 6)) >> 8
+        add_magnitudes(magnitudes(block, model, GAIN_KIND), gain)
+        store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
+        passed = round_shift(credit * round_shift(load_i8(weight + j) * rho, 6), 8)
+        store_i32(wire + 4 * j, limit(passed))
+
+
+@njit(**JIT)
+def vote_along(model, block, draw, tokens, row, i, rows_out):
+    """From the wire's end to its beginning, last byte first: votes of all that writes to it.
+
+    tokens : (streams, T + 1) uint8, the block's beginning at ``row``
+    rows_out : (streams, T, D) int8, written: votes on the embedding's rows
+    """
+    d, layers, length = model.hidden_size, model.num_layers, block.length
+    ahead = block.scratch + 4 * (256 + 2 * d)
+    width = min(64, d)
+    to = address(rows_out) + (row + i) * length * d
+    quad, r = block.quad + (i >> 2) * length, i & 3
+    for j in range(0, d, 16):
+        for layer in range(layers):
+            store_i32(ahead + 64 * layer, splat(0))
+        for t in range(length - 1, -1, -1):
+            wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
+            keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
+            for layer in range(layers - 1, -1, -1):
+                f = load_i8(saved_at(model, block, t, layer, S_GATE, i) + j)
+                c = load_i8(saved_at(model, block, t, layer, S_CANDIDATE, i) + j)
+                old = load_i8(saved_at(model, block, t, layer, S_STATE, i) + j)
+                free = load_i8(saved_at(model, block, t, layer, S_FREE, i) + j)
+                wire = wire * (free & splat(FREE_OUT))
+                down = wire * ((free >> 1) & splat(FREE_DOWN >> 1))
+                wire = wire * ((free >> 2) & splat(FREE_MIDDLE >> 2))
+                e = limit(wire + load_i32(ahead + 64 * layer))
+                # |e| <= 2**20, times at most 256 < 2**29
+                open_ = f + splat(LIMIT)
+                candidate = e * open_ * minimum(splat(1), splat(LIMIT) - absolute(c))
+                gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
+                store_i32(ahead + 64 * layer, round_shift((splat(129) - f) * e, 8) * keeps)
+                column, kind = LAYER_OUTPUTS * layer * d, LAYER_KINDS + 3 * layer
+                at = quad_at(block.v, block.quads, column, j, width, quad + t)
+                step = 4 * block.quads * d  # from one output's panels to the next's
+                cast(model, block, draw, kind + V_GATE, gate, at + V_GATE * step, r)
+                cast(model, block, draw, kind + V_CANDIDATE, candidate, at + V_CANDIDATE * step, r)
+                cast(model, block, draw, kind + V_DOWN, down, at + V_DOWN * step, r)
+            add_magnitudes(magnitudes(block, model, EMBEDDING_KIND), wire)
+            vote = narrow(wire, load_long(draw.shifts + 8 * EMBEDDING_KIND))
+            store_i8(to + t * d + j, vote)
+
+
+@njit(**JIT)
+def read_and_credit(
+    model, noise, tables, block, draw, tokens, states, states_out, row, first, rows_out, gains, totals
+):  # fmt: skip
+    """A block of readers, beginning at stream ``row``, reads its chunk and leaves the rows of its votes.
+
+    tokens : (streams, T + 1) uint8
+    states, states_out : (streams, L, D) int8
+    first : B step + i of the first stream given, for the rounding of the head's votes
+    rows_out : (streams, T, D) int8, written: votes on the embedding's rows
+    gains : (D,) int32, written: votes on the last norm's gains
+    totals : (kinds,) int64, written: sums of the credits' magnitudes
+    returns : the readers' score in 1/256 bit
+    """
+    load_states(model, block, states, row)
+    length, whole = block.length, 0
+    for kind in range(len(totals)):
+        for lane in range(0, 32, 16):
+            store_i32(magnitudes(block, model, kind) + 4 * lane, splat(0))
+    gains[:] = 0
+    for t in range(length):
+        read_token(model, noise, tables, block, t, tokens, row, True)
+        fine_head(model, block, t)
+        for i in range(block.members):
+            target = np.int64(tokens[row + i, t + 1])
+            n = length * (first + row + i) + t
+            whole += score_reader(model, tables, block, t, i, target, 2531 * (n & 4095))
+            c = credit_wire(model, block, draw, t, i, target)
+            pass_norm(model, block, draw, t, i, c, address(gains))
+    save_states(model, block, states_out, row)
+    for i in range(block.members):
+        vote_along(model, block, draw, tokens, row, i, rows_out)
+    for kind in range(len(totals)):
+        totals[kind] = 0
+        for lane in range(16):
+            totals[kind] += load_long(magnitudes(block, model, kind) + 8 * lane)
+    return whole
