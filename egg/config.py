@@ -362,6 +362,19 @@ def from_json(there: Any, where: str) -> Config:
         raise EggError(f"{where}: {error}") from error
 
 
+def tokens_of_a_step(there: Any, where: str) -> int:
+    """Bytes that all readers of a step read together, from what config.json holds, an older version's too.
+
+    Arguments and errors as for ``from_json``.
+    """
+    evolution = there.get("evolution")
+    if there.get("format") == 1 and isinstance(evolution, dict):
+        sizes = evolution.get("population_size"), evolution.get("seq_len")
+        if all(type(size) is int and size > 0 for size in sizes):
+            return sizes[0] * sizes[1]
+    return from_json(there, where).tokens_per_step
+
+
 def _other(recipe: Any) -> str:
     """The recipe whose fields are not there."""
     return "egg" if recipe == "paper" else "paper"

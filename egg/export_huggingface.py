@@ -185,14 +185,14 @@ def _recipe(config, shape: Shape, weights, history) -> str:
     rows += [(key.replace("_", " "), value) for key, value in settings.items() if value is not None]
     if history:
         last = history[-1]
-        tokens = last["member_tokens"]
+        tokens = last["tokens"]
         rows += [
             ("steps", f"{last['step']:,}"),
-            ("member-tokens", f"{tokens:,} ({count(tokens)})"),
+            ("tokens", f"{tokens:,} ({count(tokens)})"),
             ("time", duration(last["seconds"])),
         ]
     return (
-        "## Recipe\n\nA member-token is one byte read by one member of the population: the unit of cost.\n\n"
+        "## Recipe\n\nA token is a byte of text, counted once for each reader that reads it: the unit of cost.\n\n"
         + _rows(("", ""), rows)
     )
 
@@ -205,13 +205,13 @@ def _curve(history, picture: bool) -> str:
     rows = [
         (
             f"{points[i]['step']:,}",
-            count(points[i]["member_tokens"]),
+            count(points[i]["tokens"]),
             f"{points[i][VALIDATION]:.4f}",
         )
         for i in chosen.astype(int)
     ]
     image = f"![Loss]({LOSS})\n\n" if picture else ""
-    columns = ("step", "member-tokens", "validation, bits per byte")
+    columns = ("step", "tokens", "validation, bits per byte")
     return f"## Curve\n\n{image}{_rows(columns, rows)}"
 
 
