@@ -1,28 +1,38 @@
-"""Adapting a frozen model to a text: the evolution of recipe ``egg`` over the factors of an adapter, and its loop."""
+"""Adapting a model to a text: recipe ``egg`` over an adapter's factors, or over weights themselves, and its loop."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from egg import checkpoint
-from egg.adapter import ADAPTER, adapter_shape, base_hash, file_bytes, initial_factors
+from egg.adapter import (
+    ADAPTER,
+    ALL,
+    adapter_shape,
+    base_hash,
+    file_bytes,
+    initial_factors,
+    tensors_of,
+)
+from egg.branches import BranchEvolution
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
-from egg.evolution import Evolution, StepReport, Text
-from egg.optimizer import STEP_BITS, adapter_multipliers, adapter_step_size
+from egg.evolution import StepReport, Text
+from egg.optimizer import STEP_BITS, default_step_size
 from egg.runlog import RunLog
 from egg.trainer import Trainer
 from kernels import Adapter, AdapterShape, Shape
-from kernels.arithmetic import MASTER_BITS
-from kernels.backend import Backend
+from kernels.backend import Backend, Votes
 
-ALL_TENSORS = "gru,mlp,head"
-SIGMA_SHIFT = 3  # of an adapter
+ADAPTED = "gru,mlp,head"
+"""The matrices that an adapter stands beside, if nothing else is said."""
+ADAPTER_STEPS, FULL_STEPS = 4.0, 1.0
+"""Times as far as a weight in pretraining a factor moves, or a weight; see docs/adapting.md."""
 
 
-class AdapterEvolution(Evolution):
+class AdapterEvolution(BranchEvolution):
     """An adapter in training; ``weights`` are its factors, ``base`` the model's weights, which stand still.
 
     config : has ``model`` and ``evolution``, of recipe egg, see egg.config
@@ -32,8 +42,7 @@ class AdapterEvolution(Evolution):
     def __init__(self, config, backend: Backend, text, weights: np.ndarray, layout: AdapterShape):
         super().__init__(config, backend, text)
         self.base, self.layout = weights, layout
-        self.weights = initial_factors(layout, self.config.seed)
-        self.master = self.weights.astype(np.int16) << MASTER_BITS
+        self.begin_from(initial_factors(layout, self.config.seed))
         self.prepare()  # a backend that knows no adapters says so before anything is written
 
     @property
@@ -45,49 +54,48 @@ class AdapterEvolution(Evolution):
         """The model with the adapter, as the backend wants it."""
         return self.backend.prepare(self.shape, self.base, self.adapter)
 
-    def cast(self, *arguments, **settings):
-        """Votes on the adapter's factors."""
-        return self.backend.cast_adapter_votes(*arguments, **settings)
 
-    def multipliers(self) -> np.ndarray:
-        """What votes are multiplied by, one for each factor."""
-        return adapter_multipliers(self.layout, self.step_size(), self.config.population_size)
-
-
-class FineTuning(Evolution):
-    """All weights in training, as in pretraining, from a model's instead of random ones.
+class FineTuning(BranchEvolution):
+    """Weights in training, as in pretraining, from a model's instead of random ones.
 
     weights : (parameters,) int8, the model's
+    tensors : names of those that move; votes on the others are left out
     """
 
-    def __init__(self, config, backend: Backend, text, weights: np.ndarray):
+    def __init__(
+        self, config, backend: Backend, text, weights: np.ndarray, tensors: Collection[str]
+    ):
         super().__init__(config, backend, text)
-        self.weights = weights.copy()
-        self.master = weights.astype(np.int16) << MASTER_BITS
+        self.begin_from(weights)
+        self.still = [t.slice for name, t in self.shape.tensors.items() if name not in tensors]
+
+    def _cast(self, *arguments) -> Votes:
+        cast = super()._cast(*arguments)
+        for place in self.still:
+            cast.votes[place] = 0
+        return cast
 
 
 def adapting(
-    member_tokens: int,
+    tokens: int,
     *,
     full: bool,
     step_size: float | None = None,
-    sigma_shift: int | None = None,
+    step_factor: float = 1.0,
     **settings,
 ) -> EvolutionConfig:
-    """How an adapter evolves, or all weights do: the recipe of pretraining, the step falling to the end.
+    """How an adapter evolves, or weights do: the recipe of pretraining, the step falling to the end.
 
-    full : all weights
-    step_size : in int8 steps; None: chosen from the horizon
-    sigma_shift : size of the perturbation; None: 3, or pretraining's for all weights
+    full : weights
+    step_size : in int8 steps; None: chosen from the tokens
+    step_factor : times what is chosen
     settings : other fields of ``EvolutionConfig``
     """
-    if step_size is None and not full:
-        step_size = adapter_step_size(max(1, member_tokens)) / (1 << STEP_BITS)
-    if sigma_shift is None and not full:
-        sigma_shift = SIGMA_SHIFT
-    return EvolutionConfig(
-        schedule_tokens=member_tokens, step_size=step_size, sigma_shift=sigma_shift, **settings
-    )
+    config = EvolutionConfig(schedule_tokens=tokens, step_size=step_size, **settings)
+    if step_size is None:
+        default = default_step_size(config.tokens_per_step, tokens) / (1 << STEP_BITS)
+        step_size = step_factor * (FULL_STEPS if full else ADAPTER_STEPS) * default
+    return replace(config, step_size=step_size)
 
 
 @dataclass(frozen=True)
@@ -95,13 +103,13 @@ class Adaptation:
     """What came of adapting."""
 
     curve: list[tuple[int, float]]
-    """(member-tokens, bits per byte) on the validation text, from (0, before) to (all, after)."""
+    """(tokens, bits per byte) on the validation text, from (0, before) to (all, after)."""
     evolved: int
     """Parameters that evolved."""
     weights: np.ndarray
     """(parameters,) int8: the model's, as they were given if an adapter evolved."""
     adapter: Adapter | None
-    """None if all weights evolved."""
+    """None if weights evolved."""
 
     @property
     def before(self) -> float:
@@ -122,9 +130,8 @@ def adapt(
     validation: np.ndarray,
     *,
     rank: int | None,
-    tensors: str = ALL_TENSORS,
-    member_tokens: int,
-    seed: int = 0,
+    tensors: str | None = None,
+    tokens: int,
     measurements: int = 10,
     stepped: Callable[[StepReport], None] = lambda report: None,
     **settings,
@@ -134,36 +141,40 @@ def adapt(
     weights : (parameters,) int8
     text : to adapt to
     validation : (n,) uint8, a NUL before each document: what bits per byte are of
-    rank : of the adapter, 1 to 16; None: all weights evolve
-    tensors : matrices that are adapted, see ``egg.adapter.matrices_of``
+    rank : of the adapter, 1 to 16; None: weights evolve
+    tensors : matrices that are adapted, or tensors that evolve, see ``egg.adapter``; None: all
+    tokens : bytes of text to read
     measurements : points of the curve after its first
     stepped : is told of every step; what it raises ends the adapting
-    settings : other fields of ``EvolutionConfig``
+    settings : as for ``adapting``
     Raises EggError for a rank, tensors or settings that cannot be.
     """
-    evolving = adapting(member_tokens, full=rank is None, seed=seed, **settings)
+    evolving = adapting(tokens, full=rank is None, **settings)
     config = Config("adapt", ModelConfig(shape.hidden_size, shape.num_layers), evolving)
-    steps = member_tokens // config.tokens_per_step
+    steps = tokens // config.tokens_per_step
     if steps < 1:
-        raise EggError(f"{member_tokens:,} member-tokens: a step takes {config.tokens_per_step:,}")
-    evolution: Evolution
+        raise EggError(f"{tokens:,} tokens: a step takes {config.tokens_per_step:,}")
+    evolution: BranchEvolution
     if rank is None:
-        evolution = FineTuning(config, backend, text, weights)
+        moving = tensors_of(shape, tensors or ALL)
+        evolved = sum(shape.tensors[name].size for name in moving)
+        evolution = FineTuning(config, backend, text, weights, moving)
     else:
-        layout = adapter_shape(shape, rank, tensors)
+        layout = adapter_shape(shape, rank, tensors or ADAPTED)
+        evolved = layout.parameters
         evolution = AdapterEvolution(config, backend, text, weights, layout)
     curve = [(0, evaluate(backend, shape, weights, validation).bits_per_byte)]
     every = max(1, steps // measurements)
     for step in range(1, steps + 1):
         stepped(evolution.step())
         if step == steps or (step % every == 0 and steps - step >= every):
-            curve.append((evolution.member_tokens, measured(evolution, validation).bits_per_byte))
+            curve.append((evolution.tokens, measured(evolution, validation).bits_per_byte))
     if rank is None:
-        return Adaptation(curve, shape.parameters, evolution.weights, None)
-    return Adaptation(curve, evolution.layout.parameters, weights, evolution.adapter)
+        return Adaptation(curve, evolved, evolution.weights, None)
+    return Adaptation(curve, evolved, weights, evolution.adapter)
 
 
-def measured(evolution: Evolution, validation: np.ndarray) -> Evaluation:
+def measured(evolution: BranchEvolution, validation: np.ndarray) -> Evaluation:
     """Bits per byte of what evolves, as it is now."""
     e = evolution
     if isinstance(e, AdapterEvolution):

@@ -22,6 +22,8 @@ from kernels.philox import ADAPTER_WEIGHTS
 ADAPTER = "adapter.safetensors"
 FORMAT, FORMAT_KEY = 1, "egg_adapter"
 KINDS = ("gru", "mlp", "head")
+ALL, VECTORS = "all", "vectors"
+"""Every tensor: embedding, matrices, biases and norm gains; and of these the last two alone."""
 MERGE_SHIFT = 6  # shift(K) - lift(K): what B A is divided by to be a change of W
 
 
@@ -32,6 +34,20 @@ def matrices_of(shape: Shape, tensors: str) -> tuple[str, ...]:
     Raises EggError for what names none.
     """
     return named(shape.matrices, tensors, "--tensors", "matrix", KINDS)
+
+
+def tensors_of(shape: Shape, tensors: str) -> tuple[str, ...]:
+    """A model's tensors of some kinds, in its order.
+
+    tensors : ALL, or of VECTORS, embedding, gru, mlp, head, names such as w_down or ln1, and whole names; separated by
+        commas
+    Raises EggError for what names none.
+    """
+    if tensors == ALL:
+        return tuple(shape.tensors)
+    vectors = [name for name, tensor in shape.tensors.items() if len(tensor.shape) == 1]
+    kinds = (VECTORS, "embedding", *KINDS)
+    return named(tuple(shape.tensors), tensors, "--whole", "tensor", kinds, {VECTORS: vectors})
 
 
 def named(

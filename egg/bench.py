@@ -1,13 +1,17 @@
 """How fast a backend is: what is timed, and the useful work in it.
 
-Useful work is counted in multiply-accumulates. A byte that a member reads costs M = 12 D^2 L + 256 D of them (the
-head's second score reuses its sums). Votes cost, in recipe ``egg``, an outer product of every matrix for each
-group and token, M / group size a member-token; in recipe ``paper``, one of every matrix and of the embedding
-for each pair, M + 256 D.
+Useful work is counted in multiply-accumulates (MAC). A byte that a reader reads costs M = 12 D^2 L + 256 D of them. In
+recipe ``egg`` a token's K branches of the wire cost 256 K, one addition to each logit of each, and its votes V =
+8 D^2 L + 256 D, an outer product of every matrix that votes: gates, w_down and head. A token of a whole step counts
+
+    M + 256 K + V
+
+Look-ups, the head's branches, the credit and the update are not counted. In recipe ``paper`` a member's token counts M,
+and a pair's votes once a step an outer product of every matrix and of the embedding, M + 256 D.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -16,18 +20,20 @@ from egg.classic import ClassicSettings, read_pair
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evaluate import evaluate
-from egg.evolution import Evolution
+from egg.evolution import evolution
 from egg.parameters import initial_weights
 from egg.sample import Sampling, stream
-from kernels.arithmetic import CREDIT_SCALE_FLOOR, LIMIT, VOCABULARY
-from kernels.backend import Backend, Noise
+from kernels.arithmetic import FIRST_SHIFTS, LIMIT, MASTER_BITS, MIN_BRANCHES, VOCABULARY
+from kernels.backend import Backend, Draw, Noise
 from kernels.layout import BackendError, Shape
 from kernels.philox import words
 
 NAMES = {
-    "forward": "all members read a chunk of text with perturbed weights, and are scored",
-    "votes": "what the members saw becomes a vote on every weight",
-    "train_step": "a whole step: pack the weights, read, score, credit, vote, update",
+    "forward": "readers read a chunk of text with unperturbed weights",
+    "branches": "members that branch off where the wire ends are scored",
+    "votes": "what is credited becomes a vote on every weight",
+    "update": "votes move the weights",
+    "step": "a whole step of training, from weights to weights",
     "eval": "bits per byte of documents, with unperturbed weights",
     "generate": "samples drawn side by side, byte after byte",
 }
@@ -36,9 +42,8 @@ PERTURBATION = "perturbation"
 """A table of its own: what a member costs whose weights all differ, beside one whose perturbation has rank 1."""
 RANKS = ("rank 1", "full rank")
 RECIPES = ("egg", "paper")
-SEQ_LEN = {"egg": 4, "paper": 100}  # bytes a member reads in a step
-SIGMA_SHIFT = 4  # of both recipes
-GROUP_SIZE = EvolutionConfig.group_size
+PAPER_LENGTH = 100  # bytes that a member of recipe paper reads in a step
+SIGMA_SHIFT = 4
 DOCUMENT = 256  # mean bytes of a document; they have half to one and a half times as many
 
 
@@ -46,9 +51,7 @@ DOCUMENT = 256  # mean bytes of a document; they have half to one and a half tim
 class Sizes:
     """How much of a model is measured at once: enough to be typical, little enough not to take long."""
 
-    egg: int
-    """Members of recipe egg."""
-    paper: int
+    members: int
     """Members of recipe paper."""
     documents: int
     """Documents evaluated."""
@@ -59,15 +62,15 @@ class Sizes:
 
 
 SIZES = {
-    16: Sizes(2048, 1024, 4096, 64),
-    64: Sizes(2048, 1024, 2048, 64),
-    256: Sizes(4096, 256, 512, 32),
-    1024: Sizes(1024, 64, 256, 8),
+    16: Sizes(1024, 4096, 64),
+    64: Sizes(1024, 2048, 64),
+    256: Sizes(256, 512, 32),
+    1024: Sizes(64, 256, 8),
 }
 """By hidden size."""
 ONE_BY_ONE = {16: 256, 64: 64, 256: 16, 1024: 2}
 """Members of full rank, by hidden size."""
-MODELS = ((64, 2), (256, 6), (1024, 4))
+MODELS = ((64, 2), (256, 2), (1024, 2))
 """Hidden size and layers of the models measured by default."""
 PERTURBED = tuple((d, 2) for d in ONE_BY_ONE)
 """The same where the cost of perturbations is."""
@@ -83,8 +86,8 @@ class Case:
     recipe: str
     """egg or paper, eval and generate do not depend on it; of a perturbation its rank, one of RANKS."""
     shape: Shape
-    population_size: int
-    """Members, or documents of eval, or samples of generate."""
+    readers: int
+    """Streams of recipe egg, members of recipe paper, documents of eval, or samples of generate."""
     seq_len: int
     """Bytes each of them reads; of documents the mean, of samples what is drawn."""
 
@@ -96,24 +99,25 @@ class Case:
 class Work:
     """What one call does."""
 
-    member_tokens: int
-    """Bytes read by all members; of generate, bytes drawn."""
+    tokens: int
+    """Bytes read by all readers; of generate, bytes drawn."""
     multiply_accumulates: int
 
 
 @dataclass(frozen=True)
 class Job:
-    """A case made ready: its time is that of ``call``, less that of ``part`` where only the rest counts."""
+    """A case made ready: its time is ``factor`` times that of ``call``, and so on for the ``others``, all added up."""
 
     call: Callable[[], Work]
-    part: Callable[[], object] | None = None
+    factor: float = 1.0
+    others: tuple[tuple[float, Callable[[], object]], ...] = ()
 
 
 def plan(
     only: str | None = None,
     hidden_size: int | None = None,
     num_layers: int | None = None,
-    population_size: int | None = None,
+    readers: int | None = None,
     recipe: str | None = None,
 ) -> list[Case]:
     """The cases to measure; each argument that is not None narrows them.
@@ -124,34 +128,37 @@ def plan(
         raise EggError(f"--only {only}: choose {', '.join((*NAMES, PERTURBATION))}")
     if recipe not in (None, *RECIPES):
         raise EggError(f"--recipe {recipe}: choose {', '.join(RECIPES)}")
-    if population_size is not None and (population_size < 1 or population_size % GROUP_SIZE):
-        raise EggError(f"--population-size {population_size}: must be a multiple of {GROUP_SIZE}")
+    if readers is not None and (readers < 2 or readers % 2):
+        raise EggError(f"--readers {readers}: must be an even number, 2 or more")
     cases = []
+    default = EvolutionConfig()
     for shape in _shapes(hidden_size, num_layers, MODELS if only != PERTURBATION else ()):
         size = SIZES[shape.hidden_size]
-        for kind in RECIPES:
-            if recipe not in (None, kind):
-                continue
-            if kind == "paper" and recipe is None and shape.hidden_size > PAPER_LARGEST:
-                continue
-            for name in ("forward", "votes", "train_step"):
-                count = size.egg if kind == "egg" else size.paper
-                cases.append((name, kind, shape, count, SEQ_LEN[kind]))
+        if recipe != "paper":
+            for name in ("forward", "branches", "votes", "update", "step"):
+                if name != "branches" or shape.hidden_size > MIN_BRANCHES:
+                    cases.append((name, "egg", shape, default.streams, default.seq_len))
+        if recipe == "paper" or (recipe is None and shape.hidden_size <= PAPER_LARGEST):
+            cases.append(("step", "paper", shape, size.members, PAPER_LENGTH))
         if recipe != "paper":
             cases.append(("eval", "egg", shape, size.documents, DOCUMENT))
             cases.append(("generate", "egg", shape, size.samples, size.length))
     for shape in _shapes(hidden_size, num_layers, PERTURBED if recipe is None else ()):
         for rank in RANKS:
             d = shape.hidden_size
-            count = SIZES[d].paper if rank == "rank 1" else ONE_BY_ONE[d]
-            cases.append((PERTURBATION, rank, shape, count, SEQ_LEN["paper"]))
+            count = SIZES[d].members if rank == "rank 1" else ONE_BY_ONE[d]
+            cases.append((PERTURBATION, rank, shape, count, PAPER_LENGTH))
     chosen = [
-        Case(name, kind, shape, population_size or count, length)
+        Case(name, kind, shape, readers or count, length)
         for name, kind, shape, count, length in cases
         if only in (None, name)
     ]
-    if not chosen and recipe is not None and only in ("eval", "generate", PERTURBATION):
-        raise EggError(f"--only {only} does not depend on the recipe: leave --recipe out")
+    if recipe == "paper" and only not in (None, "step"):
+        raise EggError(
+            f"--only {only} is not of recipe paper, of which a step is timed: leave --recipe out"
+        )
+    if only == "branches" and not chosen and hidden_size == MIN_BRANCHES and num_layers:
+        raise EggError(f"--only branches: with hidden size {hidden_size} they are timed with votes")
     if not [case for case in chosen if only or case.name != PERTURBATION]:
         models = ", ".join(
             f"{d}/{layers}" for d, layers in (PERTURBED if only == PERTURBATION else MODELS)
@@ -176,86 +183,108 @@ def _shapes(hidden_size: int | None, num_layers: int | None, models) -> list[Sha
     ]
 
 
-def vote_work(case: Case) -> int:
-    """Multiply-accumulates of a step's votes."""
-    shape, members = case.shape, case.population_size
-    if case.recipe == "egg":
-        return members // GROUP_SIZE * case.seq_len * shape.multiply_accumulates
-    return members // 2 * (shape.multiply_accumulates + VOCABULARY * shape.hidden_size)
+def branch_work(shape: Shape) -> int:
+    """Multiply-accumulates of one token's branches, all D of them."""
+    return VOCABULARY * shape.hidden_size
+
+
+def vote_work(shape: Shape) -> int:
+    """Multiply-accumulates of one token's votes in recipe egg."""
+    d = shape.hidden_size
+    return 8 * d * d * shape.num_layers + VOCABULARY * d
 
 
 def make_ready(case: Case, backend: Backend) -> Job:
     """Everything a case needs before the clock starts."""
     return {
-        "forward": _members,
-        "votes": _members,
-        "train_step": _train_step,
+        "forward": _chunk,
+        "branches": _chunk,
+        "votes": _chunk,
+        "update": _update,
+        "step": _step,
         "eval": _evaluation,
         "generate": _generation,
         PERTURBATION: _one_by_one if case.recipe == "full rank" else _side_by_side,
     }[case.name](case, backend)
 
 
-def _members(case: Case, backend: Backend) -> Job:
-    """Forward or votes of a recipe."""
-    shape, members, length = case.shape, case.population_size, case.seq_len
-    tokens = ArrayText(_text(members * length // DOCUMENT + 2)).read(
-        np.arange(members) * length, length + 1
-    )
-    states = np.zeros((members, shape.num_layers, shape.hidden_size), np.int8)
-    pair_tokens, group_tokens = tokens[::2].copy(), tokens[::GROUP_SIZE].copy()
-    group_states = states[::GROUP_SIZE].copy()
-    fitness = np.where(np.arange(members // 2) % 2, 1, -1).astype(np.int8)
-    noise = Noise(0, 0, SIGMA_SHIFT)
-    model = backend.prepare(shape, initial_weights(shape, 0, case.recipe))
-    reading = Work(members * length, members * length * shape.multiply_accumulates)
-    voting = Work(members * length, vote_work(case))
+def _chunk(case: Case, backend: Backend) -> Job:
+    """Parts of what ``cast_votes`` does, told from each other by what it takes with few branches and with all.
+
+    A branch costs what all above the fewest cost, by their number; votes are what is left without branches and forward.
+    """
+    shape, d = case.shape, case.shape.hidden_size
+    model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
+    tokens, states = _tokens(case.readers, case.seq_len), _states(case.readers, shape)
+    gates, layer = FIRST_SHIFTS
+    shifts = np.array([*gates, *layer * shape.num_layers], np.int64)
+    count = case.readers * case.seq_len
+    each = {
+        "forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape),
+    }  # fmt: skip
+    work = Work(count, count * each[case.name])
 
     def forward():
-        backend.run_pairs(model, pair_tokens, states, noise)
-        return reading
+        backend.forward(model, tokens[:, :-1], states)
+        return work
 
-    def traced_votes():
-        backend.cast_traced_votes(
-            model, group_tokens, group_states, noise,
-            group_size=GROUP_SIZE, credit_scale=CREDIT_SCALE_FLOOR,
-        )  # fmt: skip
-        return voting
+    def cast(branches: int):
+        draw = Draw(0, 0, branches, shifts)
 
-    def pair_votes():
-        backend.cast_pair_votes(shape, fitness, noise)
-        return voting
+        def call():
+            backend.cast_votes(model, tokens, states, draw)
+            return work
+
+        return call
 
     if case.name == "forward":
         return Job(forward)
-    return Job(traced_votes, forward) if case.recipe == "egg" else Job(pair_votes)
+    if d == MIN_BRANCHES:
+        return Job(cast(d), others=((-1.0, forward),))
+    share = d / (d - MIN_BRANCHES)
+    if case.name == "branches":
+        return Job(cast(d), share, ((-share, cast(MIN_BRANCHES)),))
+    return Job(cast(MIN_BRANCHES), share, ((1 - share, cast(d)), (-1.0, forward)))
 
 
-def _train_step(case: Case, backend: Backend) -> Job:
-    shape, members, length = case.shape, case.population_size, case.seq_len
+def _update(case: Case, backend: Backend) -> Job:
+    shape = case.shape
+    master = initial_weights(shape, 0, "paper").astype(np.int32) << MASTER_BITS
+    squares = np.zeros(len(shape.row_starts) - 1, np.int64)
+    votes = np.random.default_rng(0).integers(-(1 << 12), 1 << 12, shape.parameters, np.int32)
+    work = Work(case.readers * case.seq_len, 0)
+
+    def update():
+        backend.update_rows(shape, master, squares, votes, 100, 1 << 12)
+        return work
+
+    return Job(update)
+
+
+def _step(case: Case, backend: Backend) -> Job:
+    shape, readers, length = case.shape, case.readers, case.seq_len
+    count = {"streams": readers} if case.recipe == "egg" else {"population_size": readers}
     config = Config(
         "bench",
         ModelConfig(shape.hidden_size, shape.num_layers),
-        EvolutionConfig(
-            recipe=case.recipe,
-            population_size=members,
-            group_size=GROUP_SIZE,
-            seq_len=length,
-        ),
+        EvolutionConfig(recipe=case.recipe, seq_len=length, **count),
     )
-    evolution = Evolution(config, backend, ArrayText(_text(1 << 13)))
-    reading = members * length * shape.multiply_accumulates
-    work = Work(members * length, reading + vote_work(case))
+    training = evolution(config, backend, ArrayText(_text(1 << 13)))
+    work = readers * length * shape.multiply_accumulates
+    if case.recipe == "egg":
+        work += readers * length * (branch_work(shape) + vote_work(shape))
+    else:
+        work += readers // 2 * (shape.multiply_accumulates + VOCABULARY * shape.hidden_size)
 
     def step():
-        evolution.step()
-        return work
+        training.step()
+        return Work(readers * length, work)
 
     return Job(step)
 
 
 def _evaluation(case: Case, backend: Backend) -> Job:
-    text = _text(case.population_size)
+    text = _text(case.readers)
     weights = initial_weights(case.shape, 0, "paper")
 
     def read():
@@ -267,7 +296,7 @@ def _evaluation(case: Case, backend: Backend) -> Job:
 
 def _generation(case: Case, backend: Backend) -> Job:
     weights = initial_weights(case.shape, 0, "paper")
-    sampling = Sampling(length=case.seq_len, count=case.population_size)
+    sampling = Sampling(length=case.seq_len, count=case.readers)
 
     def draw():
         drawn = sum(
@@ -281,19 +310,27 @@ def _generation(case: Case, backend: Backend) -> Job:
 
 
 def _side_by_side(case: Case, backend: Backend) -> Job:
-    """Members of rank 1, as recipe paper's."""
-    return _members(replace(case, name="forward", recipe="paper"), backend)
+    """Members of rank 1, recipe paper's."""
+    shape, members, length = case.shape, case.readers, case.seq_len
+    model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
+    tokens, states = _tokens(members // 2, length), _states(members, shape)
+    noise = Noise(0, 0, SIGMA_SHIFT)
+    work = Work(members * length, members * length * shape.multiply_accumulates)
+
+    def read():
+        backend.run_pairs(model, tokens, states, noise)
+        return work
+
+    return Job(read)
 
 
 def _one_by_one(case: Case, backend: Backend) -> Job:
     """Members of full rank: noise on all weights in place, which are packed and read, member after member."""
-    shape, members, length = case.shape, case.population_size, case.seq_len
+    shape, members, length = case.shape, case.readers, case.seq_len
     settings = ClassicSettings(1, sigma_shift=SIGMA_SHIFT)
     room = LIMIT - settings.amount
     weights = initial_weights(shape, 0, "paper").clip(-room, room)
-    tokens = ArrayText(_text(members * length // DOCUMENT + 2)).read(
-        np.arange(members // 2) * length, length + 1
-    )
+    tokens = _tokens(members // 2, length)
     noise = Noise(0, 0, settings.sigma_shift)
     work = Work(members * length, members * length * shape.multiply_accumulates)
 
@@ -314,6 +351,17 @@ class ArrayText:
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
         """(len(starts), length) uint8 from each start on, wrapping round at the end."""
         return self.text[(starts[:, None] + np.arange(length)) % self.size]
+
+
+def _tokens(readers: int, length: int) -> np.ndarray:
+    """(readers, length + 1) uint8: a chunk of text and its targets for each."""
+    text = ArrayText(_text(readers * length // DOCUMENT + 2))
+    return text.read(np.arange(readers) * length, length + 1)
+
+
+def _states(readers: int, shape: Shape) -> np.ndarray:
+    """(readers, L, D) int8, zero."""
+    return np.zeros((readers, shape.num_layers, shape.hidden_size), np.int8)
 
 
 @cache

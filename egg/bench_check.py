@@ -3,24 +3,24 @@
 import numpy as np
 
 from egg.errors import EggError
-from egg.optimizer import multipliers
 from kernels import get_backend
-from kernels.arithmetic import CREDIT_SCALE_FLOOR
-from kernels.backend import Backend, Noise
+from kernels.arithmetic import MASTER_BITS, MIN_BRANCHES, REWARD_MASTER_BITS
+from kernels.backend import Backend, Draw, Noise
 from kernels.layout import Shape
 
 SHAPES = (Shape(16, 1), Shape(64, 2), Shape(256, 1))
-GROUPS, GROUP_SIZE, LENGTH = 3, 16, 5
+STREAMS, LENGTH = 3, 5
 
 
-def check(backend: Backend) -> None:
+def check(backend: Backend, *, branches: bool = True) -> None:
     """Compare forward, votes and update with the reference on small models, byte for byte.
 
+    branches : whether the backend has the calls of recipe egg
     Raises EggError, one line, for the first call that differs.
     """
     reference = get_backend("numpy")
     for shape in SHAPES:
-        expected, found = _results(reference, shape), _results(backend, shape)
+        expected, found = (_results(b, shape, branches) for b in (reference, backend))
         for name, arrays in expected.items():
             for one, other in zip(arrays, found[name], strict=True):
                 if not np.array_equal(one, other):
@@ -54,30 +54,36 @@ def check_full_rank(backend: Backend) -> None:
             )
 
 
-def _results(backend: Backend, shape: Shape) -> dict[str, tuple]:
+def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]:
     """What every call of a backend gives for inputs that are the same each time: call -> arrays."""
     rng = np.random.default_rng(shape.hidden_size)
     layers, size = (shape.num_layers, shape.hidden_size), shape.parameters
     weights = np.clip(np.round(rng.normal(size=size) * 24), -127, 127).astype(np.int8)
-    tokens = rng.integers(0, 256, (GROUPS, LENGTH + 1)).astype(np.uint8)
+    tokens = rng.integers(0, 256, (STREAMS, LENGTH + 1)).astype(np.uint8)
     tokens[0, 2] = 0  # a document ends
-    states = rng.integers(-127, 128, (2 * GROUPS, *layers)).astype(np.int8)
-    fitness = np.array([1, -1, 0], np.int8)
-    noise = Noise(seed=1, step=GROUP_SIZE + 1, sigma_shift=3)
+    states = rng.integers(-127, 128, (2 * STREAMS, *layers)).astype(np.int8)
+    fitness, votes = np.array([1, -1, 0], np.int8), rng.integers(-(2**30), 2**30, size)
+    noise = Noise(seed=1, step=17, sigma_shift=3)
 
     model = backend.prepare(shape, weights)
-    cast = backend.cast_traced_votes(
-        model, tokens, states[:GROUPS], noise,
-        group_size=GROUP_SIZE, credit_scale=CREDIT_SCALE_FLOOR, first_group=2,
-    )  # fmt: skip
-    traced = cast.votes.copy(), cast.states, cast.scores, cast.deviation
-    master = weights.astype(np.int16) << 8
-    step_size = multipliers(shape, 1 << 16, GROUPS * GROUP_SIZE)
-    return {
-        "forward": backend.forward(model, tokens, states[:GROUPS]),
-        "cast_traced_votes": traced,
-        "update_master": (backend.update_master(shape, master, traced[0], step_size), master),
+    found = {"forward": backend.forward(model, tokens, states[:STREAMS])}
+    if branches:
+        shifts = rng.integers(4, 13, shape.vote_kinds)
+        found["cast_votes"] = ()
+        for some in dict.fromkeys((MIN_BRANCHES, shape.hidden_size)):
+            draw = Draw(1, 17, some, shifts)
+            cast = backend.cast_votes(model, tokens, states[:STREAMS], draw, first_row=5)
+            found["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
+        master, squares = (
+            weights.astype(np.int32) << MASTER_BITS,
+            np.arange(len(shape.row_starts) - 1),
+        )
+        moved = backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15)
+        found["update_rows"] = moved, master, squares
+    master = weights.astype(np.int16) << REWARD_MASTER_BITS
+    return found | {
+        "update_master": (backend.update_master(shape, master, votes, 1 << 13), master),
         "run_pairs": backend.run_pairs(model, tokens, states, noise, first_pair=3),
         "cast_pair_votes": (backend.cast_pair_votes(shape, fitness, noise, first_pair=3).copy(),),
-        "update_signs": (backend.update_signs(weights, traced[0], 1 << 16),),
+        "update_signs": (backend.update_signs(weights, votes, 1 << 33),),
     }

@@ -22,9 +22,9 @@ class Row:
 
     @property
     def rates(self) -> list[float | None]:
-        """Member-tokens a second: median, lowest, highest; None where a difference of times came out at nothing."""
+        """Tokens a second: median, lowest, highest; None where a difference of times came out at nothing."""
         seconds = statistics.median(self.seconds), max(self.seconds), min(self.seconds)
-        return [self.work.member_tokens / s if s > 0 else None for s in seconds]
+        return [self.work.tokens / s if s > 0 else None for s in seconds]
 
     @property
     def gmacs(self) -> float | None:
@@ -73,8 +73,8 @@ def measure(
         if case.shape not in backends:
             backends[case.shape] = backend_of()
         job = make_ready(case, backends[case.shape])
-        if job.part:
-            job.part()
+        for _, other in job.others:
+            other()
         jobs.append(job)
         rows.append(Row(case, job.call()))
     spent = [0.0] * len(rows)
@@ -103,7 +103,7 @@ def wall_clock(call: Callable[[], object]) -> float:
 
 
 def _seconds(job: Job, least: float, clock=wall_clock) -> float:
-    """Time of a call: the mean of so many that they take ``least`` seconds, the caches filled by one before."""
+    """What counts of a call's time: the mean of so many that they take ``least`` seconds, the caches filled by one."""
     whole, counted = _time(job, clock)
     if whole >= least:
         return counted
@@ -112,9 +112,6 @@ def _seconds(job: Job, least: float, clock=wall_clock) -> float:
 
 
 def _time(job: Job, clock) -> tuple[float, float]:
-    """Seconds that a call took, with its part, and those that count."""
-    called = clock(job.call)
-    if job.part is None:
-        return called, called
-    part = clock(job.part)
-    return called + part, called - part
+    """Seconds that a call took, with the others, and those that count."""
+    times = [(factor, clock(call)) for factor, call in ((job.factor, job.call), *job.others)]
+    return sum(seconds for _, seconds in times), sum(f * seconds for f, seconds in times)

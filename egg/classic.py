@@ -11,7 +11,7 @@ import numpy as np
 from egg.evolution import Text
 from egg.optimizer import ranked_multiplier, scheduled_step_size
 from egg.reward_evolution import pair_fitness
-from kernels.arithmetic import FINE, LIMIT, MASTER_BITS
+from kernels.arithmetic import FINE, LIMIT, REWARD_MASTER_BITS
 from kernels.backend import Backend, Noise
 from kernels.layout import Shape
 from kernels.reference import scores
@@ -39,7 +39,7 @@ class ClassicSettings:
 
     @property
     def tokens_per_step(self) -> int:
-        """Member-tokens."""
+        """Bytes read by all members."""
         return self.population_size * self.sequences * self.seq_len
 
 
@@ -58,7 +58,7 @@ class ClassicEvolution:
         settings: ClassicSettings,
     ):
         self.backend, self.shape, self.text, self.settings = backend, shape, text, settings
-        self.master = weights.astype(np.int16) << MASTER_BITS
+        self.master = weights.astype(np.int16) << REWARD_MASTER_BITS
         self.weights = self._rounded()
         self.step_number = 0
 
@@ -78,18 +78,18 @@ class ClassicEvolution:
         size = scheduled_step_size(
             s.step_size, s.step_size // 20, "linear", self.step_number * LIMIT, s.steps * LIMIT
         )
-        multipliers = np.full(len(self.shape.tensors), ranked_multiplier(size, fitness), np.int64)
-        self.backend.update_master(self.shape, self.master, votes, multipliers)
+        multiplier = ranked_multiplier(size, fitness)
+        self.backend.update_master(self.shape, self.master, votes, multiplier)
         self.weights = self._rounded()
         self.step_number += 1
         return -int(found.sum()) / (FINE * s.tokens_per_step)
 
     def _rounded(self) -> np.ndarray:
         """The int8 weights; masters are limited so that no member's weights are."""
-        room = (LIMIT - self.settings.amount) << MASTER_BITS
+        room = (LIMIT - self.settings.amount) << REWARD_MASTER_BITS
         np.clip(self.master, -room, room, out=self.master)
-        half = 1 << (MASTER_BITS - 1)
-        return ((self.master.astype(np.int32) + half) >> MASTER_BITS).astype(np.int8)
+        half = 1 << (REWARD_MASTER_BITS - 1)
+        return ((self.master.astype(np.int32) + half) >> REWARD_MASTER_BITS).astype(np.int8)
 
 
 def read_pair(

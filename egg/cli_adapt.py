@@ -4,15 +4,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 
 import data
 from egg import checkpoint, hub
-from egg.adaptation import ALL_TENSORS, AdapterEvolution, AdapterTrainer, FineTuning, adapting
-from egg.adapter import ADAPTER, adapter_shape, base_hash, merge, read_adapter
+from egg.adaptation import ADAPTED, AdapterEvolution, AdapterTrainer, FineTuning, adapting
+from egg.adapter import ADAPTER, ALL, adapter_shape, base_hash, merge, read_adapter, tensors_of
+from egg.branches import BranchEvolution
 from egg.cli_corpus import facts, open_for_training
 from egg.cli_eval import text_of
 from egg.cli_options import BackendName, parse, say
@@ -22,8 +23,8 @@ from egg.config import Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.curves import read_curves
 from egg.errors import EggError
 from egg.evaluate import evaluate, sample
-from egg.evolution import Evolution
 from egg.model import read_model
+from egg.origin import made_with
 from egg.plots import LOSS, plot_runs
 from egg.progress import Progress, count, duration
 from egg.runlog import METRICS
@@ -32,7 +33,6 @@ from kernels import get_backend
 
 FULL = "full"
 MEASUREMENTS = 20  # on the way
-EVOLUTION = EvolutionConfig()
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,27 @@ class AdaptArguments:
     """reward: seconds that the function may take for all texts of a step."""
     rank: Annotated[str, tyro.conf.arg(metavar="INT|full")] = "2"
     """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
-    tensors: str = ALL_TENSORS
+    tensors: str = ADAPTED
     """Matrices that are adapted: gru, mlp, head, or names such as w_up, separated by commas."""
     out: str | None = None
     """Folder of the adapter; none: runs/adapt-DATE-TIME."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
-    member_tokens: int = 10_000_000
-    """Bytes read by all members together; the step size falls until then."""
-    population_size: int | None = None
-    """Members; none: 2048, with a reward 256."""
-    group_size: int = EVOLUTION.group_size
-    """Members that read the same text and are compared; a multiple of 4."""
-    seq_len: int = EVOLUTION.seq_len
-    """Bytes that each member reads in a step."""
-    sigma_shift: int | None = None
-    """Size of the perturbation, 0 to 8: a factor moves by 2^(4 - sigma_shift) int8 steps; none: 3, with a
-    reward 1, all weights as in pretraining."""
+    tokens: int = 1_000_000
+    """Bytes of text to read, each counted once for each reader (with a reward every member is one); the step size falls
+    until then."""
+    streams: int = EvolutionConfig.streams
+    """Texts that are read side by side in a step, each by one reader."""
+    seq_len: int = EvolutionConfig.seq_len
+    """Bytes that each reader reads in a step."""
+    branches: int | Literal["all"] = "all"
+    """Members that branch off at every byte: all, or a power of two from 16 to the hidden size."""
+    population_size: int = 256
+    """reward: members."""
+    sigma_shift: int = 1
+    """reward: size of the perturbation, 0 to 8; a factor moves by 2^(4 - sigma_shift) int8 steps."""
     step_size: float | None = None
-    """Largest step of a factor, in int8 steps; none: chosen from the horizon, with a reward 4."""
+    """Largest step of a factor, in int8 steps; none: chosen from the tokens, with a reward 4."""
     seed: int = 0
     """Of every random draw, 0 to 2^64 - 1; equal seeds give equal adapters, byte for byte."""
     eval_every: int | None = None
@@ -161,12 +163,14 @@ def _adapt(arguments: AdaptArguments) -> int:
     measured = sample(corpus.split(split), config.run.eval_bytes)
     before = evaluate(backend, shape, weights, measured).bits_per_byte
     if full:
-        evolution: Evolution = FineTuning(config, backend, text, weights)
+        evolution: BranchEvolution = FineTuning(
+            config, backend, text, weights, tensors_of(shape, ALL)
+        )
         kind = Trainer
     else:
         evolution = AdapterEvolution(config, backend, text, weights, layout)
         kind = AdapterTrainer
-    trainer = kind(config, evolution, measured, facts(corpus), out, progress)
+    trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(backend))
     trainer.content["adapter"] = {
         "rank": FULL if full else layout.rank,
         "matrices": None if full else list(layout.matrices),
@@ -195,7 +199,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     size = (saved / checkpoint.MODEL if full else saved).stat().st_size
     progress.note(
         f"after: {after:.4f} bits per byte, {before - after:+.4f} better, "
-        f"{count(evolution.member_tokens)} member-tokens in {duration(outcome.seconds)}\n"
+        f"{count(evolution.tokens)} tokens in {duration(outcome.seconds)}\n"
         f"{saved}, {size:,} bytes\nloss curve: {out / LOSS}"
     )
     return 0
@@ -220,21 +224,19 @@ def rank_of(text: str) -> int:
 
 def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config:
     a = arguments
-    if a.member_tokens < 1:
-        raise EggError(f"--member-tokens {a.member_tokens}: must be 1 or more")
-    population = a.population_size
+    if a.tokens < 1:
+        raise EggError(f"--tokens {a.tokens}: must be 1 or more")
     evolution = adapting(
-        a.member_tokens, full=full, step_size=a.step_size, sigma_shift=a.sigma_shift, seed=a.seed,
-        group_size=a.group_size, seq_len=a.seq_len,
-        population_size=EVOLUTION.population_size if population is None else population,
+        a.tokens, full=full, step_size=a.step_size, seed=a.seed,
+        streams=a.streams, seq_len=a.seq_len, branches=a.branches,
     )  # fmt: skip
-    steps = a.member_tokens // (evolution.population_size * a.seq_len)
+    steps = a.tokens // evolution.tokens_per_step
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
     run = RunConfig(
-        data=data.absolute(a.data), data_column=a.data_column, member_tokens=a.member_tokens,
+        data=data.absolute(a.data), data_column=a.data_column, tokens=a.tokens,
         eval_every=every, eval_bytes=a.eval_bytes,
     )  # fmt: skip
-    return Config("adapt", model, evolution, run)
+    return Config("adapt", model, evolution, run).resolved()
 
 
 def _merge(arguments: MergeArguments) -> int:

@@ -11,6 +11,7 @@ from egg.cli_options import say
 from egg.errors import EggError
 from egg.model import read_model
 from egg.optimizer import STEP_BITS
+from egg.origin import made_with
 from egg.reward import Reward
 from egg.reward_evolution import RewardEvolution, RewardSettings
 from egg.runlog import METRICS
@@ -18,9 +19,7 @@ from egg.sample import Sampling
 from egg.signals import catch_signals
 from kernels import get_backend
 
-POPULATION = 256
 STEP_SIZE = 4.0  # int8 steps
-SIGMA_SHIFT = 1
 MEASUREMENTS = 20
 CURVE = "reward.png"
 
@@ -54,7 +53,8 @@ def adapt(arguments) -> int:
         try:
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(
-                out / checkpoint.CONFIG, checkpoint.json_bytes({"adapter": about})
+                out / checkpoint.CONFIG,
+                checkpoint.json_bytes({"made_with": made_with(backend), "adapter": about}),
             )
             rows: list[dict] = []
             try:
@@ -94,7 +94,7 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
                         f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}"
                     )
             finally:  # the step is done, whatever becomes of its measurement
-                row["member_tokens"] = evolution.member_tokens
+                row["tokens"] = evolution.tokens
                 row["seconds"] = round(time.perf_counter() - began, 4)
                 log.write(json.dumps(row) + "\n")
                 log.flush()
@@ -102,21 +102,20 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
 
 
 def _settings(arguments) -> RewardSettings:
-    population = POPULATION if arguments.population_size is None else arguments.population_size
+    population, sigma_shift = arguments.population_size, arguments.sigma_shift
     if population < 2 or population % 2:
         raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
     if arguments.eval_every is not None and arguments.eval_every < 0:
         raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
     if not arguments.reward_timeout > 0:
         raise EggError(f"--reward-timeout {arguments.reward_timeout}: must be more than 0")
-    sigma_shift = SIGMA_SHIFT if arguments.sigma_shift is None else arguments.sigma_shift
     if not 0 <= sigma_shift <= 8:
         raise EggError(f"--sigma-shift {sigma_shift}: must be 0 to 8")
     Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)
-    steps = arguments.member_tokens // (population * arguments.length)
+    steps = arguments.tokens // (population * arguments.length)
     if steps < 1:
         raise EggError(
-            f"--member-tokens {arguments.member_tokens}: a step takes up to {population * arguments.length:,}"
+            f"--tokens {arguments.tokens}: a step takes up to {population * arguments.length:,}"
         )
     size = STEP_SIZE if arguments.step_size is None else arguments.step_size
     if not 0 < size <= 127:

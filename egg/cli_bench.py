@@ -23,24 +23,26 @@ class BenchArguments:
     """Measure speed: check the backend against the reference, then time it beside the CPU's peak.
 
     A table for docs/benchmarks.md on standard output, progress on standard error. What is timed:
-     forward: the backend's run_pairs: half as many directions drawn as members, all of which read T bytes with
-    perturbed weights (T = 4, or 100 in recipe paper) and are scored. Packing the weights is not in it.
-     votes: recipe egg casts votes in the call that reads: its time less that of forward, so the trace,
-    the second score and the credits are in it. Recipe paper: the backend's cast_pair_votes.
-     train_step: a whole step as training does it, from weights to weights, on synthetic text.
+     forward: readers read T bytes each with unperturbed weights, 32 of them in recipe egg, T = 16. Packing the weights
+    is not in it.
+     branches: members branch off after every byte, as many as the hidden size, and are scored: what those beyond 16
+    add to the time of cast_votes, and in proportion the 16.
+     votes: the head's branches, credit along the wire, and the outer products: cast_votes, less forward and branches.
+     update: update_rows, once for the step's tokens.
+     step: a whole step as training does it, from weights to weights, on synthetic text; of recipe paper too.
      eval: egg.evaluate on synthetic documents of 256 bytes, each read from state zero.
      generate: egg.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1.
-     perturbation: time per member that reads 100 bytes, over hidden sizes, in a table of its own: of rank 1, as
-    forward of recipe paper, and of full rank, whose noise is drawn from the seed, added to the weights in place and
-    taken off again, one member after another.
+     perturbation: time per member that reads 100 bytes, over hidden sizes, in a table of its own: of rank 1, as recipe
+    paper has it, and of full rank, whose noise is drawn from the seed, added to the weights in place and taken off
+    again, one member after another.
 
-    Useful work is 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte a member reads; votes add an outer
-    product of every matrix for each group and token (egg) or for each pair (paper). The peak is that of int8 dot
-    products whose weights and sums stay in registers, on all threads at once; the best of all looks
-    counts, so other work on the machine makes fractions too low, never too high. With --backend cupy times are the
-    device's own, between events, and the peak is that of a large int8 product of cuBLAS.
+    Useful work is M = 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte read, 256 D for its branches, 8 D^2 L +
+    256 D for its votes, and the sum of the three for a token of a step; in recipe paper M, and M + 256 D a pair and
+    step. The peak is that of int8 dot products whose weights and sums stay in registers, on all threads at once; the
+    best of all looks counts, so other work on the machine makes fractions too low, never too high. With --backend cupy
+    times are the device's own, between events, and the peak is that of a large int8 product of cuBLAS.
 
-    For example: egg bench --only forward --hidden-size 256 --num-layers 6
+    For example: egg bench --only step --hidden-size 256 --num-layers 1
     """
 
     only: Annotated[
@@ -50,11 +52,11 @@ class BenchArguments:
     recipe: Annotated[str | None, tyro.conf.arg(metavar="{egg,paper}")] = None
     """Measure one recipe; none: both, paper up to hidden size 256."""
     hidden_size: int | None = None
-    """Measure models of this width; none: 64 with 2 layers, 256 with 6, 1024 with 4."""
+    """Measure models of this width; none: 64, 256 and 1024, with 2 layers."""
     num_layers: int | None = None
     """Measure models of so many layers; with --hidden-size any model can be measured."""
-    population_size: int | None = None
-    """Members, documents of eval and samples of generate; none: enough of each for the model."""
+    readers: int | None = None
+    """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: enough of each."""
     seconds: float = Patience.seconds
     """Time for each row, in 3 to 9 repeats; after about seven minutes no row is repeated."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -74,7 +76,7 @@ def main(argv: list[str], prog: str) -> int:
         arguments.only,
         arguments.hidden_size,
         arguments.num_layers,
-        arguments.population_size,
+        arguments.readers,
         arguments.recipe,
     )
 
@@ -88,9 +90,9 @@ def main(argv: list[str], prog: str) -> int:
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
     )
     say("checking against the reference (the first time also compiles: up to a minute)")
-    check(backend)
+    check(backend, branches=backend.name != "cupy")
     if backend.name == "cupy":
-        cases = _without_perturbations(cases)
+        cases = _without(cases)
     elif any(case.name == PERTURBATION for case in cases):
         check_full_rank(backend)
     if backend.name == "cupy":
@@ -127,13 +129,12 @@ def main(argv: list[str], prog: str) -> int:
     return 0
 
 
-def _without_perturbations(cases: list) -> list:
+def _without(cases: list) -> list:
     """What backend cupy can be asked; raises EggError if nothing is left."""
-    left = [case for case in cases if case.name != PERTURBATION]
+    lacks = ("branches", "votes", "update", PERTURBATION)
+    left = [c for c in cases if c.name not in lacks and (c.name, c.recipe) != ("step", "egg")]
     if not left:
-        raise EggError(
-            f"--only {PERTURBATION}: backend cupy draws no full-rank noise, choose numba"
-        )
+        raise EggError("backend cupy has neither recipe egg nor full-rank noise: choose numba")
     return left
 
 
@@ -206,9 +207,9 @@ def row_facts(row: Row, peak: float | None) -> dict:
         "recipe": case.recipe,
         "hidden_size": case.shape.hidden_size,
         "num_layers": case.shape.num_layers,
-        "population_size": case.population_size,
+        "readers": case.readers,
         "seq_len": case.seq_len,
-        "member_tokens_per_second": _round(median),
+        "tokens_per_second": _round(median),
         "spread": [_round(low), _round(high)],
         "gmacs": _round(row.gmacs),
         "fraction_of_peak": _fraction(row, peak),
@@ -223,11 +224,11 @@ def member_facts(rows: list[Row]) -> list[dict]:
     found = []
     for shape in dict.fromkeys(row.case.shape for row in rows):
         one, full = (times[shape, rank] for rank in RANKS)
-        seconds = [statistics.median(r.seconds) / r.case.population_size for r in (one, full)]
+        seconds = [statistics.median(r.seconds) / r.case.readers for r in (one, full)]
         found.append({
             "hidden_size": shape.hidden_size, "num_layers": shape.num_layers, "parameters": shape.parameters,
-            "seq_len": one.case.seq_len, "rank_1_population_size": one.case.population_size,
-            "full_rank_population_size": full.case.population_size,
+            "seq_len": one.case.seq_len, "rank_1_members": one.case.readers,
+            "full_rank_members": full.case.readers,
             "rank_1_seconds_per_member": seconds[0], "full_rank_seconds_per_member": seconds[1],
             "full_rank_over_rank_1": round(seconds[1] / seconds[0], 2),
         })  # fmt: skip
@@ -272,7 +273,7 @@ def heading(facts: dict) -> list[str]:
 def table(rows: list[Row], peak: float | None) -> list[str]:
     """The rows in Markdown, aligned."""
     lines = [
-        ["timed", "recipe", "model", "population, T", "member-tokens/s", "lowest to highest", "GMAC/s",
+        ["timed", "recipe", "model", "readers, T", "tokens/s", "lowest to highest", "GMAC/s",
          "of peak", "repeats"],
     ]  # fmt: skip
     for row in rows:
@@ -283,7 +284,7 @@ def table(rows: list[Row], peak: float | None) -> list[str]:
                 case.name,
                 case.recipe if case.name not in ("eval", "generate") else "-",
                 f"{case.shape.hidden_size}/{case.shape.num_layers}",
-                f"{case.population_size:,}, {case.seq_len}",
+                f"{case.readers:,}, {case.seq_len}",
                 median,
                 f"{low} to {high}",
                 "-" if row.gmacs is None else f"{row.gmacs:.3g}",

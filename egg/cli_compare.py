@@ -13,19 +13,18 @@ from egg.plots import plot_comparison
 
 @dataclass(frozen=True)
 class CompareArguments:
-    """Run configurations side by side, at equal member-tokens, with several seeds each.
+    """Run configurations side by side, at equal tokens, with several seeds each.
 
     FILE is TOML: what stands at the top is common, each table is a configuration, keys are flags of egg
     train. Started again, it goes on where it was interrupted. For example:
 
-      member_tokens = "10M"
-      schedule_tokens = "10M"
+      tokens = "1M"
       seeds = [1, 2]
 
-      [sign]
+      ["64-2"]
 
-      [input]
-      perturbation = "input"
+      ["256-2"]
+      hidden_size = 256
     """
 
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]

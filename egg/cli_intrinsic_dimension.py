@@ -24,18 +24,19 @@ from egg.intrinsic_dimension import (
     Records,
     Result,
     Setting,
+    Subspace,
     Trial,
     facts,
     measure,
     plan,
     sweep,
     trials_of,
+    tune,
 )
 from egg.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
 from egg.model import read_model, trained_for
 from egg.progress import count
 from egg.runlock import locked
-from egg.subspaces import Subspace, tune
 from kernels import get_backend
 
 SUMMARY = "d90.json"
@@ -45,7 +46,7 @@ SUMMARY = "d90.json"
 class IntrinsicDimensionArguments:
     """Find d90: how many parameters must move for 90 % of what moving all of them gains on another text.
 
-    Each checkpoint is adapted to the text within subspaces of several ranks and tensors, at equal member-tokens, with
+    Each checkpoint is adapted to the text within subspaces of several ranks and tensors, at equal tokens, with
     several seeds. Results are kept as they come: interrupted and started again, it goes on. Writes d90.png, gains.png
     and d90.json.
 
@@ -70,16 +71,14 @@ class IntrinsicDimensionArguments:
         "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
     )
     """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
-    member_tokens: int = 2_000_000
-    """Of every adaptation."""
+    tokens: int = 200_000
+    """Bytes of text that every adaptation reads, each counted once for each reader."""
     seeds: int = 3
     """Adaptations of each kind, with seeds 0, 1, ..."""
     step_factors: str = "0.5,1,2"
     """Times the default step size; the first seed finds each subspace's best among these or beyond their ends."""
-    population_size: int = EvolutionConfig.population_size
-    """Members: perturbed copies of what evolves."""
-    sigma_shift: int | None = None
-    """Size of the perturbation, as for egg train; none: 3 for adapters, and for whole tensors that of egg train."""
+    streams: int = EvolutionConfig.streams
+    """Readers a step, each with a text of its own."""
     eval_bytes: int = 131_072
     """Bytes of validation text that each adaptation is measured on; 0: all."""
     out: str = "runs/intrinsic-dimension"
@@ -97,14 +96,14 @@ def main(argv: list[str], prog: str) -> int:
     a = parse(IntrinsicDimensionArguments, argv, prog=prog)
     if not a.checkpoints:
         raise EggError(f"intrinsic dimension of what? Give a run or checkpoints ({prog} --help)")
-    per_step = a.population_size * EvolutionConfig.seq_len
+    per_step = a.streams * EvolutionConfig.seq_len
     if a.seeds < 1:
         raise EggError(f"--seeds {a.seeds}: must be at least 1")
     if a.eval_bytes < 0:
         raise EggError(f"--eval-bytes {a.eval_bytes}: must be at least 0")
-    EvolutionConfig(population_size=a.population_size, sigma_shift=a.sigma_shift)
-    if a.member_tokens < per_step:
-        raise EggError(f"--member-tokens {a.member_tokens}: a step takes {per_step:,}")
+    EvolutionConfig(streams=a.streams)
+    if a.tokens < per_step:
+        raise EggError(f"--tokens {a.tokens}: a step takes {per_step:,}")
     factors = _factors(a.step_factors)
     models = [(path, *read_model(path)) for path in a.checkpoints]
     subspaces = [plan(_subspaces(a, shape), shape) for _, shape, _, _ in models]
@@ -120,15 +119,13 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     backend = get_backend(a.backend, threads=a.threads, notify=say)
     corpus, text, split = open_for_training(a.data, a.data_column, say)
     validation = sample(corpus.split(split), a.eval_bytes)
-    setting = Setting(
-        corpus.fingerprint, a.member_tokens, a.eval_bytes, a.population_size, a.sigma_shift
-    )
-    per_step = a.population_size * EvolutionConfig.seq_len
-    each = a.member_tokens // per_step * per_step
+    setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
+    per_step = a.streams * EvolutionConfig.seq_len
+    each = a.tokens // per_step * per_step
     seeds = list(range(a.seeds))
     total = each * sum(trials_of(len(some), len(factors), len(seeds)) for some in subspaces)
     measured = []
-    with steps_bar(total, "adapting", "member-tokens") as done:
+    with steps_bar(total, "adapting", "tokens") as done:
         for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
             before = evaluate(backend, shape, weights, validation).bits_per_byte
             candidate = Candidate(
@@ -141,9 +138,8 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                     return records.known[trial]
                 began = time.perf_counter()
                 after = tune(
-                    backend, c.shape, c.weights, text, validation, subspace, member_tokens=trial.member_tokens,
-                    step_factor=trial.step_factor, seed=trial.seed, population_size=trial.population_size,
-                    sigma_shift=trial.sigma_shift,
+                    backend, c.shape, c.weights, text, validation, subspace, tokens=trial.tokens,
+                    step_factor=trial.step_factor, seed=trial.seed, streams=trial.streams,
                     stepped=lambda report: done(per_step),
                 )  # fmt: skip
                 seconds = round(time.perf_counter() - began, 2)
@@ -168,7 +164,7 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
     pictures = [out / PICTURE, out / CURVES]
     content = {
         "data": name,
-        "member_tokens": a.member_tokens,
+        "tokens": a.tokens,
         "seeds": a.seeds,
         "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
@@ -184,9 +180,7 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
     else:
         print_measured(measured, console())
         trials = sum(len(m.gains) for m in measured)
-        say(
-            f"{trials} subspaces, {count(a.member_tokens)} member-tokens an adaptation, {a.seeds} seeds"
-        )
+        say(f"{trials} subspaces, {count(a.tokens)} tokens an adaptation, {a.seeds} seeds")
     say(f"wrote {', '.join(str(p) for p in (*pictures, out / SUMMARY))}")
     return 0
 

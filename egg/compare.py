@@ -1,4 +1,4 @@
-"""The learning bench: configurations side by side, at equal member-tokens, with several seeds each.
+"""The learning bench: configurations side by side, at equal tokens, with several seeds each.
 
 Every run is an ordinary run folder, DIR/NAME/seed-N, made by ``egg train``; a line of DIR/results.jsonl keeps
 what came of it.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from egg import checkpoint
 from egg.errors import EggError
+from egg.origin import commit
 from egg.progress import count
 from egg.runlock import locked
 from egg.runlog import METRICS, VALIDATION, read_lines
@@ -68,7 +69,7 @@ class Result:
     settings: dict[str, str]
     commit: str | None
     """Of the code that began or went on with the run; ``+`` where files had changed since."""
-    member_tokens: int
+    tokens: int
     bits_per_byte: float
     """Exact, of the validation split, at the run's end."""
     seconds: float
@@ -93,12 +94,12 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
     common = {key: value for key, value in content.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     if not tables:
-        raise EggError(f"{path} names no configuration: add a table such as [sign]")
+        raise EggError(f"{path} names no configuration: add a table such as [wide]")
     configurations = []
     for name, own in tables.items():
         if not name.strip(".") or Path(name).name != name:
             raise EggError(f"{path}: [{name!r}] names no folder: give it a name without slashes")
-        settings = {"preset": "quickstart"} | common | own
+        settings = {"preset": "quickstart"} | _renamed(common) | _renamed(own)
         for key, value in settings.items():
             if key in KEPT_BACK or isinstance(value, dict | list | bool):
                 raise EggError(
@@ -106,6 +107,11 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
                 )
         configurations.append(Configuration(name, {k: str(v) for k, v in settings.items()}))
     return configurations, seeds
+
+
+def _renamed(settings: dict) -> dict:
+    """Settings with the one name of a budget."""
+    return {"tokens" if key == "member_tokens" else key: v for key, v in settings.items()}
 
 
 def run_comparison(
@@ -175,7 +181,7 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         seed,
         configuration.settings,
         commit(),
-        last["member_tokens"],
+        last["tokens"],
         last[VALIDATION],
         last["seconds"],
     )
@@ -226,33 +232,17 @@ def _other_settings(where: Path, configuration: Configuration) -> str:
     )
 
 
-def commit() -> str | None:
-    """The commit of this code; None outside a git checkout."""
-    here = Path(__file__).parent
-
-    def git(*words):
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
-
-    try:
-        head, changed = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "-uno")
-    except OSError:
-        return None
-    if head.returncode or changed.returncode:
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout else "")
-
-
 def table(results: list[Result]) -> str:
     """Results in Markdown: a row a configuration, its mean over seeds and their range."""
     rows = [
-        "| configuration | seeds | member-tokens | bits per byte | range | seconds |",
+        "| configuration | seeds | tokens | bits per byte | range | seconds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in dict.fromkeys(r.name for r in results):
         some = [r for r in results if r.name == name]
         bits = [r.bits_per_byte for r in some]
         rows.append(
-            f"| {name} | {len(some)} | {count(some[0].member_tokens)} | {sum(bits) / len(bits):.4f} | "
+            f"| {name} | {len(some)} | {count(some[0].tokens)} | {sum(bits) / len(bits):.4f} | "
             f"{min(bits):.4f} to {max(bits):.4f} | {sum(r.seconds for r in some) / len(some):.0f} |"
         )
     return "\n".join(rows)

@@ -192,7 +192,7 @@ def _recipe(config, shape: Shape, weights, history) -> str:
             ("time", duration(last["seconds"])),
         ]
     return (
-        "## Recipe\n\nA token is a byte of text, counted once for each reader that reads it: the unit of cost.\n\n"
+        "## Recipe\n\nA token is one byte of text that is read, counted once for each reader: the unit of cost.\n\n"
         + _rows(("", ""), rows)
     )
 

@@ -1,7 +1,7 @@
 """d90: the size of the smallest subspace in which adapting gains 90 % of what adapting all weights gains.
 
 Aghajanyan et al. (2020, arXiv 2012.13255) measured it with random subspaces and gradients; here the subspaces are
-low-rank factors and subsets of tensors, and all of them evolve, at equal member-tokens. Every result is a line of
+low-rank factors and subsets of tensors, and all of them evolve, at equal tokens. Every result is a line of
 DIR/results.jsonl, so that what is done once is not done again.
 """
 
@@ -14,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from egg.adaptation import adapt
+from egg.adapter import ALL, adapter_shape, tensors_of
 from egg.errors import EggError
-from egg.subspaces import FULL, Subspace
+from egg.evolution import Text
+from kernels.backend import Backend
 from kernels.layout import Shape
 
 RESULTS = "results.jsonl"
@@ -27,17 +30,59 @@ FACTORS = (1 / 64, 8.0)  # of the default step size: bounds of the search
 
 
 @dataclass(frozen=True)
+class Subspace:
+    """What may move while the rest of a model stands still."""
+
+    rank: int | None
+    """Of the factors beside each matrix; None: the tensors themselves evolve."""
+    tensors: str
+    """Kinds or names of tensors, separated by commas, or ALL: see ``tensors_of`` and ``matrices_of``."""
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return f"{'whole' if self.rank is None else f'rank {self.rank}'} {self.tensors}"
+
+    def parameters(self, shape: Shape) -> int:
+        """How many numbers evolve; raises EggError for a subspace that a model of this shape does not have."""
+        if self.rank is None:
+            return sum(shape.tensors[name].size for name in tensors_of(shape, self.tensors))
+        return adapter_shape(shape, self.rank, self.tensors).parameters
+
+
+FULL = Subspace(None, ALL)
+
+
+def tune(
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: Text,
+    validation: np.ndarray,
+    subspace: Subspace,
+    **settings,
+) -> float:
+    """Bits per byte on the validation text of a model that was adapted within a subspace.
+
+    settings : as ``egg.adaptation.adapt`` has them
+    """
+    return adapt(
+        backend, shape, weights, text, validation, rank=subspace.rank, tensors=subspace.tensors,
+        measurements=1, **settings,
+    ).after  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Setting:
     """What all trials of a sweep share."""
 
     text: str
     """Fingerprint of the corpus."""
-    member_tokens: int
-    """That each trial takes."""
+    tokens: int
+    """Bytes that each trial reads."""
     eval_bytes: int
-    population_size: int
-    sigma_shift: int | None
-    """None: what adapters and weights have by default."""
+    streams: int
+    """Readers a step."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +96,9 @@ class Trial:
     step_factor: float
     seed: int
     text: str
-    member_tokens: int
+    tokens: int
     eval_bytes: int
-    population_size: int
-    sigma_shift: int | None
+    streams: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +120,7 @@ class Candidate:
     weights: np.ndarray
     base: str
     pretraining: int | None
-    """Member-tokens it was trained for, None if its config.json does not tell."""
+    """Tokens it was trained for, None if its config.json does not tell."""
     before: float
     """Bits per byte of the adaptation text's validation split, unadapted."""
 
@@ -277,7 +321,7 @@ def facts(measured: list[Measured]) -> list[dict]:
             "hidden_size": m.candidate.shape.hidden_size,
             "num_layers": m.candidate.shape.num_layers,
             "parameters": m.candidate.shape.parameters,
-            "pretraining_member_tokens": m.candidate.pretraining,
+            "pretraining_tokens": m.candidate.pretraining,
             "bits_per_byte": m.candidate.before,
             "full_gain": m.gains[-1].mean,
             "d90": _finite(m.d90.value),

@@ -39,7 +39,7 @@ def print_measured(measured: list[Measured], out) -> None:
         )
     )
     out.print(
-        "trained for: member-tokens; before: bits per byte, unadapted; gain: of all weights, below that;\n"
+        "trained for: tokens; before: bits per byte, unadapted; gain: of all weights, below that;\n"
         f"interval: of d90, {100 * INTERVAL[0]:.0f} to {100 * INTERVAL[1]:.0f} % of resampled seeds; "
         "of all: d90 as a share of all weights"
     )
@@ -63,7 +63,7 @@ def told(m: Measured, value: float) -> str:
 
 
 def plot_dimension(measured: list[Measured], path: Path) -> None:
-    """Draw d90 against pretraining member-tokens, a line a size; an arrow where it is only known to be larger."""
+    """Draw d90 against pretraining tokens, a line a size; an arrow where it is only known to be larger."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -99,7 +99,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
         bottom, top = panel.get_ylim()
         panel.set_ylim(bottom / 1.5, top * 1.1)  # narrower, it could be without a labelled tick
         panel.legend(fontsize=8)
-    panel.set_xlabel("member-tokens of pretraining")
+    panel.set_xlabel("tokens of pretraining")
     panel.set_ylabel("d90, trained parameters")
     panel.set_title(
         "dotted: all weights; bars: interval over seeds; arrows: not reached", fontsize=8

@@ -12,7 +12,7 @@ from egg.adapter import initial_factors
 from egg.optimizer import ranked_multiplier, scheduled_step_size
 from egg.sample import Sampling, choose, draws
 from kernels import Adapter, AdapterShape, Noise
-from kernels.arithmetic import LIMIT, MASTER_BITS, sampling_weights
+from kernels.arithmetic import LIMIT, REWARD_MASTER_BITS, sampling_weights
 from kernels.backend import Backend
 from kernels.reference import cast_adapter_pair_votes
 
@@ -54,8 +54,8 @@ class RewardEvolution:
         self.backend, self.base, self.layout = backend, weights, layout
         self.prompts, self.score, self.settings = prompts, score, settings
         self.weights = initial_factors(layout, settings.seed)
-        self.master = self.weights.astype(np.int16) << MASTER_BITS
-        self.step_number = self.member_tokens = 0
+        self.master = self.weights.astype(np.int16) << REWARD_MASTER_BITS
+        self.step_number = self.tokens = 0
 
     @property
     def adapter(self) -> Adapter:
@@ -81,8 +81,8 @@ class RewardEvolution:
         size = scheduled_step_size(
             s.step_size, s.step_size // 20, "linear", done, max(1, s.steps * LIMIT)
         )
-        multipliers = np.full(len(self.layout.tensors), ranked_multiplier(size, fitness), np.int64)
-        self.weights = self.backend.update_master(self.layout, self.master, votes, multipliers)
+        multiplier = ranked_multiplier(size, fitness)
+        self.weights = self.backend.update_master(self.layout, self.master, votes, multiplier)
         self.step_number += 1
         return sum(scores) / len(scores)
 
@@ -91,16 +91,16 @@ class RewardEvolution:
         model = self.backend.prepare(self.layout.base, self.base, self.adapter)
         numbers = np.arange(MEASURED)
         prompts = [self.prompts[n % len(self.prompts)] for n in numbers.tolist()]
-        before = self.member_tokens
+        before = self.tokens
         scores = self._write(
             lambda *state: self.backend.forward(model, *state), prompts, numbers + MEASURED_FROM
         )
-        self.member_tokens = before
+        self.tokens = before
         return sum(scores) / len(scores)
 
     def _write(self, read, prompts: list[bytes], numbers: np.ndarray) -> list[float]:
         texts, tokens = write(read, self.layout.base, prompts, numbers, self.settings)
-        self.member_tokens += tokens
+        self.tokens += tokens
         return self.score(
             [prompt.decode(errors="replace") for prompt in prompts],
             [text.decode(errors="replace") for text in texts],

@@ -15,7 +15,7 @@ from egg.errors import EggError
 from egg.model import read_model
 from kernels import Adapter, Shape, get_backend
 
-FLAGS = "--population-size 64 --group-size 16 --backend numpy --eval-bytes 2000".split()
+FLAGS = "--streams 8 --seq-len 8 --backend numpy --eval-bytes 2000".split()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def adapted(egg, model, text, tmp_path):
     """An adapter of a few steps."""
     out = tmp_path / "adapted"
     status, _, err = egg(
-        "adapt", model, "--data", text, "--rank", 2, "--member-tokens", 20 * 256, "--out", out, *FLAGS
+        "adapt", model, "--data", text, "--rank", 2, "--tokens", 20 * 64, "--out", out, *FLAGS
     )  # fmt: skip
     assert status == 0, err
     return out
@@ -78,7 +78,7 @@ def test_equal_seeds_give_equal_adapters_on_every_backend(adapted, model, text, 
     for seed, same in ((0, True), (1, False)):
         out = tmp_path / f"again-{seed}"
         status, _, err = egg(
-            "adapt", model, "--data", text, "--rank", 2, "--member-tokens", 20 * 256,
+            "adapt", model, "--data", text, "--rank", 2, "--tokens", 20 * 64,
             "--out", out, *flags, "--seed", seed,
         )  # fmt: skip
         assert status == 0, err
@@ -121,7 +121,7 @@ def test_files_that_are_no_adapters(adapted, model, egg, tmp_path):
 def test_all_weights(model, text, egg, tmp_path):
     out = tmp_path / "full"
     status, printed, err = egg(
-        "adapt", model, "--data", text, "--rank", "full", "--member-tokens", 20 * 256, "--out", out, *FLAGS
+        "adapt", model, "--data", text, "--rank", "full", "--tokens", 20 * 64, "--out", out, *FLAGS
     )  # fmt: skip
     assert status == 0, err
     shape, weights, _ = read_model(out)
@@ -206,7 +206,8 @@ def test_matrices():
         (["--rank", "17"], "1 to 16"),
         (["--rank", "two"], "--rank two"),
         (["--tensors", "norms"], "norms"),
-        (["--member-tokens", "0"], "--member-tokens 0: must be 1 or more"),
+        (["--member-tokens", "0"], "--tokens 0: must be 1 or more"),
+        (["--branches", "12"], "--branches 12"),
     ],
 )
 def test_what_cannot_be_asked(model, text, egg, tmp_path, flags, says):
@@ -238,9 +239,7 @@ def test_a_signal_finishes_the_step_and_saves(
 
     monkeypatch.setattr(AdapterEvolution, "step", interrupted)
     out = tmp_path / "out"
-    got, printed, _ = egg(
-        "adapt", model, "--data", text, "--member-tokens", 20 * 256, "--out", out, *FLAGS
-    )
+    got, printed, _ = egg("adapt", model, "--data", text, "--tokens", 20 * 64, "--out", out, *FLAGS)
     assert got == status and "stopped at step 3, saved" in printed
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
     assert (out / "loss.png").stat().st_size > 1000
@@ -252,7 +251,7 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
     out = tmp_path / "command"
     spec = sorted(text.iterdir())[0]
     status, _, err = egg(
-        "adapt", model, "--data", spec, "--rank", rank or "full", "--member-tokens", 4 * 256,
+        "adapt", model, "--data", spec, "--rank", rank or "full", "--member-tokens", 4 * 64,
         "--out", out, *FLAGS,
     )  # fmt: skip
     assert status == 0, err
@@ -261,10 +260,10 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
     validation = corpus.split(corpus.validation_split or corpus.splits[0])
     found = adapt(
         get_backend("numpy"), shape, weights, CorpusText(corpus.split(corpus.training_split)),
-        validation, rank=rank, member_tokens=4 * 256, measurements=2, population_size=64,
+        validation, rank=rank, tokens=4 * 64, measurements=2, streams=8, seq_len=8,
     )  # fmt: skip
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [tokens for tokens, _ in found.curve] == [0, 512, 1024]
+    assert [tokens for tokens, _ in found.curve] == [0, 128, 256]
     assert found.after == lines[-1]["validation_bits_per_byte"]
     about = json.loads((out / "config.json").read_text())["adapter"]
     assert found.before == about["base_bits_per_byte"]
@@ -280,5 +279,5 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
 def test_adapting_for_less_than_a_step_is_refused(model):
     shape, weights, _ = read_model(model)
     text = np.zeros(100, np.uint8)
-    with pytest.raises(EggError, match="a step takes 8,192"):
-        adapt(get_backend("numpy"), shape, weights, CorpusText(text), text, rank=1, member_tokens=8)
+    with pytest.raises(EggError, match="a step takes 512"):
+        adapt(get_backend("numpy"), shape, weights, CorpusText(text), text, rank=1, tokens=8)

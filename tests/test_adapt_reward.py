@@ -94,7 +94,7 @@ def adapt(egg, model, reward, *more):
     return egg(
         "adapt", model, "--reward", reward, "--prompts", model.parent / "prompts.txt",
         "--out", model.parent / "out", "--backend", "numpy", "--length", 12, "--rank", 1,
-        "--population-size", 32, "--member-tokens", 4 * 32 * 12, *more,
+        "--population-size", 32, "--tokens", 4 * 32 * 12, *more,
     )  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def assert_one_step(model):
         (["--population-size", 3], "even"),
         (["--rank", "full"], "--rank full"),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
-        (["--member-tokens", 5], "--member-tokens 5"),
+        (["--member-tokens", 5], "--tokens 5"),
         (["--data", "x"], "one of them"),
         (["--eval-every", -1], "--eval-every -1"),
     ],

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from egg import bench, bench_check, bench_time, cli_bench
-from egg.bench import Case, Job, Work, make_ready, plan, vote_work
+from egg.bench import Case, Job, Work, make_ready, plan
 from egg.bench_time import Patience, Row, measure
 from egg.errors import EggError
 from kernels import Shape, get_backend
 from kernels.reference import NumpyBackend
 
-SMALL = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy --seconds 0".split()
-ROW = {"name", "recipe", "hidden_size", "num_layers", "population_size", "member_tokens_per_second",
+SMALL = "--hidden-size 16 --num-layers 1 --readers 4 --backend numpy --seconds 0".split()
+ROW = {"name", "recipe", "hidden_size", "num_layers", "readers", "tokens_per_second",
        "gmacs", "fraction_of_peak", "spread", "seconds", "repeats"}  # fmt: skip
 
 
@@ -22,14 +22,14 @@ def quick(monkeypatch):
     """Check and measure little."""
     monkeypatch.setattr(bench_check, "SHAPES", (Shape(16, 1),))
     monkeypatch.setattr(bench, "DOCUMENT", 8)
-    monkeypatch.setattr(bench, "SEQ_LEN", {"egg": 4, "paper": 6})
+    monkeypatch.setattr(bench, "PAPER_LENGTH", 6)
     bench._text.cache_clear()
     yield
     bench._text.cache_clear()
 
 
-def case(name, recipe="egg", members=32, length=4):
-    return Case(name, recipe, Shape(16, 1), members, length)
+def case(name, recipe="egg", readers=32, length=4, width=16):
+    return Case(name, recipe, Shape(width, 1), readers, length)
 
 
 def test_work_counted_by_hand():
@@ -42,21 +42,22 @@ def test_work_counted_by_hand():
         return make_ready(case(*arguments), backend).call()
 
     assert work("forward") == Work(128, 128 * read)
-    assert work("votes") == Work(128, 2 * 4 * read)  # two groups, four tokens
-    assert work("train_step") == Work(128, 128 * read + 8 * read)
+    voted = 4 * 16 * 16 + 64 * 16 + 256 * 16  # w_up has no votes
+    assert work("votes") == Work(128, 128 * voted)
+    assert work("update") == Work(128, 0)
+    assert work("step") == Work(128, 128 * (read + 16 * 256 + voted))
+    assert work("branches", "egg", 2, 4, 64) == Work(8, 8 * 64 * 256)
     directions = 16 * (read + 256 * 16)  # the embedding votes as well
-    assert vote_work(case("votes", "paper")) == directions
-    assert work("votes", "paper", 32, 6) == Work(192, directions)
-    assert work("train_step", "paper", 32, 6) == Work(192, 192 * read + directions)
+    assert work("step", "paper", 32, 6) == Work(192, 192 * read + directions)
     text = bench._text(32)
     size = int(np.count_nonzero(text))
     assert np.count_nonzero(text == 0) == 32
     assert 32 * 4 <= size <= 32 * 12
     assert work("eval", "egg", 32, 8) == Work(size, size * read)
     drawn = work("generate", "egg", 32, 3)
-    assert 64 < drawn.member_tokens <= 96
+    assert 64 < drawn.tokens <= 96
     # after one NUL for all, each sample's bytes but its last are read
-    assert drawn.multiply_accumulates == (1 + drawn.member_tokens - 32) * read
+    assert drawn.multiply_accumulates == (1 + drawn.tokens - 32) * read
 
 
 def test_the_figures_of_a_row():
@@ -70,11 +71,11 @@ def test_the_figures_of_a_row():
     assert lost.rates == [None, 1000, None]
     assert cli_bench.row_facts(lost, 0.016)["gmacs"] is None
     assert cli_bench.table([lost], 0.016)[2].split("|")[5:9] == [
-        " -               ", " 1 k to -          ", " -      ", " -       ",
+        " -        ", " 1 k to -          ", " -      ", " -       ",
     ]  # fmt: skip
 
 
-def test_a_part_is_taken_off(monkeypatch):
+def test_parts_are_added_and_taken_off(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(bench_time.time, "perf_counter", lambda: now[0])
 
@@ -84,7 +85,7 @@ def test_a_part_is_taken_off(monkeypatch):
 
         return call
 
-    assert bench_time._seconds(Job(takes(3.0), takes(2.0)), 1.0) == 1.0
+    assert bench_time._seconds(Job(takes(3.0), 2.0, ((-1.0, takes(2.0)),)), 1.0) == 4.0
     assert bench_time._seconds(Job(takes(0.25)), 1.0) == 0.25
 
 
@@ -109,29 +110,47 @@ def test_repeats_go_round_all_rows(monkeypatch):
 
 def test_the_default_plan():
     cases = plan()
-    rows = [(c.name, c.recipe, c.shape.hidden_size, c.population_size) for c in cases]
+    rows = [(c.name, c.recipe, c.shape.hidden_size, c.readers) for c in cases]
     assert len(set(rows)) == len(rows)
     for name in bench.NAMES:
         sizes = [c.shape.hidden_size for c in cases if c.name == name and c.recipe == "egg"]
         assert sizes == [64, 256, 1024]
     for row in (
-        ("train_step", "egg", 64, 2048),
-        ("train_step", "egg", 256, 4096),
-        ("train_step", "paper", 64, 1024),
-        ("train_step", "paper", 256, 256),
+        ("step", "egg", 64, 32),
+        ("step", "egg", 256, 32),
+        ("step", "paper", 64, 1024),
+        ("step", "paper", 256, 256),
     ):
         assert row in rows
-    assert bench.SIZES[1024].egg % bench.GROUP_SIZE == 0
+    assert ("step", "paper", 1024, 64) not in rows
+    # with the fewest branches there are, their time cannot be told from that of the rest
+    assert "branches" not in [c.name for c in plan(hidden_size=16, num_layers=1)]
+
+
+def test_branches_and_votes_from_what_can_be_timed():
+    """With D branches at b each, v for the rest and f for forward: what the factors of the two jobs leave."""
+    f, v, b = 3.0, 5.0, 0.25
+
+    def left(name):
+        job = make_ready(case(name, readers=2, width=64), get_backend("numpy"))
+        few, many = f + v + 16 * b, f + v + 64 * b
+        first, *others = (job.factor, *(factor for factor, _ in job.others))
+        return sum(
+            np.multiply((first, *others), {"branches": (many, few), "votes": (few, many, f)}[name])
+        )
+
+    assert left("branches") == pytest.approx(64 * b)
+    assert left("votes") == pytest.approx(v)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"only": "eval"}, {("eval", 64, 2), ("eval", 256, 6), ("eval", 1024, 4)}),
+        ({"only": "eval"}, {("eval", 64, 2), ("eval", 256, 2), ("eval", 1024, 2)}),
         ({"only": "forward", "hidden_size": 64}, {("forward", 64, 2)}),
-        ({"only": "votes", "num_layers": 6}, {("votes", 256, 6)}),
+        ({"only": "votes", "hidden_size": 256}, {("votes", 256, 2)}),
         ({"only": "generate", "hidden_size": 64, "num_layers": 7}, {("generate", 64, 7)}),
-        ({"recipe": "paper", "hidden_size": 1024}, {(n, 1024, 4) for n in ("forward", "votes", "train_step")}),
+        ({"recipe": "paper", "hidden_size": 1024}, {("step", 1024, 2)}),
     ],
 )  # fmt: skip
 def test_flags_narrow_the_plan(arguments, expected):
@@ -144,12 +163,16 @@ def test_flags_narrow_the_plan(arguments, expected):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--only speed", "--only speed: choose forward, votes, train_step, eval, generate"),
+        (
+            "--only speed",
+            "--only speed: choose forward, branches, votes, update, step, eval, generate",
+        ),
         ("--recipe salad", "--recipe salad: choose egg, paper"),
         ("--recipe paper --only eval", "leave --recipe out"),
         ("--hidden-size 16", "--num-layers"),
+        ("--only branches --hidden-size 16 --num-layers 1", "timed with votes"),
         ("--hidden-size 63 --num-layers 2", "power of four"),
-        ("--population-size 20", "multiple of 16"),
+        ("--readers 3", "even number"),
         ("--seconds -1", "must be 0 or more"),
         ("--backend abacus", "unknown backend"),
     ],
@@ -169,14 +192,14 @@ def test_json_is_one_object(egg):
     found = json.loads(out)
     assert out.count("\n") == 1
     names = [(row["name"], row["recipe"]) for row in found["rows"]]
-    both = [(n, r) for r in ("egg", "paper") for n in ("forward", "votes", "train_step")]
-    assert sorted(names) == sorted([*both, ("eval", "egg"), ("generate", "egg")])
+    egg_rows = [(n, "egg") for n in ("forward", "votes", "update", "step", "eval", "generate")]
+    assert sorted(names) == sorted([*egg_rows, ("step", "paper")])
     for row in found["rows"]:
         assert set(row) >= ROW
-        assert row["population_size"] == 32
-        if row["name"] != "votes":  # of recipe egg: a difference of times
+        assert row["readers"] == 4
+        if row["name"] != "votes":  # a difference of times
             low, high = row["spread"]
-            assert 0 < low <= row["member_tokens_per_second"] <= high
+            assert 0 < low <= row["tokens_per_second"] <= high
     assert {"commit", "versions", "cpu", "command", "date", "backend"} <= set(found)
     assert found["backend"] == "numpy"
     assert found["peak_gmacs"] is None or found["peak_gmacs"] > 0.1
@@ -191,14 +214,14 @@ def test_the_table_is_markdown(egg):
     assert "GMAC/s on one core" in heading[1]
     assert blank == ""
     assert len(header) == len(rule) == len(row)
-    assert row.split("|")[1:5] == [" forward ", " egg    ", " 16/1  ", " 32, 4         "]
+    assert row.split("|")[1:5] == [" forward ", " egg    ", " 16/1  ", " 4, 16      "]
     assert "checking against the reference" in err
 
 
 def test_numba_is_measured(egg):
     pytest.importorskip("numba")
     small = [*SMALL[:-3], "numba", *SMALL[-2:]]
-    status, out, err = egg("bench", *small, "--only", "train_step", "--threads", "1", "--json")
+    status, out, err = egg("bench", *small, "--only", "step", "--threads", "1", "--json")
     assert status == 0, err
     found = json.loads(out)
     assert found["threads"] == 1
@@ -207,14 +230,14 @@ def test_numba_is_measured(egg):
 
 
 @pytest.mark.parametrize(
-    "call", ["forward", "run_pairs", "cast_traced_votes", "cast_pair_votes", "update_master", "update_signs"]
+    "call", ["forward", "run_pairs", "cast_votes", "cast_pair_votes", "update_rows", "update_master", "update_signs"]
 )  # fmt: skip
 def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
     right = getattr(NumpyBackend, call)
 
     def wrong(self, *arguments, **options):
         found = right(self, *arguments, **options)
-        array = found.votes if call == "cast_traced_votes" else found
+        array = found.votes if call == "cast_votes" else found
         array = array[0] if isinstance(array, tuple) else array
         array.flat[-1] ^= 1
         return found

@@ -23,7 +23,7 @@ def comparison(tmp_path, tables):
     path.write_text(
         "\n".join(
             [f"data = '{tables}'", "steps = 8", "seeds = [3, 5]", *lines]
-            + ["[signs]", "[inputs]", 'perturbation = "input"']
+            + ["[all]", "[short]", "seq_len = 2"]
         )
     )
     return path
@@ -48,27 +48,28 @@ def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, mon
     assert status == 0, err
     results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert [(r["name"], r["seed"]) for r in results] == [
-        ("signs", 3), ("inputs", 3), ("signs", 5), ("inputs", 5),
+        ("all", 3), ("short", 3), ("all", 5), ("short", 5),
     ]  # fmt: skip
-    assert all(r["member_tokens"] == 8 * 32 * 4 and 0 < r["bits_per_byte"] < 9 for r in results)
+    assert all(r["tokens"] == 8 * 8 * {"all": 4, "short": 2}[r["name"]] for r in results)
+    assert all(0 < r["bits_per_byte"] < 9 for r in results)
     assert len({r["bits_per_byte"] for r in results}) == 4
     assert (out / "curves.png").stat().st_size > 10_000
-    assert "| signs | 2 |" in shown
+    assert "| all | 2 |" in shown
 
     # One result is lost: its run has ended already, so it is recorded again without a step.
     lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(lines[:3]))
-    metrics = (out / "inputs" / "seed-5" / "metrics.jsonl").read_bytes()
+    metrics = (out / "short" / "seed-5" / "metrics.jsonl").read_bytes()
     status, _, err = egg("compare", comparison, "--out", out)
     assert status == 0, err
     again = json.loads((out / "results.jsonl").read_text().splitlines()[3])
     assert again["bits_per_byte"] == results[3]["bits_per_byte"]
-    assert (out / "inputs" / "seed-5" / "metrics.jsonl").read_bytes() == metrics
+    assert (out / "short" / "seed-5" / "metrics.jsonl").read_bytes() == metrics
 
     # Nothing is left to do, and another setting under an old name is refused.
     monkeypatch.setattr(compare, "_run", None)
     assert egg("compare", comparison, "--out", out)[0] == 0
-    comparison.write_text(comparison.read_text().replace('"input"', '"sign"'))
+    comparison.write_text(comparison.read_text().replace("seq_len = 2", "seq_len = 1"))
     status, _, err = egg("compare", comparison, "--out", out)
     assert status == 2 and "other settings" in err and err.count("\n") <= 2
 
@@ -78,7 +79,7 @@ def test_a_comparison_that_is_stopped_saves_and_goes_on(egg, comparison, tmp_pat
     """The signal reaches this process alone, as ``kill`` sends it; the run is a child's."""
     comparison.write_text(comparison.read_text().replace("steps = 8", "steps = 300"))
     out = tmp_path / "out"
-    metrics = out / "signs" / "seed-3" / "metrics.jsonl"
+    metrics = out / "all" / "seed-3" / "metrics.jsonl"
 
     def stop():
         deadline = time.monotonic() + 60
@@ -97,21 +98,21 @@ def test_a_comparison_that_is_stopped_saves_and_goes_on(egg, comparison, tmp_pat
     assert not (out / "results.jsonl").exists()
 
     text = comparison.read_text()
-    comparison.write_text(text.replace("[signs]", "[signs]\nstep_size = 1.0"))
+    comparison.write_text(text.replace("[all]", "[all]\nstep_size = 1.0"))
     status, _, err = egg("compare", comparison, "--out", out)
     assert status == 2 and "other settings" in err
     few = text.replace("steps = 300", f"steps = {done + 1}").replace("[3, 5]", "[3]")
-    (out / "signs" / "seed-3.json").unlink()  # as older comparisons left it
-    comparison.write_text(few[: few.index("[inputs]")])
+    (out / "all" / "seed-3.json").unlink()  # as older comparisons left it
+    comparison.write_text(few[: few.index("[short]")])
     assert egg("compare", comparison, "--out", out)[0] == 0
     assert len(metrics.read_text().splitlines()) == done + 1
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(egg, comparison, tmp_path):
     assert egg("compare", comparison, "--out", tmp_path / "out")[0] == 0
-    run, results = tmp_path / "out/signs/seed-3", tmp_path / "out/results.jsonl"
+    run, results = tmp_path / "out/all/seed-3", tmp_path / "out/results.jsonl"
     first, *others = results.read_text().splitlines()
-    assert json.loads(first)["seed"] == 3 and json.loads(first)["name"] == "signs"
+    assert json.loads(first)["seed"] == 3 and json.loads(first)["name"] == "all"
     results.write_text("".join(f"{line}\n" for line in others))
     (run / "best.json").unlink(missing_ok=True)
     shutil.rmtree(run / "checkpoints")
@@ -119,7 +120,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(egg, comp
     status, _, err = egg("compare", comparison, "--out", tmp_path / "out")
     assert status == 0, err
     again = json.loads(results.read_text().splitlines()[-1])
-    assert again["bits_per_byte"] == json.loads(first)["bits_per_byte"] and again["name"] == "signs"
+    assert again["bits_per_byte"] == json.loads(first)["bits_per_byte"] and again["name"] == "all"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 8
     assert (run / "mine.txt").exists()
 

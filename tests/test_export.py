@@ -69,7 +69,7 @@ def test_the_card_says_what_the_run_was(run, egg, tmp_path):
     for line in curve:
         assert f"| {line['step']} | " in card
         assert f"| {line['validation_bits_per_byte']:.4f} |" in card
-    assert f"{lines[-1]['member_tokens']:,}" in card
+    assert f"{lines[-1]['tokens']:,}" in card
     config = json.loads((run / "config.json").read_text())
     assert config["corpus"]["fingerprint"] in card
     assert "| seed | 5 |" in card and "| hidden size, layers | 16, 1 |" in card

@@ -7,28 +7,31 @@ import numpy as np
 import pytest
 
 from egg import cli_intrinsic_dimension
-from egg.adaptation import adapt
+from egg.adaptation import FineTuning, adapt
+from egg.adapter import ALL, tensors_of
 from egg.errors import EggError
 from egg.intrinsic_dimension import (
+    FULL,
     Candidate,
     Records,
     Result,
     Setting,
+    Subspace,
     Trial,
     measure,
     plan,
     smallest,
     sweep,
     trials_of,
+    tune,
 )
 from egg.intrinsic_dimension_view import told
 from egg.parameters import initial_weights
-from egg.subspaces import ALL, FULL, PartialTuning, Subspace, tensors_of, tune
 from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 1)
 PNG = b"\x89PNG"
-SETTINGS = {"member_tokens": 640, "population_size": 32, "seed": 1}
+SETTINGS = {"tokens": 320, "streams": 4, "seed": 1}
 
 
 class Text:
@@ -75,17 +78,15 @@ def test_subspaces_in_order_and_once():
 def evolved(weights, tensors, steps=3):
     from egg.config import Config, EvolutionConfig, ModelConfig
 
-    config = Config(
-        "a", ModelConfig(16, 1), EvolutionConfig(population_size=32, schedule_tokens=640)
-    )
-    evolution = PartialTuning(config, get_backend("numpy"), Text(), weights, tensors)
+    config = Config("a", ModelConfig(16, 1), EvolutionConfig(streams=4, step_size=2.0))
+    evolution = FineTuning(config, get_backend("numpy"), Text(), weights, tensors)
     for _ in range(steps):
         evolution.step()
     return SHAPE.views(evolution.weights)
 
 
 def test_only_the_chosen_tensors_move(weights):
-    before, moving = SHAPE.views(weights), tensors_of(SHAPE, "gru,ln2")
+    before, moving = SHAPE.views(weights), tensors_of(SHAPE, "gru,ln_out")
     for name, view in evolved(weights, moving).items():
         assert (name in moving) == bool((view != before[name]).any()), name
 
@@ -95,8 +96,8 @@ def test_tuning_is_adapting(weights, subspace, rank):
     """All weights and adapters evolve as egg adapt lets them, to the last bit of the result."""
     text, there = Text(), get_backend("numpy")
     found = tune(there, SHAPE, weights, text, text.tokens, subspace, **SETTINGS)
-    tensors = {} if rank is None else {"tensors": subspace.tensors}
-    same = adapt(there, SHAPE, weights, text, text.tokens, rank=rank, **tensors, **SETTINGS)
+    tensors = None if rank is None else subspace.tensors
+    same = adapt(there, SHAPE, weights, text, text.tokens, rank=rank, tensors=tensors, **SETTINGS)
     assert found == same.after
     other = tune(there, SHAPE, weights, text, text.tokens, subspace, step_factor=0.5, **SETTINGS)
     assert other != found
@@ -135,9 +136,7 @@ def swept(table, factors=(1.0,)):
 
     candidate = Candidate("a", SHAPE, np.zeros(0), "hash", 1000, 5.0)
     seeds = list(range(len(table[0])))
-    found = list(
-        sweep(candidate, subspaces, Setting("text", 1, 1, 1, None), list(factors), seeds, run)
-    )
+    found = list(sweep(candidate, subspaces, Setting("text", 1, 1, 1), list(factors), seeds, run))
     return measure(candidate, found), asked
 
 
@@ -180,7 +179,7 @@ def test_the_interval_is_that_of_seeds():
 
 
 def trial(seed=0):
-    return Trial("hash", None, "head", 1.0, seed, "text", 640, 64, 32, None)
+    return Trial("hash", None, "head", 1.0, seed, "text", 640, 64, 32)
 
 
 def test_records_outlive_a_kill_while_one_is_written(tmp_path):
@@ -215,7 +214,7 @@ def call(egg, train, tmp_path, tables):
     train("--steps", 6, "--keep", "all", "--out", tmp_path / "run")
     saved = [tmp_path / f"run/checkpoints/step-0000000{step}" for step in (3, 6)]
     small = (
-        "--ranks 1 --tensors head --whole vectors;head --member-tokens 512 --population-size 32 --seeds 2 "
+        "--ranks 1 --tensors head --whole vectors;head --tokens 128 --streams 4 --seeds 2 "
         "--step-factors 1 --eval-bytes 200 --backend numpy"
     ).split()
 
@@ -260,9 +259,9 @@ def test_a_sweep_that_is_interrupted_goes_on(call, tmp_path, monkeypatch):
 
 def test_what_a_sweep_says(call, monkeypatch):
     found = json.loads(call("--json")[1])
-    assert (found["member_tokens"], found["seeds"]) == (512, 2)
+    assert (found["tokens"], found["seeds"]) == (128, 2)
     first, second = found["checkpoints"]
-    assert first["pretraining_member_tokens"] == 3 * 32 * 4
+    assert first["pretraining_tokens"] == 3 * 8 * 4
     assert [s["parameters"] for s in second["subspaces"]] == [80, 272, 4096, SHAPE.parameters]
     assert [s["rank"] for s in second["subspaces"]] == ["whole", 1, "whole", "whole"]
     for checkpoint in found["checkpoints"]:
@@ -286,9 +285,8 @@ def test_what_a_sweep_says(call, monkeypatch):
         ("--seeds 0", "--seeds 0"),
         ("--step-factors 0", "--step-factors 0"),
         ("--step-factors fast", "--step-factors fast"),
-        ("--member-tokens 100", "--member-tokens 100"),
-        ("--population-size 33", "--population-size 33"),
-        ("--sigma-shift 9", "--sigma-shift 9"),
+        ("--member-tokens 50", "--tokens 50"),
+        ("--streams 0", "--streams 0"),
         ("--eval-bytes=-1", "--eval-bytes -1"),
         ("--data no/such", "no/such"),
     ],

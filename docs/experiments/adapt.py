@@ -1,4 +1,4 @@
-"""Adapters against fine-tuning all weights, and against the classic evolution strategy, at equal member-tokens.
+"""Adapters against fine-tuning all weights, and against the classic evolution strategy, each for its own tokens.
 
     python docs/experiments/adapt.py MODEL --data TEXT --out results.jsonl --kinds 1 2 full classic --seeds 0 1 2
     python docs/experiments/adapt.py --table results.jsonl
@@ -27,10 +27,10 @@ from kernels import get_backend
 POINTS = 10
 
 
-def classic(backend, shape, weights, text, validation, member_tokens, seed):
+def classic(backend, shape, weights, text, validation, budget, seed):
     """The curve of the classic evolution strategy from the same weights."""
     tokens = ClassicSettings(1).tokens_per_step
-    settings = ClassicSettings(member_tokens // tokens, seed=seed)
+    settings = ClassicSettings(budget // tokens, seed=seed)
     evolution = ClassicEvolution(backend, shape, weights, text, settings)
     curve, every = [], max(1, settings.steps // POINTS)
     for step in range(settings.steps + 1):
@@ -56,11 +56,11 @@ def run(arguments) -> None:
                 continue
             began, row = time.perf_counter(), {"kind": kind, "seed": seed}
             if kind == "classic":
-                row["curve"] = classic(*given, arguments.member_tokens, seed)
+                row["curve"] = classic(*given, arguments.tokens, seed)
             else:
                 found = adapt(
                     *given, rank=None if kind == "full" else int(kind), seed=seed,
-                    member_tokens=arguments.member_tokens, measurements=POINTS,
+                    tokens=arguments.tokens, step_factor=arguments.step_factor, measurements=POINTS,
                 )  # fmt: skip
                 row |= {"curve": found.curve, "evolved": found.evolved}
                 if found.adapter:
@@ -115,7 +115,7 @@ def plot(picture, paths) -> None:
                 [t / 1e6 for t in tokens], bits, f"C{number}", linewidth=1, label=label if first else None
             )  # fmt: skip
         panel.set_title(Path(path).stem, fontsize=9)
-        panel.set_xlabel("million member-tokens")
+        panel.set_xlabel("million tokens")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     panels[0].set_ylabel("bits per byte")
@@ -129,7 +129,8 @@ if __name__ == "__main__":
     parser.add_argument("--out")
     parser.add_argument("--kinds", nargs="+", default=["1", "2", "full"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--member-tokens", type=int, default=2_000_000)
+    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--step-factor", type=float, default=1.0)
     parser.add_argument("--eval-bytes", type=int, default=131_072)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", metavar="RESULTS")

@@ -173,7 +173,7 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     out.print(
         "Both floors make the sum S look smaller than it is, and every byte likelier. The floor to sixteenths of a bit "
         "takes 1/32 = 0.03125 bit on average: that is the 0.03. Those of the powers take up to 4 % of the smallest, "
-        "which hardly count in S. The recipe egg trains on 1/256 bit; reported bits per byte are exact, from float64."
+        "which hardly count in S. Recipe egg reports 1/256 bit of its readers; bits per byte are exact, from float64."
     )
 
 

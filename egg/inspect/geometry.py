@@ -53,7 +53,7 @@ class Measured:
 
     path: str
     shape: Shape
-    member_tokens: int | None
+    tokens: int | None
     """That it was trained for, None if its config.json does not tell."""
     layers: list[LayerGeometry]
 
@@ -104,7 +104,7 @@ def facts(measured: list[Measured]) -> list[dict[str, Any]]:
             "hidden_size": m.shape.hidden_size,
             "num_layers": m.shape.num_layers,
             "parameters": m.shape.parameters,
-            "member_tokens": m.member_tokens,
+            "tokens": m.tokens,
             "layers": [
                 {"layer": row.layer, "kind": row.kind} | asdict(row.geometry) for row in m.layers
             ],
@@ -122,7 +122,7 @@ def print_geometry(measured: list[Measured], out) -> None:
     for m in measured:
         for row in m.layers:
             g, first = row.geometry, row is m.layers[0]
-            tokens = "-" if m.member_tokens is None else count(m.member_tokens)
+            tokens = "-" if m.tokens is None else count(m.tokens)
             rows.append(
                 [m.size if first else "", tokens if first else "", str(row.layer), row.kind, _share(g.anisotropy),
                  _number(g.twonn), _number(g.mle), f"{g.distinct:,}", _number(g.nearest)]
@@ -130,7 +130,7 @@ def print_geometry(measured: list[Measured], out) -> None:
     columns = ["size", "tokens", "layer", "what", "anisotropy", "TwoNN", "MLE", "distinct", "nearest"]  # fmt: skip
     out.print(table("Shape of the hidden states", columns, rows, left=4))
     out.print(
-        "tokens: member-tokens of training; state: h, stream: x after the layer; nearest: median distance\n"
+        "tokens: of training; state: h, stream: x after the layer; nearest: median distance\n"
         "to the nearest other point, in int8 steps"
     )
 

@@ -41,16 +41,16 @@ def plot_layers(measured: list[Measured], path: Path) -> None:
             panel.grid(alpha=0.3)
         row[1].set_title(f"{size}: {NAMES['state']} full, {NAMES['stream']} dashed", fontsize=10)
         row[-1].legend(
-            fontsize=7, title="member-tokens", title_fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02)
+            fontsize=7, title="tokens", title_fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02)
         )  # fmt: skip
     figure.savefig(path)
 
 
 def plot_training(measured: list[Measured], path: Path) -> None:
-    """Draw every figure over member-tokens: a color a size and layer, states full and streams dashed."""
+    """Draw every figure over tokens: a color a size and layer, states full and streams dashed."""
     from matplotlib.figure import Figure
 
-    known = sorted((m for m in measured if m.member_tokens), key=_tokens)
+    known = sorted((m for m in measured if m.tokens), key=_tokens)
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(FIGURES))
     keys = list(dict.fromkeys((m.size, r.layer) for m in known for r in m.layers))
@@ -58,7 +58,7 @@ def plot_training(measured: list[Measured], path: Path) -> None:
         for number, (size, layer) in enumerate(keys):
             for kind, style in zip(KINDS, ("o-", "s--"), strict=True):
                 found = [
-                    (m.member_tokens, _value(r, figure_name))
+                    (m.tokens, _value(r, figure_name))
                     for m in known
                     if m.size == size
                     for r in m.layers
@@ -70,8 +70,8 @@ def plot_training(measured: list[Measured], path: Path) -> None:
                 )  # fmt: skip
         if known:
             panel.set_xscale("log")
-            log_axis(panel.xaxis, [m.member_tokens for m in known])
-        panel.set_xlabel("member-tokens of training")
+            log_axis(panel.xaxis, [m.tokens for m in known])
+        panel.set_xlabel("tokens of training")
         panel.set_ylabel(label)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
@@ -87,8 +87,8 @@ def _value(row, figure: str) -> float:
 
 
 def _tokens(m: Measured) -> int:
-    return m.member_tokens or 0
+    return m.tokens or 0
 
 
 def _called(m: Measured) -> str:
-    return "?" if m.member_tokens is None else count(m.member_tokens)
+    return "?" if m.tokens is None else count(m.tokens)
