@@ -243,7 +243,7 @@ STOPS = ("steps", "tokens", "minutes")
 PRESETS: dict[str, Config] = {
     "quickstart": Config(
         "quickstart",
-        run=RunConfig(data="stdlib", tokens=8_000_000, eval_every=500, eval_bytes=0),
+        run=RunConfig(data="stdlib", tokens=8_000_000, eval_every=500, eval_bytes=131_072),
     ),
     "nano": Config(
         "nano",
