@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from egg.errors import EggError
+from egg.state import Form
 from kernels.arithmetic import LIMIT
 from kernels.layout import Shape
 
@@ -32,7 +33,7 @@ CHECKPOINTS = "checkpoints"
 BEST = "best.json"
 DAMAGED = "damaged-"  # begins the name of a checkpoint that a resumed run could not go on from
 WRITING = "writing-"  # begins the name of what is not whole yet
-FORMAT = "1"  # of state.safetensors
+FORMAT = "2"  # of state.safetensors
 FORMAT_KEY = "egg_checkpoint"  # its place in the metadata; one key alone, for two would be saved in any order
 MAX_JSON = 1 << 20  # bytes of a configuration or manifest: what is longer is none, and is not read
 _STEP = re.compile(r"step-(\d{8,10})")
@@ -333,10 +334,10 @@ def read_weights(folder: Path, shape: Shape) -> np.ndarray:
     return shape.flatten(tensors)
 
 
-def read_state(folder: Path, layout: dict[str, tuple[tuple[int, ...], type]]) -> dict:
+def read_state(folder: Path, layout: dict[str, Form]) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint's state.safetensors: name -> array.
 
-    layout : shape and dtype of each, see ``egg.state``: what has another form is not read
+    layout : the form of each, see ``egg.state``: what has another is not read
     Raises EggError for a file that is missing, damaged, foreign, or of another form or version.
     """
     path = folder / STATE
@@ -348,17 +349,17 @@ def read_state(folder: Path, layout: dict[str, tuple[tuple[int, ...], type]]) ->
                 "train on with the version that wrote it"
             )
         names = set(file.keys())
-        for name, (shape, dtype) in layout.items():
+        for name, form in layout.items():
             if name not in names:
                 raise EggError(
                     f"{path}: the training state has no {name!r}: it belongs to another recipe or version"
                 )
             kind, there = _form(file, name)
-            kind, wanted = _NAMES.get(kind, kind), np.dtype(dtype).name
-            if (kind, there) != (wanted, shape):
+            kind, wanted = _NAMES.get(kind, kind), np.dtype(form.dtype).name
+            if (kind, there) != (wanted, form.shape):
                 raise EggError(
                     f"{path}: the training state's {name!r} is {kind}{list(there)}, this "
-                    f"configuration and corpus need {wanted}{list(shape)}"
+                    f"configuration and corpus need {wanted}{list(form.shape)}"
                 )
         return {name: file.get_tensor(name) for name in layout}
 

@@ -196,10 +196,6 @@ class Config:
                 f"--branches {e.branches}: must be all, or a power of two from {MIN_BRANCHES} to the hidden size, "
                 f"{self.model.hidden_size}"
             )
-        if e.schedule_tokens == "time" and self.run.minutes is None:
-            raise EggError(
-                "--schedule-tokens time: the step size follows the time of the run, say with --minutes how long"
-            )
 
     @property
     def tokens_per_step(self) -> int:
@@ -215,8 +211,15 @@ class Config:
         return min(ends, default=None)
 
     def resolved(self) -> "Config":
-        """The same with a value in place of each that is chosen: branches, the step size and its schedule."""
+        """The same with a value in place of each that is chosen: branches, the step size and its schedule.
+
+        Raises EggError for a schedule that follows the clock where no stop does.
+        """
         e = self.evolution
+        if e.schedule_tokens == "time" and self.run.minutes is None:
+            raise EggError(
+                "--schedule-tokens time: the step size follows the time of the run, say with --minutes how long"
+            )
         if e.recipe == "paper":
             return self
         chosen: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Many processes on MPI: each rank's share of the population, and the few integers they exchange.
+"""Many processes on MPI: each rank's share of the readers, and the few integers they exchange.
 
 A process that no MPI launcher started is ``Alone``: its calls give back what they are given, and mpi4py is never
 imported. All that is exchanged is integers or bytes, so results depend neither on the ranks' number nor on the order
@@ -26,7 +26,7 @@ LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
 )
-CHUNK = 1 << 18  # votes summed in one call: 2 MB stay in the cache, three times as fast as 39 MB
+CHUNK = 1 << 18  # votes summed in one call: 2 MB at most stay in the cache, three times as fast as 39 MB
 GRACE = 2.0  # seconds in which the first rank tells what is wrong with all of them
 SPIN = 1e-4  # seconds of waiting for others who are about as far, as in most steps
 NAP = 2e-4  # seconds between two looks after that: the core is for those who compute
@@ -52,13 +52,13 @@ class Alone:
     """What a CPU backend should use; None is as many as the process may."""
 
     def share(self, items: int) -> slice:
-        """This rank's of so many groups or pairs, whole ones, in the order of the ranks."""
+        """This rank's of so many streams or pairs, whole ones, in the order of the ranks."""
         return slice(0, items)
 
     def add(self, votes: np.ndarray, *numbers: int) -> tuple[int, ...]:
         """Sum votes, in place, and a few numbers over the ranks.
 
-        votes : (parameters,) int64, contiguous
+        votes : (parameters,) int32 or int64, contiguous; the sums fit it too
         returns : the sums of the numbers, which fit int64
         """
         return numbers

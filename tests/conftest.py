@@ -10,10 +10,15 @@ from egg.cli import main
 from kernels import BackendError, get_backend
 
 SMALL = (
-    "--hidden-size 16 --num-layers 1 --streams 8 --seq-len 4 --schedule-tokens 10000 "
+    "--hidden-size 16 --num-layers 1 --streams 16 --seq-len 8 --schedule-tokens 10000 "
     "--log-every 1 --eval-every 4 --checkpoint-every 3 --backend numpy"
 ).split()
 """Flags of a run that takes a moment."""
+PAPER = (
+    "--recipe paper --hidden-size 16 --num-layers 1 --population-size 32 --seq-len 4 "
+    "--log-every 1 --eval-every 4 --checkpoint-every 3 --backend numpy"
+).split()
+"""The same in recipe paper."""
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog. " * 4,
@@ -94,7 +99,8 @@ def train(egg, tables):
     """Runs a small ``egg train`` with more flags, and returns its standard output."""
 
     def call(*arguments):
-        status, out, err = egg("train", *SMALL, "--data", tables, *arguments)
+        small = PAPER if "paper" in arguments and "egg" not in arguments else SMALL
+        status, out, err = egg("train", *small, "--data", tables, *arguments)
         assert status == 0, err
         return out
 

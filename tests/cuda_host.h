@@ -19,7 +19,6 @@
 #define SHARED_BUFFER(name) unsigned char *name = (unsigned char *)host::shared
 
 struct dim3 { unsigned x, y, z; };
-struct uint2 { uint32_t x, y; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 using std::abs;
@@ -165,7 +164,6 @@ inline void mma(int (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
 inline int __clz(int v) { return v ? __builtin_clz(v) : 32; }
-inline int __clzll(long long v) { return v ? __builtin_clzll(v) : 64; }
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; i++) c += int8_t(a >> 8 * i) * int8_t(b >> 8 * i);
   return c;

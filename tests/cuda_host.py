@@ -53,9 +53,6 @@ class HostDevice:
     def zeros(self, shape, dtype):
         return np.zeros(shape, dtype)
 
-    def copy(self, source, target):
-        target[...] = source
-
     def clock(self, call):
         began = time.perf_counter()
         call()

@@ -11,21 +11,22 @@ same arrays. All numbers are integers.
     score_sixteenths    (T-1,) int32                score_16 of the next byte
     final_state         (L, D) int8                 after the last byte read, from a zero state
 
-`step_egg_*.npz`, one step of recipe egg with g groups of G members that read T bytes each. Weights
-and votes are flat: all the tensors' elements in the order of docs/arithmetic.md.
+`step_branches_*.npz`, a few steps of recipe egg, one after another: B streams read T bytes in each of n
+steps. Weights, masters and votes are flat: all the tensors' elements in the order of docs/arithmetic.md.
 
-    layers, perturbation                              L, and "sign" or "input" (D is 16)
-    seed, step, sigma_shift, group_size, credit_scale, lr     int64, the step's settings
-    master              int16                         master weights before the step
-    tokens              (g, T+1) uint8                what each group reads
-    states              (g, L, D) int8                each group's state before the step
-    s0, s1              (g, G, T) int64               score_256 without and with the head's own term
-    scores              (g, G) int64                  s1 summed over the tokens
-    votes               int64                         Z
-    master_change       int16                         master weights after the step, less before
-    weights_change      int8                          the same of the weights they round to
-    new_states          (g, L, D) int8                each group's state after the step
-    new_credit_scale    int64                         the next step's credit_scale
+    hidden_size, layers, branches       int64         D, L, K
+    seed, step, lr                      int64; seed uint64    the first step's number, the same lr in all
+    master              (parameters,) int32           master weights before the first step
+    squares             (rows,) int64                 mean squares before the first step
+    shifts              (n + 1, kinds) int64          of each step, and of the step after the last
+    tokens              (n, B, T+1) uint8             what each stream reads
+    states              (n + 1, B, L, D) int8         before the first step, and after each
+    votes               (parameters,) int32           Z of the first step
+    totals              (n, kinds) int64              of each step
+    scores              (n,) int64                    sum of the readers' score_256
+    squares_after       (rows,) int64                 mean squares after the last step
+    master_change       (parameters,) int32           master weights after the last step, less before the first
+    weights_change      (parameters,) int8            the same of the weights they round to, modulo 256
 
 `step_paper.npz`, one step of recipe paper with P pairs that read T bytes each:
 
@@ -39,11 +40,12 @@ and votes are flat: all the tensors' elements in the order of docs/arithmetic.md
     weights_change      int8                          weights after the step, less before
     new_states          (2P, L, D) int8               each member's state after the step
 
-In `step_egg_saturated`, gates, candidates, the MLP's middle and output and the residual lie at both
-limits now and then, where free(v) is 0 and no vote is cast; every one of them changes some vote.
+tests/test_oracle.py sees to it that every limit is met: of the moves of the branches' logits in
+`step_branches_d16_l1`, of the credit at the wire's end in `step_branches_d64_l1_few`, where few branches make it noisy,
+and all others in `step_branches_saturated`.
 
-To keep the files small, the rows of the small models' embedding and head repeat every 32 bytes, and
-the weights of the step files are multiples of 8 or at a limit.
+To keep the files small, the rows of the small models' embedding and head repeat every 32 bytes, the
+weights of the step files are multiples of 8 or at a limit, and the model of size 64 is sparser yet.
 """
 
 from pathlib import Path
@@ -52,7 +54,7 @@ import numpy as np
 import oracle
 
 FOLDER = Path(__file__).parent / "vectors"
-D = 16  # hidden size of the step files
+D = 16  # hidden size of the step files but one
 TEXT_STREAM = 100  # a stream number that no recipe uses
 
 
@@ -92,37 +94,64 @@ def extreme_weights(seed, d, layers):
     return weights
 
 
-def step_weights(seed, layers):
-    """A model for a step file: coarse weights, and two rows of the head at the limits.
-
-    With two layers, the first one's MLP has inputs near 0, where votes are clipped.
-    """
+def step_weights(seed, layers, d=D):
+    """A model for a step file: coarse weights, and two rows of the head at the limits."""
     weights = {
         name: oracle.map_tensor(lambda w: w // 8 * 8, w)
-        for name, w in random_weights(seed, D, layers).items()
+        for name, w in random_weights(seed, d, layers).items()
     }
-    weights["head.weight"][0] = [127] * D
-    weights["head.weight"][1] = [-127] * D
-    if layers == 2:
-        weights["layers.0.ln2.weight"] = [0, 1] * (D // 2)
+    weights["head.weight"][0] = [127] * d
+    weights["head.weight"][1] = [-127] * d
+    return weights
+
+
+def wide_weights(seed, d):
+    """A model of one layer whose matrices repeat every 16 rows, and whose head reads every fourth value of the wire."""
+    weights = step_weights(seed, 1, d)
+    for name, w in weights.items():
+        if name.startswith("layers.") and isinstance(w[0], list):
+            weights[name] = [list(row) for row in w[:16] * (len(w) // 16)]
+    up = weights["layers.0.mlp.w_up"]
+    up[d:] = [[0] * d for _ in up[d:]]
+    weights["head.weight"][ord("e")] = [127 if w > 0 else -127 for w in weights["head.weight"][77]]
+    weights["ln_out.weight"] = [
+        g if j % 4 == 1 else 0 for j, g in enumerate(weights["ln_out.weight"])
+    ]
+    return weights
+
+
+def weak_head_weights(seed):
+    """A model whose head is weak but for two rows: a branch is sized by the mean row, and too large for them."""
+    weights = step_weights(seed, 1)
+    weights["head.weight"][2:] = [[w // 4 for w in row] for row in weights["head.weight"][2:]]
     return weights
 
 
 def saturated_weights(seed):
-    """A model of one layer for a step file, whose inputs and MLP are four times as strong."""
-    weights = step_weights(seed, 1)
-    for kind in ("gru.w_f", "gru.w_h", "mlp.w_up", "mlp.w_down"):
-        name = f"layers.0.{kind}"
-        weights[name] = oracle.map_tensor(lambda w: oracle.clip8(4 * w), weights[name])
+    """A model whose weights are so strong that everything is clipped now and then.
+
+    After a 0 the wire is 0 as well: what is credited there is multiplied by the most.
+    """
+    weights = {
+        name: oracle.map_tensor(lambda w: oracle.clip8(8 * w), w) if ".ln" not in name else w
+        for name, w in step_weights(seed, 2).items()
+    }
+    weights["embedding.weight"][0] = [0] * D
+    weights["ln_out.weight"] = [127, -127, 90, 127] * (D // 4)
+    for number in range(2):
+        weights[f"layers.{number}.gru.b_f"] = [-127, -127, -127, 0] * (D // 4)
+        weights[f"layers.{number}.gru.b_h"] = [0] * D
     return weights
 
 
 def unrounded_master(weights):
     """Master weights that round to `weights`, some of them just so."""
-    fractions = {name: iter([0, -128, 127, 5, 0, 0, -60, 90] * 512) for name in weights}
+    fractions = {
+        name: iter([0, -(2**15), 2**15 - 1, 5, 0, 0, -60, 9000] * 4096) for name in weights
+    }
     return {
         name: oracle.map_tensor(
-            lambda w, f=fractions[name]: oracle.clip(256 * w + next(f), -127 * 256, 127 * 256), w
+            lambda w, f=fractions[name]: oracle.clip((w << 16) + next(f), -127 << 16, 127 << 16), w
         )
         for name, w in weights.items()
     }
@@ -144,40 +173,59 @@ def forward_vectors(weights, tokens):
     }
 
 
-def egg_vectors(weights, seed, step, sigma_shift, perturbation, credit_scale, lr):
-    """Two groups of four members; the second group meets a 0 half-way."""
-    group_size = 4
-    layers = oracle.size_of(weights)[1]
-    master = unrounded_master(weights)
+def branch_texts(count):
+    """What three streams read: NULs at a chunk's start, in its middle, at its end, and as a target.
+
+    A chunk's last byte, the target alone, is the next chunk's first.
+    """
+    texts = [b"The\0egg.\0Orb.", b"\0came the \0\0h", b"\xff\0n first\0\x7f~~"]
+    length = 4
+    return [[list(text[length * n : length * (n + 1) + 1]) for text in texts] for n in range(count)]
+
+
+def branch_vectors(weights, seed, step, branches, lr, squares=0, count=3, streams=3):
+    """Steps one after another.
+
+    squares : every row's mean square before the first of them
+    """
+    d, layers = oracle.size_of(weights)
+    master = first_master = unrounded_master(weights)
+    first_weights = weights
     assert oracle.from_master(master) == weights
-    tokens = [list(b"The egg"[:6]), [111, 110, 101, 0, 116, 119]]
-    states = random_states(seed, 2, layers, D)
-    result = oracle.egg_votes(
-        weights, tokens, states, seed, step, credit_scale, group_size, sigma_shift, perturbation
-    )
-    new_master = oracle.update(master, result.votes, lr, 2 * group_size)
-    s0 = np.array([[life.s0 for life in lives] for lives in result.lives], np.int64)
-    s1 = np.array([[life.s1 for life in lives] for lives in result.lives], np.int64)
+    row_squares = {
+        name: [squares] * len(rows) for name, rows in oracle.zero_squares(weights).items()
+    }
+    first_squares = row_squares
+    tokens = [chunks[:streams] for chunks in branch_texts(count)]
+    states = [random_states(seed, streams, layers, d)]
+    shifts = [oracle.first_shifts(layers)]
+    results = []
+    for n, chunks in enumerate(tokens):
+        weights = oracle.from_master(master)
+        result = oracle.egg_votes(weights, chunks, states[-1], seed, step + n, branches, shifts[-1])
+        master, row_squares = oracle.update(master, row_squares, result.votes, step + n, lr)
+        states.append(result.states)
+        read = len(chunks) * (len(chunks[0]) - 1)
+        shifts.append(oracle.next_shifts(shifts[-1], result.totals, read * d))
+        results.append(result)
     return {
+        "hidden_size": np.int64(d),
         "layers": np.int64(layers),
-        "perturbation": np.array(perturbation),
-        "seed": np.int64(seed),
+        "branches": np.int64(branches),
+        "seed": np.uint64(seed),
         "step": np.int64(step),
-        "sigma_shift": np.int64(sigma_shift),
-        "group_size": np.int64(group_size),
-        "credit_scale": np.int64(credit_scale),
         "lr": np.int64(lr),
-        "master": flat(master, np.int16),
+        "master": flat(first_master, np.int32),
+        "squares": flat(first_squares, np.int64),
+        "shifts": np.array(shifts, np.int64),
         "tokens": np.array(tokens, np.uint8),
         "states": np.array(states, np.int8),
-        "s0": s0,
-        "s1": s1,
-        "scores": s1.sum(axis=2),
-        "votes": flat(result.votes, np.int64),
-        "master_change": flat(new_master, np.int16) - flat(master, np.int16),
-        "weights_change": flat(oracle.from_master(new_master), np.int8) - flat(weights, np.int8),
-        "new_states": np.array(result.states, np.int8),
-        "new_credit_scale": np.int64(result.credit_scale),
+        "votes": flat(results[0].votes, np.int32),
+        "totals": np.array([result.totals for result in results], np.int64),
+        "scores": np.array([result.score for result in results], np.int64),
+        "squares_after": flat(row_squares, np.int64),
+        "master_change": flat(master, np.int32) - flat(first_master, np.int32),
+        "weights_change": flat(oracle.from_master(master), np.int8) - flat(first_weights, np.int8),
     }
 
 
@@ -217,12 +265,16 @@ VECTORS = {
     "forward_d64_l1_extreme": lambda: forward_vectors(
         extreme_weights(3, 64, 1), text_with_resets(3, 8)
     ),
-    "step_egg_sign_3": lambda: egg_vectors(step_weights(11, 2), 11, 6, 3, "sign", 150, 2_000),
-    "step_egg_sign_5": lambda: egg_vectors(
-        step_weights(2**40 + 12, 1), 2**40 + 12, 1001, 5, "sign", 40, 5_000
+    "step_branches_d16_l1": lambda: branch_vectors(weak_head_weights(11), 11, 0, 16, 26_000),
+    "step_branches_d16_l2": lambda: branch_vectors(
+        step_weights(2**40 + 12, 2), 2**40 + 12, 61, 16, 13_000, squares=90_000, count=2
     ),
-    "step_egg_input_3": lambda: egg_vectors(step_weights(13, 1), 13, 3, 3, "input", 40, 2_000),
-    "step_egg_saturated": lambda: egg_vectors(saturated_weights(15), 15, 5, 3, "sign", 80, 3_000),
+    "step_branches_d64_l1_few": lambda: branch_vectors(
+        wide_weights(13, 64), 13, 5, 16, 2_000, squares=1_000, count=2, streams=1
+    ),
+    "step_branches_saturated": lambda: branch_vectors(
+        saturated_weights(15), 2**64 - 15, 2**32 - 3, 16, 60_000
+    ),
     "step_paper": lambda: paper_vectors(1, 14, 70, 4),
 }
 

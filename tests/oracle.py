@@ -46,11 +46,6 @@ def dot(x, y):
     return sum(map(mul, x, y))
 
 
-def norm2(x):
-    """|x|^2, the squared length."""
-    return dot(x, x)
-
-
 def sign(v):
     return (v > 0) - (v < 0)
 
@@ -181,7 +176,7 @@ def normal_quantile(m):
 
 # ---------------------------------------------------------------- randomness
 
-INITIAL, DIRECTION, TOKEN_SIGNS, STREAM_ORDER = range(4)  # stream numbers
+INITIAL, DIRECTION, STREAM_ORDER, BRANCH_SIGNS, BRANCH_ROWS = 0, 1, 3, 8, 9  # stream numbers
 
 
 def philox4x32(counter, key):
@@ -255,7 +250,7 @@ def initial_weights(seed, d, layers, recipe):
     }
 
 
-# ---------------------------------------------------------------- the perturbation
+# ---------------------------------------------------------------- the perturbation of recipe paper
 
 
 def draw_direction(seed, index, step, d, layers):
@@ -277,33 +272,13 @@ def draw_direction(seed, index, step, d, layers):
     return direction
 
 
-def share_gate_signs(direction):
-    """Recipe egg: u has the a of w, and the bias e = a(w) * (the first sign of its own)."""
-    shared = dict(direction)
-    for w_name in direction:
-        if ".gru.w_" in w_name:
-            u_name, b_name = w_name.replace(".w_", ".u_"), w_name.replace(".w_", ".b_")
-            a = direction[w_name][0]
-            b0 = direction[b_name][0]
-            shared[u_name] = (a, direction[u_name][1])
-            shared[b_name] = [a_n * b0 for a_n in a]
-    return shared
-
-
-def token_signs(seed, member, step, length):
-    """r of a member's tokens in recipe egg."""
-    words = draw_words(seed, TOKEN_SIGNS, member, step, (length + 31) // 32)
-    return [sign_at(words, t) for t in range(length)]
-
-
 @dataclass
 class Perturbation:
-    """What one token's weights are changed by: a direction, its sign r, its size and its kind."""
+    """What one token's weights are changed by: a direction, its sign r and its size."""
 
     direction: dict
     r: int
     sigma_shift: int
-    kind: str = "sign"  # or "input"
 
     def gain(self, v):
         s = self.sigma_shift
@@ -316,19 +291,10 @@ class Perturbation:
     def term(self, name, x):
         """What the accumulators of a matrix gain, for the input x."""
         a, b = self.direction[name]
-        if self.kind == "sign":
-            p = self.r * dot(b, x)
-            return [self.gain(a_n * p) for a_n in a]
-        return [a_n * self.r * self.push(name, len(x)) for a_n in a]
-
-    def push(self, name, k):
-        """--perturbation input: P, 2 P in w_f and w_h, nothing in u_f and u_h."""
-        p = self.gain(2 ** shift(k))
-        return 2 * p if ".gru.w_" in name else 0 if ".gru.u_" in name else p
+        p = self.r * dot(b, x)
+        return [self.gain(a_n * p) for a_n in a]
 
     def vector(self, name, g):
-        if self.kind == "input" and ".gru." in name:
-            return g
         change = self.r * self.amount()
         return [clip8(g_k + change * e) for g_k, e in zip(g, self.direction[name], strict=True)]
 
@@ -341,11 +307,14 @@ class Perturbation:
 # ---------------------------------------------------------------- one token
 
 
-def matmul(x, w, term=None):
-    """clip8((W . x + term) >> shift(K))."""
-    s = shift(len(x))
-    term = term or [0] * len(w)
-    return [clip8((dot(row, x) + added) >> s) for row, added in zip(w, term, strict=True)]
+def sums(x, w, term=None):
+    """W . x + term."""
+    return [dot(row, x) + added for row, added in zip(w, term or [0] * len(w), strict=True)]
+
+
+def scaled(accumulators, k):
+    """clip8(acc >> shift(K))."""
+    return [clip8(acc >> shift(k)) for acc in accumulators]
 
 
 def norm(x, g):
@@ -365,41 +334,52 @@ class Layer:
     h: list  # before the byte, after a reset
     f: list
     c: list
-    y: list  # the MLP's middle
+    x_h: list  # the residual with the new state added
     d: list  # the MLP's output
     x: list  # the residual with d added
 
 
 @dataclass
 class Token:
-    """What reading one byte gave: new state, logits, every matrix's input, values by layer."""
+    """What reading one byte gave."""
 
-    h: list
+    h: list  # the new state
     logits: list
-    logits_without_head_term: list
-    inputs: dict
+    accumulators: list  # of the head
+    inputs: dict  # of every matrix
     layers: list
+    change: object  # what the products were changed by
+
+    @property
+    def x(self):
+        """The wire's end."""
+        return self.layers[-1].x
 
 
-def read_token(weights, h, byte, perturbation=None):
-    """One token from the state h (L rows of D), which is not changed."""
+def read_token(weights, h, byte, change=None):
+    """One token from the state h (L rows of D), which is not changed.
+
+    change : a Perturbation, or an adapter's object with the same methods
+    """
     width, depth = size_of(weights)
     inputs, layers = {}, []
 
     def vector(name):
-        w = weights[name]
-        return perturbation.vector(name, w) if perturbation else w
+        return change.vector(name, weights[name]) if change else weights[name]
+
+    def accumulate(x, name):
+        inputs[name] = x
+        return sums(x, weights[name], change.term(name, x) if change else None)
 
     def product(x, name):
-        inputs[name] = x
-        return matmul(x, weights[name], perturbation.term(name, x) if perturbation else None)
+        return scaled(accumulate(x, name), len(x))
 
     if byte == 0:
         h = zeros((depth, width))
     new_h = []
     x = weights["embedding.weight"][byte]
-    if perturbation:
-        x = perturbation.embedding_row(byte, x)
+    if change:
+        x = change.embedding_row(byte, x)
     for i in range(depth):
         gru, mlp = f"layers.{i}.gru", f"layers.{i}.mlp"
         u = norm(x, vector(f"layers.{i}.ln1.weight"))
@@ -410,15 +390,13 @@ def read_token(weights, h, byte, perturbation=None):
             h_k + ((f_k + 127) * (c_k - h_k) >> 8) for h_k, f_k, c_k in zip(h[i], f, c, strict=True)
         ]
         new_h.append(h_i)
-        x = add(x, h_i)
-        y = product(norm(x, vector(f"layers.{i}.ln2.weight")), f"{mlp}.w_up")
+        x_h = add(x, h_i)
+        y = product(norm(x_h, vector(f"layers.{i}.ln2.weight")), f"{mlp}.w_up")
         d = product(y, f"{mlp}.w_down")
-        x = add(x, d)
-        layers.append(Layer(h[i], f, c, y, d, x))
-    x = norm(x, vector("ln_out.weight"))
-    logits = product(x, "head.weight")
-    clean = matmul(x, weights["head.weight"]) if perturbation else logits
-    return Token(new_h, logits, clean, inputs, layers)
+        x = add(x_h, d)
+        layers.append(Layer(h[i], f, c, x_h, d, x))
+    accumulators = accumulate(norm(x, vector("ln_out.weight")), "head.weight")
+    return Token(new_h, scaled(accumulators, width), accumulators, inputs, layers, change)
 
 
 # ---------------------------------------------------------------- the score of a token
@@ -448,256 +426,322 @@ def forward(weights, h, text):
     return all_logits, scores, h
 
 
-# ---------------------------------------------------------------- recipe egg: a member's life
+# ---------------------------------------------------------------- recipe egg: branches
+
+BRANCH_LIMIT = 48 << 8  # of what a branch moves a logit by, 8 fractional bits
+CREDIT_LIMIT = 32767  # of c
+WIRE_LIMIT = 1 << 20  # of what travels along the wire
+
+
+def hadamard_row(k, d):
+    return [-1 if (k & j).bit_count() % 2 else 1 for j in range(d)]
 
 
 @dataclass
-class Life:
-    """What one member of a group lived through in a chunk."""
+class Branches:
+    """The branches of the wire in one step: drawn, and sized by the head's weights."""
 
-    direction: dict
-    r: list  # per token
-    tokens: list  # Token per token
-    s0: list  # score_256 per token, without the head's own term
-    s1: list  # and with it
-
-    def final_state(self):
-        return self.tokens[-1].h
+    signs: list  # s
+    rows: list  # the numbers k of the Hadamard rows that branch off
+    m: int
+    moves: list  # M_k of these rows
 
 
-def live(weights, h, text, seed, member, step, sigma_shift, kind):
-    """One member reads len(text) - 1 bytes, each followed by its target."""
-    direction = share_gate_signs(draw_direction(seed, member, step, *size_of(weights)))
-    r = token_signs(seed, member, step, len(text) - 1)
-    life = Life(direction, r, [], [], [])
-    for t, (byte, target) in enumerate(pairwise(text)):
-        token = read_token(weights, h, byte, Perturbation(direction, r[t], sigma_shift, kind))
-        h = token.h
-        life.tokens.append(token)
-        life.s0.append(score_256(token.logits_without_head_term, target))
-        life.s1.append(score_256(token.logits, target))
-    return life
+def draw_branches(head, seed, step, count):
+    d = len(head[0])
+    words = draw_words(seed, BRANCH_SIGNS, 0, step, (d + 31) // 32)
+    signs = [sign_at(words, j) for j in range(d)]
+    words = draw_words(seed, BRANCH_ROWS, 0, step, d)
+    rows = sorted(range(d), key=lambda k: (words[k], k))[:count]
+
+    # R_k for all D rows, whichever branch off: delta follows from the weights alone.
+    signed = [[w * s for w, s in zip(row, signs, strict=True)] for row in head]
+    r = [[dot(row, hadamard_row(k, d)) for row in signed] for k in range(d)]
+    mean = sum(abs(v) for r_k in r for v in r_k) // (256 * d)
+    m = (mean // 512).bit_length() if mean >= 512 else 1 - (512 // max(1, mean)).bit_length()
+    moves = [[clip(round_shift(v, m), -BRANCH_LIMIT, BRANCH_LIMIT) for v in r[k]] for k in rows]
+    return Branches(signs, rows, m, moves)
 
 
-# ---------------------------------------------------------------- recipe egg: credit
+@cache
+def branch_exponentials():
+    """E[f] = min(32767, floor(2^(15 - f/16)))."""
+    return [min(32767, root_of_power_of_two(15 * 16 - f, 16)) for f in range(16)]
 
 
-def less_mean(rows):
-    """rows[i][t] less the rounded mean over the members i."""
-    means = [round_div(sum(column), len(rows)) for column in zip(*rows, strict=True)]
-    return [[v - mean for v, mean in zip(row, means, strict=True)] for row in rows]
+def branch_log2(s):
+    """About 4096 log2 s, for s > 0."""
+    p = s.bit_length() - 1
+    y = (s << 15 >> p) - (1 << 15)
+    g = y * ((1 << 15) - y) >> 15
+    q = 14507 - (8107 * y >> 15) + ((2733 * y >> 15) * y >> 15)
+    return 4096 * p + ((y + (g * q >> 15)) >> 3)
 
 
-def reward_to_go(d, text):
-    """F[t] = d[t] + ((179 * F[t+1]) >> 8), cut where input byte t + 1 is 0."""
-    f = list(d)
-    for t in reversed(range(len(d) - 1)):
-        if text[t + 1] != 0:
-            f[t] = d[t] + (179 * f[t + 1] >> 8)
-    return f
+def branch_score(logits, top, target):
+    """s_k of a member's logits; top is the largest of the reader's."""
+    total = 0
+    for v in logits:
+        d = top + 48 - v
+        total += branch_exponentials()[d & 15] >> (d >> 4)
+    return 256 * logits[target] - branch_log2(total)
 
 
-def hat(f, credit_scale):
-    return clip(round_div(32 * f, credit_scale), -128, 128)
+def branch_logits(fine, moves):
+    """l_k of a member, from the reader's logits with 8 fractional bits."""
+    return [clip(a + m, -32768, 32767) >> 8 for a, m in zip(fine, moves, strict=True)]
 
 
-@dataclass
-class Credit:
-    """One member's credit per token: to go, of the token alone, of the head."""
-
-    f: list
-    d: list
-    e: list
-
-    def of(self, name, layers):
-        last = f"layers.{layers - 1}."
-        if name == "head.weight":
-            return self.e
-        if name == "ln_out.weight" or name.startswith((last + "ln2", last + "mlp")):
-            return self.d
-        return self.f
+def fitness(branches, token, target):
+    """F_k of every branch of one byte."""
+    s = 8 - shift(len(branches.signs))
+    fine = [clip(acc << s if s >= 0 else acc >> -s, -32512, 32767) for acc in token.accumulators]
+    top = max(a >> 8 for a in fine)
+    scores = [branch_score(branch_logits(fine, m), top, target) for m in branches.moves]
+    mean = round_div(sum(scores), len(scores))
+    return [score - mean for score in scores]
 
 
-def group_credit(lives, text, credit_scale):
-    """The group's Credits, and its part of the next credit scale: sum of |sum_t d[t]|."""
-    d = less_mean([life.s0 for life in lives])
-    e = less_mean(
-        [[s1 - s0 for s1, s0 in zip(life.s1, life.s0, strict=True)] for life in lives],
-    )
-
-    def hats(values):
-        return [hat(v, credit_scale) for v in values]
-
-    credits = [
-        Credit(hats(reward_to_go(d_i, text)), hats(d_i), hats(e_i))
-        for d_i, e_i in zip(d, e, strict=True)
+def end_credit(branches, f):
+    """c, the credit at the wire's end, from the fitness of the branches."""
+    d, count = len(branches.signs), len(branches.rows)
+    log2_d = d.bit_length() - 1
+    s = shift(d) + log2_d // 2 - 11 - branches.m - (log2_d - (count.bit_length() - 1))
+    rows = [hadamard_row(k, d) for k in branches.rows]
+    sums_j = [dot(f, column) for column in zip(*rows, strict=True)]
+    return [
+        clip(round_shift(sign_j * sum_j, s), -CREDIT_LIMIT, CREDIT_LIMIT)
+        for sign_j, sum_j in zip(branches.signs, sums_j, strict=True)
     ]
-    return credits, sum(abs(sum(d_i)) for d_i in d)
+
+
+def free(a):
+    return 1 if abs(a) < 127 else 0
+
+
+def head_votes(logits, target, n):
+    """v[v] of the 256 branches of the head; n is the byte's number in the Weyl sequence."""
+    total = exponential_sum(logits)
+    votes = []
+    for v, logit in enumerate(logits):
+        x = (exp2_table()[logit + 128] * 2**12 * ((127 << 32) // total)) >> 32
+        taken = (x + (1597 * v + 2531 * n) % 4096) >> 12
+        votes.append(free(logit) * clip(127 * (v == target) - taken, -127, 127))
+    return votes
+
+
+# ---------------------------------------------------------------- recipe egg: credit along the wire
+
+
+def limit(a):
+    return clip(a, -WIRE_LIMIT, WIRE_LIMIT)
+
+
+def kinds(layers):
+    """The kinds of credit that are narrowed, in order."""
+    return [
+        "embedding",
+        "gain",
+        *(f"{k}.{i}" for i in range(layers) for k in ("gate", "cand", "down")),
+    ]
+
+
+def chunk_credit(ln_out, tokens, text, ends):
+    """The credit of every kind at every byte of a chunk: a list of dicts from kind to D values.
+
+    tokens : the reader's Token of each byte
+    text : the chunk's bytes, and the last one's target
+    ends : c of each byte
+    """
+    d, depth = len(ln_out), len(tokens[0].layers)
+    ahead = zeros((depth, d))
+    credits = [{} for _ in tokens]
+    for t in reversed(range(len(tokens))):
+        x, c_end, credit = tokens[t].x, ends[t], credits[t]
+        rho = 2**14 // max(1, sum(map(abs, x)) // d)
+        credit["gain"] = [
+            c * round_shift(x_j * rho, 6) >> 8 for c, x_j in zip(c_end, x, strict=True)
+        ]
+        wire = [
+            limit(round_shift(c * round_shift(g * rho, 6), 8))
+            for c, g in zip(c_end, ln_out, strict=True)
+        ]
+        for i in reversed(range(depth)):
+            layer = tokens[t].layers[i]
+            credit[f"down.{i}"], credit[f"cand.{i}"], credit[f"gate.{i}"] = [], [], []
+            for j in range(d):
+                f, c, h = layer.f[j], layer.c[j], layer.h[j]
+                wire[j] *= free(layer.x[j])
+                credit[f"down.{i}"].append(wire[j] * free(layer.d[j]))
+                wire[j] *= free(layer.x_h[j])
+                e = limit(wire[j] + ahead[i][j])
+                credit[f"cand.{i}"].append(e * (f + 127) * free(c))
+                credit[f"gate.{i}"].append(e * (c - h) * free(f))
+                ahead[i][j] = 0 if text[t] == 0 else round_shift((129 - f) * e, 8)
+        credit["embedding"] = wire
+    return credits
 
 
 # ---------------------------------------------------------------- recipe egg: votes
 
 
-def nearest_log2(n):
-    """e with 2^e the power of two nearest to n, in log."""
-    return (n * n).bit_length() // 2
+def first_shifts(layers):
+    return [5, 6, *[11, 12, 5] * layers]
 
 
-def free(v):
-    return 1 if abs(v) < 127 else 0
+def narrow(a, s):
+    return clip(round_shift(a, s), -127, 127)
 
 
-def arrived(layer, kind):
-    """w[o] of a layer's w_f, w_h, w_up or w_down: how much of a push at output o arrived."""
-    if kind == "w_f":
-        return [
-            free(f) * min(127, abs(c - h))
-            for f, c, h in zip(layer.f, layer.c, layer.h, strict=True)
-        ]
-    if kind == "w_h":
-        return [free(c) * ((f + 127) >> 1) for c, f in zip(layer.c, layer.f, strict=True)]
-    if kind == "w_up":
-        return [127 * free(y) for y in layer.y]
-    assert kind == "w_down"
-    return [127 * free(d) * free(x) for d, x in zip(layer.d, layer.x, strict=True)]
-
-
-def vote_row(coefficients, signs, vote_shift, weights=None):
-    """v[o] from S[o] = sum_i coefficients[i] * a_i[o], and from w[o] where there are weights."""
-    sums = [dot(coefficients, column) for column in zip(*signs, strict=True)]
-    v = [clip(round_shift(s, vote_shift - 10), -8191, 8191) for s in sums]
-    if weights is None:
-        return v
-    return [round_shift(v_o * w_o, 7) for v_o, w_o in zip(v, weights, strict=True)]
-
-
-def vote_weights(token, name):
-    """w of a matrix, from the token of the group's first member; None for the head."""
-    if name == "head.weight":
-        return None
-    _, number, _, kind = name.split(".")
-    return arrived(token.layers[int(number)], kind)
+def next_shifts(shifts, totals, count):
+    """The shifts of the next step; count is B T D."""
+    return [
+        (total // count // 8).bit_length() if total else s
+        for s, total in zip(shifts, totals, strict=True)
+    ]
 
 
 def add_outer(z, v, x):
     """Z += v x^T."""
     for row, v_o in zip(z, v, strict=True):
-        for k, x_k in enumerate(x):
-            row[k] += v_o * x_k
+        if v_o:
+            for k, x_k in enumerate(x):
+                row[k] += v_o * x_k
 
 
-def matrix_vote(lives, credit, name, t, sigma_shift, kind):
-    """v of a matrix outside the gates at token t; credit[i] is member i's."""
-    x = lives[0].tokens[t].inputs[name]
-    signs = [life.direction[name][0] for life in lives]
-    if kind == "sign":
-        factors = [
-            life.r[t] * dot(life.direction[name][1], life.tokens[t].inputs[name]) for life in lives
-        ]
-        vote_shift = nearest_log2(max(1, norm2(x)))
-    else:
-        factors = [life.r[t] for life in lives]
-        vote_shift = shift(len(x)) + 4 - sigma_shift  # log2(P)
-    weights = vote_weights(lives[0].tokens[t], name)
-    return vote_row(list(map(mul, credit, factors)), signs, vote_shift, weights)
+def pushes(narrowed, head, layers):
+    """What the outputs of every matrix and vector vote with at one byte, by name."""
+    result = {"head.weight": head, "ln_out.weight": narrowed["gain"]}
+    for i in range(layers):
+        result[f"layers.{i}.mlp.w_down"] = narrowed[f"down.{i}"]
+        for gate, kind in (("f", "gate"), ("h", "cand")):
+            for tensor in ("w", "u", "b"):
+                result[f"layers.{i}.gru.{tensor}_{gate}"] = narrowed[f"{kind}.{i}"]
+    return result
 
 
-def gate_projection(life, w_name, t):
-    """r (b_w . u + b_u . h + b0 c), past for h in the gate of w_h; the member's own inputs."""
-    u_name, b_name = w_name.replace(".w_", ".u_"), w_name.replace(".w_", ".b_")
-    inputs, direction = life.tokens[t].inputs, life.direction
-    a, b_w = direction[w_name]
-    b0 = direction[b_name][0] * a[0]  # the bias's first sign as drawn: e = a * b0
-    c = 2 ** shift(len(b_w))
-    b_u = direction[u_name][1]
-    return life.r[t] * (dot(b_w, inputs[w_name]) + dot(b_u, inputs[u_name]) + b0 * c)
+def add_model_votes(z, token, byte, narrowed, pushed):
+    """Add one byte's votes on a model's weights to z."""
+    for name, v in pushed.items():
+        if name in token.inputs:
+            add_outer(z[name], v, token.inputs[name])
+        else:
+            z[name] = [z_k + v_k for z_k, v_k in zip(z[name], v, strict=True)]
+    row = z["embedding.weight"][byte]
+    z["embedding.weight"][byte] = [
+        z_k + v_k for z_k, v_k in zip(row, narrowed["embedding"], strict=True)
+    ]
 
 
-def gate_vote(lives, credit, w_name, t, sigma_shift, kind):
-    """v of a gate at token t, the same for w, u and the bias."""
-    inputs = lives[0].tokens[t].inputs
-    u, h = inputs[w_name], inputs[w_name.replace(".w_", ".u_")]
-    signs = [life.direction[w_name][0] for life in lives]
-    if kind == "sign":
-        factors = [gate_projection(life, w_name, t) for life in lives]
-        c = 2 ** shift(len(u))
-        vote_shift = nearest_log2(norm2(u) + norm2(h) + c * c)
-    else:
-        factors = [life.r[t] for life in lives]
-        vote_shift = shift(len(u)) + 4 - sigma_shift + 1  # log2(2 P)
-    weights = vote_weights(lives[0].tokens[t], w_name)
-    return vote_row(list(map(mul, credit, factors)), signs, vote_shift, weights)
+@dataclass
+class EggResult:
+    """What the readers of one step computed."""
+
+    votes: dict
+    states: list  # per stream
+    totals: list  # per kind
+    score: int  # sum of the readers' score_256
+    tokens: list  # per stream, the Token of each byte
+    ends: list  # per stream, c of each byte
 
 
-def add_group_votes(z, lives, credits, text, sigma_shift, kind):
-    """Add one group's votes of every token to z."""
-    d, layers = len(z["ln_out.weight"]), size_of(z)[1]
-    c = 2 ** shift(d)
-    for t, byte in enumerate(text[:-1]):
-        inputs = lives[0].tokens[t].inputs
-        for name in z:
-            credit = [each.of(name, layers)[t] for each in credits]
-            if name == "embedding.weight":
-                for life, f in zip(lives, credit, strict=True):
-                    a, b = life.direction[name]
-                    for k in range(d):
-                        z[name][byte][k] += 2**10 * f * life.r[t] * a[byte] * b[k]
-            elif ".ln" in name or name == "ln_out.weight":
-                for life, f in zip(lives, credit, strict=True):
-                    for k in range(d):
-                        z[name][k] += 2**10 * life.direction[name][k] * f * life.r[t]
-            elif ".gru.w_" in name:
-                u_name, b_name = name.replace(".w_", ".u_"), name.replace(".w_", ".b_")
-                v = gate_vote(lives, credit, name, t, sigma_shift, kind)
-                add_outer(z[name], v, inputs[name])
-                add_outer(z[u_name], v, inputs[u_name])
-                for k in range(d):
-                    z[b_name][k] += c * v[k]
-            elif ".gru." not in name:
-                v = matrix_vote(lives, credit, name, t, sigma_shift, kind)
-                add_outer(z[name], v, inputs[name])
+def egg_votes(
+    weights,
+    chunks,
+    states,
+    seed,
+    step,
+    count,
+    shifts,
+    z=None,
+    change=None,
+    add_votes=add_model_votes,
+):
+    """Everything in a step but the choice of the text and the update.
+
+    chunks : what each of the step's streams reads, each chunk with the last byte's target
+    count : K, the branches of the wire
+    z : the votes that those of the step are added to, zeros at first; None for a model's
+    change : makes what a byte's products are changed by, for an adapter
+    add_votes : adds one byte's votes to z
+    """
+    layers, length = size_of(weights)[1], len(chunks[0]) - 1
+    branches = draw_branches(weights["head.weight"], seed, step, count)
+    z = zeros_like(weights) if z is None else z
+    result = EggResult(z, [], [0] * len(shifts), 0, [], [])
+    for i, (text, h) in enumerate(zip(chunks, states, strict=True)):
+        tokens, ends = [], []
+        for byte, target in pairwise(text):
+            tokens.append(read_token(weights, h, byte, change() if change else None))
+            h = tokens[-1].h
+            ends.append(end_credit(branches, fitness(branches, tokens[-1], target)))
+            result.score += score_256(tokens[-1].logits, target)
+        credits = chunk_credit(weights["ln_out.weight"], tokens, text, ends)
+        for t, credit in enumerate(credits):
+            narrowed = {}
+            for number, kind in enumerate(kinds(layers)):
+                result.totals[number] += sum(map(abs, credit[kind]))
+                narrowed[kind] = [narrow(a, shifts[number]) for a in credit[kind]]
+            n = (length * (len(chunks) * step + i) + t) % 4096
+            head = head_votes(tokens[t].logits, text[t + 1], n)
+            pushed = pushes(narrowed, head, layers)
+            add_votes(z, tokens[t], text[t], narrowed, pushed)
+        result.states.append(h)
+        result.tokens.append(tokens)
+        result.ends.append(ends)
+    return result
 
 
 # ---------------------------------------------------------------- recipe egg: update and streams
 
+VOTE_LIMIT = 1 << 23
+MASTER_LIMIT = 127 << 16
+
 
 def to_master(weights):
-    return {name: map_tensor(lambda w: w * 256, w) for name, w in weights.items()}
+    return {name: map_tensor(lambda w: w << 16, w) for name, w in weights.items()}
 
 
 def from_master(master):
-    """W = (master + 128) >> 8."""
-    return {name: map_tensor(lambda m: (m + 128) >> 8, m) for name, m in master.items()}
+    """W = (master + 2^15) >> 16."""
+    return {name: map_tensor(lambda m: (m + 2**15) >> 16, m) for name, m in master.items()}
 
 
-def multiplier(lr, population, name):
-    base = (lr << 32) // (40960 * math.isqrt(population << 16))
-    if name.endswith((".w_f", ".u_f")):
-        return 4 * base
-    if name == "embedding.weight" or name.endswith((".w_h", ".u_h")):
-        return 2 * base
-    if name.endswith(".b_h"):
-        return base // 2
-    if name.endswith((".ln1.weight", ".ln2.weight")) or name == "ln_out.weight":
-        return base // 8
-    return base
+def zero_squares(weights):
+    """The running mean square of every row, by name."""
+    return {name: [0] * (len(w) if isinstance(w[0], list) else 1) for name, w in weights.items()}
 
 
-def update(master, z, lr, population):
-    """The master weights after votes z at step size lr, in units of 2^-16 int8 steps."""
-    result = {}
-    for name in master:
-        q = multiplier(lr, population, name)
+def update_row(master, square, z, step, lr):
+    """One row's master weights, and its mean square, after votes z at step size lr."""
+    z = [clip(v, -VOTE_LIMIT, VOTE_LIMIT) for v in z]
+    square += ((dot(z, z) << 4) // len(z) - square) // min(64, step + 1)
+    factor = (lr << 16) // max(1, math.isqrt(square))
+    moved = [
+        clip(m + round_shift(v * factor, 14), -MASTER_LIMIT, MASTER_LIMIT)
+        for m, v in zip(master, z, strict=True)
+    ]
+    return moved, square
 
-        def moved(m, z_o, q=q):
-            return clip(m + round_shift(z_o * q, 32), -127 * 256, 127 * 256)
 
-        result[name] = map_tensor(moved, master[name], z[name])
-    return result
+def update(master, squares, z, step, lr):
+    """All master weights, and their rows' mean squares, after votes z."""
+    new_master, new_squares = {}, {}
+    for name, m in master.items():
+        is_matrix = isinstance(m[0], list)
+        rows = (
+            zip(m, squares[name], z[name], strict=True)
+            if is_matrix
+            else [(m, *squares[name], z[name])]
+        )
+        moved = [update_row(*row, step, lr) for row in rows]
+        new_master[name] = [row for row, _ in moved] if is_matrix else moved[0][0]
+        new_squares[name] = [square for _, square in moved]
+    return new_master, new_squares
 
 
-def stream_count(n, groups):
-    return groups * max(1, min(4096 // groups, n // (64 * groups)))
+def stream_count(n, readers):
+    return readers * max(1, min(4096 // readers, n // (64 * readers)))
 
 
 def stream_order(seed, count, round_number):
@@ -709,80 +753,54 @@ def wrapped(text, start, length):
     return [text[(start + k) % len(text)] for k in range(length)]
 
 
-def egg_chunks(text, seed, step, groups, length):
-    """The streams of a step, one a group, and the length + 1 bytes that each reads."""
+def egg_chunks(text, seed, step, readers, length):
+    """The streams of a step, one a reader, and the length + 1 bytes that each reads."""
     n = len(text)
-    count = stream_count(n, groups)
-    q, k = divmod(step, count // groups)
-    streams = stream_order(seed, count, q)[k * groups : (k + 1) * groups]
+    count = stream_count(n, readers)
+    q, k = divmod(step, count // readers)
+    streams = stream_order(seed, count, q)[k * readers : (k + 1) * readers]
     return streams, [wrapped(text, s * n // count + q * length, length + 1) for s in streams]
 
 
-# ---------------------------------------------------------------- recipe egg: one step
-
-
-@dataclass
-class EggResult:
-    """What the groups of one step computed."""
-
-    lives: list  # per group, per member
-    votes: dict
-    states: list  # per group
-    credit_scale: int  # of the next step
-
-
-def egg_votes(weights, chunks, states, seed, step, credit_scale, group_size, sigma_shift, kind):
-    """Everything in a step but the choice of the text and the update.
-
-    Group g reads chunks[g] from states[g]; its members are g * group_size and those after it.
-    """
-    z = zeros_like(weights)
-    all_lives, new_states, deviation = [], [], 0
-    for g, (text, h) in enumerate(zip(chunks, states, strict=True)):
-        lives = [
-            live(weights, h, text, seed, g * group_size + i, step, sigma_shift, kind)
-            for i in range(group_size)
-        ]
-        credits, group_deviation = group_credit(lives, text, credit_scale)
-        add_group_votes(z, lives, credits, text, sigma_shift, kind)
-        all_lives.append(lives)
-        new_states.append(lives[step % group_size].final_state())
-        deviation += group_deviation
-    population = len(chunks) * group_size
-    return EggResult(all_lives, z, new_states, max(16, deviation // population))
+# ---------------------------------------------------------------- recipe egg: a run
 
 
 class EggRun:
     """A training run of recipe egg; egg_step takes it one step further."""
 
-    def __init__(self, text, seed, d, layers, groups, group_size, length, sigma_shift, kind="sign"):
-        self.text, self.seed, self.kind = list(text), seed, kind
-        self.groups, self.group_size, self.length = groups, group_size, length
-        self.sigma_shift = sigma_shift
-        self.master = to_master(initial_weights(seed, d, layers, "egg"))
-        self.states = [zeros((layers, d)) for _ in range(stream_count(len(text), groups))]
-        self.credit_scale = 16
+    def __init__(self, text, seed, d, layers, readers, length, branches=None):
+        self.text, self.seed, self.branches = list(text), seed, branches or d
+        self.readers, self.length = readers, length
+        self.evolve(initial_weights(seed, d, layers, "egg"))
+        self.states = [zeros((layers, d)) for _ in range(stream_count(len(text), readers))]
+        self.shifts = first_shifts(layers)
         self.step = 0
+
+    def evolve(self, weights):
+        """Begin at these weights."""
+        self.master, self.squares = to_master(weights), zero_squares(weights)
+
+    def cast(self, chunks, states):
+        return egg_votes(
+            from_master(self.master),
+            chunks,
+            states,
+            self.seed,
+            self.step,
+            self.branches,
+            self.shifts,
+        )
 
 
 def egg_step(run, lr):
     """One whole training step; returns the EggResult."""
-    streams, chunks = egg_chunks(run.text, run.seed, run.step, run.groups, run.length)
-    result = egg_votes(
-        from_master(run.master),
-        chunks,
-        [run.states[s] for s in streams],
-        run.seed,
-        run.step,
-        run.credit_scale,
-        run.group_size,
-        run.sigma_shift,
-        run.kind,
-    )
+    streams, chunks = egg_chunks(run.text, run.seed, run.step, run.readers, run.length)
+    result = run.cast(chunks, [run.states[s] for s in streams])
     for s, h in zip(streams, result.states, strict=True):
         run.states[s] = h
-    run.master = update(run.master, result.votes, lr, run.groups * run.group_size)
-    run.credit_scale = result.credit_scale
+    run.master, run.squares = update(run.master, run.squares, result.votes, run.step, lr)
+    width = len(run.states[0][0])
+    run.shifts = next_shifts(run.shifts, result.totals, run.readers * run.length * width)
     run.step += 1
     return result
 

@@ -5,7 +5,6 @@ An adapter is a dict from NAME.A and NAME.B to a list of rows, in the model's or
 
 import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import oracle
 from oracle import clip, clip8, dot, round_shift, shift
@@ -51,24 +50,23 @@ def draw_direction(seed, index, step, adapter):
 
 @dataclass
 class Adapted:
-    """What one token's products are changed by: the factors, moved by r times a direction; r = 0 as they are."""
+    """What one token's products are changed by: the factors, moved by r times a direction, or as they are."""
 
     adapter: dict
-    direction: dict
-    r: int
-    sigma_shift: int
-    inputs: dict = field(default_factory=dict)  # of every factor
-    p: dict = field(default_factory=dict)
+    direction: dict | None = None
+    r: int = 1
+    sigma_shift: int = 4
     z: dict = field(default_factory=dict)  # of every matrix
 
     def sums(self, name, x):
         """A . x or B . z, moved."""
+        if self.direction is None:
+            return oracle.sums(x, self.adapter[name])
         a, b = self.direction[name]
         p = self.r * dot(b, x)
-        self.inputs[name], self.p[name] = x, p
         s = 4 - self.sigma_shift
         moves = [a_n * p << s if s >= 0 else a_n * p >> -s for a_n in a]
-        return [dot(row, x) + m for row, m in zip(self.adapter[name], moves, strict=True)]
+        return oracle.sums(x, self.adapter[name], moves)
 
     def term(self, name, x):
         if name + ".A" not in self.adapter:
@@ -84,72 +82,64 @@ class Adapted:
         return row
 
 
-@dataclass
-class Life:
-    """What one member of a group lived through."""
-
-    direction: dict
-    adapted: list  # Adapted per token
-    tokens: list
-    s0: list
-    s1: list
+# ---------------------------------------------------------------- adapters to a text
 
 
-def live(weights, adapter, h, text, seed, member, step, sigma_shift):
-    direction = draw_direction(seed, member, step, adapter)
-    r = oracle.token_signs(seed, member, step, len(text) - 1)
-    life = Life(direction, [], [], [], [])
-    for t, (byte, target) in enumerate(pairwise(text)):
-        adapted = Adapted(adapter, direction, r[t], sigma_shift)
-        token = oracle.read_token(weights, h, byte, adapted)
-        h = token.h
-        x = token.inputs["head.weight"]
-        still = Adapted(adapter, direction, 0, sigma_shift).term("head.weight", x)
-        clean = oracle.matmul(x, weights["head.weight"], still)
-        life.adapted.append(adapted)
-        life.tokens.append(token)
-        life.s0.append(oracle.score_256(clean, target))
-        life.s1.append(oracle.score_256(token.logits, target))
-    return life
+def add_votes(votes, token, byte, narrowed, pushed):
+    """Add one byte's votes on every B to the votes."""
+    for name, z in token.change.z.items():
+        if name in pushed:  # all but w_up
+            oracle.add_outer(votes[name + ".B"], pushed[name], z)
 
 
-def weight(life, factor, t):
-    """w[o] of a factor's outputs, from the group's first member; None where all arrived."""
-    name, kind = factor[:-2], factor[-1]
-    if kind == "A":
-        return [127 * oracle.free(v) for v in life.adapted[t].z[name]]
-    if name == "head.weight":
-        return None
-    _, layer, _, matrix = name.split(".")
-    return oracle.arrived(life.tokens[t].layers[int(layer)], matrix.replace("u_", "w_"))
+def text_votes(weights, adapter, chunks, states, seed, step, count, shifts):
+    """oracle.egg_votes for an adapter's factors."""
+    votes = {name: oracle.zeros(shape) for name, shape in shapes(adapter).items()}
+    return oracle.egg_votes(
+        weights,
+        chunks,
+        states,
+        seed,
+        step,
+        count,
+        shifts,
+        votes,
+        lambda: Adapted(adapter),
+        add_votes,
+    )
 
 
-def group_votes(z, weights, lives, text, credit_scale):
-    """Add a group's votes to z; returns its part of the next credit scale."""
-    layers = oracle.size_of(weights)[1]
-    credits, deviation = oracle.group_credit(lives, text, credit_scale)
-    for t in range(len(text) - 1):
-        for factor, rows in z.items():
-            x = lives[0].adapted[t].inputs[factor]
-            credit = [each.of(factor[:-2], layers)[t] for each in credits]
-            coefficients = [
-                c * life.adapted[t].p[factor] for c, life in zip(credit, lives, strict=True)
-            ]
-            signs = [life.direction[factor][0] for life in lives]
-            e = oracle.nearest_log2(max(1, oracle.norm2(x)))
-            v = oracle.vote_row(coefficients, signs, e, weight(lives[0], factor, t))
-            oracle.add_outer(rows, v, x)
-    return deviation
+class TextRun(oracle.EggRun):
+    """An adapter that learns a text; oracle.egg_step takes it one step further."""
+
+    def __init__(self, weights, adapter, text, seed, readers, length, branches=None):
+        super().__init__(text, seed, *oracle.size_of(weights), readers, length, branches)
+        self.weights = weights
+        self.evolve(adapter)
+
+    def cast(self, chunks, states):
+        return text_votes(
+            self.weights,
+            oracle.from_master(self.master),
+            chunks,
+            states,
+            self.seed,
+            self.step,
+            self.branches,
+            self.shifts,
+        )
 
 
-def multiplier(lr, population, rank, factor):
-    base = (lr << 32) // (40960 * math.isqrt(population << 16))
-    return base if factor.endswith(".A") else base * math.isqrt(rank << 16) >> 11
+# ---------------------------------------------------------------- adapters to a reward
 
 
 def moved(master, z, multiplier):
     """A master after a vote."""
     return clip(master + round_shift(z * multiplier, 32), -127 * 256, 127 * 256)
+
+
+def multiplier(lr, fitness):
+    return (lr << 24) // max(1, math.isqrt(dot(fitness, fitness)))
 
 
 def ranked_fitness(scores):

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egg.optimizer import multipliers
-from kernels import BackendError, Noise, Shape, get_backend
+from kernels import BackendError, Draw, Noise, Shape, get_backend
 from kernels.reference import scores
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -24,12 +23,6 @@ def fast(request):
         return request.getfixturevalue("cupy_backend")
     pytest.importorskip("numba")
     return get_backend("numba", threads=request.param)
-
-
-@pytest.fixture
-def numba():
-    pytest.importorskip("numba")
-    return get_backend("numba")
 
 
 @pytest.fixture(scope="module", params=["numpy", "numba", ON_DEVICE])
@@ -74,35 +67,6 @@ def test_forward_vectors(backend, name):
     np.testing.assert_array_equal(scores(logits[0], tokens[1:]), file["score_sixteenths"])
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in VECTORS.glob("step_egg_*.npz")))
-def test_egg_step_vectors(backend, name):
-    file = np.load(VECTORS / name)
-    shape = Shape(16, int(file["layers"]))
-    group_size = int(file["group_size"])
-    master = file["master"].copy()
-    weights = ((master.astype(np.int32) + 128) >> 8).astype(np.int8)
-    noise = Noise(
-        int(file["seed"]), int(file["step"]), int(file["sigma_shift"]), str(file["perturbation"])
-    )
-    cast = backend.cast_traced_votes(
-        backend.prepare(shape, weights),
-        file["tokens"],
-        file["states"],
-        noise,
-        group_size=group_size,
-        credit_scale=int(file["credit_scale"]),
-    )
-    np.testing.assert_array_equal(cast.scores, file["s0"].sum(2).ravel())
-    np.testing.assert_array_equal(cast.votes, file["votes"])
-    np.testing.assert_array_equal(cast.states, file["new_states"])
-    population = len(cast.scores)
-    assert max(16, cast.deviation // population) == file["new_credit_scale"]
-    steps = multipliers(shape, int(file["lr"]), population)
-    moved = backend.update_master(shape, master, cast.votes, steps)
-    np.testing.assert_array_equal(master - file["master"], file["master_change"])
-    np.testing.assert_array_equal(moved - weights, file["weights_change"])
-
-
 def test_paper_step_vectors(backend):
     file = np.load(VECTORS / "step_paper.npz")
     shape = Shape(16, int(file["layers"]))
@@ -141,80 +105,67 @@ def test_forward_equals(fast, hidden_size, num_layers, scale):
         np.testing.assert_array_equal(got[1], expected[1])
 
 
-@pytest.mark.parametrize("perturbation", ["sign", "input"])
+def assert_same_votes(expected, got, layout):
+    """Votes, states, totals and score, tensor by tensor."""
+    np.testing.assert_array_equal(got.states, expected.states)
+    np.testing.assert_array_equal(got.totals, expected.totals)
+    assert got.score == expected.score
+    for name, votes in layout.views(expected.votes).items():
+        np.testing.assert_array_equal(layout.views(got.votes)[name], votes, err_msg=name)
+
+
+def drawn_step(shape, rng, streams, length, branches):
+    """Text, states and a draw with shifts that let some votes reach their limit."""
+    tokens = text_of(rng, streams, length + 1)
+    layers = (streams, shape.num_layers, shape.hidden_size)
+    states = rng.integers(-127, 128, layers).astype(np.int8)
+    shifts = rng.integers(0, 14, shape.vote_kinds)
+    return tokens, states, Draw(2**63 + streams, 2**32 - 2, branches, shifts)
+
+
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)
-def test_traced_votes_equal(fast, hidden_size, num_layers, perturbation):
+def test_branch_votes_equal(fast, hidden_size, num_layers):
     shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(hidden_size)
-    cases = [  # scale, groups, members a group, T, sigma_shift, credit_scale
-        (16, 3, 4, 5, 3, 16),
-        (16, 5, 16, 4, 0, 300),
-        (400, 2, 8, 1, 8, 16),
-        (2, 2, 12, 2, 5, 17),
+    cases = [  # scale, streams, T, branches
+        (16, 5, 6, hidden_size),
+        (16, 9, 3, 16),
+        (400, 3, 1, hidden_size),
+        (2, 13, 4, min(32, hidden_size)),
+        (0, 1, 2, hidden_size),
     ]
-    for scale, groups, group_size, length, sigma_shift, credit_scale in cases:
+    for scale, streams, length, branches in cases:
         weights = weights_of(shape, rng, scale)
-        tokens = text_of(rng, groups, length + 1)
-        states = rng.integers(-127, 128, (groups, num_layers, hidden_size)).astype(np.int8)
-        noise = Noise(2**63 + scale, 2**32 - 2, sigma_shift, perturbation)
-        settings = {"group_size": group_size, "credit_scale": credit_scale, "first_group": 7}
+        tokens, states, draw = drawn_step(shape, rng, streams, length, branches)
         expected, got = (
-            b.cast_traced_votes(b.prepare(shape, weights), tokens, states, noise, **settings)
+            b.cast_votes(b.prepare(shape, weights), tokens, states, draw, first_row=77)
             for b in (REFERENCE, fast)
         )
-        np.testing.assert_array_equal(got.scores, expected.scores)
-        np.testing.assert_array_equal(got.states, expected.states)
-        assert got.deviation == expected.deviation
-        for name, votes in shape.views(expected.votes).items():
-            np.testing.assert_array_equal(shape.views(got.votes)[name], votes, err_msg=name)
+        assert_same_votes(expected, got, shape)
+        assert not scale or expected.votes.any()
 
 
-def test_traced_votes_in_many_batches_and_tiny_blocks(fast, monkeypatch):
+def test_branch_votes_in_tiny_blocks(fast, monkeypatch):
     from kernels.cpu import backend
 
-    monkeypatch.setattr(
-        backend, "VOTE_ROWS", 8
-    )  # a batch of one or two groups, slices of four pairs
     monkeypatch.setattr(backend, "BLOCK_BYTES", 1)
     shape, rng = Shape(64, 1), np.random.default_rng(5)
     weights = weights_of(shape, rng, 16)
-    for length in (3, 21):  # 21: a group's own rows are more than a slice
-        tokens = text_of(rng, 9, length + 1)
-        states = np.zeros((9, 1, 64), np.int8)
-        noise = Noise(1, 2, 3)
+    for length in (3, 21):
+        tokens, states, draw = drawn_step(shape, rng, 37, length, 64)
         expected, got = (
-            b.cast_traced_votes(
-                b.prepare(shape, weights), tokens, states, noise, group_size=4, credit_scale=40
-            )
-            for b in (REFERENCE, fast)
+            b.cast_votes(b.prepare(shape, weights), tokens, states, draw) for b in (REFERENCE, fast)
         )
-        np.testing.assert_array_equal(got.votes, expected.votes)
-        np.testing.assert_array_equal(got.states, expected.states)
-        np.testing.assert_array_equal(got.scores, expected.scores)
+        assert_same_votes(expected, got, shape)
 
 
-def test_outputs_far_beyond_the_limit_are_limited_before_they_are_shifted_left(numba):
-    """The first member saw next to nothing, others much: sums of 2**29, to be shifted left by ten."""
-    from kernels.arithmetic import VOTE_LIMIT
-    from kernels.cpu import votes
-
-    rng = np.random.default_rng(11)
-    block, arrays = numba._new_block(Shape(64, 1), 16, 2, 16, True, False)
-    words = arrays[5]
-    words[...] = rng.integers(0, 2**32, words.shape)
-    coefficients = rng.integers(-(2**25), 2**25, (2, 16)).astype(np.int32)
-    coefficients[1] //= 2**22
-    for shift in (-10, -3, 0, 4, 16):
-        out = np.zeros(64, np.int32)
-        votes.pack_outputs(
-            block, 0, 16, 8, coefficients, np.array([shift, shift]), 64, out.ctypes.data, 256, 0, 0
-        )
-        signs = (
-            2 * ((words[:, 2:4, None] >> np.arange(32)) & 1).reshape(16, 64).astype(np.int64) - 1
-        )
-        sums = coefficients.astype(np.int64) @ signs
-        expected = [sums << -shift if shift <= 0 else (sums + (1 << (shift - 1))) >> shift]
-        low_high = np.clip(expected[0], -VOTE_LIMIT, VOTE_LIMIT).astype(np.int16)
-        np.testing.assert_array_equal(out.view(np.int16).reshape(64, 2).T, low_high)
+def test_votes_of_another_step_are_not_left_over(fast):
+    """Buffers are kept from call to call: a smaller step after a larger one equals that step alone."""
+    shape, rng = Shape(16, 2), np.random.default_rng(6)
+    model = fast.prepare(shape, weights_of(shape, rng, 16))
+    small = drawn_step(shape, rng, 3, 2, 16)
+    first = fast.cast_votes(model, *small).votes.copy()
+    fast.cast_votes(model, *drawn_step(shape, rng, 21, 7, 16))
+    np.testing.assert_array_equal(fast.cast_votes(model, *small).votes, first)
 
 
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)
@@ -245,18 +196,37 @@ def test_pair_votes_equal(fast, pairs):
             np.testing.assert_array_equal(votes[1], votes[0])
 
 
+def test_rows_move_equally_and_clip(fast):
+    rng = np.random.default_rng(0)
+    for shape in (Shape(16, 1), Shape(256, 1)):
+        rows = len(shape.row_starts) - 1
+        for step, step_size, scale in ((0, 26214, 2**30), (5, 26214, 900), (70, 127 << 16, 3)):
+            votes = rng.integers(-scale, scale, shape.parameters).astype(np.int32)
+            votes[::3] = rng.integers(-3, 4, len(votes[::3]))
+            votes[: shape.parameters // 2 : 2] = 0
+            master = rng.integers(-127 << 16, (127 << 16) + 1, shape.parameters).astype(np.int32)
+            squares = rng.integers(0, 2**40 // scale, rows)
+            mine, my_squares = master.copy(), squares.copy()
+            expected = REFERENCE.update_rows(shape, master, squares, votes, step, step_size)
+            got = fast.update_rows(shape, mine, my_squares, votes, step, step_size)
+            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_array_equal(mine, master)
+            np.testing.assert_array_equal(my_squares, squares)
+            assert np.abs(master).max() == 127 << 16
+
+
 def test_updates_equal_and_clip(fast):
     shape, rng = Shape(16, 1), np.random.default_rng(0)
     votes = rng.integers(-(2**38), 2**38, shape.parameters)
     votes[::3] = rng.integers(-3, 4, len(votes[::3]))
-    steps = rng.integers(1, 2**20, len(shape.tensors))
     master = rng.integers(-127 * 256, 127 * 256 + 1, shape.parameters).astype(np.int16)
     mine = master.copy()
-    expected = REFERENCE.update_master(shape, master, votes, steps)
-    np.testing.assert_array_equal(fast.update_master(shape, mine, votes, steps), expected)
+    expected = REFERENCE.update_master(shape, master, votes, 2**19 + 7)
+    np.testing.assert_array_equal(fast.update_master(shape, mine, votes, 2**19 + 7), expected)
     np.testing.assert_array_equal(mine, master)
     assert np.abs(master.astype(int)).max() == 127 * 256
     weights = rng.integers(-127, 128, shape.parameters).astype(np.int8)
+    votes = rng.integers(-40, 40, shape.parameters).astype(np.int32)
     for threshold in (0, 16, 33):
         expected = REFERENCE.update_signs(weights, votes, threshold)
         np.testing.assert_array_equal(fast.update_signs(weights, votes, threshold), expected)
@@ -272,9 +242,8 @@ def test_nothing_is_written_beyond_a_batch(fast):
     states = whole[2:7]
     before = whole.copy()
     fast.forward(model, text_of(rng, 5, 3), states)
-    fast.cast_traced_votes(
-        model, text_of(rng, 5, 4), states, Noise(0, 0, 3), group_size=4, credit_scale=16
-    )
+    draw = Draw(0, 0, 64, np.zeros(shape.vote_kinds, np.int64))
+    fast.cast_votes(model, text_of(rng, 5, 4), states, draw)
     np.testing.assert_array_equal(whole, before)
 
 

@@ -14,10 +14,11 @@ import egg as library
 from egg import checkpoint
 from egg.config import Config, ModelConfig, to_json
 from egg.errors import EggError
+from egg.state import STEP, Form
 from kernels import Shape
 
 SHAPE = Shape(16, 1)
-LAYOUT = {"step": ((1,), np.int64), "states": ((4, 1, 16), np.int8)}
+LAYOUT = {"step": STEP, "states": Form((4, 1, 16), np.int8, -127, 127)}
 CONTENT = to_json(Config(model=ModelConfig(16, 1)))
 
 

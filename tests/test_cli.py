@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +28,8 @@ from egg.progress import Progress, Status, count, duration
 
 ROOT = Path(__file__).parent.parent
 KEYS = [
-    "step", "member_tokens", "train_integer_bits_per_byte", "validation_bits_per_byte",
-    "changed_share", "clipped_share", "vote_signal_to_noise", "member_tokens_per_second", "seconds",
+    "step", "tokens", "train_integer_bits_per_byte", "validation_bits_per_byte", "step_size",
+    "changed_share", "clipped_share", "tokens_per_second", "seconds",
 ]  # fmt: skip
 
 
@@ -50,12 +52,11 @@ def test_a_run_directory(train, tmp_path):
         f"step-{n:08d}" for n in (6, 9, 10, best)
     }
     assert [line["step"] for line in lines] == list(range(1, 11))
-    assert [line["member_tokens"] for line in lines] == [128 * n for n in range(1, 11)]
+    assert [line["tokens"] for line in lines] == [128 * n for n in range(1, 11)]
     for line in lines:
         absent = set() if line["step"] in (4, 8, 10) else {"validation_bits_per_byte"}
-        absent |= set() if line["step"] in (4, 8) else {"vote_signal_to_noise"}
         assert list(line) == [k for k in KEYS if k not in absent]
-        assert line["member_tokens_per_second"] > 0
+        assert line["tokens_per_second"] > 0
         assert 0 <= line["changed_share"] <= 1
     assert lines[0]["train_integer_bits_per_byte"] == 8.0
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(lines))
@@ -63,10 +64,27 @@ def test_a_run_directory(train, tmp_path):
     assert (run / "report.html").read_text().startswith("<!doctype html>")
     config = json.loads((run / "config.json").read_text())
     assert config == json.loads((run / "checkpoints/step-00000010/config.json").read_text())
-    assert config["preset"] == "nano" and config["format"] == 1
+    assert config["preset"] == "nano" and config["format"] == 2
     assert config["model"] == {"hidden_size": 16, "num_layers": 1, "vocab_size": 256}
-    assert config["run"]["steps"] == 10 and config["run"]["member_tokens"] is None
+    assert config["run"]["steps"] == 10 and config["run"]["tokens"] is None
     assert config["corpus"]["fingerprint"]
+    # What was chosen is told, and what it was made with.
+    assert config["evolution"]["branches"] == 16 and 0.89 < config["evolution"]["step_size"] < 0.9
+    assert (
+        lines[0]["step_size"]
+        == config["evolution"]["step_size"]
+        > lines[1]["step_size"]
+        > lines[9]["step_size"]
+        > 0
+    )
+    made_with = config["made_with"]
+    assert made_with["egg"] == __version__ and made_with["backend"].startswith("numpy: ")
+    assert made_with["cpu"] and set(made_with) <= {"egg", "commit", "cpu", "backend"}
+    toml = (run / "run.toml").read_text()
+    assert all(f"# {name}: " in toml for name in made_with)
+    settings = tomllib.loads(toml)
+    assert settings["branches"] == 16 and settings["step_size"] == lines[0]["step_size"]
+    assert not {"population_size", "sigma_shift"} & settings.keys()  # the other recipe's
     # Without a terminal: plain lines, few of them, and nothing that moves the cursor.
     assert "\r" not in out and "\x1b" not in out
     assert "step 10" in out and str(run / "checkpoints" / "step-00000010") in out
@@ -216,7 +234,7 @@ def test_eval_of_a_bare_model_needs_data(train, egg, tmp_path, book):
 def test_a_text_without_validation_is_measured_on_itself(egg, tmp_path, book):
     run = tmp_path / "run"
     status, out, err = egg(
-        "train", *"--preset quickstart --hidden-size 16 --num-layers 1 --population-size 32".split(),
+        "train", *"--preset quickstart --hidden-size 16 --num-layers 1 --streams 8".split(),
         *"--steps 2 --backend numpy".split(), "--data", book, "--out", run,
     )  # fmt: skip
     assert status == 0, err
@@ -227,37 +245,48 @@ def test_a_text_without_validation_is_measured_on_itself(egg, tmp_path, book):
 
 def test_a_run_of_recipe_paper(train, egg, tmp_path):
     run = tmp_path / "run"
-    train("--recipe", "paper", "--seq-len", 10, "--sigma-shift", 4, "--steps", 2, "--out", run)
-    assert metrics(run)[-1]["member_tokens"] == 2 * 32 * 10
+    train("--recipe", "paper", "--seq-len", 10, "--sigma-shift", 3, "--steps", 2, "--out", run)
+    assert metrics(run)[-1]["tokens"] == 2 * 32 * 10
+    assert [k for k in KEYS if k not in metrics(run)[-1]] == ["step_size"]
+    there = json.loads((run / "config.json").read_text())["evolution"]
+    assert there == {
+        "recipe": "paper", "seq_len": 10, "population_size": 32, "sigma_shift": 3, "seed": 0
+    }  # fmt: skip
     assert egg("eval", run, "--backend", "numpy")[0] == 0
 
 
 def test_flags_override_the_preset_and_later_ones_win(train, tmp_path):
     run = tmp_path / "run"
-    train("--preset", "base", "--preset", "paper", "--recipe", "egg", "--member-tokens", "1e12",
+    train("--preset", "base", "--preset", "paper", "--recipe", "egg", "--tokens", "1e12",
           "--seed", 1, "--seed=2", "--steps=2", "--out", tmp_path / "other", "--out", run)  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert config["preset"] == "paper" and config["model"]["hidden_size"] == 16
-    assert config["evolution"]["sigma_shift"] == 4  # of the preset
+    assert config["run"]["eval_bytes"] == 262_144  # of the preset
     assert config["evolution"]["seed"] == 2
-    assert config["run"]["member_tokens"] == 10**12 and config["run"]["steps"] == 2
+    assert config["run"]["tokens"] == 10**12 and config["run"]["steps"] == 2
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "steps"),
-    [("--steps", "3", 3), ("--member-tokens", "300", 3), ("--minutes", "1e-9", 1)],
+    [
+        ("--steps", "3", 3),
+        ("--tokens", "300", 3),
+        ("--member-tokens", "300", 3),
+        ("--member_tokens=300", None, 3),
+        ("--minutes", "1e-9", 1),
+    ],  # fmt: skip,
 )
 def test_one_stop_replaces_those_of_the_preset(train, tmp_path, flag, value, steps):
     run = tmp_path / "run"
-    train(flag, value, "--out", run)
+    train(*([flag] if value is None else [flag, value]), "--out", run)
     assert len(metrics(run)) == steps
     stops = json.loads((run / "config.json").read_text())["run"]
-    assert sum(stops[k] is not None for k in ("steps", "member_tokens", "minutes")) == 1
+    assert sum(stops[k] is not None for k in ("steps", "tokens", "minutes")) == 1
 
 
 def test_the_first_of_two_stops_counts(train, tmp_path):
-    train("--steps", 9, "--member-tokens", 256, "--out", tmp_path / "run")
+    train("--steps", 9, "--tokens", 256, "--out", tmp_path / "run")
     assert len(metrics(tmp_path / "run")) == 2
 
 
@@ -265,6 +294,61 @@ def test_a_stop_away_from_the_schedules_end_is_remarked(train, tmp_path):
     assert "scheduled for 10.0k" in train("--steps", 2, "--out", tmp_path / "a")
     for n, flags in enumerate((["--schedule-tokens", 256], ["--schedule", "constant"])):
         assert "scheduled" not in train("--steps", 2, *flags, "--out", tmp_path / str(n))
+
+
+def test_the_step_size_may_follow_the_clock(train, egg, tmp_path):
+    run = tmp_path / "run"
+    out = train("--schedule-tokens", "none", "--minutes", 0.02, "--out", run)
+    assert "no other run repeats this one" in out
+    lines = metrics(run)
+    sizes = [line["step_size"] for line in lines]
+    assert sizes == sorted(sizes, reverse=True)
+    first = json.loads((run / "config.json").read_text())["evolution"]
+    assert first["schedule_tokens"] == "time"
+    assert 0.99 * first["step_size"] < sizes[0] <= first["step_size"]
+    # 1.2 s, of which the last step has had nearly all: the line from the whole step to a twentieth of it.
+    done = lines[-2]["seconds"] / 1.2
+    assert sizes[-1] == pytest.approx(sizes[0] * (1 - 0.95 * done), abs=0.05 * sizes[0])
+    status, _, err = egg("train", "--resume", run, "--steps", 9999, "--backend", "numpy")
+    assert status == 2 and "--schedule-tokens time" in err and err.count("\n") == 1
+    status, _, err = egg("train", "--resume", run, "--minutes", 0.03, "--backend", "numpy")
+    assert status == 0, err
+    assert metrics(run)[len(lines)]["step_size"] > sizes[-1]  # as the end is farther away
+
+
+def test_without_an_end_the_step_size_stays(train, tmp_path, monkeypatch):
+    from egg.evolution import Evolution
+
+    step = Evolution.step
+
+    def third_time_interrupted(self):
+        if self.step_number == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(Evolution, "step", third_time_interrupted)
+    with pytest.raises(AssertionError):  # it ends by a signal
+        train("--tokens", "none", "--schedule-tokens", "none", "--out", tmp_path / "run")
+    there = json.loads((tmp_path / "run/config.json").read_text())["evolution"]
+    assert there["schedule"] == "constant" and there["schedule_tokens"] == 8_000_000
+    assert {line["step_size"] for line in metrics(tmp_path / "run")} == {there["step_size"]}
+
+
+def test_lines_of_the_log_come_seldom(train, tmp_path):
+    """A line is the mean of the steps since the one before; measurements, checkpoints and the end have one."""
+    every, seldom = tmp_path / "every", tmp_path / "seldom"
+    for run, flags in ((every, []), (seldom, ["--log-every", 5])):
+        train("--steps", 13, "--checkpoint-every", 6, *flags, "--out", run)
+    lines = metrics(seldom)
+    assert [line["step"] for line in lines] == [4, 5, 6, 8, 10, 12, 13]
+    bits = [line["train_integer_bits_per_byte"] for line in metrics(every)]
+    before = 0
+    for line in lines:
+        mean = sum(bits[before : line["step"]]) / (line["step"] - before)
+        assert line["train_integer_bits_per_byte"] == mean
+        before = line["step"]
+    name = "checkpoints/step-00000013/model.safetensors"
+    assert (seldom / name).read_bytes() == (every / name).read_bytes()
 
 
 def test_runs_go_to_a_folder_of_their_own(train, tmp_path, monkeypatch):
@@ -287,7 +371,7 @@ def test_equal_seeds_give_equal_runs(train, tmp_path):
 
 def test_train_py_is_egg_train(tables, tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *"--hidden-size 16 --num-layers 1".split(),
-               *"--population-size 16 --steps 1 --backend numpy --data".split(), str(tables)]  # fmt: skip
+               *"--streams 8 --steps 1 --backend numpy --data".split(), str(tables)]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("runs/nano-*/checkpoints/step-00000001"))) == 1
@@ -302,7 +386,7 @@ def test_the_first_command_learns(tmp_path):
     """The README's first command, shortened: it must do better than any code of single bytes."""
     import data
 
-    command = "--preset quickstart --member-tokens 2M --schedule-tokens 2M --threads 2".split()
+    command = "--preset quickstart --tokens 300K --threads 2".split()
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *command],
         cwd=tmp_path,
@@ -339,7 +423,7 @@ def test_help_shows_the_chosen_presets_values(egg):
     assert "--hidden-size" in words and "--model" not in words and "vocab" not in words
     for name, line in PRESET_HELP.items():
         assert f"{name} {line}" in words
-    assert "(default: 2048)" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
+    assert "(default: 64M)" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
     assert egg("eval", "--help")[0] == 0
 
 
@@ -380,7 +464,7 @@ def test_help_fits_the_terminal_and_gives_an_example(egg, monkeypatch, columns, 
 BAD = {
     "unknown preset": ("--preset huge", "quickstart"),
     "unknown flag": ("--speed 3", "--speed"),
-    "misspelt flag": ("--population-siz 64", "--population-size"),
+    "misspelt flag": ("--stream 64", "--streams"),
     "stray word": ("hello", "hello"),
     "no value": ("--hidden-size", "--hidden-size"),
     "hidden size": ("--hidden-size 100", "power of four"),
@@ -389,26 +473,36 @@ BAD = {
     "layers without end": ("--num-layers 1e9", "--num-layers"),
     "keep none": ("--keep 0", "--keep"),
     "keep some": ("--keep some", "or all"),
-    "population": ("--population-size 40", "group size"),
-    "population zero": ("--population-size 0", "--population-size"),
-    "population negative": ("--population-size -16", "--population-size"),
+    "streams zero": ("--streams 0", "--streams"),
+    "streams negative": ("--streams -16", "--streams"),
+    "too large a step": ("--streams 8K --seq-len 17", "at most 131,072"),
+    "branches": ("--branches 32", "a power of two from 16 to the hidden size, 16"),
+    "branches in words": ("--branches some", "or all"),
+    "population": ("--population-size 64", "recipe egg has none"),
+    "population zero": ("--recipe paper --population-size 0", "--population-size 0"),
+    "population negative": ("--recipe paper --population-size -16", "--population-size"),
+    "streams of the paper": ("--recipe paper --streams 8", "recipe paper has none"),
     "odd pairs": ("--recipe paper --population-size 17", "even"),
-    "group": ("--group-size 6", "--group-size"),
+    "group": ("--group-size 16", "unknown argument --group-size"),
+    "schedule": ("--schedule-tokens never", "or time"),
+    "schedule by no clock": ("--schedule-tokens time", "--minutes"),
     "chunk": ("--seq-len 0", "--seq-len"),
     "steps": ("--steps 0", "--steps"),
     "steps negative": ("--steps=-3", "--steps"),
     "minutes": ("--minutes 0", "--minutes"),
-    "member-tokens": ("--member-tokens 0", "--member-tokens"),
+    "tokens": ("--tokens 0", "--tokens"),
+    "member-tokens": ("--member-tokens 0", "--tokens"),
     "threads": ("--threads 0", "threads"),
     "threads negative": ("--threads -1", "threads"),
-    "sigma": ("--sigma-shift 9", "0 to 8"),
-    "sigma negative": ("--sigma-shift -1", "0 to 8"),
+    "sigma": ("--recipe paper --sigma-shift 9", "0 to 8"),
+    "sigma negative": ("--recipe paper --sigma-shift -1", "0 to 8"),
     "seed": ("--seed 1.5", "--seed"),
     "seed word": ("--seed x", "--seed"),
     "seed huge": ("--seed 1e999999999", "--seed"),
     "seed range": ("--seed 18446744073709551616", "--seed"),
     "recipe": ("--recipe cake", "egg, paper"),
-    "perturbation": ("--recipe paper --perturbation input", "--perturbation"),
+    "sigma of branches": ("--sigma-shift 3", "recipe egg has none"),
+    "perturbation": ("--perturbation input", "unknown argument --perturbation"),
     "step size": ("--step-size big", "--step-size"),
     "backend": ("--backend tpu", "tpu"),
     "absent backend": ("--backend cupy", "cupy"),
@@ -438,7 +532,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(egg, tables, tmp_path, monke
     file.touch()
     monkeypatch.chdir(tmp_path)
     status, _, err = egg(
-        "train", "--population-size", 32, "--steps", 1, "--backend", "numpy", "--data", tables,
+        "train", "--hidden-size", 16, "--steps", 1, "--backend", "numpy", "--data", tables,
         *arguments.format(file=file, tmp=tmp_path).split(),
     )  # fmt: skip
     assert status == 2
@@ -660,7 +754,7 @@ class Terminal(io.StringIO):
 
 
 STATUS = Status(
-    12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0, 0.0231, 0.0004, (0.0123, 0.004)
+    12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0, 0.0231, 0.0004, 0.3725
 )  # fmt: skip
 
 
@@ -683,7 +777,7 @@ def test_the_live_view_fits_the_terminal(monkeypatch, columns):
     if columns >= 40:
         for figure in ("12,346", "101M", "812k", "3.456", "3.512", "3.490", "2.31 %", "0.04 %"):
             assert figure in text
-        assert "0.012 ± 0.004" in text
+        assert "0.3725" in text
     rows = [line for line in text.splitlines() if "3.400" in line]
     assert all(
         ("3.512" in row) == (columns >= 80) and ("3.490" in row) == (columns >= 100) for row in rows
@@ -696,9 +790,7 @@ def test_a_terminal_that_cannot_move_gets_plain_lines(monkeypatch):
     shown = Progress(stream)
     shown.show(STATUS)
     shown.close()
-    assert (
-        "\x1b" not in stream.getvalue() and "step 12,345 | 101M member-tokens" in stream.getvalue()
-    )
+    assert "\x1b" not in stream.getvalue() and "step 12,345 | 101M tokens" in stream.getvalue()
 
 
 def test_the_first_step_tells_no_speed(train, tmp_path):

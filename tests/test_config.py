@@ -17,6 +17,7 @@ from egg.config import (
     model_from_json,
     preset,
     to_json,
+    with_recipe,
     without_stops,
 )
 from egg.errors import EggError
@@ -28,27 +29,30 @@ from egg.errors import EggError
         (ModelConfig, {"hidden_size": 32}, "power of four"),
         (ModelConfig, {"hidden_size": 0}, "power of four"),
         (ModelConfig, {"num_layers": 0}, "layers"),
-        (EvolutionConfig, {"population_size": 0}, "--population-size 0"),
-        (EvolutionConfig, {"population_size": 40}, "multiple of the group size 16"),
+        (EvolutionConfig, {"streams": 0}, "--streams 0"),
+        (EvolutionConfig, {"streams": 8193}, "--streams 8193 of --seq-len 16: at most 131,072"),
+        (EvolutionConfig, {"population_size": 40}, "--population-size: recipe egg has none"),
+        (EvolutionConfig, {"sigma_shift": 3}, "--sigma-shift: recipe egg has none"),
+        (EvolutionConfig, {"population_size": 0, "recipe": "paper"}, "--population-size 0"),
         (EvolutionConfig, {"population_size": 33, "recipe": "paper"}, "even"),
-        (EvolutionConfig, {"group_size": 6, "population_size": 60}, "--group-size 6"),
-        (EvolutionConfig, {"group_size": 128}, "--group-size 128"),
-        (EvolutionConfig, {"group_size": 0}, "--group-size 0"),
+        (EvolutionConfig, {"streams": 8, "recipe": "paper"}, "--streams: recipe paper has none"),
+        (EvolutionConfig, {"branches": 16, "recipe": "paper"}, "--branches"),
+        (EvolutionConfig, {"step_size": 1.0, "recipe": "paper"}, "--step-size"),
         (EvolutionConfig, {"seq_len": 0}, "--seq-len 0"),
-        (EvolutionConfig, {"sigma_shift": -1}, "0 to 8"),
-        (EvolutionConfig, {"sigma_shift": 9}, "0 to 8"),
+        (EvolutionConfig, {"sigma_shift": -1, "recipe": "paper"}, "0 to 8"),
+        (EvolutionConfig, {"sigma_shift": 9, "recipe": "paper"}, "0 to 8"),
         (EvolutionConfig, {"seed": -1}, "--seed -1"),
         (EvolutionConfig, {"seed": 2**64}, "--seed"),
         (EvolutionConfig, {"schedule_tokens": 0}, "--schedule-tokens 0"),
         (EvolutionConfig, {"step_size": 0.0}, "--step-size"),
         (EvolutionConfig, {"step_size": float("nan")}, "--step-size"),
         (EvolutionConfig, {"final_step_share": 1.1}, "--final-step-share"),
-        (EvolutionConfig, {"recipe": "paper", "perturbation": "input"}, "--perturbation"),
         (RunConfig, {"steps": 0}, "--steps 0"),
-        (RunConfig, {"member_tokens": -1}, "--member-tokens -1"),
+        (RunConfig, {"tokens": -1}, "--tokens -1"),
         (RunConfig, {"minutes": 0.0}, "--minutes"),
         (RunConfig, {"minutes": float("nan")}, "--minutes"),
         (RunConfig, {"eval_every": -1}, "--eval-every"),
+        (RunConfig, {"log_every": 0}, "--log-every 0"),
         (RunConfig, {"eval_bytes": -1}, "--eval-bytes"),
         (RunConfig, {"checkpoint_every": -1}, "--checkpoint-every"),
         (RunConfig, {"data": ""}, "--data"),
@@ -60,23 +64,65 @@ def test_bad_values_are_refused_by_name(kind, values, says):
 
 
 def test_limits_themselves_are_allowed():
-    EvolutionConfig(seed=2**64 - 1, sigma_shift=8, group_size=64, final_step_share=0.0)
-    EvolutionConfig(seed=0, sigma_shift=0, group_size=4, population_size=4)
-    EvolutionConfig(recipe="paper", population_size=2, group_size=7)  # no groups in that recipe
+    EvolutionConfig(seed=2**64 - 1, streams=8192, seq_len=16, final_step_share=0.0)
+    EvolutionConfig(seed=0, streams=1, seq_len=131_072, step_size=127.0)
+    EvolutionConfig(recipe="paper", population_size=2, sigma_shift=8)
+    EvolutionConfig(recipe="paper", population_size=10**6, sigma_shift=0)
 
 
-def test_wide_groups_of_a_wide_model_are_refused():
-    wide = EvolutionConfig(group_size=64)
-    Config(model=ModelConfig(hidden_size=256), evolution=wide)
-    with pytest.raises(EggError, match="at most 32"):
-        Config(model=ModelConfig(hidden_size=1024), evolution=wide)
+@pytest.mark.parametrize("branches", [0, 8, 24, 128, -16])
+def test_branches_are_all_or_a_power_of_two(branches):
+    for some in ("all", 16, 32, 64):
+        Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(branches=some))
+    with pytest.raises(EggError, match=f"--branches {branches}: must be all, or a power of two"):
+        Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(branches=branches))
+
+
+def resolved(evolution=EvolutionConfig(), **run) -> EvolutionConfig:
+    return Config("x", ModelConfig(64, 2), evolution, RunConfig(**run)).resolved().evolution
+
+
+def test_what_is_chosen_follows_the_stop():
+    """512 tokens a step: the reference of the rule for step sizes."""
+    e = resolved(tokens=1_000_000)
+    assert (e.branches, e.schedule_tokens, e.schedule) == (64, 1_000_000, "linear")
+    assert e.step_size == int(0.4 * 65536) / 65536
+    assert resolved(e, tokens=1_000_000) == e
+    assert resolved(steps=1000).schedule_tokens == 512_000
+    assert resolved(steps=1000, tokens=10**9, minutes=1.0).schedule_tokens == 512_000
+    longer = resolved(tokens=16_000_000)
+    assert longer.step_size == int(0.2 * 65536) / 65536
+    assert resolved(EvolutionConfig(schedule_tokens=16_000_000), steps=1) == longer
+    wider = resolved(EvolutionConfig(streams=512), tokens=1_000_000)
+    assert wider.step_size == int(0.8 * 65536) / 65536
+    own = EvolutionConfig(step_size=0.3, branches=16, schedule_tokens=5, schedule="cosine")
+    assert resolved(own, tokens=100) == own
+    # By the clock, and without any end.
+    timed = resolved(minutes=1.0)
+    assert (timed.schedule_tokens, timed.schedule) == ("time", "linear")
+    endless = resolved()
+    assert (endless.schedule_tokens, endless.schedule) == (8_000_000, "constant")
+    assert endless.step_size == timed.step_size == resolved(tokens=8_000_000).step_size
+    assert resolved(endless, tokens=10) == endless
+    with pytest.raises(EggError, match="--schedule-tokens time"):
+        resolved(EvolutionConfig(schedule_tokens="time"), steps=1)
+    paper = Config(evolution=EvolutionConfig(recipe="paper"))
+    assert paper.resolved() == paper
+
+
+def test_a_preset_in_the_other_recipe():
+    for name, recipe in (("paper", "egg"), ("nano", "paper"), ("base", "egg")):
+        config = with_recipe(preset(name), recipe)
+        assert config.evolution.recipe == recipe
+        assert config.evolution.seq_len == preset(name).evolution.seq_len
+    assert with_recipe(preset("paper"), "cake") == preset("paper")
 
 
 def test_presets():
     assert list(PRESETS) == ["quickstart", "nano", "base", "paper"] == list(PRESET_HELP)
     for name, config in PRESETS.items():
         assert config.preset == name == preset(name).preset
-        assert any(v is not None for v in (config.run.steps, config.run.member_tokens))
+        assert any(v is not None for v in (config.run.steps, config.run.tokens))
     assert preset("quickstart").run.data == "stdlib"
     for name in ("nano", "base", "paper"):
         assert preset(name).run.data == "minipile"
@@ -93,11 +139,13 @@ def test_preset_help_has_the_right_sizes():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_json_and_back(name):
-    config = replace(PRESETS[name], run=RunConfig(minutes=1.5, steps=7))
+    config = replace(PRESETS[name], run=RunConfig(minutes=1.5, steps=7)).resolved()
     content = json.loads(json.dumps(to_json(config) | {"new": {}}))
     content["evolution"]["new"] = 1
     content["model"]["new"] = 1
     assert content["model"]["vocab_size"] == 256
+    assert None not in content["evolution"].values()
+    assert ("streams" in content["evolution"]) != ("population_size" in content["evolution"])
     assert from_json(content, "here") == config
 
 
@@ -114,13 +162,14 @@ def test_json_may_hold_an_integer_for_a_real_number():
         (lambda c: c.pop("evolution"), "evolution.recipe"),
         (lambda c: c["evolution"].pop("seed"), "evolution.seed"),
         (lambda c: c.update(run=[]), "run.data"),
-        (lambda c: c.update(format=2), "format 2"),
+        (lambda c: c.update(format=1), "older version"),
+        (lambda c: c.update(format=3), "format 3"),
         (lambda c: c.pop("format"), "format None"),
         (lambda c: c["evolution"].update(seed="7"), "seed is '7'"),
         (lambda c: c["evolution"].update(seed=True), "seed is True"),
         (lambda c: c["evolution"].update(recipe="other"), "recipe is 'other'"),
-        (lambda c: c["evolution"].update(group_size=1.5), "group_size is 1.5"),
-        (lambda c: c["evolution"].update(sigma_shift=99), "--sigma-shift 99"),
+        (lambda c: c["evolution"].update(streams=1.5), "streams is 1.5"),
+        (lambda c: c["evolution"].update(step_size=99999), "--step-size 99999"),
         (lambda c: c["model"].update(vocab_size=512), "vocab_size 512"),
         (lambda c: c["model"].update(hidden_size=None), "hidden_size is None"),
         (lambda c: c["model"].update(hidden_size=48), "power of four"),
@@ -150,4 +199,4 @@ def test_differences_and_stops():
     b = replace(a, evolution=replace(a.evolution, seed=5), run=replace(a.run, steps=3))
     assert differences(a, b) == ["seed", "steps"]
     assert differences(a, a) == []
-    assert without_stops(b).run == replace(b.run, steps=None, member_tokens=None, minutes=None)
+    assert without_stops(b).run == replace(b.run, steps=None, tokens=None, minutes=None)

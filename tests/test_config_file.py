@@ -34,16 +34,17 @@ def test_flags_override_the_file_and_the_file_the_preset(egg, tables, tmp_path):
     path, run = tmp_path / "mine.toml", tmp_path / "run"
     path.write_text(
         'preset = "paper"\nrecipe = "egg"\nhidden-size = 16\nnum_layers = 1\nsteps = 1\n'
-        'population_size = 3.2e1\nseed = "1_000"\nbackend = "numpy"\n'
+        'streams = 3.2e1\nseed = "1_000"\nbackend = "numpy"\n'
         f"data = {json.dumps(str(tables))}\nminutes = 'none'\nout = {json.dumps(str(run))}\n"
     )
     status, _, err = egg("train", "--seed", 3, "--config", path)
     assert status == 0, err
     there = settings(run)
-    assert there["preset"] == "paper" and there["sigma_shift"] == 4  # of the preset
-    assert (there["hidden_size"], there["population_size"], there["steps"]) == (16, 32, 1)
-    assert there["seed"] == 3 and there["member_tokens"] is None
-    status, _, err = egg("train", "--config", path, "--member-tokens", 300, "--out", tmp_path / "b")
+    assert there["preset"] == "paper" and there["seq_len"] == 100  # of the preset
+    assert "population_size" not in there  # of the other recipe
+    assert (there["hidden_size"], there["streams"], there["steps"]) == (16, 32, 1)
+    assert there["seed"] == 3 and there["tokens"] is None
+    status, _, err = egg("train", "--config", path, "--tokens", 300, "--out", tmp_path / "b")
     assert status == 0, err
     assert settings(tmp_path / "b")["steps"] is None  # a stop replaces all of the file's
 
@@ -57,7 +58,7 @@ def test_texts_come_back(tmp_path, text):
     (tmp_path / "run.toml").write_bytes(to_toml(config))
     content = tomllib.loads((tmp_path / "run.toml").read_text())
     assert content["data"] == text and content["keep"] == "all" and content["minutes"] == 0.1
-    assert content["step_size"] == "none" and content["schedule_tokens"] == 10**9
+    assert content["step_size"] == content["schedule_tokens"] == "none"  # as it was not resolved
     flags = read_flags(str(tmp_path / "run.toml"), _in_file())
     assert f"--data={text}" in flags and len(flags) == len(content)
 
@@ -82,7 +83,8 @@ BAD = {
     "steps = 1.5": "mine.toml: --steps: '1.5' is no integer",
     "minutes = nan": "mine.toml: --minutes nan",
     "hidden_size = 100": "mine.toml: hidden size 100",
-    "population_size = 40": "mine.toml: --population-size 40",
+    "population_size = 40": "mine.toml: --population-size: recipe egg has none",
+    "streams = 0": "mine.toml: --streams 0",
     "preset = 'huge'": "mine.toml: unknown preset 'huge'",
     "recipe = 'cake'": "mine.toml: --recipe cake",
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import PAPER, SMALL
 from test_resume import files
 
 from egg import distributed
@@ -94,16 +94,18 @@ def told(err: str) -> list[str]:
 
 @needs_mpi
 @pytest.mark.parametrize(
-    "recipe", [[], ["--recipe", "paper", "--seq-len", "6"]], ids=["egg", "paper"]
+    "recipe",
+    [["--streams", "2"], ["--streams", "7"], ["--recipe", "paper", "--seq-len", "6"]],
+    ids=["two streams", "seven", "paper"],
 )
 def test_any_number_of_ranks_gives_the_same_bytes(train, ranks, tables, tmp_path, recipe):
-    flags = [*SMALL, "--data", tables, *recipe]
+    flags = [*(PAPER if "paper" in recipe else SMALL), "--data", tables, *recipe]
     train(*recipe, "--steps", 11, "--out", tmp_path / "one")
-    # Three ranks: more than there are groups, and no divisor of the pairs.
+    # Three ranks: more than there are streams, and no divisor of the pairs.
     status, out, err = ranks(3, TRAIN, "--out", tmp_path / "3", *flags, "--steps", 11)
     assert (status, err) == (0, ""), err
     assert "of the steps' time went into exchanging" in out
-    assert "3 ranks share the population" in out and out.count("checkpoint:") == 1
+    assert "3 ranks share the readers" in out and out.count("checkpoint:") == 1
     assert files(tmp_path / "3") == files(tmp_path / "one")
     # On two ranks, from where three stopped.
     status, _, err = ranks(3, TRAIN, "--out", tmp_path / "2", *flags, "--steps", 8)
@@ -132,9 +134,11 @@ from egg import distributed
 ranks = distributed.join()
 n, r = ranks.size, ranks.rank
 distributed.CHUNK = 7
-votes = np.arange(20) * (r + 1) - (1 << 40)
-assert ranks.add(votes, r + 1, -(1 << 50)) == (n * (n + 1) // 2, -n << 50)
-np.testing.assert_array_equal(votes, np.arange(20) * (n * (n + 1) // 2) - (n << 40))
+for dtype, far in ((np.int64, 1 << 40), (np.int32, 1 << 27)):
+    votes = np.arange(20, dtype=dtype) * dtype(r + 1) - dtype(far)
+    assert ranks.add(votes, r + 1, -(1 << 50)) == (n * (n + 1) // 2, -n << 50)
+    expected = np.arange(20, dtype=dtype) * dtype(n * (n + 1) // 2) - dtype(n * far)
+    np.testing.assert_array_equal(votes, expected, strict=True)
 for items in (1, 2, 7):
     whole = np.arange(items * 6, dtype=np.int8).reshape(items, 2, 3)
     mine = whole[ranks.share(items)]

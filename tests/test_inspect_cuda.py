@@ -87,10 +87,10 @@ def test_every_kernels_source(show):
 
 
 def test_ptx(show, nvrtc):
-    status, out, _ = show("--llvm", "forward_traced")
+    status, out, _ = show("--llvm", "forward_pairs")
     assert status == 0 and "sm_90, hidden size 16, 1 layer, by NVRTC" in out.splitlines()[0]
     assert "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32" in out and ".target sm_90" in out
-    assert out.count(".entry") == 1 and ".entry forward_traced(" in out
+    assert out.count(".entry") == 1 and ".entry forward_pairs(" in out
     found = json.loads(show("--llvm", "votes.sum_matrices", "--json")[1])
     assert found["name"] == "votes.sum_matrices" and "mma.sync" in found["llvm"]
 
@@ -108,7 +108,7 @@ def test_the_cuda_backend_is_integer_only(show, disassembler):
     assert result["passed"] and result["instructions"]["float"] == 0 and result["compiled_for"]
     assert result["instructions"]["dot"] > 50 and result["instructions"]["vector"] > 1000
     assert {row["path"] for row in result["functions"]} == {
-        "forward", "perturbation", "credit", "vote", "update"
+        "forward", "perturbation", "vote", "update"
     }  # fmt: skip
     assert len(result["functions"]) == sum(map(len, sources.KERNELS.values()))
 
@@ -156,7 +156,7 @@ def test_classes_of_sass(kind, mnemonics):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--source forward_trace", "perhaps forward_traced?"),
+        ("--source forward_pair", "perhaps forward_pairs?"),
         ("--llvm nothing", "there is no kernel 'nothing'"),
         ("--asm nothing", "there is no kernel 'nothing'"),
         ("--source pack_matrix --audit", "one of them"),

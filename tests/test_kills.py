@@ -119,7 +119,7 @@ def test_a_run_killed_fifty_times(tables, tmp_path):
 def test_threads_ranks_and_kills_give_the_same_hash(tables, tmp_path):
     pytest.importorskip("numba")
     flags = (
-        "--preset nano --hidden-size 64 --population-size 512 --schedule-tokens 1M --eval-every 40 "
+        "--preset nano --hidden-size 64 --schedule-tokens 1M --log-every 7 --eval-every 40 "
         "--checkpoint-every 3 --backend numba"
     ).split()
     hashes = {}

@@ -1,4 +1,4 @@
-"""egg plot and report.html, other places for the log, and the votes' signal-to-noise."""
+"""egg plot and report.html; other places for the log."""
 
 import json
 import sys
@@ -6,11 +6,6 @@ import sys
 import numpy as np
 import pytest
 from test_inspect import self_contained
-
-from egg.config import Config, EvolutionConfig, ModelConfig
-from egg.evolution import Evolution
-from egg.vote_signal import exact_dot, signal_to_noise
-from kernels import get_backend
 
 PNG = b"\x89PNG"
 
@@ -41,7 +36,7 @@ def test_one_run_is_drawn_into_its_folder(egg, runs):
     page = self_contained((runs[0] / "report.html").read_text(encoding="utf-8"))
     (run,) = page.data["runs"]
     lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
-    assert [p[0] for p in run["train"]] == [line["member_tokens"] for line in lines]
+    assert [p[0] for p in run["train"]] == [line["tokens"] for line in lines]
     measured = [line for line in lines if "validation_bits_per_byte" in line]
     assert [p[2] for p in run["validation"]] == [
         float(f"{line['validation_bits_per_byte']:.5g}") for line in measured
@@ -186,80 +181,7 @@ def test_tensorboard_reads_what_was_written(train, tmp_path):
     ]
 
 
-# The votes' signal
-
-
-def test_sums_of_products_are_exact():
-    rng = np.random.default_rng(1)
-    a, b = rng.integers(-(2**41), 2**41, (2, 3000))
-    assert exact_dot(a, b) == sum(int(x) * int(y) for x, y in zip(a, b, strict=True))
-    a[:], b[:] = -(2**42) + 1, 2**42 - 1
-    assert exact_dot(a, b) == -3000 * (2**42 - 1) ** 2
-
-
-def test_the_ratio_of_votes_with_a_known_signal():
-    """Groups vote mu plus noise of unit variance: the population of M has M |mu|^2 / (n sigma^2)."""
-    rng = np.random.default_rng(2)
-    n, m, population = 200_000, 64, 512
-    mu = rng.choice([-40, 40], n)
-    halves = [
-        m * mu + np.rint(rng.standard_normal(n) * 400 * m**0.5).astype(np.int64) for _ in "ab"
-    ]
-    expected = population * 40**2 / 400**2
-    assert signal_to_noise(*halves, m, population) == pytest.approx(expected, rel=0.05)
-    noise = [np.rint(rng.standard_normal(n) * 400).astype(np.int64) for _ in "ab"]
-    assert abs(signal_to_noise(*noise, m, population)) < 0.1
-    assert signal_to_noise(np.ones(3, np.int64), np.ones(3, np.int64), 1, 2) is None
-
-
-class Text:
-    size = 40_000
-    bytes = (np.arange(size) * 7 % 31 + 97).astype(np.uint8)
-
-    def read(self, starts, length):
-        return self.bytes[(starts[:, None] + np.arange(length)) % self.size]
-
-
-@pytest.mark.parametrize("recipe", ["egg", "paper"])
-def test_measuring_the_votes_changes_nothing_and_every_backend_agrees(recipe):
-    pytest.importorskip("numba")
-    config = Config(
-        "x", ModelConfig(16, 1), EvolutionConfig(recipe=recipe, population_size=64, schedule_tokens=10_000)
-    )  # fmt: skip
-    found = []
-    for name in ("numpy", "numba"):
-        measured, plain = (Evolution(config, get_backend(name, threads=2), Text()) for _ in "ab")
-        ratios = []
-        for _ in range(4):
-            ratios.append(measured.vote_signal_to_noise())
-            measured.step()
-            plain.step()
-        for key, value in plain.state().items():
-            np.testing.assert_array_equal(value, measured.state()[key])
-        found.append(ratios)
-    assert found[0] == found[1] and any(ratio is not None for ratio in found[0])
-
-
-def test_the_halves_are_halves_of_the_steps_own_votes():
-    """With the same first group and text: their sum is what the step casts."""
-    config = Config("x", ModelConfig(16, 1), EvolutionConfig(population_size=64))
-    cast, asked = [], get_backend("numpy")
-
-    class Recording:
-        def __getattr__(self, name):
-            return getattr(asked, name)
-
-        def cast_traced_votes(self, *arguments, **options):
-            cast.append(asked.cast_traced_votes(*arguments, **options))
-            return cast[-1]
-
-    evolution = Evolution(config, Recording(), Text())
-    for _ in range(2):
-        evolution.vote_signal_to_noise()
-        evolution.step()
-        a, b, whole = (c.votes for c in cast)
-        np.testing.assert_array_equal(a + b, whole)
-        cast.clear()
+# Pictures
 
 
 def test_ticks_that_are_read_as_they_are_meant(tmp_path, monkeypatch):

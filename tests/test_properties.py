@@ -12,10 +12,11 @@ from data import DataError, open_corpus, read_chunks
 from data.source import Contents, Source
 from data.tokens import prepare
 from egg import checkpoint
-from egg.config import EvolutionConfig, ModelConfig
+from egg.branches import BranchEvolution
+from egg.config import EvolutionConfig
 from egg.distributed import Ranks
 from egg.errors import EggError
-from egg.state import check_state, state_layout
+from egg.state import Form, check_state
 from egg.trainer import Trainer
 from kernels import Shape
 
@@ -107,9 +108,9 @@ def test_a_checkpoint_is_read_back_and_any_change_is_found(
     state = {
         "step": np.array([step]),
         "states": drawn.integers(-127, 128, (3, 1, 16)).astype(np.int8),
-        "master": drawn.integers(-32512, 32513, SHAPE.parameters).astype(np.int16),
+        "master": drawn.integers(-32512, 32513, SHAPE.parameters).astype(np.int32),
     }
-    layout = {key: (array.shape, array.dtype) for key, array in state.items()}
+    layout = {key: Form(array.shape, array.dtype, 0, 0) for key, array in state.items()}
     folder = checkpoint.save_checkpoint(run, step, {"a": seed}, SHAPE, weights, state)
     assert checkpoint.newest_complete(run) == (folder, [])
     assert checkpoint.read_config(folder) == {"a": seed}
@@ -136,24 +137,24 @@ def test_a_checkpoint_is_read_back_and_any_change_is_found(
 @FEW
 @given(
     step=st.integers(-(2**63), 2**63 - 1),
-    scale=st.integers(-(2**63), 2**63 - 1),
     state=st.integers(-128, 127),
-    master=st.integers(-(2**15), 2**15 - 1),
+    master=st.integers(-(2**31), 2**31 - 1),
+    square=st.integers(-(2**63), 2**63 - 1),
+    shift=st.integers(-(2**63), 2**63 - 1),
 )
-@example(step=0, scale=16, state=-127, master=32512)
-@example(step=2**32 - 1, scale=4 << 14, state=127, master=-32512)
-@example(step=0, scale=(4 << 14) + 1, state=0, master=0)
-def test_a_state_is_taken_where_training_can_have_left_it(step, scale, state, master):
-    config = EvolutionConfig(population_size=16)
-    layout = state_layout(ModelConfig(16, 1).shape, config, 100)
-    parts = {name: np.zeros(*form) for name, form in layout.items()}
-    parts["step"][0], parts["credit_scale"][0] = step, scale
+@example(step=0, state=-127, master=127 << 16, square=0, shift=31)
+@example(step=2**32 - 1, state=127, master=-127 << 16, square=1 << 50, shift=0)
+@example(step=0, state=0, master=0, square=(1 << 50) + 1, shift=0)
+@example(step=0, state=0, master=0, square=0, shift=32)
+def test_a_state_is_taken_where_training_can_have_left_it(step, state, master, square, shift):
+    layout = BranchEvolution.state_layout(SHAPE, EvolutionConfig(), 100)
+    parts = {name: np.zeros(form.shape, form.dtype) for name, form in layout.items()}
+    parts["step"][0], parts["squares"][7], parts["shifts"][2] = step, square, shift
     parts["states"].flat[3], parts["master"].flat[5] = state, master
-    possible = (
-        0 <= step < 2**32 and 16 <= scale <= 4 << 14 and state >= -127 and abs(master) <= 127 * 256
-    )
+    possible = 0 <= step < 2**32 and state >= -127 and abs(master) <= 127 << 16
+    possible = possible and 0 <= square <= 1 << 50 and 0 <= shift <= 31
     try:
-        check_state(parts, layout, config)
+        check_state(parts, layout)
         assert possible
     except EggError:
         assert not possible
@@ -186,15 +187,15 @@ def test_a_file_is_read_or_refused_in_one_line(tmp_path_factory, content, suffix
 
 
 FLAGS = (
-    "steps minutes member-tokens population-size group-size seq-len hidden-size num-layers seed "
-    "sigma-shift step-size schedule schedule-tokens final-step-share recipe perturbation preset keep "
+    "steps minutes tokens member-tokens population-size streams branches seq-len hidden-size num-layers seed "
+    "sigma-shift step-size schedule schedule-tokens final-step-share recipe log-every preset keep "
     "eval-every eval-bytes checkpoint-every data-column threads backend resume config none-such"
 ).split()
 NUMBERS = st.one_of(
     st.integers(-3, 300).map(str),
     st.integers(-(2**70), 2**70).map(str),
     st.floats().map(str),
-    st.sampled_from("0 1 16 64 1e9 10M 1e999999999 0x10 1_6 ½ ٣ none all egg paper input nano".split()),
+    st.sampled_from("0 1 16 64 1e9 10M 1e999999999 0x10 1_6 ½ ٣ none all time egg paper nano".split()),
     st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=8),
 )  # fmt: skip
 

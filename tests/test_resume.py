@@ -19,7 +19,7 @@ from egg.evolution import Evolution
 
 ROOT = Path(__file__).parent.parent
 
-TIMES = {"seconds", "member_tokens_per_second"}
+TIMES = {"seconds", "tokens_per_second"}
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -43,8 +43,8 @@ def resume(egg):
 
 
 RECIPES = {
-    "sign": [],
-    "input": ["--perturbation", "input"],
+    "egg": [],
+    "sample": ["--hidden-size", "64", "--branches", "16", "--log-every", "3"],
     "paper": ["--recipe", "paper", "--seq-len", "6"],
 }
 
@@ -148,7 +148,7 @@ def test_a_signal_finishes_the_step_and_saves(
 
     with monkeypatch.context() as patch:
         patch.setattr(Evolution, "step", interrupted)
-        flags = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy".split()
+        flags = "--hidden-size 16 --num-layers 1 --streams 8 --log-every 1 --backend numpy".split()
         status, out, _ = egg("train", *flags, "--steps", 9, "--data", tables, "--out", run)
     assert status == 128 + number
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
@@ -170,7 +170,7 @@ def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
         signal.SIGINT, signal.default_int_handler
     )  # a shell's "&" has it ignored
     monkeypatch.setattr(Evolution, "step", twice)
-    flags = "--hidden-size 16 --num-layers 1 --population-size 32 --backend numpy".split()
+    flags = "--hidden-size 16 --num-layers 1 --streams 8 --log-every 1 --backend numpy".split()
     try:
         status, _, err = egg("train", *flags, "--data", tables, "--out", tmp_path / "run")
     finally:
@@ -182,7 +182,13 @@ def test_a_finished_run_is_left_alone(train, resume, tmp_path):
     run = tmp_path / "run"
     train("--steps", 3, "--out", run)
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file()}
-    for arguments in ((), ("--steps", 2), ("--member-tokens", 384), ("--minutes", 1e-9)):
+    for arguments in (
+        (),
+        ("--steps", 2),
+        ("--tokens", 384),
+        ("--member-tokens", 384),
+        ("--minutes", 1e-9),
+    ):
         status, out, err = resume(run, *arguments)
         assert status == 0, err
         assert "nothing to do" in out
@@ -207,8 +213,8 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
     train("--steps", 2, "--seed", 3, "--out", run)
     for arguments in (
         ["--seed", 4], ["--hidden-size", 64], ["--num-layers", 2], ["--population-size", 64],
-        ["--seq-len", 8], ["--schedule-tokens", 5], ["--preset", "base"], ["--data", book],
-        ["--data-column", "words"], ["--recipe", "paper"], ["--step-size", 1], ["--sigma-shift", 4],
+        ["--streams", 64], ["--branches", 8], ["--seq-len", 4], ["--schedule-tokens", 5], ["--preset", "base"], ["--data", book],
+        ["--data-column", "words"], ["--recipe", "paper"], ["--step-size", 1], ["--sigma-shift", 3],
     ):  # fmt: skip
         status, _, err = resume(run, "--steps", 3, *arguments)
         assert status == 2
@@ -280,8 +286,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(train, resume, tm
         (lambda d: os.truncate(d / "state.safetensors", 500), "state.safetensors is damaged"),
         (lambda d: os.truncate(d / "model.safetensors", 500), "model.safetensors is damaged"),
         (lambda d: change_state(d, "states", lambda a: a[:-1].copy()), "states"),
-        (lambda d: change_state(d, "master", lambda a: a.astype(np.int32)), "master"),
+        (lambda d: change_state(d, "master", lambda a: a.astype(np.int16)), "master"),
         (lambda d: change_state(d, "master", lambda a: a[::-1].copy()), "not of the same step"),
+        (lambda d: change_state(d, "squares", lambda a: a[1:].copy()), "squares"),
+        (lambda d: change_state(d, "shifts", lambda a: a + 32), "out of range: shifts"),
         (lambda d: change_state(d, "step", lambda a: a + 1), "not of the same step"),
         (lambda d: change_corpus(d), "not the text the run was begun with"),
     ],
@@ -319,7 +327,7 @@ def test_a_run_goes_on_from_the_newest_complete_checkpoint(train, resume, tmp_pa
 def change_state(folder: Path, name: str, change) -> None:
     state = load_file(folder / "state.safetensors")
     state[name] = change(state[name])
-    save_file(state, folder / "state.safetensors", {"egg_checkpoint": "1"})
+    save_file(state, folder / "state.safetensors", {"egg_checkpoint": "2"})
 
 
 def change_corpus(folder: Path) -> None:

@@ -13,10 +13,7 @@ PATHS = {
     "prepare.pack_matrix": "forward",
     "prepare.draw_signs": "perturbation",
     "forward": "forward",
-    "credit": "credit",
-    "outputs": "vote",
     "votes": "vote",
-    "vectors": "vote",
     "pairs": "perturbation",
     "update": "update",
 }

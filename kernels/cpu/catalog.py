@@ -13,7 +13,7 @@ from numba import types
 from numba.core.dispatcher import Dispatcher
 
 from kernels.audit import Code, elf_functions
-from kernels.backend import Adapter, Noise
+from kernels.backend import Adapter, Draw, Noise
 from kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
@@ -23,33 +23,34 @@ PATHS = {
     "structures": "forward",
     "signs": "perturbation",
     "score": "score",
+    "branches": "credit",
     "votes": "vote",
     "pair_votes": "vote",
-    "groups": "vote",
     "coder": "coding",
     "full_rank": "perturbation",
     "full_rank.sum_signs": "vote",
     "adapters": "forward",
-    "adapter_votes": "vote",
     "forward.project": "perturbation",
     "forward.vector": "perturbation",
-    "votes.round_div": "credit",
-    "votes.assign_credit": "credit",
+    "branches.draw_branches": "perturbation",
+    "branches.prepare_branches": "perturbation",
+    "branches.score_reader": "score",
+    "branches.read_and_credit": "forward",
+    "branches.cast": "vote",
+    "branches.deposit": "vote",
+    "branches.narrow": "vote",
+    "branches.vote_along": "vote",
+    "votes.integer_root": "update",
+    "votes.move_rows": "update",
     "votes.move_master": "update",
     "votes.move_signs": "update",
     "pair_votes.draw_directions": "perturbation",
     "structures.gain": "perturbation",
-    "structures.token_signs": "perturbation",
-    "structures.token_sign": "perturbation",
+    "structures.side": "perturbation",
     "structures.embedding_sign": "perturbation",
     "structures.a_signs": "perturbation",
     "structures.b_signs": "perturbation",
-    "structures.projection": "perturbation",
     "adapters.factor_signs": "perturbation",
-    "adapters.factor_projection": "perturbation",
-    "adapter_votes.draw_factor_signs": "perturbation",
-    "adapter_votes.run_factor_block": "forward",
-    "adapter_votes.run_factor_pairs": "forward",
 }
 """What a kernel is for, by its module or by itself: a step of the calculation."""
 CALLS = (
@@ -111,13 +112,11 @@ class Kernel:
 
 def kernels(backend) -> dict[str, Kernel]:
     """Every kernel of the CPU backend by name, those first that the backend, or its coder, calls."""
-    from kernels.cpu import adapter_backend, coder
     from kernels.cpu import backend as module
+    from kernels.cpu import coder
 
     entries = {}
-    for kind, where in (
-        (type(backend), module), (adapter_backend, adapter_backend), (coder.Encoder, coder), (coder.Decoder, coder),
-    ):  # fmt: skip
+    for kind, where in ((type(backend), module), (coder.Encoder, coder), (coder.Decoder, coder)):
         for dispatcher in _referred(kind, vars(where)):
             entries[_name(dispatcher)] = dispatcher
     found, callers, waiting = dict(entries), {}, list(entries.values())
@@ -153,32 +152,30 @@ def compile_all(backend) -> None:
     encoder, logits = Encoder(), np.zeros((1, 2, 256), np.int8)
     encoder.put(logits, np.ones((1, 2), np.uint8))
     Decoder(encoder.finish()).take(logits[:, 0])
-    for perturbation, d in (("sign", 64), ("input", 16)):
+    for d in (64, 16):
         shape = Shape(d, 1)
         weights = np.ones(shape.parameters, np.int8)
         tokens = np.ones((16, 5), np.uint8)
         states = np.zeros((16, 1, d), np.int8)
-        model, noise = backend.prepare(shape, weights), Noise(0, 0, 3, perturbation)
+        model, noise = backend.prepare(shape, weights), Noise(0, 0, 4)
+        draw = Draw(0, 0, d, np.zeros(shape.vote_kinds, np.int64))
         backend.forward(model, tokens, states)
-        cast = backend.cast_traced_votes(
-            model, tokens, states, noise, group_size=4, credit_scale=16, first_group=0
-        )
+        cast = backend.cast_votes(model, tokens, states, draw)
+        squares = np.zeros(len(shape.row_starts) - 1, np.int64)
+        backend.update_rows(shape, weights.astype(np.int32), squares, cast.votes, 0, 1)
         layout = AdapterShape(shape, 1, shape.matrices)
         adapter = Adapter(layout, np.ones(layout.parameters, np.int8))
         adapted = backend.prepare(shape, weights, adapter)
         backend.forward(adapted, tokens, states)
-        backend.cast_adapter_votes(
-            adapted, tokens, states, Noise(0, 0, 3), group_size=4, credit_scale=16
-        )
-        backend.read_adapter_pairs(adapted, tokens, states, Noise(0, 0, 3))
-        multipliers = np.ones(len(shape.tensors), np.int64)
-        backend.update_master(shape, weights.astype(np.int16), cast.votes, multipliers)
-        scores, _ = backend.run_pairs(model, tokens[:8], states, Noise(0, 0, 4))
+        backend.cast_votes(adapted, tokens, states, draw)
+        backend.read_adapter_pairs(adapted, tokens, states, noise)
+        backend.update_master(shape, weights.astype(np.int16), weights.astype(np.int64), 1)
+        scores, _ = backend.run_pairs(model, tokens[:8], states, noise)
         fitness = np.sign(scores[::2] - scores[1::2] + 1).astype(np.int8)
-        votes = backend.cast_pair_votes(shape, fitness, Noise(0, 0, 4))
+        votes = backend.cast_pair_votes(shape, fitness, noise)
         backend.update_signs(weights, votes, 1)
-        backend.add_full_rank(weights, Noise(0, 0, 4), 0, 1)
-        backend.cast_full_rank_votes(shape.parameters, np.ones(1, np.int64), Noise(0, 0, 4))
+        backend.add_full_rank(weights, noise, 0, 1)
+        backend.cast_full_rank_votes(shape.parameters, np.ones(1, np.int64), noise)
 
 
 def _referred(where, names: dict) -> Iterator[Dispatcher]:

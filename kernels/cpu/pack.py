@@ -1,9 +1,16 @@
 """Weights as the tiles read them: packed once per step, panel by panel, with what accumulators begin with."""
 
-import numpy as np
 from numba import njit
 
-from kernels.cpu.simd import address, load_word, store_word
+from kernels.cpu.simd import (
+    address,
+    load_word,
+    splat,
+    store_i32,
+    store_word,
+    sum_bytes,
+    transpose_words,
+)
 from kernels.cpu.structures import JIT, OFFSET
 
 
@@ -20,11 +27,15 @@ def pack_panels(weights, panels, first, last, packed, starts):
     source, to = address(weights), address(packed)
     for panel in range(first, last):
         at, width, inputs, start = panels[panel]
-        for n in range(width):
+        step = 4 * width  # from words of four inputs to the next
+        for n in range(0, width, 16):
             row, column = source + at + n * inputs, to + at + 4 * n
-            acc = np.int32(0)
-            for k in range(inputs):
-                acc += np.int32(weights[at + n * inputs + k])
-            starts[start + n] = -OFFSET * acc
-            for k in range(0, inputs, 4):  # words of four inputs
-                store_word(column + k * width, load_word(row + k))
+            for k in range(0, inputs & ~63, 64):
+                transpose_words(row + k, inputs, column + k * width, step)
+            for k in range(inputs & ~63, inputs, 4):
+                for i in range(16):
+                    store_word(column + k * width + 4 * i, load_word(row + i * inputs + k))
+            acc = splat(0)
+            for k in range(0, inputs, 4):
+                acc = sum_bytes(acc, column + k * width)
+            store_i32(address(starts) + 4 * (start + n), splat(0) - acc * splat(OFFSET))

@@ -23,6 +23,7 @@ from kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 V_I32, V_I8, V_I64 = (ir.VectorType(t, LANES) for t in (I32, I8, I64))
+V_I64X8 = ir.VectorType(I64, 8)
 QUARTER = ir.VectorType(I32, 4)
 BYTES = ir.VectorType(I8, 4 * LANES)
 HALFWORDS = ir.VectorType(I16, 2 * LANES)
@@ -113,6 +114,13 @@ def limit(b, v, low, high):
     """Limit lanes to [low, high]."""
     v = call(b, "llvm.smax.v16i32", V_I32, v, constant(V_I32, low))
     return call(b, "llvm.smin.v16i32", V_I32, v, constant(V_I32, high))
+
+
+def limit_to(b, v, most):
+    """Limit lanes to [-most, most], an int64."""
+    most = broadcast(b, b.trunc(most, I32), V_I32)
+    v = call(b, "llvm.smin.v16i32", V_I32, v, most)
+    return call(b, "llvm.smax.v16i32", V_I32, v, b.neg(most))
 
 
 def clip8(b, v):
@@ -235,7 +243,7 @@ def _hadamard16(b, v):
 def _add_magnitudes(b, address, v):
     v = call(b, "llvm.abs.v16i32", V_I32, v, I1(0))
     for half in range(0, LANES, 8):
-        part = b.zext(shuffle(b, v, v, range(half, half + 8)), ir.VectorType(I64, 8))
+        part = b.zext(shuffle(b, v, v, range(half, half + 8)), V_I64X8)
         at = b.add(address, I64(8 * half))
         store(b, b.add(load(b, at, part.type), part), at)
 
@@ -257,6 +265,63 @@ shift_down = define(
 is_equal = define(
     lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16
 )  # 1 or 0
+
+
+def halves(b, v):
+    """Sixteen int32 as two vectors of eight int64."""
+    parts = (shuffle(b, v, v, range(at, at + 8)) for at in (0, 8))
+    return [b.sext(part, V_I64X8) for part in parts]
+
+
+def _add_squares(b, total, at, most):
+    v = limit_to(b, load(b, at, V_I32), most)
+    for half, part in enumerate(halves(b, v)):
+        to = b.add(total, I64(64 * half))
+        store(b, b.add(load(b, to, V_I64X8), b.mul(part, part)), to)
+
+
+def _scaled(b, at, factor, most, shift):
+    factor = broadcast(b, factor, V_I64X8)
+    shift_v, half = (
+        broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1)))
+    )
+    bound = constant(V_I64X8, 1 << 30)
+    parts = []
+    for part in halves(b, limit_to(b, load(b, at, V_I32), most)):
+        v = b.ashr(b.add(b.mul(part, factor), half), shift_v)
+        v = call(b, "llvm.smax.v8i64", V_I64X8, v, constant(V_I64X8, -(1 << 30)))
+        parts.append(b.trunc(call(b, "llvm.smin.v8i64", V_I64X8, v, bound), ir.VectorType(I32, 8)))
+    return shuffle(b, *parts, range(LANES))
+
+
+def _transpose_words(b, source, row, to, step):
+    lanes = [load(b, b.add(source, b.mul(row, I64(i))), V_I32) for i in range(LANES)]
+    for h in (1, 2, 4, 8):  # lanes i and i + h exchange the blocks of h that lie across
+        low = [j if not j & h else LANES + j - h for j in range(LANES)]
+        high = [j + h if not j & h else LANES + j for j in range(LANES)]
+        for i in range(LANES):
+            if not i & h:
+                one, two = lanes[i], lanes[i + h]
+                lanes[i], lanes[i + h] = shuffle(b, one, two, low), shuffle(b, one, two, high)
+    for i, v in enumerate(lanes):
+        store(b, v, b.add(to, b.mul(step, I64(i))))
+
+
+add_squares = define(
+    _add_squares, types.void, *[types.int64] * 3
+)  # to 16 int64; of int32 limited to +-most
+scaled = define(
+    _scaled, i32x16, *[types.int64] * 4
+)  # round_shift(limited int32 * factor, shift), within 2**30
+transpose_words = define(
+    _transpose_words, types.void, *[types.int64] * 4
+)  # 16 x 16, rows to columns
+sum_bytes = define(
+    lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), load(b, at, BYTES)),
+    i32x16,
+    i32x16,
+    types.int64,
+)  # acc + the sums of four signed bytes
 splat = define(lambda b, s: broadcast(b, b.trunc(s, I32), V_I32), i32x16, types.int64)
 load_i8 = define(lambda b, at: b.sext(load(b, at, V_I8), V_I32), i32x16, types.int64)
 load_i32 = define(lambda b, at: load(b, at, V_I32), i32x16, types.int64)
@@ -442,6 +507,3 @@ def aligned(shape, dtype) -> np.ndarray:
     raw = np.empty(size + 64, np.uint8)
     at = -raw.ctypes.data % 64
     return raw[at : at + size].view(dtype).reshape(shape)
-
-
-BYTE_ONES = np.ones(64, np.int8)  # compiled in as a constant, see signs.LANES

@@ -13,12 +13,17 @@ from numba import njit
 
 from kernels.arithmetic import LIMIT, MASTER_BITS, REWARD_MASTER_BITS, VOTE_LIMIT, WINDOW
 from kernels.cpu.simd import (
-    BYTE_ONES,
-    add_products,
+    add_squares,
     address,
     leading_zeros,
+    load_i32,
+    maximum,
+    minimum,
+    scaled,
     splat,
+    store_i8,
     store_i32,
+    sum_bytes,
 )
 from kernels.cpu.structures import JIT
 from kernels.cpu.tiles import COLUMNS, ROWS, narrow_vote_tile, vote_tile
@@ -44,7 +49,7 @@ def sum_panels(plan, first, last, v, x, z, quads, votes, add):
         for n in range(0, outputs, 16):
             total = splat(0)
             for quad in range(quads):
-                total = add_products(total, address(BYTE_ONES), rows + 4 * (quad * outputs + n))
+                total = sum_bytes(total, rows + 4 * (quad * outputs + n))
             store_i32(address(totals) + 4 * n, total)
         bias = plan[panel, BIAS]
         if bias >= 0:
@@ -111,16 +116,28 @@ def move_rows(master, squares, votes, starts, first, last, step, step_size, weig
     """
     most = LIMIT << MASTER_BITS
     window = min(WINDOW, step + 1)
+    lanes = np.empty(16, np.int64)
+    low, high, half = splat(-most), splat(most), splat(1 << (MASTER_BITS - 1))
     for row in range(first, last):
         begin, end = starts[row], starts[row + 1]
-        total = 0  # <= 4,096 * 2**46
-        for i in range(begin, end):
+        whole = begin + ((end - begin) & ~15)  # of an adapter's rows nothing is a whole vector
+        lanes[:] = 0
+        for i in range(begin, whole, 16):
+            add_squares(address(lanes), address(votes) + 4 * i, VOTE_LIMIT)
+        total = lanes.sum()  # <= 4,096 * 2**46
+        for i in range(whole, end):
             z = np.int64(min(VOTE_LIMIT, max(-VOTE_LIMIT, votes[i])))
             total += z * z
         squares[row] += ((total << 4) // (end - begin) - squares[row]) // window
         # <= 2**39, times a vote 2**62
         factor = (step_size << 16) // max(1, integer_root(squares[row]))
-        for i in range(begin, end):
+        for i in range(begin, whole, 16):
+            at = address(master) + 4 * i
+            moved = load_i32(at) + scaled(address(votes) + 4 * i, factor, VOTE_LIMIT, 14)  # < 2**31
+            moved = minimum(high, maximum(low, moved))
+            store_i32(at, moved)
+            store_i8(address(weights) + i, (moved + half) >> MASTER_BITS)
+        for i in range(whole, end):
             z = np.int64(min(VOTE_LIMIT, max(-VOTE_LIMIT, votes[i])))
             moved = np.int64(master[i]) + ((z * factor + (1 << 13)) >> 14)
             moved = min(most, max(-most, moved))

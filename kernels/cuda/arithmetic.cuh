@@ -10,9 +10,8 @@ typedef unsigned int uint32;
 typedef long long int64;
 typedef unsigned long long uint64;
 
-constexpr int LIMIT = 127, VOCABULARY = 256, VOTE_LIMIT = 8191, VOTE_BITS = 10;
-constexpr int ARRIVED_BITS = 7, MASTER_BITS = 8, CREDIT_LIMIT = 128, CREDIT_MEAN = 32, DISCOUNT = 179;
-constexpr int DIRECTION_SIGNS = 1, TOKEN_SIGNS = 2; // streams of the generator
+constexpr int LIMIT = 127, VOCABULARY = 256, REWARD_MASTER_BITS = 8;
+constexpr int DIRECTION_SIGNS = 1; // stream of the generator
 
 __host__ __device__ constexpr int log2_of(int k) { return k <= 1 ? 0 : 1 + log2_of(k / 2); }
 __host__ __device__ constexpr int product_shift(int k) { return 4 + log2_of(k) / 2; }
@@ -47,14 +46,8 @@ struct Divisor {
   }
 };
 
-// v / (d / 2), rounded half up, of a divisor that was made of 2 (d / 2); |v| < 2**29, d < 2**30.
-__device__ inline int round_div(int v, const Divisor &twice) {
-  const int d = int(twice.d), n = 2 * v + d / 2;
-  return n >= 0 ? int(twice.of(n)) : -int(twice.of(d - 1 - n));
-}
-__device__ inline int64 round_shift(int64 v, int s) {
-  return s > 0 ? (v + (int64(1) << (s - 1))) >> s : v * (int64(1) << -s);
-}
+// v / 2**s, rounded half up; s > 0.
+__device__ inline int64 round_shift(int64 v, int s) { return (v + (int64(1) << (s - 1))) >> s; }
 
 struct Words {
   uint32 word[4];

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.arithmetic import VOCABULARY, exp2_table, log2_thresholds, product_shift
-from kernels.backend import Noise, TracedVotes
+from kernels.arithmetic import SIXTEENTHS, VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds
+from kernels.backend import Noise
 from kernels.cuda.sources import (
     Tile,
     defines,
@@ -18,14 +18,14 @@ from kernels.cuda.sources import (
     sign_words,
     tile_for,
 )
-from kernels.cuda.tables import pair_tables, traced_tables
+from kernels.cuda.tables import pair_tables
 from kernels.layout import BackendError, Shape
 from kernels.philox import key_words
 
 BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
-MOST_ROWS = 1 << 16  # of votes that int32 sums, see votes.cu
-MOST_GROUP_SIZE = 64  # see outputs.cu
+MOST_ROWS = VOTE_ROWS  # of votes that int32 sums, see votes.cu
 THREADS = 256
+NOT_YET = "recipe egg: not on this backend yet; use --backend numba or --recipe paper"
 
 
 class Prepared(NamedTuple):
@@ -46,8 +46,7 @@ class CupyBackend:
         self.device = device
         self.description = device.description
         self._exp2 = device.put(exp2_table()[-16:])
-        thresholds = np.concatenate([log2_thresholds(16), log2_thresholds(256)])
-        self._thresholds = device.put(thresholds)
+        self._thresholds = device.put(log2_thresholds(SIXTEENTHS))
         self._tables: dict = {}
 
     # --- launching ------------------------------------------------------------------------------------
@@ -156,102 +155,47 @@ class CupyBackend:
             self._forward(
                 prepared, "forward_pairs", 2 * count, self._exp2, self._thresholds, words, read,
                 np.int32(length), self.device.put(states[members]), after, sums, np.int64(2 * count),
-                *_moves(noise),
+                np.int32(4 - noise.sigma_shift),
             )  # fmt: skip
             results.append((self.device.get(sums), self.device.get(after)))
         return _joined(results)
 
-    def cast_traced_votes(
-        self, prepared, tokens, states, noise, *, group_size, credit_scale, first_group=0
-    ):
-        tokens = _bytes(tokens)
-        shape, groups, length = prepared.shape, len(tokens), tokens.shape[1] - 1
-        if group_size > MOST_GROUP_SIZE:
-            raise BackendError(
-                f"backend cupy: groups of {group_size}: at most {MOST_GROUP_SIZE} members a group"
-            )
-        layers = (shape.num_layers, shape.hidden_size)
-        states = _checked(states, np.int8, (groups, *layers), "states")
-        columns = traced_columns(shape)
-        slots = 6 * shape.num_layers + 1
-        # of a group: rows of votes, and what its members leave
-        each = length * (columns["x"] + columns["arrived"] + 2 * columns["v"]) + group_size * (
-            4 * sign_words(shape) + layers[0] * layers[1] + length * (4 * slots + 14)
-        )
-        wave = prepared.tile.members * self.device.multiprocessors // group_size
-        block = self._block(groups, each, max(1, wave))
-        # All goes there before the first kernel and comes back after the last, so that blocks follow without a gap.
-        device, members = self.device, groups * group_size
+    def cast_votes(self, *arguments, **settings):
+        """Recipe egg waits for kernels of its own.
+
+        Raises BackendError.
+        """
+        raise BackendError(NOT_YET)
+
+    update_rows = cast_votes
+
+    def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
+        device, pairs = self.device, len(fitness)
+        fitness = _checked(fitness, np.int8, (pairs,), "fitness")
         votes = device.zeros((shape.parameters,), np.int64)
-        read, before = device.put(tokens), device.put(states)
-        after = device.empty(states.shape, np.int8)
-        scores, deviations = (device.empty((members,), np.int32) for _ in range(2))
-        for g in range(0, groups, block):
-            part, run = slice(g, g + block), slice(g * group_size, (g + block) * group_size)
-            self._cast_block(
-                prepared, read[part], before[part], noise, group_size, credit_scale,
-                (first_group + g) * group_size, columns, votes, after[part], scores[run], deviations[run],
+        matrices, vectors, stretches = self._table(shape)
+        v_columns = sum(t.shape[0] for t in shape.tensors.values())
+        x_columns = sum(t.shape[1] for t in shape.tensors.values() if len(t.shape) == 2)
+        block = self._block(pairs, 4 * sign_words(shape) + v_columns + x_columns)
+        for at in range(0, pairs, block):
+            part = device.put(fitness[at : at + block])
+            rows = len(part)
+            words = self._draw(shape, rows, first_pair + at, noise)
+            v = device.empty((rows, v_columns), np.int8)
+            x = device.empty((rows, x_columns), np.int8)
+            self._launch(
+                "pairs.cu", "expand_signs", (rows, len(stretches)), words, part, stretches, v, x,
+                np.int32(sign_words(shape)), np.int32(v_columns), np.int32(x_columns),
             )  # fmt: skip
-        deviation = int(np.abs(device.get(deviations).astype(np.int64)).sum())
-        return TracedVotes(device.get(votes), device.get(after), device.get(scores), deviation)
+            self._sum(matrices, v, x, votes, rows)
+            self._sum_vectors(vectors, v, votes, rows)
+        return device.get(votes)
 
-    def _cast_block(
-        self, prepared, read, states, noise, group_size, credit_scale, first, columns, votes, kept, scores, deviations
-    ):  # fmt: skip
-        """Run a block of groups, all on the device: add their votes, and fill ``kept`` (groups, L, D), the states of
-        the streams, and scores and deviations (members,)."""
-        shape, device = prepared.shape, self.device
-        groups, length = len(read), read.shape[1] - 1
-        members, rows = groups * group_size, groups * length
-        layers = (shape.num_layers, shape.hidden_size)
-        shaped = (shape, prepared.tile)
-        empty = device.empty
-        words = self._draw(shape, members, first, noise)
-        after = empty((members, *layers), np.int8)
-        s0, s1 = empty((length, members), np.int32), empty((length, members), np.int32)
-        projections = empty((length, 6 * shape.num_layers + 1, members), np.int32)
-        inputs, arrived = (
-            empty((rows, columns["x"]), np.int8),
-            empty((rows, columns["arrived"]), np.int8),
-        )
-        draws = (np.uint32(first), np.uint32(noise.step), *_key(noise))
-        self._forward(
-            prepared, "forward_traced", members, self._exp2, self._thresholds, words, read,
-            np.int32(length), states, after, s0, s1, projections, inputs, arrived,
-            np.int64(members), np.int32(group_size), *draws, *_moves(noise),
-        )  # fmt: skip
-
-        credit = empty((3, length, members), np.int16)
-        self._launch(
-            "credit.cu", "credit_members", (-(-members // THREADS), 1), s0, s1, read, np.int32(members),
-            np.int32(length), np.int32(group_size), np.int64(credit_scale), credit, scores, deviations,
-        )  # fmt: skip
-        v = empty((rows, columns["v"]), np.int16)
-        self._launch(
-            "outputs.cu", "vote_outputs", (rows, 4 * shape.num_layers + 1), words, projections, credit,
-            inputs, arrived, v, np.int32(length), np.int64(members), np.int32(group_size), *draws,
-            *_moves(noise), threads=64, shaped=shaped,
-        )  # fmt: skip
-        matrices, biases = self._table("traced", shape)
-        self._sum(matrices, v, inputs, votes, rows)
-        self._sum_vectors(biases, v, votes, rows, 1 << product_shift(shape.hidden_size))
-        self._launch(
-            "vectors.cu", "vote_gains", (-(-members // 256), 2 * shape.num_layers + 1), words, credit,
-            votes, np.int32(length), np.int64(members), *draws, shaped=shaped,
-        )  # fmt: skip
-        self._launch(
-            "vectors.cu", "vote_embedding", (rows, 1), words, credit, read, votes, np.int32(length),
-            np.int64(members), np.int32(group_size), *draws, shaped=shaped,
-        )  # fmt: skip
-        member = noise.step % group_size
-        device.copy(after.reshape(groups, group_size, *layers)[:, member], kept)
-
-    def _table(self, kind: str, shape: Shape):
-        """Where a recipe's votes lie, on the device: 64 x 64 tiles of the matrices, and vectors."""
-        if (kind, shape) not in self._tables:
-            make = traced_tables if kind == "traced" else pair_tables
-            self._tables[kind, shape] = tuple(self.device.put(table) for table in make(shape))
-        return self._tables[kind, shape]
+    def _table(self, shape: Shape):
+        """Where votes lie, on the device: 64 x 64 tiles of the matrices, vectors, and where their signs go."""
+        if shape not in self._tables:
+            self._tables[shape] = tuple(self.device.put(table) for table in pair_tables(shape))
+        return self._tables[shape]
 
     def _slices(self, rows: int, tiles: int) -> tuple[int, int]:
         """Rows of a slice and how many slices: enough to fill the device, few enough rows for int32."""
@@ -267,45 +211,21 @@ class CupyBackend:
             np.int32(size), np.int32(v.shape[1]), np.int32(x.shape[1]), threads=128,
         )  # fmt: skip
 
-    def _sum_vectors(self, places, v, votes, rows, constant):
+    def _sum_vectors(self, places, v, votes, rows):
         size, slices = self._slices(rows, len(places))
         self._launch(
             "votes.cu", "sum_vectors", (len(places), slices), v, places, votes, np.int32(rows),
-            np.int32(size), np.int32(v.shape[1]), np.int32(constant),
+            np.int32(size), np.int32(v.shape[1]),
         )  # fmt: skip
 
-    def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
-        device, pairs = self.device, len(fitness)
-        fitness = _checked(fitness, np.int8, (pairs,), "fitness")
-        votes = device.zeros((shape.parameters,), np.int64)
-        matrices, vectors, stretches = self._table("pairs", shape)
-        v_columns = sum(t.shape[0] for t in shape.tensors.values())
-        x_columns = sum(t.shape[1] for t in shape.tensors.values() if len(t.shape) == 2)
-        block = self._block(pairs, 4 * sign_words(shape) + 2 * v_columns + x_columns)
-        for at in range(0, pairs, block):
-            part = device.put(fitness[at : at + block])
-            rows = len(part)
-            words = self._draw(shape, rows, first_pair + at, noise)
-            v = device.empty((rows, v_columns), np.int16)
-            x = device.empty((rows, x_columns), np.int8)
-            self._launch(
-                "pairs.cu", "expand_signs", (rows, len(stretches)), words, part, stretches, v, x,
-                np.int32(sign_words(shape)), np.int32(v_columns), np.int32(x_columns),
-            )  # fmt: skip
-            self._sum(matrices, v, x, votes, rows)
-            self._sum_vectors(vectors, v, votes, rows, 1)
-        return device.get(votes)
-
-    def update_master(self, shape, master, votes, multipliers):
-        device, tensors = self.device, list(shape.tensors.values())
-        offsets = np.array([t.offset for t in tensors] + [shape.parameters], np.int64)
-        moved = device.put(_checked(master, np.int16, (shape.parameters,), "master"))
-        weights = device.empty((shape.parameters,), np.int8)
-        widest = max(t.size for t in tensors)
+    def update_master(self, layout, master, votes, multiplier):
+        device, size = self.device, layout.parameters
+        moved = device.put(_checked(master, np.int16, (size,), "master"))
+        weights = device.empty((size,), np.int8)
         self._launch(
-            "update.cu", "move_master", (self._elements(widest)[0], len(tensors)), moved,
-            device.put(_checked(votes, np.int64, (shape.parameters,), "votes")), device.put(offsets),
-            device.put(np.asarray(multipliers, np.int64)), weights,
+            "update.cu", "move_master", self._elements(size), moved,
+            device.put(_checked(votes, np.int64, (size,), "votes")), np.int64(multiplier), weights,
+            np.int64(size),
         )  # fmt: skip
         master[...] = device.get(moved)
         return device.get(weights)
@@ -327,20 +247,8 @@ def _joined(results):
     )
 
 
-def traced_columns(shape: Shape) -> dict[str, int]:
-    """Columns of a (group, token) row: of the inputs, of what arrived, and of v."""
-    width = shape.hidden_size
-    arrived = 7 * shape.num_layers * width
-    return {"x": (8 * shape.num_layers + 1) * width, "arrived": arrived, "v": arrived + VOCABULARY}
-
-
 def _key(noise: Noise):
     return tuple(np.uint32(word) for word in key_words(noise.seed))
-
-
-def _moves(noise: Noise):
-    """shift and along of the kernels."""
-    return np.int32(4 - noise.sigma_shift), np.int32(noise.perturbation == "input")
 
 
 def _bytes(tokens):

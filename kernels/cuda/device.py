@@ -98,11 +98,6 @@ class CupyDevice:
             out.fill(0)
         return out
 
-    def copy(self, source, target):
-        """Of arrays on the device, the source perhaps with gaps."""
-        with self.on():
-            target[...] = source
-
     def free_bytes(self) -> int:
         """Memory that arrays could take now."""
         with self.on():

@@ -23,12 +23,6 @@ __device__ inline void load_matrices(uint32 (&out)[4], const int8 *row) {
 #define SHARED_BUFFER(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
-__device__ inline int warp_sum(int v) {
-#pragma unroll
-  for (int distance = 16; distance; distance >>= 1) v += __shfl_xor_sync(0xFFFFFFFFu, v, distance);
-  return v;
-}
-
 // Which row of 16, and from which of its 32 bytes on, a lane gives load_matrices: out is then a of mma, or b0 and b1
 // of eight columns and b0 and b1 of the next eight.
 __device__ inline int row_of_a(int lane) { return lane & 15; }

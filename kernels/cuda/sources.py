@@ -9,16 +9,13 @@ from kernels.layout import BackendError, Shape
 FOLDER = Path(__file__).parent
 KERNELS = {
     "prepare.cu": ("pack_matrix", "draw_signs"),
-    "forward.cu": ("forward_clean", "forward_pairs", "forward_traced"),
-    "credit.cu": ("credit_members",),
-    "outputs.cu": ("vote_outputs",),
+    "forward.cu": ("forward_clean", "forward_pairs"),
     "votes.cu": ("sum_matrices", "sum_vectors"),
-    "vectors.cu": ("vote_gains", "vote_embedding"),
     "pairs.cu": ("expand_signs",),
     "update.cu": ("move_master", "move_signs"),
 }
 """Source -> its entry points."""
-SHAPED = ("forward.cu", "outputs.cu", "vectors.cu")
+SHAPED = ("forward.cu",)
 """Sources compiled for a shape; the others serve all."""
 WARPS = 8
 TILES = {
@@ -43,7 +40,7 @@ class Tile:
     def shared_bytes(self, hidden_size: int) -> int:
         """Shared memory of a block of threads: SHARED_BYTES of tile.cuh."""
         row = max(32, hidden_size) + 16
-        return self.members * (2 * row + max(4 * row, 4 * hidden_size + 16) + 4 * 18) + 4 * 16
+        return self.members * (2 * row + max(4 * row, 4 * hidden_size + 16) + 4 * 13) + 4 * 16
 
 
 def tile_for(hidden_size: int, shared_limit: int) -> Tile:

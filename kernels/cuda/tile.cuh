@@ -15,15 +15,7 @@ constexpr int D = HIDDEN, MIDDLE = 4 * HIDDEN;
 // Rows in bytes: 16 beyond a multiple of 32, so that eight rows of a fragment lie in different banks; K = 16 is padded.
 constexpr int ROW = (HIDDEN < 32 ? 32 : HIDDEN) + 16, MIDDLE_ROW = MIDDLE + 16;
 constexpr int THREADS = 32 * WARPS;
-constexpr int CLEAN = 0, PAIRS = 1, TRACED = 2;
-
-// Tensors of layer 0 in the order of the flat vector; a layer has as many products, and slots for their projections.
-constexpr int P_W_F = 0, P_U_F = 1, P_W_H = 2, P_U_H = 3, P_UP = 4, P_DOWN = 5, LAYER_PRODUCTS = 6;
-constexpr int SLOTS = LAYER_PRODUCTS * LAYERS + 1;
-// What the products of a group's first member read (X) and how much of a push arrived (V), by row, in units of D.
-constexpr int X_U = 0, X_H = 1, X_PAST = 2, X_LN2 = 3, X_MIDDLE = 4, LAYER_INPUTS = 8;
-constexpr int V_F = 0, V_H = 1, V_UP = 2, V_DOWN = 6, LAYER_OUTPUTS = 7;
-constexpr int X_COLUMNS = (LAYER_INPUTS * LAYERS + 1) * D, V_COLUMNS = LAYER_OUTPUTS * LAYERS * D;
+constexpr int CLEAN = 0, PAIRS = 1;
 
 struct __align__(8) Term { // what a product's accumulator gains where a is +1 and where it is -1
   int plus, minus;
@@ -35,22 +27,19 @@ struct Tile {
   int8 *middle;                  // (TILE, MIDDLE_ROW)
   Term *term;                    // (4, TILE)
   int *r, *token, *target;       // (TILE,): sign, byte read, byte after
-  int *sum, *hit;                // (2, TILE): of the clean and the moved logits, sum of e and the target's e index
-  int *group;                    // (TILE,): the group whose first member this is, else -1
-  int *bias_move;                // (2, TILE): how far a gate's biases move where their sign is +1
+  int *sum, *hit;                // (TILE,): of the logits, sum of e and the target's e index
   int *exp2;                     // (16,): e's last octave; e[j] = exp2[j % 16] >> (15 - j / 16), floors of floors
-  const uint32 *words;           // (directions, WORDS) of the block's members
+  const uint32 *words;           // (pairs, WORDS) of the block's members
   int64 begin;                   // the tile's first member
   int rows;                      // members in the tile
-  int word_shift;                // members 2**word_shift share a direction: 1 for pairs, else 0
 
   __device__ const uint32 *signs(int row, int bit) const {
-    return words + ((begin + row) >> word_shift) * WORDS + (bit >> 5);
+    return words + ((begin + row) >> 1) * WORDS + (bit >> 5);
   }
 };
 
 constexpr int FOUR_ROWS = 4 * ROW > MIDDLE_ROW ? 4 * ROW : MIDDLE_ROW;
-constexpr int SHARED_BYTES = TILE * (2 * ROW + FOUR_ROWS) + 4 * (TILE * (8 + 3 + 4 + 1 + 2) + 16);
+constexpr int SHARED_BYTES = TILE * (2 * ROW + FOUR_ROWS) + 4 * (TILE * (8 + 3 + 2) + 16);
 
 __device__ inline Tile tile_in(unsigned char *shared) {
   Tile tile;
@@ -67,10 +56,8 @@ __device__ inline Tile tile_in(unsigned char *shared) {
   tile.token = tile.r + TILE;
   tile.target = tile.token + TILE;
   tile.sum = tile.target + TILE;
-  tile.hit = tile.sum + 2 * TILE;
-  tile.group = tile.hit + 2 * TILE;
-  tile.bias_move = tile.group + TILE;
-  tile.exp2 = tile.bias_move + 2 * TILE;
+  tile.hit = tile.sum + TILE;
+  tile.exp2 = tile.hit + TILE;
   return tile;
 }
 
@@ -124,7 +111,7 @@ __device__ inline void product(const Tile &tile, const int8 *in, int stride, con
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = m0 + 16 * m + 8 * half + (lane >> 2);
-        words[m][half] = MODE == CLEAN || row >= tile.rows ? 0 : signs[((16 * m + 8 * half) >> (MODE == PAIRS)) * WORDS];
+        words[m][half] = MODE == CLEAN || row >= tile.rows ? 0 : signs[(8 * m + 4 * half) * WORDS];
       }
     int acc[M_TILES][TILES][4];
 #pragma unroll
@@ -291,12 +278,13 @@ __device__ inline void norm(const int8 *x, int8 *out, const Gains &gains, const 
   });
 }
 
-// floor(n log2(S / 16)) of 0 < S < 2**28: the top bit's place, and how many thresholds the mantissa reaches.
-__device__ inline int floor_log2(uint32 sum, const uint32 *thresholds, int n) {
+// floor(16 log2(S / 16)) of 0 < S < 2**28: the top bit's place, and how many thresholds the mantissa reaches.
+__device__ inline int floor_log2(uint32 sum, const uint32 *thresholds) {
   const int zeros = __clz(int(sum));
   const uint32 mantissa = sum << zeros;
   int at = 0;
-  for (int step = n / 2; step; step /= 2)
+#pragma unroll
+  for (int step = 8; step; step /= 2)
     if (mantissa >= thresholds[at + step]) at += step;
-  return (31 - zeros - 4) * n + at;
+  return (31 - zeros - 4) * 16 + at;
 }

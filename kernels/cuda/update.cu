@@ -1,17 +1,16 @@
-// From votes to weights, one element a thread; blockIdx.y is the tensor.
+// From votes to weights, one element a thread.
 #include "arithmetic.cuh"
 
-// Recipe egg: masters move by votes * multiplier / 2**32, rounded half up; |votes * multiplier| < 2**62.
-extern "C" __global__ void move_master(int16 *master, const int64 *votes, const int64 *offsets,
-                                       const int64 *multipliers, int8 *weights) {
-  const int64 end = offsets[blockIdx.y + 1], multiplier = multipliers[blockIdx.y];
-  const int limit = LIMIT << MASTER_BITS;
+// Rewards: masters move by votes * multiplier / 2**32, rounded half up; |votes * multiplier| < 2**62.
+extern "C" __global__ void move_master(int16 *master, const int64 *votes, int64 multiplier, int8 *weights,
+                                       int64 count) {
+  const int limit = LIMIT << REWARD_MASTER_BITS;
 #pragma unroll 1 // the count of rounds would take a division
-  for (int64 i = offsets[blockIdx.y] + blockIdx.x * blockDim.x + threadIdx.x; i < end; i += gridDim.x * blockDim.x) {
+  for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < count; i += (int64)gridDim.x * blockDim.x) {
     const int64 v = master[i] + round_shift(votes[i] * multiplier, 32);
     const int moved = int(v < -limit ? -limit : v > limit ? limit : v);
     master[i] = int16(moved);
-    weights[i] = int8((moved + (1 << (MASTER_BITS - 1))) >> MASTER_BITS);
+    weights[i] = int8((moved + (1 << (REWARD_MASTER_BITS - 1))) >> REWARD_MASTER_BITS);
   }
 }
 
