@@ -57,7 +57,7 @@ def sum_panels(plan, first, last, v, x, z, quads, votes, add):
                 votes[bias + n] = totals[n] + (votes[bias + n] if add else 0)
         source = z if plan[panel, SOURCE] else x
         width = min(64, inputs)
-        columns = min(COLUMNS, width)
+        columns = max(1, min(COLUMNS, width))  # 1: no inputs, a vector
         for k in range(0, inputs, columns):
             x_at = source + 4 * quads * (plan[panel, X] + (k & -width)) + 4 * (k & (width - 1))
             for n in range(0, outputs, ROWS):
