@@ -167,7 +167,7 @@ def test_initial_weights():
     assert np.std(paper["head.weight"]) == pytest.approx(16, abs=1)
     gains = ("layers.0.ln1.weight", "layers.0.ln2.weight", "ln_out.weight")
     assert [paper[name] for name in gains] == [[16] * 16] * 3
-    assert [egg[name] for name in gains] == [[48] * 16, [24] * 16, [48] * 16]
+    assert [egg[name] for name in gains] == [[48] * 16, [24] * 16, [64] * 16]
     assert egg["layers.0.gru.b_h"] == [0] * 16
     assert paper["layers.0.gru.b_h"] == [0] * 16
 
