@@ -132,7 +132,7 @@ def test_geometry_of_a_runs_checkpoints(egg, train, tmp_path):
     assert status == 0, err
     found = json.loads(shown)
     assert found == json.loads((out / "geometry.json").read_text())
-    assert [c["tokens"] for c in found["checkpoints"]] == [s * 8 * 4 for s in (3, 4, 6)]
+    assert [c["tokens"] for c in found["checkpoints"]] == [s * 16 * 8 for s in (3, 4, 6)]
     assert found["points"] == 100 and found["split"] == "all"
     for checkpoint in found["checkpoints"]:
         rows = [(row["layer"], row["kind"]) for row in checkpoint["layers"]]
