@@ -243,7 +243,7 @@ STOPS = ("steps", "tokens", "minutes")
 PRESETS: dict[str, Config] = {
     "quickstart": Config(
         "quickstart",
-        run=RunConfig(data="stdlib", tokens=8_000_000, eval_every=500, eval_bytes=0),
+        run=RunConfig(data="stdlib", tokens=8_000_000, eval_every=500, eval_bytes=131_072),
     ),
     "nano": Config(
         "nano",
@@ -360,6 +360,19 @@ def from_json(there: Any, where: str) -> Config:
         return Config(str(there.get("preset", "")), model, **parts)
     except EggError as error:
         raise EggError(f"{where}: {error}") from error
+
+
+def tokens_of_a_step(there: Any, where: str) -> int:
+    """Bytes that all readers of a step read together, from what config.json holds, an older version's too.
+
+    Arguments and errors as for ``from_json``.
+    """
+    evolution = there.get("evolution")
+    if there.get("format") == 1 and isinstance(evolution, dict):
+        sizes = evolution.get("population_size"), evolution.get("seq_len")
+        if all(type(size) is int and size > 0 for size in sizes):
+            return sizes[0] * sizes[1]
+    return from_json(there, where).tokens_per_step
 
 
 def _other(recipe: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from egg import checkpoint, hub
-from egg.config import from_json, model_from_json
+from egg.config import model_from_json, tokens_of_a_step
 from egg.errors import EggError
 from egg.sample import Sampling, generate, prompt_bytes
 from kernels import Backend, Shape, get_backend
@@ -120,14 +120,14 @@ def read_model(path: str | Path) -> tuple[Shape, np.ndarray, dict[str, Any]]:
 
 
 def trained_for(path: str | Path, config: dict[str, Any]) -> int | None:
-    """Member-tokens that a checkpoint of a run was trained for; None where its name or configuration does not tell.
+    """Tokens that a checkpoint of a run was trained for; None where its name or configuration does not tell.
 
     path : as for ``load``
     config : what its config.json holds
     """
     try:
         step = checkpoint.step_of(checkpoint.find(hub.fetch(path)))
-        return step * from_json(config, checkpoint.CONFIG).tokens_per_step
+        return step * tokens_of_a_step(config, checkpoint.CONFIG)
     except EggError:
         return None
 

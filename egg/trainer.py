@@ -60,13 +60,13 @@ class Trainer:
         progress: Progress | None = None,
         made_with: dict[str, str] | None = None,
     ):
-        self.config, self.evolution, self.validation = config, evolution, validation
+        self.config, self.evolution, self.validation = config.resolved(), evolution, validation
         self.ranks = evolution.ranks
         self.run_folder = run
         self.progress = progress or Progress()
         self.sinks: Sequence[Sink] = ()  # are given every line of the log too
         self.made_with = made_with or {}
-        self.content = to_json(config) | {"made_with": self.made_with, "corpus": corpus}
+        self.content = to_json(self.config) | {"made_with": self.made_with, "corpus": corpus}
         self._measured: Evaluation | None = None
         self._smooth: tuple[float, float] | None = None
         self._shown = 0  # steps that were averaged

@@ -78,7 +78,10 @@ def test_branches_are_all_or_a_power_of_two(branches):
         Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(branches=branches))
 
 
-def resolved(evolution=EvolutionConfig(), **run) -> EvolutionConfig:
+DEFAULT = EvolutionConfig()
+
+
+def resolved(evolution: EvolutionConfig = DEFAULT, **run) -> EvolutionConfig:
     return Config("x", ModelConfig(64, 2), evolution, RunConfig(**run)).resolved().evolution
 
 

@@ -124,6 +124,30 @@ def test_any_number_of_ranks_gives_the_same_bytes(train, ranks, tables, tmp_path
 
 
 @needs_mpi
+def test_a_schedule_by_the_clock_is_the_same_on_all_ranks(ranks, tables, tmp_path):
+    """Every rank moves its own copy of the weights: with a clock of its own it would have other weights."""
+    program = f"""
+import sys
+from egg.cli import run
+from egg.trainer import Trainer
+train = Trainer.train
+def told(self):
+    outcome = train(self)
+    open({str(tmp_path)!r} + f"/{{self.ranks.rank}}", "wb").write(self.evolution.master.tobytes())
+    return outcome
+Trainer.train = told
+sys.exit(run("train", sys.argv[1:], prog="egg train"))
+"""
+    flags = [*SMALL, "--data", str(tables), "--out", str(tmp_path / "run")]
+    status, out, err = ranks(
+        2, "-c", program, *flags, "--schedule-tokens", "time", "--minutes", 0.02
+    )
+    assert status == 0, err
+    assert "the step size follows the time" in out
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+
+
+@needs_mpi
 def test_what_is_exchanged(ranks, tmp_path):
     script = tmp_path / "exchange.py"
     script.write_text(

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from egg import checkpoint
 from egg.evolution import Evolution
+from egg.model import trained_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -213,7 +214,8 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
     train("--steps", 2, "--seed", 3, "--out", run)
     for arguments in (
         ["--seed", 4], ["--hidden-size", 64], ["--num-layers", 2], ["--population-size", 64],
-        ["--streams", 64], ["--branches", 8], ["--seq-len", 4], ["--schedule-tokens", 5], ["--preset", "base"], ["--data", book],
+        ["--streams", 64], ["--branches", 8], ["--seq-len", 4], ["--schedule-tokens", 5],
+        ["--preset", "base"], ["--data", book],
         ["--data-column", "words"], ["--recipe", "paper"], ["--step-size", 1], ["--sigma-shift", 3],
     ):  # fmt: skip
         status, _, err = resume(run, "--steps", 3, *arguments)
@@ -322,6 +324,42 @@ def test_a_run_goes_on_from_the_newest_complete_checkpoint(train, resume, tmp_pa
     shutil.rmtree(run / "checkpoints/damaged-step-00000009")
     name = "checkpoints/step-00000011/model.safetensors"
     assert files(run)[name] == files(whole)[name]
+
+
+def test_a_run_of_an_older_version_is_read_but_not_trained_on(train, egg, resume, tmp_path, tables):
+    run = tmp_path / "run"
+    train("--steps", 4, "--out", run)
+    for path in run.rglob("config.json"):
+        there = json.loads(path.read_text())
+        del there["made_with"]
+        there["evolution"] = {
+            "recipe": "egg", "population_size": 32, "group_size": 16, "seq_len": 4, "sigma_shift": None,
+            "perturbation": "sign", "seed": 0, "schedule_tokens": 10_000, "step_size": None,
+            "schedule": "linear", "final_step_share": 0.05,
+        }  # fmt: skip
+        stops = {"member_tokens": there["run"].pop("tokens")}
+        del there["run"]["log_every"]
+        path.write_text(json.dumps(there | {"format": 1, "run": there["run"] | stops}))
+    old = {"tokens": "member_tokens", "tokens_per_second": "member_tokens_per_second"}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [{old.get(k, k): v for k, v in line.items()} for line in lines]
+    for line in lines:
+        del line["step_size"]
+    text = "".join(json.dumps(line | {"vote_signal_to_noise": -0.1}) + "\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text)
+    saved = run / "checkpoints/step-00000004"
+    forge(saved)
+    for command in (
+        ["eval", run, "--backend", "numpy"], ["sample", run, "--backend", "numpy", "--length", 9],
+        ["export", run, "--to", "c", "--out", tmp_path / "c"], ["plot", run],
+    ):  # fmt: skip
+        status, _, err = egg(*command)
+        assert status == 0, err
+    assert trained_for(saved, checkpoint.read_config(saved)) == 4 * 32 * 4
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    status, _, err = resume(run, "--steps", 9)
+    assert status == 2 and "older version" in err and err.count("\n") == 1
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 
 def change_state(folder: Path, name: str, change) -> None:
