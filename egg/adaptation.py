@@ -11,6 +11,7 @@ from egg.adapter import (
     ALL,
     adapter_shape,
     base_hash,
+    evolving,
     file_bytes,
     initial_factors,
     tensors_of,
@@ -20,16 +21,13 @@ from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import StepReport, Text
-from egg.optimizer import STEP_BITS, default_step_size
 from egg.runlog import RunLog
 from egg.trainer import Trainer
 from kernels import Adapter, AdapterShape, Shape
 from kernels.backend import Backend, Votes
 
-ADAPTED = "gru,mlp,head"
-"""The matrices that an adapter stands beside, if nothing else is said."""
-ADAPTER_STEPS, FULL_STEPS = 4.0, 1.0
-"""Times as far as a weight in pretraining a factor moves, or a weight; see docs/adapting.md."""
+ADAPTED = "gru,w_down,head"
+"""The matrices that an adapter to a text stands beside, if nothing else is said: those that have votes."""
 
 
 class AdapterEvolution(BranchEvolution):
@@ -76,28 +74,6 @@ class FineTuning(BranchEvolution):
         return cast
 
 
-def adapting(
-    tokens: int,
-    *,
-    full: bool,
-    step_size: float | None = None,
-    step_factor: float = 1.0,
-    **settings,
-) -> EvolutionConfig:
-    """How an adapter evolves, or weights do: the recipe of pretraining, the step falling to the end.
-
-    full : weights
-    step_size : in int8 steps; None: chosen from the tokens
-    step_factor : times what is chosen
-    settings : other fields of ``EvolutionConfig``
-    """
-    config = EvolutionConfig(schedule_tokens=tokens, step_size=step_size, **settings)
-    if step_size is None:
-        default = default_step_size(config.tokens_per_step, tokens) / (1 << STEP_BITS)
-        step_size = step_factor * (FULL_STEPS if full else ADAPTER_STEPS) * default
-    return replace(config, step_size=step_size)
-
-
 @dataclass(frozen=True)
 class Adaptation:
     """What came of adapting."""
@@ -132,6 +108,7 @@ def adapt(
     rank: int | None,
     tensors: str | None = None,
     tokens: int,
+    step_factor: float = 1.0,
     measurements: int = 10,
     stepped: Callable[[StepReport], None] = lambda report: None,
     **settings,
@@ -142,26 +119,29 @@ def adapt(
     text : to adapt to
     validation : (n,) uint8, a NUL before each document: what bits per byte are of
     rank : of the adapter, 1 to 16; None: weights evolve
-    tensors : matrices that are adapted, or tensors that evolve, see ``egg.adapter``; None: all
+    tensors : matrices that are adapted, or tensors that evolve, see ``egg.adapter``; None: all that have votes
     tokens : bytes of text to read
+    step_factor : times the step size that is chosen from the tokens
     measurements : points of the curve after its first
     stepped : is told of every step; what it raises ends the adapting
-    settings : as for ``adapting``
+    settings : other fields of ``EvolutionConfig``
     Raises EggError for a rank, tensors or settings that cannot be.
     """
-    evolving = adapting(tokens, full=rank is None, **settings)
-    config = Config("adapt", ModelConfig(shape.hidden_size, shape.num_layers), evolving)
+    settings = EvolutionConfig(schedule_tokens=tokens, **settings)
+    config = Config("adapt", ModelConfig(shape.hidden_size, shape.num_layers), settings).resolved()
+    step_size = step_factor * config.evolution.step_size
+    config = replace(config, evolution=replace(config.evolution, step_size=step_size))
     steps = tokens // config.tokens_per_step
     if steps < 1:
         raise EggError(f"{tokens:,} tokens: a step takes {config.tokens_per_step:,}")
     evolution: BranchEvolution
     if rank is None:
         moving = tensors_of(shape, tensors or ALL)
-        evolved = sum(shape.tensors[name].size for name in moving)
+        evolved = evolving(shape, moving)
         evolution = FineTuning(config, backend, text, weights, moving)
     else:
         layout = adapter_shape(shape, rank, tensors or ADAPTED)
-        evolved = layout.parameters
+        evolved = evolving(layout)
         evolution = AdapterEvolution(config, backend, text, weights, layout)
     curve = [(0, evaluate(backend, shape, weights, validation).bits_per_byte)]
     every = max(1, steps // measurements)

@@ -17,6 +17,7 @@ from egg.errors import EggError
 from egg.parameters import normal_weights
 from kernels import Adapter, AdapterShape, BackendError, Shape
 from kernels.arithmetic import LIMIT, clip8, round_shift
+from kernels.layout import Layout
 from kernels.philox import ADAPTER_WEIGHTS
 
 ADAPTER = "adapter.safetensors"
@@ -24,6 +25,8 @@ FORMAT, FORMAT_KEY = 1, "egg_adapter"
 KINDS = ("gru", "mlp", "head")
 ALL, VECTORS = "all", "vectors"
 """Every tensor: embedding, matrices, biases and norm gains; and of these the last two alone."""
+STILL = {"ln1", "ln2", "w_up", "A"}
+"""What a text has no votes on: norms before layers, the first half of an MLP, and the inner factor of an adapter."""
 MERGE_SHIFT = 6  # shift(K) - lift(K): what B A is divided by to be a change of W
 
 
@@ -48,6 +51,15 @@ def tensors_of(shape: Shape, tensors: str) -> tuple[str, ...]:
     vectors = [name for name, tensor in shape.tensors.items() if len(tensor.shape) == 1]
     kinds = (VECTORS, "embedding", *KINDS)
     return named(tuple(shape.tensors), tensors, "--whole", "tensor", kinds, {VECTORS: vectors})
+
+
+def evolving(layout: Layout, names: Collection[str] | None = None) -> int:
+    """How many numbers a text has votes on, of all tensors or some; raises EggError if there are none."""
+    chosen = [t for n, t in layout.tensors.items() if names is None or n in names]
+    count = sum(t.size for t in chosen if not STILL & set(t.name.split(".")))
+    if not count:
+        raise EggError(f"{', '.join(t.name for t in chosen)}: a text has no votes on any of these")
+    return count
 
 
 def named(

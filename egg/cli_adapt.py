@@ -11,8 +11,17 @@ import tyro
 
 import data
 from egg import checkpoint, hub
-from egg.adaptation import ADAPTED, AdapterEvolution, AdapterTrainer, FineTuning, adapting
-from egg.adapter import ADAPTER, ALL, adapter_shape, base_hash, merge, read_adapter, tensors_of
+from egg.adaptation import ADAPTED, AdapterEvolution, AdapterTrainer, FineTuning
+from egg.adapter import (
+    ADAPTER,
+    ALL,
+    adapter_shape,
+    base_hash,
+    evolving,
+    merge,
+    read_adapter,
+    tensors_of,
+)
 from egg.branches import BranchEvolution
 from egg.cli_corpus import facts, open_for_training
 from egg.cli_eval import text_of
@@ -64,8 +73,9 @@ class AdaptArguments:
     """reward: seconds that the function may take for all texts of a step."""
     rank: Annotated[str, tyro.conf.arg(metavar="INT|full")] = "2"
     """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
-    tensors: str = ADAPTED
-    """Matrices that are adapted: gru, mlp, head, or names such as w_up, separated by commas."""
+    tensors: str | None = None
+    """Matrices that are adapted: gru, mlp, head, or names such as w_down, separated by commas; none: gru, w_down and
+    head, with a reward w_up too. A text has no votes on w_up."""
     out: str | None = None
     """Folder of the adapter; none: runs/adapt-DATE-TIME."""
     data_column: str = "text"
@@ -153,8 +163,12 @@ def main(argv: list[str], prog: str) -> int:
 def _adapt(arguments: AdaptArguments) -> int:
     shape, weights, _ = read_model(arguments.path)
     full = arguments.rank.strip().lower() == FULL
-    layout = None if full else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors)
-    config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers), full)
+    layout = (
+        None
+        if full
+        else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ADAPTED)
+    )
+    config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers))
     out, progress = folder_for(arguments.out), Progress()
     backend = get_backend(
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=progress.note
@@ -180,7 +194,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     }
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
-        f"{evolution.layout.parameters:,} of {shape.parameters:,} parameters evolve: {what}\n"
+        f"{evolving(evolution.layout):,} of {shape.parameters:,} parameters evolve: {what}\n"
         f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, into {out}\n"
         f"before: {before:.4f} bits per byte"
     )
@@ -222,12 +236,12 @@ def rank_of(text: str) -> int:
         raise EggError(f"--rank {text}: give an integer, or {FULL}") from None
 
 
-def _config(arguments: AdaptArguments, model: ModelConfig, full: bool) -> Config:
+def _config(arguments: AdaptArguments, model: ModelConfig) -> Config:
     a = arguments
     if a.tokens < 1:
         raise EggError(f"--tokens {a.tokens}: must be 1 or more")
-    evolution = adapting(
-        a.tokens, full=full, step_size=a.step_size, seed=a.seed,
+    evolution = EvolutionConfig(
+        schedule_tokens=a.tokens, step_size=a.step_size, seed=a.seed,
         streams=a.streams, seq_len=a.seq_len, branches=a.branches,
     )  # fmt: skip
     steps = a.tokens // evolution.tokens_per_step

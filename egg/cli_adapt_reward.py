@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from egg import checkpoint, hub
-from egg.adapter import ADAPTER, adapter_shape, base_hash, file_bytes
+from egg.adapter import ADAPTER, KINDS, adapter_shape, base_hash, file_bytes
 from egg.cli_options import say
 from egg.errors import EggError
 from egg.model import read_model
@@ -31,7 +31,7 @@ def adapt(arguments) -> int:
     if arguments.rank.strip().lower() == FULL:
         raise EggError("--rank full: with --reward an adapter evolves, give 1 to 16")
     shape, weights, _ = read_model(arguments.path)
-    layout = adapter_shape(shape, rank_of(arguments.rank), arguments.tensors)
+    layout = adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ",".join(KINDS))
     settings = _settings(arguments)
     prompts = _prompts(arguments.prompts)
     out = folder_for(arguments.out)

@@ -65,7 +65,7 @@ class IntrinsicDimensionArguments:
     """Column of tables, or key of JSONL, that holds the text."""
     ranks: str | None = "2,16"
     """Ranks of adapters, 1 to 16, separated by commas; none: no adapters."""
-    tensors: str = "gru,mlp,head;mlp,head;head"
+    tensors: str = "gru,w_down,head;w_down,head;head"
     """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
     whole: str | None = (
         "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"

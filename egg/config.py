@@ -67,9 +67,9 @@ class EvolutionConfig:
 
     recipe: Literal["egg", "paper"] = "egg"
     """egg: readers whose members branch off at every byte; paper: antithetic pairs of members, sign votes."""
-    streams: int = 32
+    streams: int = 16
     """Texts that are read side by side in a step, each by one reader (recipe egg)."""
-    seq_len: int = 16
+    seq_len: int = 32
     """Bytes that each reader reads in a step; in recipe paper every member is a reader."""
     branches: int | Literal["all"] = "all"
     """Members that branch off where the layers end, at every byte (recipe egg): all is one for each of the hidden

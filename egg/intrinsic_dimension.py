@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from egg.adaptation import adapt
-from egg.adapter import ALL, adapter_shape, tensors_of
+from egg.adapter import ALL, adapter_shape, evolving, tensors_of
 from egg.errors import EggError
 from egg.evolution import Text
 from kernels.backend import Backend
@@ -46,8 +46,8 @@ class Subspace:
     def parameters(self, shape: Shape) -> int:
         """How many numbers evolve; raises EggError for a subspace that a model of this shape does not have."""
         if self.rank is None:
-            return sum(shape.tensors[name].size for name in tensors_of(shape, self.tensors))
-        return adapter_shape(shape, self.rank, self.tensors).parameters
+            return evolving(shape, tensors_of(shape, self.tensors))
+        return evolving(adapter_shape(shape, self.rank, self.tensors))
 
 
 FULL = Subspace(None, ALL)

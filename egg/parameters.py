@@ -10,7 +10,7 @@ from kernels.philox import INITIAL_WEIGHTS, words
 
 GAIN = 16  # 1.0 in 4 fractional bits
 # Recipe egg begins with activations that use more of an int8, and moves gains slowly (docs/learning.md).
-EGG_GAINS = {"ln1": 48, "ln2": 24, "ln_out": 48}
+EGG_GAINS = {"ln1": 48, "ln2": 24, "ln_out": 64}
 # It draws what must differ from output to output, and leaves at zero what can grow from there: gates begin half open,
 # nothing is remembered beyond what the gate keeps, the MLPs add nothing, and the first loss is exactly 8 bits a byte.
 EGG_ZEROS = ("w_f", "u_f", "u_h", "w_down", "head.weight")

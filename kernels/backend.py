@@ -51,7 +51,7 @@ class Votes:
     """What one chunk of recipe ``egg`` leaves behind."""
 
     votes: np.ndarray
-    """(parameters,) int32: Z, of the model or of its adapter."""
+    """(parameters,) int32: Z, of the model or of its adapter; the backend may keep the array for its next call."""
     states: np.ndarray
     """(streams, L, D) int8: the streams' states after the chunk."""
     totals: np.ndarray
@@ -137,7 +137,7 @@ class Backend(Protocol):
         """Recipe ``paper``: Z = sum over pairs of f a b^T.
 
         fitness : (pairs,) int8 in -1, 0, 1
-        returns : (parameters,) int64
+        returns : (parameters,) int32
         """
 
     def add_full_rank(self, weights: np.ndarray, noise: Noise, direction: int, amount: int) -> None:
@@ -189,6 +189,6 @@ class Backend(Protocol):
         """Recipe ``paper``: move weights by sign(votes) where 16 |votes| >= threshold.
 
         weights : (parameters,) int8
-        votes : (parameters,) int64
+        votes : (parameters,) int32
         returns : (parameters,) int8, the new weights
         """

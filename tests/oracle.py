@@ -219,7 +219,7 @@ def sign_at(words, k):
 def initial_gain(name, recipe):
     if recipe != "egg":
         return 16
-    return 24 if name.endswith("ln2.weight") else 48
+    return {"ln1": 48, "ln2": 24, "ln_out": 64}[name.split(".")[-2]]
 
 
 ZERO_AT_FIRST = ("gru.w_f", "gru.u_f", "gru.u_h", "mlp.w_down", "head.weight")
@@ -715,7 +715,7 @@ def zero_squares(weights):
 def update_row(master, square, z, step, lr):
     """One row's master weights, and its mean square, after votes z at step size lr."""
     z = [clip(v, -VOTE_LIMIT, VOTE_LIMIT) for v in z]
-    square += ((dot(z, z) << 4) // len(z) - square) // min(64, step + 1)
+    square += ((dot(z, z) << 4) // len(z) - square) // min(128, step + 1)
     factor = (lr << 16) // max(1, math.isqrt(square))
     moved = [
         clip(m + round_shift(v * factor, 14), -MASTER_LIMIT, MASTER_LIMIT)

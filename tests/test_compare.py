@@ -50,7 +50,9 @@ def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, mon
     assert [(r["name"], r["seed"]) for r in results] == [
         ("all", 3), ("short", 3), ("all", 5), ("short", 5),
     ]  # fmt: skip
-    assert all(r["tokens"] == 8 * 16 * {"all": 8, "short": 2}[r["name"]] for r in results)
+    streams, length = (int(SMALL[SMALL.index(flag) + 1]) for flag in ("--streams", "--seq-len"))
+    tokens = {"all": 8 * streams * length, "short": 8 * streams * 2}
+    assert all(r["tokens"] == tokens[r["name"]] for r in results)
     assert all(0 < r["bits_per_byte"] < 9 for r in results)
     assert len({r["bits_per_byte"] for r in results}) == 4
     assert (out / "curves.png").stat().st_size > 10_000

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import SMALL
 
 from egg.errors import EggError
 from egg.inspect.geometry import FEWEST, measure_cloud
@@ -17,6 +18,7 @@ from kernels.reference import Model
 pytest.importorskip("skdim")
 PNG = b"\x89PNG"
 SHAPE = Shape(16, 2)
+PER_STEP = int(SMALL[SMALL.index("--streams") + 1]) * int(SMALL[SMALL.index("--seq-len") + 1])
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,7 @@ def test_geometry_of_a_runs_checkpoints(egg, train, tmp_path):
     assert status == 0, err
     found = json.loads(shown)
     assert found == json.loads((out / "geometry.json").read_text())
-    assert [c["tokens"] for c in found["checkpoints"]] == [s * 16 * 8 for s in (3, 4, 6)]
+    assert [c["tokens"] for c in found["checkpoints"]] == [s * PER_STEP for s in (3, 4, 6)]
     assert found["points"] == 100 and found["split"] == "all"
     for checkpoint in found["checkpoints"]:
         rows = [(row["layer"], row["kind"]) for row in checkpoint["layers"]]

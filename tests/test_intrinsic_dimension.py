@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from conftest import SMALL
 
 from egg import cli_intrinsic_dimension
 from egg.adaptation import FineTuning, adapt
-from egg.adapter import ALL, tensors_of
+from egg.adapter import ALL, evolving, tensors_of
 from egg.errors import EggError
 from egg.intrinsic_dimension import (
     FULL,
@@ -30,6 +31,8 @@ from egg.parameters import initial_weights
 from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 1)
+MOVING = evolving(SHAPE)
+PER_STEP = int(SMALL[SMALL.index("--streams") + 1]) * int(SMALL[SMALL.index("--seq-len") + 1])
 PNG = b"\x89PNG"
 SETTINGS = {"tokens": 320, "streams": 4, "seed": 1}
 
@@ -61,8 +64,11 @@ def test_tensors_by_kind_and_name():
     vectors = tensors_of(SHAPE, "vectors")
     assert set(vectors) == {n for n, t in SHAPE.tensors.items() if len(t.shape) == 1} and vectors
     assert Subspace(None, "head").parameters(SHAPE) == 256 * 16
-    assert Subspace(2, "head").parameters(SHAPE) == 2 * (256 + 16)
-    assert FULL.parameters(SHAPE) == SHAPE.parameters
+    assert Subspace(2, "head").parameters(SHAPE) == 2 * 256  # of B: A stands still
+    assert FULL.parameters(SHAPE) == MOVING == SHAPE.parameters - 2 * 16 - 64 * 16
+    for still in (Subspace(None, "ln1,w_up"), Subspace(2, "w_up")):
+        with pytest.raises(EggError, match="w_up.*no votes on any of these"):
+            still.parameters(SHAPE)
     for wrong in ("", "w_sideways", "head,"):
         with pytest.raises(EggError, match="no tensor"):
             tensors_of(SHAPE, wrong)
@@ -167,12 +173,12 @@ def test_the_interval_is_that_of_seeds():
     certain, _ = swept([[0.5] * 3, [0.95] * 3, [1.0] * 3])
     d90 = certain.d90
     assert d90.low == d90.value == d90.high == pytest.approx(certain.by_seed[0])
-    assert 272 < d90.value < 4096
+    assert 256 < d90.value < 4096
     spread, _ = swept([[0.5] * 3, [0.85, 0.95, 1.05], [1.0] * 3])
     assert spread.d90.low < spread.d90.value < spread.d90.high == math.inf
     assert math.isinf(spread.by_seed[0]) and math.isfinite(spread.by_seed[2])
     small, _ = swept([[0.99] * 3, [0.5] * 3, [1.0] * 3])
-    assert told(small, small.d90.value) == "<= 272"
+    assert told(small, small.d90.value) == "<= 256"
 
 
 # Records
@@ -261,8 +267,8 @@ def test_what_a_sweep_says(call, monkeypatch):
     found = json.loads(call("--json")[1])
     assert (found["tokens"], found["seeds"]) == (128, 2)
     first, second = found["checkpoints"]
-    assert first["pretraining_tokens"] == 3 * 8 * 4
-    assert [s["parameters"] for s in second["subspaces"]] == [80, 272, 4096, SHAPE.parameters]
+    assert first["pretraining_tokens"] == 3 * PER_STEP
+    assert [s["parameters"] for s in second["subspaces"]] == [48, 256, 4096, MOVING]
     assert [s["rank"] for s in second["subspaces"]] == ["whole", 1, "whole", "whole"]
     for checkpoint in found["checkpoints"]:
         gains = [s["gain"] for s in checkpoint["subspaces"]]

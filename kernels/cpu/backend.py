@@ -434,7 +434,7 @@ class NumbaBackend:
                 votes.sum_embedding(votes_p, d, tokens, begin, end, rows)
 
         ends = _shares(plan, self.threads)
-        columns = [d * i // self.threads for i in range(self.threads + 1)]
+        columns = [d // 16 * i // self.threads * 16 for i in range(self.threads + 1)]
         self.run(add, list(zip(ends, ends[1:], columns, columns[1:], strict=False)))
         if layout is None:
             gains.sum(0, out=votes_p[shape.tensors["ln_out.weight"].slice])

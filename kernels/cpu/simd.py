@@ -280,6 +280,18 @@ def _add_squares(b, total, at, most):
         store(b, b.add(load(b, to, V_I64X8), b.mul(part, part)), to)
 
 
+def _scaled_small(b, at, factor, most, shift):
+    factor = b.sext(broadcast(b, b.trunc(factor, I32), ir.VectorType(I32, 8)), V_I64X8)
+    shift_v, half = (
+        broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1)))
+    )
+    parts = [
+        b.trunc(b.ashr(b.add(b.mul(part, factor), half), shift_v), ir.VectorType(I32, 8))
+        for part in halves(b, limit_to(b, load(b, at, V_I32), most))
+    ]
+    return shuffle(b, *parts, range(LANES))
+
+
 def _scaled(b, at, factor, most, shift):
     factor = broadcast(b, factor, V_I64X8)
     shift_v, half = (
@@ -313,6 +325,9 @@ add_squares = define(
 scaled = define(
     _scaled, i32x16, *[types.int64] * 4
 )  # round_shift(limited int32 * factor, shift), within 2**30
+scaled_small = define(
+    _scaled_small, i32x16, *[types.int64] * 4
+)  # the same of a factor below 2**31, within 2**30
 transpose_words = define(
     _transpose_words, types.void, *[types.int64] * 4
 )  # 16 x 16, rows to columns
@@ -432,9 +447,26 @@ def _branch_weights(b, below):
     return b.lshr(value, octave)
 
 
+def _four_totals(b, vectors):
+    """The sums of the lanes of four vectors, as <4 x i32>."""
+
+    def add_halves(one, two, low, high):
+        return b.add(shuffle(b, one, two, low), shuffle(b, one, two, high))
+
+    fours = range(0, LANES, 4)
+    low = [lane + i for lane in fours for i in (0, LANES, 1, LANES + 1)]
+    pairs = [
+        add_halves(*vectors[i : i + 2], low, [lane + 2 for lane in low]) for i in (0, 2)
+    ]  # a, b, a, b in each four lanes, and c, d, c, d
+    low = [lane + i for lane in fours for i in (0, 1, LANES, LANES + 1)]
+    whole = add_halves(*pairs, low, [lane + 2 for lane in low])  # a, b, c, d in each
+    parts = [shuffle(b, whole, whole, range(lane, lane + 4)) for lane in fours]
+    return b.add(b.add(*parts[:2]), b.add(*parts[2:]))
+
+
 @intrinsic
 def branch_sums(typing_context, fine, moves, count, top, out):
-    """S of ``count`` branches: 256 logits at ``fine`` (int16, 1/4096 bit) moved by each row of ``moves``.
+    """S of ``count`` branches, a multiple of four: 256 logits at ``fine`` (int16, 1/4096 bit) moved by each row of ``moves``.
 
     top : the reader's largest logit + 48, in sixteenths
     out : address of (count,) int32, written
@@ -453,17 +485,19 @@ def branch_sums(typing_context, fine, moves, count, top, out):
         b.position_at_end(loop)
         k = b.phi(I64)
         k.add_incoming(I64(0), before)
-        row = b.add(moves, b.shl(k, I64(9)))
-        sums = [constant(V_I32, 0)] * 2
-        for i, at in enumerate(steps):
-            move = load(b, b.add(row, I64(at)), HALFWORDS)
-            moved = call(b, "llvm.sadd.sat.v32i16", HALFWORDS, logits[i], move)
-            logit = b.ashr(moved, constant(HALFWORDS, BRANCH_BITS))
-            # < 2**15 each, < 2**23 together
-            sums[i & 1] = dot2(b, sums[i & 1], _branch_weights(b, b.sub(top, logit)), ones)
-        whole = call(b, "llvm.vector.reduce.add.v16i32", I32, b.add(*sums))
-        store(b, whole, b.add(out, b.shl(k, I64(2))))
-        after = b.add(k, I64(1))
+        sums = []
+        for branch in range(4):
+            row = b.add(moves, b.shl(b.add(k, I64(branch)), I64(9)))
+            acc = constant(V_I32, 0)
+            for logit, at in zip(logits, steps, strict=True):
+                move = load(b, b.add(row, I64(at)), HALFWORDS)
+                moved = call(b, "llvm.sadd.sat.v32i16", HALFWORDS, logit, move)
+                below = b.sub(top, b.ashr(moved, constant(HALFWORDS, BRANCH_BITS)))
+                # < 2**15 each, < 2**23 together
+                acc = dot2(b, acc, _branch_weights(b, below), ones)
+            sums.append(acc)
+        store(b, _four_totals(b, sums), b.add(out, b.shl(k, I64(2))))
+        after = b.add(k, I64(4))
         k.add_incoming(after, loop)
         b.cbranch(b.icmp_signed("<", after, count), loop, done)
         b.position_at_end(done)

@@ -175,7 +175,7 @@ def saved_at(model, block, t, layer, kind, i):
 
 @njit(**JIT)
 def quad_at(rows, quads, first, column, width, quad):
-    """Address of a quad's word for a column of those from ``first`` on, which lie in panels of ``width``, at most 64."""
+    """Address of a quad's word for a column of those from ``first`` on, in panels of ``width``, at most 64."""
     panel = first + (column & -width)
     return rows + 4 * (quads * panel + quad * width + (column & (width - 1)))
 

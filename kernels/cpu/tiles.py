@@ -75,8 +75,9 @@ def _narrow(b, acc, shift, flip):
 def _product_tile(vectors, kind):
     """4 members x 16 * vectors outputs of a product.
 
-    kind : "clean": clip8(acc >> shift); "moved": clip8((acc + gain(a p)) >> shift); "fine": acc >> (shift - 8) as int16,
-        between -127 * 256 and 127 * 256 + 255, which are clip8(acc >> shift) with eight more bits
+    kind : "clean": clip8(acc >> shift); "moved": clip8((acc + gain(a p)) >> shift); "fine": acc >> (shift - 8) as
+        int16, between -127 * 256 and 127 * 256 + 255, which is clip8(acc >> shift) with eight more bits; its argument
+        shift is less by 6
     """
 
     @intrinsic

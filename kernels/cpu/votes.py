@@ -16,10 +16,12 @@ from kernels.cpu.simd import (
     add_squares,
     address,
     leading_zeros,
+    load_i8,
     load_i32,
     maximum,
     minimum,
     scaled,
+    scaled_small,
     splat,
     store_i8,
     store_i32,
@@ -28,9 +30,9 @@ from kernels.cpu.simd import (
 from kernels.cpu.structures import JIT
 from kernels.cpu.tiles import COLUMNS, ROWS, narrow_vote_tile, vote_tile
 
-# Columns of a plan, which has a row for each panel of a matrix's outputs: where Z begins there, the panel's outputs, the
-# matrix's inputs, the columns before the panel's v and before the matrix's x, whose x it is (0, or 1: an adapter's z),
-# and where the sums of v go (-1: nowhere).
+# Columns of a plan, which has a row for each panel of a matrix's outputs: where Z begins there, the panel's outputs,
+# the matrix's inputs (0: a vector), the columns before the panel's v and before the matrix's x, whose x it is (0, or 1:
+# an adapter's z), and where the sums of v go (-1: nowhere).
 Z, OUTPUTS, INPUTS, V, X, SOURCE, BIAS = range(7)
 
 
@@ -57,7 +59,7 @@ def sum_panels(plan, first, last, v, x, z, quads, votes, add):
                 votes[bias + n] = totals[n] + (votes[bias + n] if add else 0)
         source = z if plan[panel, SOURCE] else x
         width = min(64, inputs)
-        columns = min(COLUMNS, width)
+        columns = max(1, min(COLUMNS, width))
         for k in range(0, inputs, columns):
             x_at = source + 4 * quads * (plan[panel, X] + (k & -width)) + 4 * (k & (width - 1))
             for n in range(0, outputs, ROWS):
@@ -74,19 +76,23 @@ def sum_panels(plan, first, last, v, x, z, quads, votes, add):
 
 @njit(**JIT)
 def sum_embedding(votes, d, tokens, first, last, rows):
-    """Columns first..last of the votes on the embedding's rows.
+    """Columns first..last, in sixteens, of the votes on the embedding's rows.
 
     votes : (parameters,) int32, the embedding first, set
     tokens : (streams, T + 1) uint8
     rows : (streams, T, D) int8: the vote on the row of the byte read
     """
+    to, source = address(votes), address(rows)
     for byte in range(256):
-        votes[byte * d + first : byte * d + last] = 0
-    for stream in range(rows.shape[0]):
-        for t in range(rows.shape[1]):
-            at = np.int64(tokens[stream, t]) * d
-            for j in range(first, last):
-                votes[at + j] += rows[stream, t, j]
+        for j in range(first, last, 16):
+            store_i32(to + 4 * (byte * d + j), splat(0))
+    streams, length, _ = rows.shape
+    for stream in range(streams):
+        for t in range(length):
+            row = to + 4 * d * np.int64(tokens[stream, t])
+            for j in range(first, last, 16):
+                at = row + 4 * j
+                store_i32(at, load_i32(at) + load_i8(source + (stream * length + t) * d + j))
 
 
 @njit(**JIT)
@@ -131,9 +137,16 @@ def move_rows(master, squares, votes, starts, first, last, step, step_size, weig
         squares[row] += ((total << 4) // (end - begin) - squares[row]) // window
         # <= 2**39, times a vote 2**62
         factor = (step_size << 16) // max(1, integer_root(squares[row]))
+        # |Z| <= sqrt(total): whether no vote moves its master by 2**30
+        bits = ((65 - leading_zeros(total)) >> 1) + 64 - leading_zeros(factor)
+        small = bits <= 44 and factor < 1 << 31
         for i in range(begin, whole, 16):
-            at = address(master) + 4 * i
-            moved = load_i32(at) + scaled(address(votes) + 4 * i, factor, VOTE_LIMIT, 14)  # < 2**31
+            at, z_at = address(master) + 4 * i, address(votes) + 4 * i
+            if small:
+                moved = scaled_small(z_at, factor, VOTE_LIMIT, 14)
+            else:
+                moved = scaled(z_at, factor, VOTE_LIMIT, 14)
+            moved = load_i32(at) + moved  # < 2**31
             moved = minimum(high, maximum(low, moved))
             store_i32(at, moved)
             store_i8(address(weights) + i, (moved + half) >> MASTER_BITS)
