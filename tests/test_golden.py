@@ -11,7 +11,7 @@ from egg.evolution import evolution as begin
 from kernels import get_backend
 
 RUNS = {
-    "egg": (ModelConfig(64, 1), EvolutionConfig(streams=8, schedule_tokens=1280)),
+    "egg": (ModelConfig(64, 1), EvolutionConfig(streams=8, seq_len=16, schedule_tokens=1280)),
     "egg-sample": (
         ModelConfig(64, 2),
         EvolutionConfig(streams=12, seq_len=5, branches=16, schedule_tokens=700, seed=2**64 - 1),
@@ -27,16 +27,16 @@ RUNS = {
 }
 PINNED = {
     "egg": (
-        [262144, 208306, 152650, 139109, 135723, 126611, 128514, 130913, 121605, 118937],
-        "051ee259492f6face21ee67bbd00fe27cd05a25e9bed818721c13757c4c33984",
+        [262144, 196308, 136161, 131278, 130232, 121787, 120350, 120527, 111150, 111093],
+        "40dc1adafb02c2d3f4e29cb2a905ca41905db4ceb906efb377f54218f3c5cd2e",
     ),
     "egg-sample": (
-        [122880, 100178, 84324, 68716, 65878, 66570, 58998, 68456, 73130, 62285],
-        "fc9cee18f14c59232b25399c8f1cea6e7ce84cfb265b3f4547868777e1aadb1c",
+        [122880, 94179, 76367, 65317, 64764, 65396, 58726, 68110, 70406, 60092],
+        "8a220f3ca02b8847e81aa398dce2b98a2b02a2f87e0ab60e4930901588809e75",
     ),
     "egg-small": (
-        [71680, 71663, 68260, 65934, 64297, 62624, 59367, 58347, 56029, 54899],
-        "229fdb9d00fcfe603a573f3557af38825fe4b0b90211fa72d1fb2d7712864ad8",
+        [71680, 71680, 67433, 64157, 61957, 60062, 55629, 54391, 51879, 50339],
+        "07fd29b5ca0fc758a2dd6497443cd260ef4130dffa69c46bfd06de43e1979a81",
     ),
     "paper": (
         [67276, 66074, 66028, 65661, 64904, 64863, 64799, 63281, 64175, 63455],
