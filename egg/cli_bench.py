@@ -100,11 +100,7 @@ def main(argv: list[str], prog: str) -> int:
     else:
         peaks = Peaks(arguments.threads, arguments.seconds / 160)
     rows = measure(
-        cases,
-        backend_of,
-        patience=Patience(arguments.seconds),
-        beside=peaks.measure,
-        notify=say,
+        cases, backend_of, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say
     )
     facts = {
         **peaks.facts(),

@@ -246,8 +246,7 @@ PRESETS: dict[str, Config] = {
         run=RunConfig(data="stdlib", tokens=8_000_000, eval_every=500, eval_bytes=131_072),
     ),
     "nano": Config(
-        "nano",
-        run=RunConfig(tokens=64_000_000, eval_every=4000, checkpoint_every=20_000),
+        "nano", run=RunConfig(tokens=64_000_000, eval_every=4000, checkpoint_every=20_000)
     ),
     "base": Config(
         "base",

@@ -203,11 +203,7 @@ def _curve(history, picture: bool) -> str:
         return ""
     chosen = np.unique(np.linspace(0, len(points) - 1, min(CURVE_ROWS, len(points))).round())
     rows = [
-        (
-            f"{points[i]['step']:,}",
-            count(points[i]["tokens"]),
-            f"{points[i][VALIDATION]:.4f}",
-        )
+        (f"{points[i]['step']:,}", count(points[i]["tokens"]), f"{points[i][VALIDATION]:.4f}")
         for i in chosen.astype(int)
     ]
     image = f"![Loss]({LOSS})\n\n" if picture else ""

@@ -88,10 +88,7 @@ class Model:
 
 
 def load(
-    path: str | Path,
-    backend: str = "auto",
-    threads: int | None = None,
-    device: int | None = None,
+    path: str | Path, backend: str = "auto", threads: int | None = None, device: int | None = None
 ) -> Model:
     """The model in a folder.
 

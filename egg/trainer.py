@@ -233,11 +233,7 @@ class Trainer:
     def _shares(self, seconds: float) -> list[float]:
         """How much of the way to each stop is done."""
         stop, e = self.config.run, self.evolution
-        done = (
-            (e.step_number, stop.steps),
-            (e.tokens, stop.tokens),
-            (seconds / 60, stop.minutes),
-        )
+        done = ((e.step_number, stop.steps), (e.tokens, stop.tokens), (seconds / 60, stop.minutes))
         return [at / end for at, end in done if end is not None]
 
     def _show(self, report: StepReport, speed: float, best: Best | None, stop: bool) -> None:

@@ -83,13 +83,7 @@ class Backend(Protocol):
         """
 
     def cast_votes(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        states: np.ndarray,
-        draw: Draw,
-        *,
-        first_row: int = 0,
+        self, model: Any, tokens: np.ndarray, states: np.ndarray, draw: Draw, *, first_row: int = 0
     ) -> Votes:
         """Recipe ``egg``: readers read a chunk, members branch off at every byte, and what is credited votes.
 
@@ -101,11 +95,7 @@ class Backend(Protocol):
         """
 
     def read_adapter_pairs(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        states: np.ndarray,
-        noise: Noise,
+        self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise
     ) -> tuple[np.ndarray, np.ndarray]:
         """``forward`` of members: 2 i and 2 i + 1 read with the factors moved by + and - direction i.
 

@@ -12,13 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.arithmetic import (
-    VOCABULARY,
-    adapter_lift,
-    exp2_table,
-    log2_thresholds,
-    product_shift,
-)
+from kernels.arithmetic import VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
 from kernels.backend import Votes
 from kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes
 from kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
