@@ -73,12 +73,8 @@ def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(BenchArguments, argv, prog=prog)
     cases = plan(
-        arguments.only,
-        arguments.hidden_size,
-        arguments.num_layers,
-        arguments.readers,
-        arguments.recipe,
-    )
+        arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe,
+    )  # fmt: skip
 
     def backend_of():
         return get_backend(arguments.backend, threads=arguments.threads, device=arguments.device)
@@ -103,15 +99,10 @@ def main(argv: list[str], prog: str) -> int:
         cases, backend_of, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say
     )
     facts = {
-        **peaks.facts(),
-        "backend": backend.name,
-        "description": backend.description,
-        "cpu": cpu_name(),
-        "versions": versions(),
-        "commit": source,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **peaks.facts(), "backend": backend.name, "description": backend.description, "cpu": cpu_name(),
+        "versions": versions(), "commit": source, "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": f"{prog} {shlex.join(argv)}".strip(),
-    }
+    }  # fmt: skip
     peak = facts["peak_gmacs"]
     members = member_facts([row for row in rows if row.case.name == PERTURBATION])
     rows = [row for row in rows if row.case.name != PERTURBATION]
@@ -186,12 +177,9 @@ class DevicePeaks:
     def facts(self) -> dict:
         """In 1e9 multiply-accumulates a second, the highest and the median."""
         return {
-            "peak_gmacs": _round(max(self._rates)),
-            "peak_median_gmacs": _round(statistics.median(self._rates)),
-            "peak_one_core_gmacs": None,
-            "instruction_set": self._peak.description,
-            "threads": None,
-        }
+            "peak_gmacs": _round(max(self._rates)), "peak_median_gmacs": _round(statistics.median(self._rates)),
+            "peak_one_core_gmacs": None, "instruction_set": self._peak.description, "threads": None,
+        }  # fmt: skip
 
 
 def row_facts(row: Row, peak: float | None) -> dict:
@@ -199,19 +187,12 @@ def row_facts(row: Row, peak: float | None) -> dict:
     case = row.case
     median, low, high = row.rates
     return {
-        "name": case.name,
-        "recipe": case.recipe,
-        "hidden_size": case.shape.hidden_size,
-        "num_layers": case.shape.num_layers,
-        "readers": case.readers,
-        "seq_len": case.seq_len,
-        "tokens_per_second": _round(median),
-        "spread": [_round(low), _round(high)],
-        "gmacs": _round(row.gmacs),
-        "fraction_of_peak": _fraction(row, peak),
-        "seconds": statistics.median(row.seconds),
+        "name": case.name, "recipe": case.recipe, "hidden_size": case.shape.hidden_size,
+        "num_layers": case.shape.num_layers, "readers": case.readers, "seq_len": case.seq_len,
+        "tokens_per_second": _round(median), "spread": [_round(low), _round(high)], "gmacs": _round(row.gmacs),
+        "fraction_of_peak": _fraction(row, peak), "seconds": statistics.median(row.seconds),
         "repeats": len(row.seconds),
-    }
+    }  # fmt: skip
 
 
 def member_facts(rows: list[Row]) -> list[dict]:
@@ -277,17 +258,12 @@ def table(rows: list[Row], peak: float | None) -> list[str]:
         median, low, high = map(_short, row.rates)
         lines.append(
             [
-                case.name,
-                case.recipe if case.name not in ("eval", "generate") else "-",
-                f"{case.shape.hidden_size}/{case.shape.num_layers}",
-                f"{case.readers:,}, {case.seq_len}",
-                median,
-                f"{low} to {high}",
-                "-" if row.gmacs is None else f"{row.gmacs:.3g}",
-                "-" if fraction is None else f"{100 * fraction:.0f} %",
-                str(len(row.seconds)),
+                case.name, case.recipe if case.name not in ("eval", "generate") else "-",
+                f"{case.shape.hidden_size}/{case.shape.num_layers}", f"{case.readers:,}, {case.seq_len}",
+                median, f"{low} to {high}", "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+                "-" if fraction is None else f"{100 * fraction:.0f} %", str(len(row.seconds)),
             ]
-        )
+        )  # fmt: skip
     return _markdown(lines)
 
 

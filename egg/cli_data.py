@@ -100,14 +100,10 @@ def _tell(corpus: data.Corpus) -> None:
     for split in description.splits:
         rows.append(
             (
-                split.name,
-                f"{split.documents:,}",
-                f"{split.bytes:,}",
-                f"{split.nuls_removed:,}",
-                f"{split.unigram_bits:.4f}",
-                f"{split.gzip_bits:.4f}",
+                split.name, f"{split.documents:,}", f"{split.bytes:,}", f"{split.nuls_removed:,}",
+                f"{split.unigram_bits:.4f}", f"{split.gzip_bits:.4f}",
             )
-        )
+        )  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(f"{description.spec}: {description.folder}")
     for row in rows:

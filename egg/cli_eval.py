@@ -97,12 +97,9 @@ def main(argv: list[str], prog: str) -> int:
 
 BASELINES = {
     "trigram": "frequencies of three bytes, in the training split",
-    "bigram": "frequencies of pairs of bytes there",
-    "unigram": "frequencies of bytes there",
-    "xz": "xz -9e of the same bytes, by themselves",
-    "zstd": "zstd -19",
-    "gzip": "gzip -9",
-}
+    "bigram": "frequencies of pairs of bytes there", "unigram": "frequencies of bytes there",
+    "xz": "xz -9e of the same bytes, by themselves", "zstd": "zstd -19", "gzip": "gzip -9",
+}  # fmt: skip
 """What is measured beside the model, and how the table explains it."""
 
 
@@ -132,16 +129,11 @@ def simple_models(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str
 
 def _json(result: Evaluation, words: int, backend: str, simple: dict[str, float]) -> str:
     figures = {
-        "bits_per_byte": result.bits_per_byte,
-        "byte_perplexity": result.byte_perplexity,
+        "bits_per_byte": result.bits_per_byte, "byte_perplexity": result.byte_perplexity,
         "word_perplexity": _finite(result.word_perplexity(words)),
-        "integer_bits_per_byte": result.integer_bits_per_byte,
-        "documents": result.documents,
-        "bytes": result.bytes,
-        "words": words,
-        "seconds": round(result.seconds, 4),
-        "backend": backend,
-    }
+        "integer_bits_per_byte": result.integer_bits_per_byte, "documents": result.documents,
+        "bytes": result.bytes, "words": words, "seconds": round(result.seconds, 4), "backend": backend,
+    }  # fmt: skip
     return json.dumps(figures | ({"baselines": simple} if simple else {}))
 
 
@@ -166,15 +158,11 @@ def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
     """A document's line in the file of ``--per-document``; an empty one has no figure a byte."""
     bits, whole = document.bits_per_byte, document.bits / words
     return {
-        "index": document.index,
-        "bytes": document.bytes,
-        "words": words,
-        "bits": document.bits,
-        "bits_per_byte": bits,
-        "byte_perplexity": None if bits is None else 2.0**bits,
+        "index": document.index, "bytes": document.bytes, "words": words, "bits": document.bits,
+        "bits_per_byte": bits, "byte_perplexity": None if bits is None else 2.0**bits,
         "word_perplexity": 2.0**whole if whole < 1024 else None,
         "integer_bits_per_byte": document.integer_bits_per_byte,
-    }
+    }  # fmt: skip
 
 
 def _finite(number: float) -> float | None:

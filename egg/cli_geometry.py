@@ -105,14 +105,10 @@ def _measure(arguments: GeometryArguments) -> int:
             measured.append(Measured(path, shape, trained_for(path, config), layers))
     pictures = [out / LAYERS, out / TRAINING]
     content = {
-        "data": corpus.name,
-        "split": split,
-        "points": len(next(iter(states.values()))),
-        "stride": arguments.stride,
-        "neighbors": arguments.neighbors,
-        "checkpoints": facts(measured),
+        "data": corpus.name, "split": split, "points": len(next(iter(states.values()))),
+        "stride": arguments.stride, "neighbors": arguments.neighbors, "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
-    }
+    }  # fmt: skip
     try:
         plot_layers(measured, pictures[0])
         plot_training(measured, pictures[1])

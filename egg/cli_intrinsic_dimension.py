@@ -163,12 +163,9 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
 
     pictures = [out / PICTURE, out / CURVES]
     content = {
-        "data": name,
-        "tokens": a.tokens,
-        "seeds": a.seeds,
-        "checkpoints": facts(measured),
+        "data": name, "tokens": a.tokens, "seeds": a.seeds, "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
-    }
+    }  # fmt: skip
     try:
         plot_dimension(measured, pictures[0])
         plot_gains(measured, pictures[1])

@@ -55,13 +55,9 @@ def parse(
             _environment(environment),
         ):
             return tyro.cli(
-                _MARKS(kind),
-                args=_without_aliases(argv),
-                prog=prog,
-                description="",
-                registry=_registry(),
+                _MARKS(kind), args=_without_aliases(argv), prog=prog, description="", registry=_registry(),
                 **options,
-            )
+            )  # fmt: skip
     except SystemExit as stop:
         if not stop.code:
             print(_help(shown.getvalue(), description or kind.__doc__), end="")

@@ -162,12 +162,9 @@ def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
     default = with_recipe(default, (given(argv, "recipe") or [default.evolution.recipe])[-1])
     presets = "\n".join(f"  {name:10}  {line}" for name, line in PRESET_HELP.items())
     return parse(
-        TrainArguments,
-        argv,
-        prog=prog,
-        description=DESCRIPTION.format(presets=presets, prog=prog),
+        TrainArguments, argv, prog=prog, description=DESCRIPTION.format(presets=presets, prog=prog),
         default=TrainArguments(default.model, default.evolution, default.run, default.preset),
-    )
+    )  # fmt: skip
 
 
 def new_folder(out: str | None, preset_name: str) -> Path:

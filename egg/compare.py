@@ -177,14 +177,9 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
     *_, last = (record for _, _, record in read_lines(folder / METRICS))
     return Result(
-        configuration.name,
-        seed,
-        configuration.settings,
-        commit(),
-        last["tokens"],
-        last[VALIDATION],
+        configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION],
         last["seconds"],
-    )
+    )  # fmt: skip
 
 
 def _begun(folder: Path) -> bool:

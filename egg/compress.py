@@ -88,15 +88,9 @@ def compress(
             piece.result()
     code = encoder.finish()
     header = HEADER.pack(
-        MAGIC,
-        VERSION,
-        streams,
-        len(text),
-        len(code),
-        model_hash(shape, weights),
-        hashlib.sha256(text).digest(),
-        zlib.crc32(code),
-    )
+        MAGIC, VERSION, streams, len(text), len(code), model_hash(shape, weights),
+        hashlib.sha256(text).digest(), zlib.crc32(code),
+    )  # fmt: skip
     return header + struct.pack("<I", zlib.crc32(header)) + code
 
 

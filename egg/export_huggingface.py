@@ -110,22 +110,16 @@ def _metadata(name, config, measured: Measured | None) -> str:
         }
         results = [
             EvalResult(
-                task_type="text-generation",
-                dataset_type=known or corpus or "text",
-                dataset_name=measured.text,
-                metric_type=metric,
-                metric_value=round(value, 6),
+                task_type="text-generation", dataset_type=known or corpus or "text", dataset_name=measured.text,
+                metric_type=metric, metric_value=round(value, 6),
             )
             for metric, value in figures.items()
-        ]
+        ]  # fmt: skip
     return ModelCardData(
-        library_name="egg",
-        pipeline_tag="text-generation",
+        library_name="egg", pipeline_tag="text-generation",
         tags=["egg", "byte-level", "int8", "integer-only", "evolution-strategies"],
-        datasets=[known] if known else None,
-        model_name=name,
-        eval_results=results,
-    ).to_yaml()
+        datasets=[known] if known else None, model_name=name, eval_results=results,
+    ).to_yaml()  # fmt: skip
 
 
 def _use(name: str) -> str:

@@ -263,11 +263,8 @@ def sweep(
             best = min(tried, key=tried.__getitem__)
         after = [tried[best]] + [bits(best, seed) for seed in seeds[1:]]
         yield Gain(
-            subspace,
-            subspace.parameters(candidate.shape),
-            best,
-            [candidate.before - value for value in after],
-        )
+            subspace, subspace.parameters(candidate.shape), best, [candidate.before - value for value in after],
+        )  # fmt: skip
 
 
 def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
@@ -342,19 +339,15 @@ def facts(measured: list[Measured]) -> list[dict]:
             "largest_subspace": m.d90.bound,
             "subspaces": [
                 {
-                    "rank": gain.subspace.rank or "whole",
-                    "tensors": gain.subspace.tensors,
-                    "parameters": gain.parameters,
-                    "step_factor": gain.step_factor,
-                    "gain": gain.mean,
-                    "gains": gain.gains,
-                    "share": m.share(gain),
+                    "rank": gain.subspace.rank or "whole", "tensors": gain.subspace.tensors,
+                    "parameters": gain.parameters, "step_factor": gain.step_factor, "gain": gain.mean,
+                    "gains": gain.gains, "share": m.share(gain),
                 }
                 for gain in m.gains
             ],
         }
         for m in measured
-    ]
+    ]  # fmt: skip
 
 
 def _finite(value: float) -> float | None:

@@ -249,19 +249,13 @@ class Trainer:
         known = self._shown > 1
         self.progress.show(
             Status(
-                report.step,
-                report.tokens,
-                train,
-                self._measured and self._measured.bits_per_byte,
-                best and best.bits_per_byte,
-                speed if known else None,
+                report.step, report.tokens, train, self._measured and self._measured.bits_per_byte,
+                best and best.bits_per_byte, speed if known else None,
                 min(1.0, max(self._shares(self._seconds()), default=0.0)),
-                self._seconds_left(speed) if known else None,
-                report.changed_share,
-                report.clipped_share,
+                self._seconds_left(speed) if known else None, report.changed_share, report.clipped_share,
                 report.step_size,
             )
-        )
+        )  # fmt: skip
 
     def _seconds_left(self, speed: float) -> float:
         stop, e = self.config.run, self.evolution

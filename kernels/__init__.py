@@ -6,18 +6,9 @@ from kernels.backend import Adapter, Backend, Draw, Noise, Votes
 from kernels.layout import AdapterShape, BackendError, Shape
 
 __all__ = [
-    "BACKENDS",
-    "Adapter",
-    "AdapterShape",
-    "Backend",
-    "BackendError",
-    "Draw",
-    "Noise",
-    "Shape",
-    "Votes",
-    "get_backend",
-    "get_coder",
-]
+    "BACKENDS", "Adapter", "AdapterShape", "Backend", "BackendError", "Draw", "Noise", "Shape", "Votes",
+    "get_backend", "get_coder",
+]  # fmt: skip
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 

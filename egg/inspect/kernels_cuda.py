@@ -10,13 +10,9 @@ from kernels.cuda import compiler, sass, sources
 
 SHAPE = Shape(256, 6)  # whose kernels are shown
 PATHS = {
-    "prepare.pack_matrix": "forward",
-    "prepare.draw_signs": "perturbation",
-    "forward": "forward",
-    "votes": "vote",
-    "pairs": "perturbation",
-    "update": "update",
-}
+    "prepare.pack_matrix": "forward", "prepare.draw_signs": "perturbation", "forward": "forward",
+    "votes": "vote", "pairs": "perturbation", "update": "update",
+}  # fmt: skip
 """What a kernel is for, by its source or by itself."""
 
 

@@ -69,13 +69,9 @@ def _places(shape: Shape) -> Places:
         ]
         sums += outputs
     return Places(
-        np.array(panels, np.int64),
-        sums,
-        np.array([t.offset for t in tensors], np.int64),
-        starts,
-        np.array([t.a >> 3 for t in tensors], np.int64),
-        np.array([t.b >> 3 for t in tensors], np.int64),
-    )
+        np.array(panels, np.int64), sums, np.array([t.offset for t in tensors], np.int64), starts,
+        np.array([t.a >> 3 for t in tensors], np.int64), np.array([t.b >> 3 for t in tensors], np.int64),
+    )  # fmt: skip
 
 
 @cache
@@ -258,18 +254,13 @@ class NumbaBackend:
         wide_row = _wide_row(shape) if adapter else 0
         scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds
         arrays = (
-            _filled((structures.BUFFERS, padded, stride), np.uint8),
-            _filled((padded, 4 * stride), np.uint8),
-            _filled((layers, padded, stride), np.uint8),
-            np.empty((padded, VOCABULARY), np.int8),
-            np.zeros((padded, 2), np.int32),
-            np.zeros((noisy, words), np.uint32),
-            _filled((padded, wide_row), np.uint8),
-            aligned(((seen + 1) * VOCABULARY,), np.int16),
+            _filled((structures.BUFFERS, padded, stride), np.uint8), _filled((padded, 4 * stride), np.uint8),
+            _filled((layers, padded, stride), np.uint8), np.empty((padded, VOCABULARY), np.int8),
+            np.zeros((padded, 2), np.int32), np.zeros((noisy, words), np.uint32),
+            _filled((padded, wide_row), np.uint8), aligned(((seen + 1) * VOCABULARY,), np.int16),
             aligned((bytes_, layers, structures.SAVED, seen, stride), np.int8),
-            aligned((bytes_, seen, stride), np.int32),
-            aligned((scratch,), np.uint8),
-        )
+            aligned((bytes_, seen, stride), np.int32), aligned((scratch,), np.uint8),
+        )  # fmt: skip
         addresses = [_at(array) for array in arrays]
         addresses.insert(6, wide_row)
         block = structures.Block(
@@ -336,17 +327,8 @@ class NumbaBackend:
         def run(first, last):
             block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
             forward.run_pair_block(
-                model,
-                parameters,
-                self.tables,
-                block,
-                tokens,
-                states,
-                states_out,
-                first,
-                first_pair,
-                scores,
-            )
+                model, parameters, self.tables, block, tokens, states, states_out, first, first_pair, scores,
+            )  # fmt: skip
 
         self.run(
             run, self.spread(len(tokens), self.members_per_block(shape, moved=True) // 2, ROWS)
