@@ -256,14 +256,12 @@ def table(rows: list[Row], peak: float | None) -> list[str]:
     for row in rows:
         case, fraction = row.case, _fraction(row, peak)
         median, low, high = map(_short, row.rates)
-        lines.append(
-            [
-                case.name, case.recipe if case.name not in ("eval", "generate") else "-",
-                f"{case.shape.hidden_size}/{case.shape.num_layers}", f"{case.readers:,}, {case.seq_len}",
-                median, f"{low} to {high}", "-" if row.gmacs is None else f"{row.gmacs:.3g}",
-                "-" if fraction is None else f"{100 * fraction:.0f} %", str(len(row.seconds)),
-            ]
-        )  # fmt: skip
+        lines.append([
+            case.name, case.recipe if case.name not in ("eval", "generate") else "-",
+            f"{case.shape.hidden_size}/{case.shape.num_layers}", f"{case.readers:,}, {case.seq_len}",
+            median, f"{low} to {high}", "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+            "-" if fraction is None else f"{100 * fraction:.0f} %", str(len(row.seconds)),
+        ])  # fmt: skip
     return _markdown(lines)
 
 

@@ -17,14 +17,12 @@ def print_measured(measured: list[Measured], out) -> None:
     rows = []
     for m in measured:
         c, d = m.candidate, m.d90
-        rows.append(
-            [
-                c.size, _tokens(m), f"{c.before:.3f}", f"{m.gains[-1].mean:.3f}",
-                *(told(m, m.dimensions[share].value) for share in SHARES),
-                f"{told(m, d.low)} to {told(m, d.high)}",
-                f"{100 * d.value / c.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
-            ]
-        )  # fmt: skip
+        rows.append([
+            c.size, _tokens(m), f"{c.before:.3f}", f"{m.gains[-1].mean:.3f}",
+            *(told(m, m.dimensions[share].value) for share in SHARES),
+            f"{told(m, d.low)} to {told(m, d.high)}",
+            f"{100 * d.value / c.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
+        ])  # fmt: skip
     names = [f"d{100 * share:.0f}" for share in SHARES]
     columns = ["size", "trained for", "before", "gain", *names, "interval", "of all"]
     out.print(

@@ -122,11 +122,9 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     rows = []
     for first in range(0, VOCABULARY, 16):
         row = e["table"][first : first + 16]
-        rows.append(
-            [
-                f"e[{first}..{first + 15}]", f"{row[0]:,}", f"{row[8]:,}", f"{row[15]:,}", _worst(first),
-            ]
-        )  # fmt: skip
+        rows.append([
+            f"e[{first}..{first + 15}]", f"{row[0]:,}", f"{row[8]:,}", f"{row[15]:,}", _worst(first),
+        ])  # fmt: skip
     columns = ["an octave", "first", "ninth", "last", "worst error"]
     out.print(
         table("Powers of two: e[j] = floor(16 * 2^(j/16)), of a logit j = l + 128", columns, rows)
