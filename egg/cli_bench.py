@@ -12,7 +12,7 @@ import tyro
 from egg.bench import NAMES, PERTURBATION, RANKS, plan
 from egg.bench_check import check, check_full_rank
 from egg.bench_time import Patience, Row, measure
-from egg.cli_options import parse, say
+from egg.cli_options import DeviceFlag, JsonFlag, ThreadsFlag, parse, say
 from egg.errors import EggError
 from egg.origin import commit, cpu_name, versions
 from kernels import get_backend
@@ -59,14 +59,11 @@ class BenchArguments:
     """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: enough of each."""
     seconds: float = Patience.seconds
     """Time for each row, in 3 to 9 repeats; after about seven minutes no row is repeated."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object on standard output, and nothing else there."""
+    json: JsonFlag = False
     backend: str = "auto"
     """auto, numpy, numba or cupy."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:

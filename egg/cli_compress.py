@@ -9,7 +9,7 @@ import tyro
 
 from egg.checkpoint import WRITING, replace_file
 from egg.cli_bar import bar
-from egg.cli_options import BackendName, parse, say
+from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
 from egg.compress import HEADER, compress, decompress
 from egg.errors import EggError
 from egg.model import read_model
@@ -37,12 +37,9 @@ class CompressArguments:
     """The compressed file; it replaces what has that name."""
     streams: int | None = None
     """Segments that are read side by side, of 256 KiB or more; none: as many as there can be."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,9 @@ class DecompressArguments:
     """The model it was compressed with, wherever it is now."""
     out: OutName
     """The file that comes back; it replaces what has that name."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:

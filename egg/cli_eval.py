@@ -17,7 +17,17 @@ from egg.baselines import baselines, strong_baselines
 from egg.checkpoint import replace_file
 from egg.cli_bar import bar
 from egg.cli_corpus import split_of
-from egg.cli_options import NONE, BackendName, one_of, parse, say
+from egg.cli_options import (
+    NONE,
+    BackendFlag,
+    ColumnFlag,
+    DeviceFlag,
+    JsonFlag,
+    ThreadsFlag,
+    one_of,
+    parse,
+    say,
+)
 from egg.errors import EggError
 from egg.evaluate import DocumentScore, Evaluation, count_words, evaluate
 from egg.model import read_model
@@ -41,22 +51,17 @@ class EvalArguments:
     """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
     data: str | None = None
     """Text to measure on, as for training; none: what the run was trained with."""
-    data_column: str | None = None
-    """Column of tables that holds the text; none: as in training, or text."""
+    data_column: ColumnFlag = None
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
     """Part of the text; none: validation, or all of a text that is not divided."""
     baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Measure simpler models fitted on the text's training split too, and gzip, xz and zstd."""
     per_document: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
     """File to write with one line of JSON for each document."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object on standard output, and nothing else there."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, TextIO
 import tyro
 
 from egg.adapter import read_adapter
-from egg.cli_options import BackendName, parse, say
+from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
 from egg.errors import EggError
 from egg.model import read_model
 from egg.sample import Sampling, in_order, prompt_bytes, stream
@@ -40,12 +40,9 @@ class SampleArguments:
     """Beginning of the document to go on with; none: the model begins it."""
     prompt_file: str | None = None
     """The prompt from a file, as it is, or from standard input if it is -."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:

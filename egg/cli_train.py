@@ -14,7 +14,7 @@ import tyro
 from data import absolute
 from egg import checkpoint, sinks
 from egg.cli_corpus import facts, open_for_training
-from egg.cli_options import BackendName, given, one_of, parse
+from egg.cli_options import BackendFlag, DeviceFlag, given, one_of, parse
 from egg.cli_plot import draw_run
 from egg.cli_report import report
 from egg.config import (
@@ -83,12 +83,10 @@ class TrainArguments:
     """TOML file of settings, as every run leaves in its run.toml; flags override it, it the preset."""
     resume: str | None = None
     """Go on with the run in this folder, from its newest complete checkpoint."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
+    backend: BackendFlag = "auto"
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use, shared by a machine's ranks."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    device: DeviceFlag = None
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Log to RUN/tensorboard too; needs pip install 'egg[tensorboard]'."""
     wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
