@@ -11,7 +11,7 @@ from egg.checkpoint import WRITING, replace_file
 from egg.cli_bar import bar
 from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
 from egg.compress import HEADER, compress, decompress
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.model import read_model
 from kernels import get_backend
 
@@ -91,10 +91,8 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _read(path: str) -> bytes:
-    try:
+    with telling(f"{path}", "; give a file"):
         return Path(path).read_bytes()
-    except OSError as error:
-        raise EggError(f"{path}: {error.strerror or error}; give a file") from error
 
 
 def _target(path: str) -> Path:

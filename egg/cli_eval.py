@@ -28,7 +28,7 @@ from egg.cli_options import (
     parse,
     say,
 )
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import DocumentScore, Evaluation, count_words, evaluate
 from egg.model import read_model
 from egg.progress import count
@@ -187,7 +187,5 @@ def _target(path: str | None) -> Path | None:
 
 
 def _write(target: Path, content: bytes) -> None:
-    try:
+    with telling(f"cannot write {target}"):
         replace_file(target, content)
-    except OSError as error:
-        raise EggError(f"cannot write {target}: {error.strerror or error}") from error

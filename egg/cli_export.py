@@ -12,7 +12,7 @@ from egg import checkpoint, hub
 from egg.cli_bar import bar
 from egg.cli_eval import BASELINES, simple_models, text_of
 from egg.cli_options import BackendName, ColumnFlag, DeviceFlag, ThreadsFlag, one_of, parse, say
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import count_words, evaluate
 from egg.export_c import c_source
 from egg.export_huggingface import Measured, hub_files
@@ -61,12 +61,10 @@ def main(argv: list[str], prog: str) -> int:
     else:
         measured = _measure(arguments, shape, weights, config)
         files = hub_files(folder, name, config, shape, weights, measured)
-    try:
+    with telling(f"cannot write {target}"):
         target.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             checkpoint.replace_file(target / file, content)
-    except OSError as error:
-        raise EggError(f"cannot write {target}: {error.strerror or error}") from error
     for file, content in files.items():
         print(f"{target / file}: {len(content):,} bytes")
     return 0

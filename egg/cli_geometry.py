@@ -22,7 +22,7 @@ from egg.cli_options import (
     parse,
     say,
 )
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.inspect.geometry import NEIGHBORS
 from egg.model import read_model, trained_for
 from kernels import get_backend
@@ -114,12 +114,10 @@ def _measure(arguments: GeometryArguments) -> int:
         "stride": arguments.stride, "neighbors": arguments.neighbors, "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
     }  # fmt: skip
-    try:
+    with telling(f"cannot write {out}", "; give --out"):
         plot_layers(measured, pictures[0])
         plot_training(measured, pictures[1])
         checkpoint.replace_file(out / GEOMETRY, checkpoint.json_bytes(content))
-    except OSError as error:
-        raise EggError(f"cannot write {out}: {error.strerror or error}; give --out") from error
     if arguments.json:
         print_json(content)
     else:

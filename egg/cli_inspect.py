@@ -8,7 +8,7 @@ from typing import Annotated, Union
 import tyro
 
 from egg.cli_options import BackendName, JsonFlag, parse, say
-from egg.errors import EggError
+from egg.errors import EggError, telling
 
 Picture = Annotated[str | None, tyro.conf.arg(metavar="[PNG]")]
 
@@ -242,12 +242,10 @@ def _text(arguments: TraceArguments) -> bytes:
         return prompt_bytes(arguments.text)
     if arguments.text_file == "-":
         return sys.stdin.buffer.read()
-    try:
+    with telling(
+        f"--text-file {arguments.text_file}", "; give a text file, or - for standard input"
+    ):
         return Path(arguments.text_file).read_bytes()
-    except OSError as error:
-        raise EggError(
-            f"--text-file {arguments.text_file}: {error.strerror}; give a text file, or - for standard input"
-        ) from None
 
 
 def _arithmetic(arguments: ArithmeticArguments) -> int:
@@ -264,10 +262,6 @@ def _wrote(name: str | None, write) -> None:
     """Write a file, and say so on standard error: standard output may be JSON."""
     if name is None:
         return
-    try:
+    with telling(f"cannot write {name}", "; give another name"):
         write(Path(name))
-    except OSError as error:
-        raise EggError(
-            f"cannot write {name}: {error.strerror or error}; give another name"
-        ) from error
     say(f"wrote {name}")

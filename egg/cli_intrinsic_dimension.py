@@ -15,7 +15,7 @@ from egg.cli_bar import steps_bar
 from egg.cli_corpus import open_for_training
 from egg.cli_options import BackendFlag, JsonFlag, ThreadsFlag, made_folder, number, parse, say
 from egg.config import EvolutionConfig
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import evaluate, sample
 from egg.intrinsic_dimension import (
     FACTORS,
@@ -163,12 +163,10 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
         "data": name, "tokens": a.tokens, "seeds": a.seeds, "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
     }  # fmt: skip
-    try:
+    with telling(f"cannot write {out}"):
         plot_dimension(measured, pictures[0])
         plot_gains(measured, pictures[1])
         checkpoint.replace_file(out / SUMMARY, checkpoint.json_bytes(content))
-    except OSError as error:
-        raise EggError(f"cannot write {out}: {error.strerror or error}") from error
     if a.json:
         print_json(content)
     else:

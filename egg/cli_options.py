@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from kernels import BACKENDS
 
 T = TypeVar("T")
@@ -303,8 +303,6 @@ def made_folder(out: str | Path) -> Path:
     Raises EggError if it cannot be.
     """
     out = Path(out)
-    try:
+    with telling(f"--out {out}", "; give another folder"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EggError(f"--out {out}: {error.strerror or error}; give another folder") from error
     return out

@@ -11,7 +11,7 @@ import tyro
 
 from egg.adapter import read_adapter
 from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.model import read_model
 from egg.sample import Sampling, in_order, prompt_bytes, stream
 from kernels import get_backend
@@ -74,13 +74,10 @@ def _prompt(arguments: SampleArguments) -> bytes:
         if sys.stdin.isatty():
             say("reading the prompt from the terminal, to the end of input")
         return sys.stdin.buffer.read()
-    try:
+    with telling(
+        f"--prompt-file {arguments.prompt_file}", "; give a text file, or - for standard input"
+    ):
         return Path(arguments.prompt_file).read_bytes()
-    except OSError as error:
-        raise EggError(
-            f"--prompt-file {arguments.prompt_file}: {error.strerror}; give a text file, or - for "
-            "standard input"
-        ) from None
 
 
 class Screen:

@@ -35,7 +35,7 @@ from egg.config import (
 )
 from egg.config_file import RUN_TOML, read_flags
 from egg.distributed import Alone, join
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import sample
 from egg.evolution import Evolution, recipe_class
 from egg.origin import made_with
@@ -339,13 +339,8 @@ def _nothing(line: str) -> None:
 
 def _take(run: Path, held: ExitStack) -> None:
     """Make a new run's folder and lock it."""
-    try:
+    with telling(f"cannot write {run}", "; give another folder with --out, or free space there"):
         run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EggError(
-            f"cannot write {run}: {error.strerror or error}; "
-            "give another folder with --out, or free space there"
-        ) from error
     held.enter_context(locked(run))
     _refuse_a_run(run)  # another process may have been faster
 

@@ -11,7 +11,7 @@ import numpy as np
 from egg import checkpoint, retention
 from egg.config import Config, to_json
 from egg.config_file import RUN_TOML, to_toml
-from egg.errors import EggError
+from egg.errors import telling
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
 from egg.optimizer import SHARE_BITS
@@ -124,15 +124,13 @@ class Trainer:
 
     def _begin(self) -> RunLog:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
-        try:
+        with telling(
+            f"cannot write {self.run_folder}",
+            "; give another folder with --out, or free space there",
+        ):
             self.run_folder.mkdir(parents=True, exist_ok=True)
             for name, content in self._settings().items():
                 checkpoint.replace_file(self.run_folder / name, content)
-        except OSError as error:
-            raise EggError(
-                f"cannot write {self.run_folder}: {error.strerror or error}; "
-                "give another folder with --out, or free space there"
-            ) from error
         log = RunLog(self.run_folder, self._history)
         self._best = log.best
         return log
