@@ -58,9 +58,8 @@ def _together(backend, model, shape, prompts, numbers, sampling, until) -> dict[
                 continue
             text = texts[i]
             text.append(byte)
-            tail = (
-                text[-longest:] if longest else b""
-            )  # a stop ends with the byte just drawn, or is not there
+            # A stop ends with the byte just drawn, or is not there
+            tail = text[-longest:] if longest else b""
             if any(tail.endswith(stop) for stop in until):
                 del text[min(text.find(stop) for stop in until if stop in tail) :]
                 going[at] = False

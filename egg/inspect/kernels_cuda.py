@@ -126,9 +126,8 @@ class CudaKernels:
         last = next(
             i for i, line in enumerate(lines) if entry.search(line) and not line.startswith("//")
         )
-        first = (
-            last if lines[last].startswith('extern "C"') else last - 1
-        )  # the launch bounds have a line of their own
+        # The launch bounds have a line of their own
+        first = last if lines[last].startswith('extern "C"') else last - 1
         while first and lines[first - 1].startswith("//"):
             first -= 1
         return "\n".join(lines[first : lines.index("}", last) + 1])

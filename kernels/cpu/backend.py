@@ -25,9 +25,8 @@ from kernels.philox import key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
-BLOCK_BYTES = (
-    384 << 10
-)  # of a block's activations, states and signs: they stay in a core's second-level cache
+# Of a block's activations, states and signs: they stay in a core's second-level cache
+BLOCK_BYTES = 384 << 10
 
 
 class Prepared(NamedTuple):

@@ -165,9 +165,8 @@ def prepare_branches(head, signs, rows, transformed, moves, moves_by_byte):
     most = splat(BRANCH_LIMIT << BRANCH_BITS)
     for v in range(256):
         at = address(transformed) + 4 * d * v
-        for j in range(
-            0, d, 16
-        ):  # |R| << 9 < 2**26 where m is negative: the mean bounds no single R
+        # |R| << 9 < 2**26 where m is negative: the mean bounds no single R
+        for j in range(0, d, 16):
             moved = round_shift(load_i32(at + 4 * j), m)
             store_i32(at + 4 * j, maximum(splat(0) - most, minimum(most, moved)))
         for k in range(count):
@@ -226,9 +225,8 @@ def score_reader(model, tables, block, t, i, target, phase):
     counting = load_i32(address(LANES))
     for v in range(0, 256, 16):
         logit = load_i8(logits + v)
-        share = multiply_high(
-            load_i32(e + 4 * v) << 12, inverse
-        )  # 127 e / S with 12 fractional bits
+        # 127 e / S with 12 fractional bits
+        share = multiply_high(load_i32(e + 4 * v) << 12, inverse)
         rounding = (counting * splat(1597) + splat(1597 * v + phase)) & splat(4095)
         hit = is_equal(counting + splat(v), splat(target)) * splat(LIMIT)
         vote = hit - ((share + rounding) >> 12)

@@ -262,9 +262,8 @@ shift_up = define(lambda b, v, w: b.shl(v, w), i32x16, i32x16, i32x16)  # lane b
 shift_down = define(
     lambda b, v, n: b.lshr(v, broadcast(b, b.trunc(n, I32), V_I32)), i32x16, i32x16, types.int64
 )  # unsigned
-is_equal = define(
-    lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16
-)  # 1 or 0
+# 1 or 0
+is_equal = define(lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16)
 
 
 def halves(b, v):
@@ -319,18 +318,14 @@ def _transpose_words(b, source, row, to, step):
         store(b, v, b.add(to, b.mul(step, I64(i))))
 
 
-add_squares = define(
-    _add_squares, types.void, *[types.int64] * 3
-)  # to 16 int64; of int32 limited to +-most
-scaled = define(
-    _scaled, i32x16, *[types.int64] * 4
-)  # round_shift(limited int32 * factor, shift), within 2**30
-scaled_small = define(
-    _scaled_small, i32x16, *[types.int64] * 4
-)  # the same of a factor below 2**31, within 2**30
-transpose_words = define(
-    _transpose_words, types.void, *[types.int64] * 4
-)  # 16 x 16, rows to columns
+# To 16 int64, of int32 limited to +-most
+add_squares = define(_add_squares, types.void, *[types.int64] * 3)
+# round_shift(limited int32 * factor, shift), within 2**30
+scaled = define(_scaled, i32x16, *[types.int64] * 4)
+# The same of a factor below 2**31, within 2**30
+scaled_small = define(_scaled_small, i32x16, *[types.int64] * 4)
+# 16 x 16, rows to columns
+transpose_words = define(_transpose_words, types.void, *[types.int64] * 4)
 sum_bytes = define(
     lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), load(b, at, BYTES)),
     i32x16,
@@ -455,9 +450,8 @@ def _four_totals(b, vectors):
 
     fours = range(0, LANES, 4)
     low = [lane + i for lane in fours for i in (0, LANES, 1, LANES + 1)]
-    pairs = [
-        add_halves(*vectors[i : i + 2], low, [lane + 2 for lane in low]) for i in (0, 2)
-    ]  # a, b, a, b in each four lanes, and c, d, c, d
+    # a, b, a, b in each four lanes, and c, d, c, d
+    pairs = [add_halves(*vectors[i : i + 2], low, [lane + 2 for lane in low]) for i in (0, 2)]
     low = [lane + i for lane in fours for i in (0, 1, LANES, LANES + 1)]
     whole = add_halves(*pairs, low, [lane + 2 for lane in low])  # a, b, c, d in each
     parts = [shuffle(b, whole, whole, range(lane, lane + 4)) for lane in fours]
@@ -516,9 +510,8 @@ def _add_signed_bytes(b, acc, address, bits):
     return dot4(b, acc, constant(BYTES, 1), signed)
 
 
-add_signed_bytes = define(
-    _add_signed_bytes, i32x16, i32x16, types.int64, types.int64
-)  # acc, 64 bytes, 64 bits
+# acc, 64 bytes, 64 bits
+add_signed_bytes = define(_add_signed_bytes, i32x16, i32x16, types.int64, types.int64)
 add_products = define(
     lambda b, acc, x, w: dot4(b, acc, load(b, x, BYTES), load(b, w, BYTES)),
     i32x16, i32x16, types.int64, types.int64,
