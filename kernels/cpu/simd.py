@@ -45,7 +45,6 @@ class VectorType(types.Type):
 
 
 i32x16 = VectorType("i32x16", V_I32)
-i8x64 = VectorType("i8x64", BYTES)
 
 
 @register_model(VectorType)
@@ -226,10 +225,7 @@ def _store_interleaved(b, address, v0, v1, v2, v3):
 
 
 def _interleave_bytes(b, address, *rows):
-    pairs = [lane for i in range(LANES) for lane in (i, LANES + i)]
-    quads = [lane for i in range(LANES) for lane in (2 * i, 2 * i + 1, 32 + 2 * i, 33 + 2 * i)]
-    r0, r1, r2, r3 = (load(b, row, V_I8) for row in rows)
-    store(b, shuffle(b, shuffle(b, r0, r1, pairs), shuffle(b, r2, r3, pairs), quads), address)
+    _store_interleaved(b, address, *(load(b, row, V_I8) for row in rows))
 
 
 def _hadamard16(b, v):
@@ -251,9 +247,6 @@ def _add_magnitudes(b, address, v):
 load_i16 = define(
     lambda b, at: b.sext(load(b, at, ir.VectorType(I16, LANES)), V_I32), i32x16, types.int64
 )
-store_i16 = define(
-    lambda b, at, v: store(b, b.trunc(v, ir.VectorType(I16, LANES)), at), types.void, types.int64, i32x16
-)  # fmt: skip
 interleave_bytes = define(_interleave_bytes, types.void, *[types.int64] * 5)  # to; of four rows
 hadamard16 = define(_hadamard16, i32x16, i32x16)  # Walsh-Hadamard transform, natural order
 add_magnitudes = define(_add_magnitudes, types.void, types.int64, i32x16)  # to 16 int64
