@@ -180,12 +180,10 @@ def _adapt(arguments: AdaptArguments) -> int:
         kind = AdapterTrainer
     trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(backend))
     trainer.content["adapter"] = {
-        "rank": FULL if full else layout.rank,
-        "matrices": None if full else list(layout.matrices),
+        "rank": FULL if full else layout.rank, "matrices": None if full else list(layout.matrices),
         "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
-        "base": base_hash(shape, weights),
-        "base_bits_per_byte": before,
-    }
+        "base": base_hash(shape, weights), "base_bits_per_byte": before,
+    }  # fmt: skip
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
         f"{evolving(evolution.layout):,} of {shape.parameters:,} parameters evolve: {what}\n"

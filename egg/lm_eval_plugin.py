@@ -106,11 +106,9 @@ class EggLM(LM):
         if temperature and float(asked.get("top_p") or 1) < 1:
             _LOG.warning("egg knows no top_p: %s is left out", asked["top_p"])
         sampling = Sampling(
-            length=self.max_gen_toks if length is None else int(length),
-            temperature=temperature,
-            top_k=int(asked.get("top_k") or 0),
-            seed=self.seed,
-        )
+            length=self.max_gen_toks if length is None else int(length), temperature=temperature,
+            top_k=int(asked.get("top_k") or 0), seed=self.seed,
+        )  # fmt: skip
         return sampling, tuple(_bytes(stop) for stop in until if stop)
 
 

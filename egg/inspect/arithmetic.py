@@ -106,11 +106,9 @@ def facts() -> dict[str, Any]:
     for fraction in (SIXTEENTHS, FINE):
         v, off = logarithms(fraction)
         found[f"log2_{fraction}"] = {
-            "thresholds": log2_thresholds(fraction).tolist(),
-            "worst_error_bits": float(off.min()),
-            "worst_at": int(v[off.argmin()]),
-            "mean_error_bits": float(off.mean()),
-        }
+            "thresholds": log2_thresholds(fraction).tolist(), "worst_error_bits": float(off.min()),
+            "worst_at": int(v[off.argmin()]), "mean_error_bits": float(off.mean()),
+        }  # fmt: skip
     return found
 
 

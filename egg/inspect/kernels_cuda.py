@@ -45,14 +45,12 @@ class CudaKernels:
         """What is known of each kernel, for JSON and for the list."""
         return [
             {
-                "name": name,
-                "path": self._path_of(name),
+                "name": name, "path": self._path_of(name),
                 "purpose": self._text(name).partition("\n")[0].lstrip("/ "),
-                "signatures": [self._signature(name)],
-                "compiled_into": [],
+                "signatures": [self._signature(name)], "compiled_into": [],
             }
             for name in sorted(self._sources, key=lambda name: ORDER.index(self._path_of(name)))
-        ]
+        ]  # fmt: skip
 
     def source(self, name: str) -> str:
         """A kernel as it is written, after its file's name."""
