@@ -9,7 +9,7 @@ import tyro
 
 from egg.checkpoint import WRITING, replace_file
 from egg.cli_bar import bar
-from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
+from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
 from egg.compress import HEADER, compress, decompress
 from egg.errors import EggError, telling
 from egg.model import read_model
@@ -65,7 +65,7 @@ def main(argv: list[str], prog: str) -> int:
     """Compress or decompress, as the program's name says; returns the exit status."""
     packing = prog.split()[-1] == "compress"
     arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
-    source, target = _read(arguments.file), _target(arguments.out)
+    source, target = _read(arguments.file), target_file(arguments.out, "--out")
     shape, weights, _ = read_model(arguments.model)
     backend = get_backend(
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
@@ -93,15 +93,6 @@ def main(argv: list[str], prog: str) -> int:
 def _read(path: str) -> bytes:
     with telling(f"{path}", "; give a file"):
         return Path(path).read_bytes()
-
-
-def _target(path: str) -> Path:
-    """Where to write; refused before the work, not after it."""
-    target = Path(path)
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
-        raise EggError(f"--out {path}: {why}; give a file to write")
-    return target
 
 
 def _write(target: Path, content: bytes) -> None:

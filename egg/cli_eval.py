@@ -4,7 +4,6 @@ import json
 import math
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -27,6 +26,7 @@ from egg.cli_options import (
     one_of,
     parse,
     say,
+    target_file,
 )
 from egg.errors import EggError, telling
 from egg.evaluate import DocumentScore, Evaluation, count_words, evaluate
@@ -83,13 +83,15 @@ def main(argv: list[str], prog: str) -> int:
     text = corpus.split(split)
     words = list(count_words(text))
     documents: list[DocumentScore] = []
-    target = _target(arguments.per_document)
+    file = arguments.per_document
+    target = None if file is None else target_file(file, "--per-document")
     with bar(text.size, "reading") as read:
         scored = documents.append if target else None
         result = evaluate(backend, shape, weights, text, read=read, scored=scored, adapter=adapter)
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
-        _write(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        with telling(f"cannot write {target}"):
+            replace_file(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
         say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
     simple = simple_models(corpus, split, text) if arguments.baselines else {}
     print(
@@ -173,19 +175,3 @@ def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
 def _finite(number: float) -> float | None:
     """JSON knows no infinity."""
     return number if math.isfinite(number) else None
-
-
-def _target(path: str | None) -> Path | None:
-    """Where to write; refused before the work, not after it."""
-    if path is None:
-        return None
-    target = Path(path)
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
-        raise EggError(f"--per-document {path}: {why}; give a file to write")
-    return target
-
-
-def _write(target: Path, content: bytes) -> None:
-    with telling(f"cannot write {target}"):
-        replace_file(target, content)

@@ -297,6 +297,15 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def target_file(path: str, flag: str) -> Path:
+    """Where to write; refused before the work, not after it."""
+    target = Path(path)
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
+        raise EggError(f"{flag} {path}: {why}; give a file to write")
+    return target
+
+
 def made_folder(out: str | Path) -> Path:
     """The folder of ``--out``, made before the work, not after it.
 

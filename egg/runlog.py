@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,8 @@ class RunLog:
         with suppress(OSError):
             self._file.close()
 
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        with telling(f"cannot write {self.path}", "; the last checkpoint stands"):
-            yield
+    def _telling(self):
+        return telling(f"cannot write {self.path}", "; the last checkpoint stands")
 
 
 def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
