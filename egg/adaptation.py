@@ -99,20 +99,10 @@ class Adaptation:
 
 
 def adapt(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: Text,
-    validation: np.ndarray,
-    *,
-    rank: int | None,
-    tensors: str | None = None,
-    tokens: int,
-    step_factor: float = 1.0,
-    measurements: int = 10,
-    stepped: Callable[[StepReport], None] = lambda report: None,
-    **settings,
-) -> Adaptation:
+    backend: Backend, shape: Shape, weights: np.ndarray, text: Text, validation: np.ndarray, *,
+    rank: int | None, tensors: str | None = None, tokens: int, step_factor: float = 1.0,
+    measurements: int = 10, stepped: Callable[[StepReport], None] = lambda report: None, **settings,
+) -> Adaptation:  # fmt: skip
     """Adapt a model to a text, without a folder: what ``egg adapt`` does, byte for byte.
 
     weights : (parameters,) int8

@@ -111,12 +111,9 @@ class Job:
 
 
 def plan(
-    only: str | None = None,
-    hidden_size: int | None = None,
-    num_layers: int | None = None,
-    readers: int | None = None,
-    recipe: str | None = None,
-) -> list[Case]:
+    only: str | None = None, hidden_size: int | None = None, num_layers: int | None = None,
+    readers: int | None = None, recipe: str | None = None,
+) -> list[Case]:  # fmt: skip
     """The cases to measure; each argument that is not None narrows them.
 
     Raises EggError, one line, for what cannot be measured.

@@ -181,13 +181,9 @@ def _read_json(path: Path) -> Any:
 
 
 def save_checkpoint(
-    run: Path,
-    step: int,
-    config: dict[str, Any],
-    shape: Shape,
-    weights: np.ndarray,
+    run: Path, step: int, config: dict[str, Any], shape: Shape, weights: np.ndarray,
     state: dict[str, np.ndarray],
-) -> Path:
+) -> Path:  # fmt: skip
     """Write a run's checkpoint and return its folder; it appears under its name when it is whole.
 
     config : what config.json holds

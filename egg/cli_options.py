@@ -28,13 +28,8 @@ _MARKS = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePair
 
 
 def parse(
-    kind: type[T],
-    argv: list[str],
-    *,
-    prog: str,
-    default: T | None = None,
-    description: str | None = None,
-) -> T:
+    kind: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str | None = None,
+) -> T:  # fmt: skip
     """An instance of a dataclass from a command line; a later equal flag wins.
 
     default : what the flags override; its values are what ``--help`` shows

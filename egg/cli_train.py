@@ -250,15 +250,9 @@ def _value(config: Config, name: str):
 
 
 def _train(
-    arguments: TrainArguments,
-    run: Path,
-    prog: str,
-    ranks: Alone,
-    held: ExitStack,
-    saved: Path | None = None,
-    there: dict | None = None,
-    damaged: Sequence[str] = (),
-) -> int:
+    arguments: TrainArguments, run: Path, prog: str, ranks: Alone, held: ExitStack, saved: Path | None = None,
+    there: dict | None = None, damaged: Sequence[str] = (),
+) -> int:  # fmt: skip
     """Train in a folder, anew or from a saved checkpoint, and tell how it went.
 
     held : what is let go when the run ends: the lock of its folder

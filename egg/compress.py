@@ -37,14 +37,9 @@ def model_hash(shape: Shape, weights: np.ndarray) -> bytes:
 
 
 def compress(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: bytes,
-    *,
-    streams: int | None = None,
+    backend: Backend, shape: Shape, weights: np.ndarray, text: bytes, *, streams: int | None = None,
     read: Callable[[int], None] | None = None,
-) -> bytes:
+) -> bytes:  # fmt: skip
     """A text's compressed file; the same on every backend and with any number of threads.
 
     weights : (parameters,) int8
@@ -95,15 +90,9 @@ def compress(
 
 
 def decompress(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    packed: bytes,
-    *,
-    name: str,
-    model_name: str,
+    backend: Backend, shape: Shape, weights: np.ndarray, packed: bytes, *, name: str, model_name: str,
     read: Callable[[int], None] | None = None,
-) -> bytes:
+) -> bytes:  # fmt: skip
     """The text of a compressed file.
 
     weights : (parameters,) int8, those it was compressed with

@@ -35,13 +35,9 @@ class Measured:
 
 
 def hub_files(
-    folder: Path,
-    name: str,
-    config: dict[str, Any],
-    shape: Shape,
-    weights: np.ndarray,
+    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray,
     measured: Measured | None,
-) -> dict[str, bytes]:
+) -> dict[str, bytes]:  # fmt: skip
     """The folder's files by name.
 
     folder : the checkpoint; in a run, its log and its picture are used

@@ -54,14 +54,9 @@ FULL = Subspace(None, ALL)
 
 
 def tune(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: Text,
-    validation: np.ndarray,
-    subspace: Subspace,
-    **settings,
-) -> float:
+    backend: Backend, shape: Shape, weights: np.ndarray, text: Text, validation: np.ndarray,
+    subspace: Subspace, **settings,
+) -> float:  # fmt: skip
     """Bits per byte on the validation text of a model that was adapted within a subspace.
 
     settings : as ``egg.adaptation.adapt`` has them
@@ -232,13 +227,9 @@ def trials_of(subspaces: int, factors: int, seeds: int) -> int:
 
 
 def sweep(
-    candidate: Candidate,
-    subspaces: list[Subspace],
-    setting: Setting,
-    factors: list[float],
-    seeds: list[int],
+    candidate: Candidate, subspaces: list[Subspace], setting: Setting, factors: list[float], seeds: list[int],
     run: Callable[[Subspace, Trial], Result],
-) -> Iterator[Gain]:
+) -> Iterator[Gain]:  # fmt: skip
     """The gains of every subspace: the first seed tries all step factors, the others take its best.
 
     Where the best of several factors is the least or the largest, half or twice of it is tried too, and so on.

@@ -27,16 +27,9 @@ class EggLM(LM):
     """A trained model, as lm-evaluation-harness asks it."""
 
     def __init__(
-        self,
-        path: str,
-        backend: str = "auto",
-        threads: int | None = None,
-        seed: int = 0,
-        max_gen_toks: int = GENERATED,
-        batch_size=None,
-        max_batch_size=None,
-        device=None,
-    ) -> None:
+        self, path: str, backend: str = "auto", threads: int | None = None, seed: int = 0,
+        max_gen_toks: int = GENERATED, batch_size=None, max_batch_size=None, device=None,
+    ) -> None:  # fmt: skip
         """Load a model.
 
         path : a run, RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub

@@ -51,15 +51,9 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        config: Config,
-        evolution: Evolution,
-        validation: np.ndarray,
-        corpus: dict[str, Any],
-        run: Path,
-        progress: Progress | None = None,
-        made_with: dict[str, str] | None = None,
-    ):
+        self, config: Config, evolution: Evolution, validation: np.ndarray, corpus: dict[str, Any], run: Path,
+        progress: Progress | None = None, made_with: dict[str, str] | None = None,
+    ):  # fmt: skip
         self.config, self.evolution, self.validation = config.resolved(), evolution, validation
         self.ranks = evolution.ranks
         self.run_folder = run

@@ -106,14 +106,8 @@ class Backend(Protocol):
         """
 
     def run_pairs(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        states: np.ndarray,
-        noise: Noise,
-        *,
-        first_pair: int = 0,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise, *, first_pair: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Recipe ``paper``: antithetic pairs of members read a chunk.
 
         tokens : (pairs, T + 1) uint8
@@ -147,14 +141,9 @@ class Backend(Protocol):
         """
 
     def update_rows(
-        self,
-        layout: Layout,
-        master: np.ndarray,
-        squares: np.ndarray,
-        votes: np.ndarray,
-        step: int,
+        self, layout: Layout, master: np.ndarray, squares: np.ndarray, votes: np.ndarray, step: int,
         step_size: int,
-    ) -> np.ndarray:
+    ) -> np.ndarray:  # fmt: skip
         """Recipe ``egg``: move master weights by votes over the running root mean square of their row.
 
         master : (parameters,) int32 with 16 fractional bits, moved in place
