@@ -107,12 +107,9 @@ class BranchEvolution(Evolution):
     def state(self):
         """The arrays of a checkpoint, by name."""
         return {
-            "step": np.array([self.step_number], np.int64),
-            "states": self.states,
-            "master": self.master,
-            "squares": self.squares,
-            "shifts": self.shifts,
-        }
+            "step": np.array([self.step_number], np.int64), "states": self.states, "master": self.master,
+            "squares": self.squares, "shifts": self.shifts,
+        }  # fmt: skip
 
     def _load(self, state, layout):
         same = {

@@ -191,13 +191,9 @@ class Ballot:
 
 
 def vote(
-    chunk: list[Byte],
-    num_layers: int,
-    gains_d: np.ndarray,
-    branches: Branches,
-    ballot: Ballot,
+    chunk: list[Byte], num_layers: int, gains_d: np.ndarray, branches: Branches, ballot: Ballot,
     first_row: int,
-) -> None:
+) -> None:  # fmt: skip
     """Members branch off wherever the readers have been, and what they credit votes.
 
     gains_d : the last norm's
