@@ -243,16 +243,18 @@ STOPS = ("steps", "tokens", "minutes")
 PRESETS: dict[str, Config] = {
     "quickstart": Config(
         "quickstart",
-        run=RunConfig(data="stdlib", tokens=8_000_000, eval_every=500, eval_bytes=131_072),
+        ModelConfig(hidden_size=256, num_layers=2),
+        run=RunConfig(data="stdlib", tokens=5_000_000, eval_every=500, eval_bytes=131_072),
     ),
     "nano": Config(
         "nano",
-        run=RunConfig(tokens=64_000_000, eval_every=4000, checkpoint_every=20_000),
+        ModelConfig(hidden_size=256, num_layers=2),
+        run=RunConfig(tokens=50_000_000, eval_every=4000, checkpoint_every=20_000),
     ),
     "base": Config(
         "base",
         ModelConfig(hidden_size=256, num_layers=2),
-        run=RunConfig(tokens=400_000_000, eval_every=20_000, checkpoint_every=50_000, log_every=50),
+        run=RunConfig(tokens=600_000_000, eval_every=20_000, checkpoint_every=50_000, log_every=50),
     ),
     "paper": Config(
         "paper",
@@ -262,9 +264,9 @@ PRESETS: dict[str, Config] = {
     ),
 }
 PRESET_HELP = {
-    "quickstart": "131,648 parameters on the standard library's sources, minutes on two cores",
-    "nano": "131,648 parameters on MiniPile",
-    "base": "1,706,240 parameters on MiniPile",
+    "quickstart": "1,706,240 parameters on the standard library's sources, a minute on two cores",
+    "nano": "1,706,240 parameters on MiniPile, ten minutes",
+    "base": "1,706,240 parameters on MiniPile, two hours",
     "paper": "4,856,064 parameters on MiniPile, the published recipe",
 }
 DEFAULT_PRESET = "nano"

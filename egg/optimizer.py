@@ -19,11 +19,14 @@ ADAPTER_STEPS = 6  # times as far as a weight, see docs/adapting.md
 def default_step_size(tokens_per_step: int, horizon: int) -> int:
     """Step size in 2**-16 int8 steps, for so many tokens a step and in the run.
 
-    0.4 int8 steps at 512 of 1M tokens; as the fourth root of the tokens of a step, and of one over those of the run.
+    0.4 int8 steps at 512 of 1M tokens; as the fourth root of the tokens of a step; as one over the root of the run's
+    tokens where they are more than 1M, and one over their fourth root where they are fewer (docs/learning.md).
     """
     fourth_power = REFERENCE_STEP**4 * tokens_per_step * REFERENCE_HORIZON
-    size = isqrt(isqrt(fourth_power // (REFERENCE_TOKENS * max(1, horizon))))
-    return max(1, min(size, LARGEST_STEP))
+    fourth_power //= REFERENCE_TOKENS * max(1, horizon)
+    if horizon > REFERENCE_HORIZON:
+        fourth_power = fourth_power * REFERENCE_HORIZON // horizon
+    return max(1, min(isqrt(isqrt(fourth_power)), LARGEST_STEP))
 
 
 def adapter_step_size(tokens_per_step: int, horizon: int) -> int:

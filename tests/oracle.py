@@ -596,7 +596,7 @@ def narrow(a, s):
 def next_shifts(shifts, totals, count):
     """The shifts of the next step; count is B T D."""
     return [
-        (total // count // 8).bit_length() if total else s
+        (total // count // 4).bit_length() if total else s
         for s, total in zip(shifts, totals, strict=True)
     ]
 

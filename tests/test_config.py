@@ -30,7 +30,11 @@ from egg.errors import EggError
         (ModelConfig, {"hidden_size": 0}, "power of four"),
         (ModelConfig, {"num_layers": 0}, "layers"),
         (EvolutionConfig, {"streams": 0}, "--streams 0"),
-        (EvolutionConfig, {"streams": 8193}, "--streams 8193 of --seq-len 16: at most 131,072"),
+        (
+            EvolutionConfig,
+            {"streams": 8193, "seq_len": 16},
+            "--streams 8193 of --seq-len 16: at most 131,072",
+        ),
         (EvolutionConfig, {"population_size": 40}, "--population-size: recipe egg has none"),
         (EvolutionConfig, {"sigma_shift": 3}, "--sigma-shift: recipe egg has none"),
         (EvolutionConfig, {"population_size": 0, "recipe": "paper"}, "--population-size 0"),
@@ -94,9 +98,10 @@ def test_what_is_chosen_follows_the_stop():
     assert resolved(steps=1000).schedule_tokens == 512_000
     assert resolved(steps=1000, tokens=10**9, minutes=1.0).schedule_tokens == 512_000
     longer = resolved(tokens=16_000_000)
-    assert longer.step_size == int(0.2 * 65536) / 65536
+    assert longer.step_size == int(0.1 * 65536) / 65536
     assert resolved(EvolutionConfig(schedule_tokens=16_000_000), steps=1) == longer
-    wider = resolved(EvolutionConfig(streams=512), tokens=1_000_000)
+    assert resolved(tokens=62_500).step_size == int(0.8 * 65536) / 65536
+    wider = resolved(EvolutionConfig(streams=512, seq_len=16), tokens=1_000_000)
     assert wider.step_size == int(0.8 * 65536) / 65536
     own = EvolutionConfig(step_size=0.3, branches=16, schedule_tokens=5, schedule="cosine")
     assert resolved(own, tokens=100) == own

@@ -11,7 +11,7 @@ from egg.evolution import evolution as begin
 from kernels import get_backend
 
 RUNS = {
-    "egg": (ModelConfig(64, 1), EvolutionConfig(streams=8, schedule_tokens=1280)),
+    "egg": (ModelConfig(64, 1), EvolutionConfig(streams=8, seq_len=16, schedule_tokens=1280)),
     "egg-sample": (
         ModelConfig(64, 2),
         EvolutionConfig(streams=12, seq_len=5, branches=16, schedule_tokens=700, seed=2**64 - 1),
@@ -27,16 +27,16 @@ RUNS = {
 }
 PINNED = {
     "egg": (
-        [262144, 208306, 152650, 139109, 135723, 126611, 128514, 130913, 121605, 118937],
-        "051ee259492f6face21ee67bbd00fe27cd05a25e9bed818721c13757c4c33984",
+        [262144, 196308, 136161, 130987, 130252, 121208, 120986, 121433, 112420, 112647],
+        "cc93f261f33c8f45318e83941a58ddef057acd8afc36fdfa08f7e64b031cc162",
     ),
     "egg-sample": (
-        [122880, 100178, 84324, 68716, 65878, 66570, 58998, 68456, 73130, 62285],
-        "fc9cee18f14c59232b25399c8f1cea6e7ce84cfb265b3f4547868777e1aadb1c",
+        [122880, 94179, 76367, 65047, 64239, 65400, 58455, 67647, 70055, 59876],
+        "0f5cb750a7c68fa73d727d9256aed6c34e30ce370aafe7b11ae22b6b1a82cd34",
     ),
     "egg-small": (
-        [71680, 71663, 68260, 65934, 64297, 62624, 59367, 58347, 56029, 54899],
-        "229fdb9d00fcfe603a573f3557af38825fe4b0b90211fa72d1fb2d7712864ad8",
+        [71680, 71680, 67433, 64157, 61958, 60060, 55528, 54537, 51995, 50640],
+        "1146e807b0c9425ccf105bcae87de153a0aafab8428c9c0458d5afbbf15a0af6",
     ),
     "paper": (
         [67276, 66074, 66028, 65661, 64904, 64863, 64799, 63281, 64175, 63455],

@@ -466,8 +466,9 @@ def _four_totals(b, vectors):
 
 @intrinsic
 def branch_sums(typing_context, fine, moves, count, top, out):
-    """S of ``count`` branches, a multiple of four: 256 logits at ``fine`` (int16, 1/4096 bit) moved by each row of ``moves``.
+    """S of ``count`` branches: the 256 logits at ``fine`` (int16, 1/4096 bit), moved by each row of ``moves``.
 
+    count : a multiple of four
     top : the reader's largest logit + 48, in sixteenths
     out : address of (count,) int32, written
     """
