@@ -28,7 +28,7 @@ class KernelsArguments:
       egg inspect kernels --audit
       egg inspect kernels --source norm_rows
       egg inspect kernels --asm forward.product
-      egg inspect kernels --backend cupy --llvm forward_traced
+      egg inspect kernels --backend cupy --llvm forward_pairs
     """
 
     source: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
