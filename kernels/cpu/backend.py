@@ -367,15 +367,16 @@ class NumbaBackend:
         by_byte = self.buffer("moves by byte", (VOCABULARY, count), np.int16)
         words = self.buffer("branch words", (max(64, d),), np.uint32)
         key = key_words(draw.seed)
-        branches.draw_branches(*key, draw.step, words, signs, by_row)
+        turns = self.buffer("turns", (d,), np.int32)
+        branches.draw_branches(*key, draw.step, words, signs, turns, by_row)
         head = prepared.weights[-VOCABULARY * d :].reshape(VOCABULARY, d)
         transformed = self.buffer("transformed", (VOCABULARY, d), np.int32)
-        m = branches.prepare_branches(head, signs, by_row, transformed, moves, by_byte)
+        m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves, by_byte)
         width = d.bit_length() - 1
         fewer = width - (count.bit_length() - 1)
         shift = product_shift(d) + width // 2 - 11 - m - fewer
         shifts = np.ascontiguousarray(draw.shifts, np.int64)
-        arrays = (moves, by_byte, by_row, signs, shifts)
+        arrays = (moves, by_byte, by_row, signs, turns[by_row], shifts)
         return structures.BranchParameters(count, shift, *map(_at, arrays)), arrays
 
     def _sum_votes(self, prepared, places, rows, tokens, gains) -> np.ndarray:

@@ -91,17 +91,21 @@ def bit_length(v):
 
 
 @njit(**JIT)
-def draw_branches(key_0, key_1, step, words, signs, rows):
+def draw_branches(key_0, key_1, step, words, signs, turns, rows):
     """A step's signs, and the Hadamard rows of its branches.
 
     words : (whole 64s,) uint32, D at least: written
     signs : (D,) int32, written: s
+    turns : (D,) int32, written: H[k][r] of each row
     rows : (K,) int64, written, in ascending order
     """
     d, lanes, at = len(signs), address(LANES), address(words)
-    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, -(-d >> 5))
+    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, 33)
+    place = np.int64(words[32]) & (d - 1)
     for j in range(d):
         signs[j] = 2 * ((np.int64(words[j >> 5]) >> (j & 31)) & 1) - 1
+        turns[j] = j == place
+    walsh_hadamard(address(turns), d)
     if len(rows) < d:
         draw_words(BRANCH_ROWS, 0, step, key_0, key_1, lanes, at, d)
     chosen = 0
@@ -116,11 +120,12 @@ def draw_branches(key_0, key_1, step, words, signs, rows):
 
 
 @njit(**JIT)
-def prepare_branches(head, signs, rows, transformed, moves, moves_by_byte):
+def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte):
     """What the branches of a step add to the logits.
 
     head : (256, D) int8
     signs : (D,) int32, s
+    turns : (D,) int32, H[k][r]
     rows : (K,) int64, Hadamard rows of the branches
     transformed : (256, D) int32, written: R
     moves : (K, 256) int16, written
@@ -136,7 +141,9 @@ def prepare_branches(head, signs, rows, transformed, moves, moves_by_byte):
         walsh_hadamard(at, d)
         sums = splat(0)
         for j in range(0, d, 16):  # |R| <= 127 * 1,024, so that a byte's sum is below 2**27
-            sums = sums + absolute(load_i32(at + 4 * j))
+            effect = load_i32(at + 4 * j) * load_i32(address(turns) + 4 * j)
+            store_i32(at + 4 * j, effect)
+            sums = sums + absolute(effect)
         magnitude += total(sums)
     mean = magnitude // (256 * d)
     if mean >= BRANCH_MEAN:
@@ -250,7 +257,7 @@ def credit_wire(model, block, draw, t, i, target):
     for j in range(0, d, 16):
         store_i32(fitness + 4 * j, splat(0))
     for k in range(0, count, 16):
-        store_i32(c + 4 * k, load_i32(c + 4 * k) - mean)
+        store_i32(c + 4 * k, (load_i32(c + 4 * k) - mean) * load_i32(draw.turns + 4 * k))
     for k in range(count):
         store_word(fitness + 4 * load_long(draw.rows + 8 * k), load_word(c + 4 * k))
     walsh_hadamard(fitness, d)

@@ -80,6 +80,7 @@ class BranchParameters(NamedTuple):
     moves_by_byte: int  # (256, K) int16: the same, transposed
     rows: int  # (K,) int64: numbers of the branches' Hadamard rows
     signs: int  # (D,) int32: s
+    turns: int  # (K,) int32: H[k][r]
     shifts: int  # (kinds,) int64
 
 
