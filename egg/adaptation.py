@@ -18,7 +18,7 @@ from egg.adapter import (
 )
 from egg.branches import BranchEvolution
 from egg.config import Config, EvolutionConfig, ModelConfig
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import StepReport, Text
 from egg.runlog import RunLog
@@ -99,20 +99,10 @@ class Adaptation:
 
 
 def adapt(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: Text,
-    validation: np.ndarray,
-    *,
-    rank: int | None,
-    tensors: str | None = None,
-    tokens: int,
-    step_factor: float = 1.0,
-    measurements: int = 10,
-    stepped: Callable[[StepReport], None] = lambda report: None,
-    **settings,
-) -> Adaptation:
+    backend: Backend, shape: Shape, weights: np.ndarray, text: Text, validation: np.ndarray, *,
+    rank: int | None, tensors: str | None = None, tokens: int, step_factor: float = 1.0,
+    measurements: int = 10, stepped: Callable[[StepReport], None] = lambda report: None, **settings,
+) -> Adaptation:  # fmt: skip
     """Adapt a model to a text, without a folder: what ``egg adapt`` does, byte for byte.
 
     weights : (parameters,) int8
@@ -176,7 +166,5 @@ class AdapterTrainer(Trainer):
     def _save(self, log: RunLog | None) -> None:
         log.flush()
         e, path = self.evolution, self.run_folder / ADAPTER
-        try:
+        with telling(f"cannot write {path}"):
             checkpoint.replace_file(path, file_bytes(e.adapter, base_hash(e.shape, e.base)))
-        except OSError as error:
-            raise EggError(f"cannot write {path}: {error.strerror or error}") from error

@@ -63,13 +63,9 @@ def evolving(layout: Layout, names: Collection[str] | None = None) -> int:
 
 
 def named(
-    names: Sequence[str],
-    chosen: str,
-    flag: str,
-    what: str,
-    kinds: Sequence[str],
+    names: Sequence[str], chosen: str, flag: str, what: str, kinds: Sequence[str],
     groups: Mapping[str, Collection[str]] | None = None,
-) -> tuple[str, ...]:
+) -> tuple[str, ...]:  # fmt: skip
     """Those of the names that a flag's value chooses, in their order.
 
     chosen : names, parts of names between dots, and keys of ``groups``, separated by commas

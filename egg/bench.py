@@ -62,11 +62,8 @@ class Sizes:
 
 
 SIZES = {
-    16: Sizes(1024, 4096, 64),
-    64: Sizes(1024, 2048, 64),
-    256: Sizes(256, 512, 32),
-    1024: Sizes(64, 256, 8),
-}
+    16: Sizes(1024, 4096, 64), 64: Sizes(1024, 2048, 64), 256: Sizes(256, 512, 32), 1024: Sizes(64, 256, 8),
+}  # fmt: skip
 """By hidden size."""
 ONE_BY_ONE = {16: 256, 64: 64, 256: 16, 1024: 2}
 """Members of full rank, by hidden size."""
@@ -114,12 +111,9 @@ class Job:
 
 
 def plan(
-    only: str | None = None,
-    hidden_size: int | None = None,
-    num_layers: int | None = None,
-    readers: int | None = None,
-    recipe: str | None = None,
-) -> list[Case]:
+    only: str | None = None, hidden_size: int | None = None, num_layers: int | None = None,
+    readers: int | None = None, recipe: str | None = None,
+) -> list[Case]:  # fmt: skip
     """The cases to measure; each argument that is not None narrows them.
 
     Raises EggError, one line, for what cannot be measured.
@@ -197,15 +191,10 @@ def vote_work(shape: Shape) -> int:
 def make_ready(case: Case, backend: Backend) -> Job:
     """Everything a case needs before the clock starts."""
     return {
-        "forward": _chunk,
-        "branches": _chunk,
-        "votes": _chunk,
-        "update": _update,
-        "step": _step,
-        "eval": _evaluation,
-        "generate": _generation,
+        "forward": _chunk, "branches": _chunk, "votes": _chunk, "update": _update, "step": _step,
+        "eval": _evaluation, "generate": _generation,
         PERTURBATION: _one_by_one if case.recipe == "full rank" else _side_by_side,
-    }[case.name](case, backend)
+    }[case.name](case, backend)  # fmt: skip
 
 
 def _chunk(case: Case, backend: Backend) -> Job:

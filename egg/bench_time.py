@@ -51,13 +51,9 @@ class Patience:
 
 
 def measure(
-    cases: list[Case],
-    backend_of: Callable[[], Backend],
-    *,
-    patience: Patience | None = None,
-    beside: Callable[[], None] = lambda: None,
-    notify: Callable[[str], None] = lambda line: None,
-) -> list[Row]:
+    cases: list[Case], backend_of: Callable[[], Backend], *, patience: Patience | None = None,
+    beside: Callable[[], None] = lambda: None, notify: Callable[[str], None] = lambda line: None,
+) -> list[Row]:  # fmt: skip
     """Time all cases, one repeat of each in turn, so that a busy moment of the machine hits them alike.
 
     backend_of : makes a backend; each model has one of its own, which keeps its buffers

@@ -46,9 +46,11 @@ class BranchEvolution(Evolution):
 
         weights : (layout.parameters,) int8
         """
-        self.weights = weights
         self.master = weights.astype(np.int32) << MASTER_BITS
         self.squares = np.zeros(len(self.layout.row_starts) - 1, np.int64)
+        # No votes move nothing; a backend without this recipe says so here, before anything is written.
+        votes = np.zeros(self.layout.parameters, np.int32)
+        self.weights = self.backend.update_rows(self.layout, self.master, self.squares, votes, 0, 0)
 
     @property
     def description(self):
@@ -107,12 +109,9 @@ class BranchEvolution(Evolution):
     def state(self):
         """The arrays of a checkpoint, by name."""
         return {
-            "step": np.array([self.step_number], np.int64),
-            "states": self.states,
-            "master": self.master,
-            "squares": self.squares,
-            "shifts": self.shifts,
-        }
+            "step": np.array([self.step_number], np.int64), "states": self.states, "master": self.master,
+            "squares": self.squares, "shifts": self.shifts,
+        }  # fmt: skip
 
     def _load(self, state, layout):
         same = {

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.state import Form
 from kernels.arithmetic import LIMIT
 from kernels.layout import Shape
@@ -146,11 +146,9 @@ def set_aside_after(saved: Path) -> None:
     for folder in checkpoints(saved.parent.parent):
         if step_of(folder) > step_of(saved):
             kept = folder.with_name(f"{DAMAGED}{folder.name}")
-            try:
+            with telling(f"cannot rename {folder}"):
                 shutil.rmtree(kept, ignore_errors=True)
                 folder.rename(kept)
-            except OSError as error:
-                raise EggError(f"cannot rename {folder}: {error.strerror or error}") from error
 
 
 def _verify(path: Path) -> None:
@@ -183,13 +181,9 @@ def _read_json(path: Path) -> Any:
 
 
 def save_checkpoint(
-    run: Path,
-    step: int,
-    config: dict[str, Any],
-    shape: Shape,
-    weights: np.ndarray,
+    run: Path, step: int, config: dict[str, Any], shape: Shape, weights: np.ndarray,
     state: dict[str, np.ndarray],
-) -> Path:
+) -> Path:  # fmt: skip
     """Write a run's checkpoint and return its folder; it appears under its name when it is whole.
 
     config : what config.json holds
@@ -241,12 +235,10 @@ def write_model(folder: Path, config: dict[str, Any], shape: Shape, weights: np.
     weights : (parameters,) int8
     Raises EggError if it cannot be written.
     """
-    try:
+    with telling(f"cannot write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / MODEL, save(shape.views(weights)))
         replace_file(folder / CONFIG, json_bytes(config))
-    except OSError as error:
-        raise EggError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:
@@ -382,10 +374,8 @@ def opened(path: Path) -> Iterator:
     if not path.is_file():
         raise EggError(f"{path.parent} has no {path.name}: give a run or a complete checkpoint")
     _verify(path)
-    try:
+    with telling(f"{path} cannot be read"):
         path.open("rb").close()  # of one that may not be read, safetensors says it is not there
-    except OSError as error:
-        raise EggError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         with safe_open(path, "np") as file:
             yield file

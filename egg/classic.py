@@ -50,13 +50,8 @@ class ClassicEvolution:
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        shape: Shape,
-        weights: np.ndarray,
-        text: Text,
-        settings: ClassicSettings,
-    ):
+        self, backend: Backend, shape: Shape, weights: np.ndarray, text: Text, settings: ClassicSettings,
+    ):  # fmt: skip
         self.backend, self.shape, self.text, self.settings = backend, shape, text, settings
         self.master = weights.astype(np.int16) << REWARD_MASTER_BITS
         self.weights = self._rounded()
@@ -93,14 +88,9 @@ class ClassicEvolution:
 
 
 def read_pair(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    tokens: np.ndarray,
-    noise: Noise,
-    pair: int,
+    backend: Backend, shape: Shape, weights: np.ndarray, tokens: np.ndarray, noise: Noise, pair: int,
     amount: int,
-) -> tuple[int, int]:
+) -> tuple[int, int]:  # fmt: skip
     """Summed scores of the two members of a pair, in 1/256 bit; ``weights`` are moved and put back.
 
     weights : (parameters,) int8, at least ``amount`` within -127..127

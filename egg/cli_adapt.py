@@ -25,7 +25,7 @@ from egg.adapter import (
 from egg.branches import BranchEvolution
 from egg.cli_corpus import facts, open_for_training
 from egg.cli_eval import text_of
-from egg.cli_options import BackendName, parse, say
+from egg.cli_options import BackendFlag, ColumnFlag, JsonFlag, ThreadsFlag, parse, say
 from egg.cli_plot import draw_run
 from egg.cli_train import new_folder
 from egg.config import Config, EvolutionConfig, ModelConfig, RunConfig
@@ -101,10 +101,8 @@ class AdaptArguments:
     """Steps between measurements on the validation split; none: twenty on the way."""
     eval_bytes: int = 262_144
     """Bytes of validation text that each measurement reads; 0: all."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
     device: int | None = None
     """Number of the GPU of backend cupy, which knows no adapters but --rank full; none: the first."""
 
@@ -127,16 +125,12 @@ class MergeArguments:
     """Folder for the merged model."""
     data: str | None = None
     """Text to measure on; none: what the adapter was made with, if its folder says so."""
-    data_column: str | None = None
-    """Column of tables that holds the text; none: as in training, or text."""
+    data_column: ColumnFlag = None
     eval_bytes: int = 262_144
     """Bytes of validation text to measure on; 0: all."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object on standard output, and nothing else there."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
 
 
 @dataclass(frozen=True)
@@ -186,12 +180,10 @@ def _adapt(arguments: AdaptArguments) -> int:
         kind = AdapterTrainer
     trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(backend))
     trainer.content["adapter"] = {
-        "rank": FULL if full else layout.rank,
-        "matrices": None if full else list(layout.matrices),
+        "rank": FULL if full else layout.rank, "matrices": None if full else list(layout.matrices),
         "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
-        "base": base_hash(shape, weights),
-        "base_bits_per_byte": before,
-    }
+        "base": base_hash(shape, weights), "base_bits_per_byte": before,
+    }  # fmt: skip
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
         f"{evolving(evolution.layout):,} of {shape.parameters:,} parameters evolve: {what}\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from egg import checkpoint, hub
 from egg.adapter import ADAPTER, KINDS, adapter_shape, base_hash, file_bytes
 from egg.cli_options import say
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.model import read_model
 from egg.optimizer import STEP_BITS
 from egg.origin import made_with
@@ -50,7 +50,7 @@ def adapt(arguments) -> int:
             "rank": layout.rank, "matrices": list(layout.matrices), "base": base, "reward": arguments.reward,
             "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()), "reward_before": before,
         }  # fmt: skip
-        try:
+        with telling(f"cannot write {out}"):
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(
                 out / checkpoint.CONFIG,
@@ -64,8 +64,6 @@ def adapt(arguments) -> int:
                     content = file_bytes(evolution.adapter, base)
                     checkpoint.replace_file(out / ADAPTER, content)
                     _draw(out, before, rows)
-        except OSError as error:
-            raise EggError(f"cannot write {out}: {error.strerror or error}") from error
     if interrupted:
         say(f"stopped at step {len(rows):,}, saved what there is in {out}")
         return 128 + interrupted
@@ -129,10 +127,8 @@ def _settings(arguments) -> RewardSettings:
 def _prompts(path: str | None) -> list[bytes]:
     if path is None:
         raise EggError("--reward needs --prompts FILE, a text with a prompt on each line")
-    try:
+    with telling(f"--prompts {path}", "; give a text file"):
         lines = Path(path).read_bytes().splitlines()
-    except OSError as error:
-        raise EggError(f"--prompts {path}: {error.strerror}; give a text file") from None
     if not lines:
         raise EggError(f"--prompts {path}: there is no line in it")
     return lines

@@ -13,20 +13,8 @@ def steps_bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None
 
     unit : of the total, in a word
     """
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total,
-        desc=what,
-        unit=f" {unit}",
-        unit_scale=total > 999,
-        leave=False,
-        dynamic_ncols=True,
-    ) as shown:
-        yield shown.update
+    with _bar(total, what, f" {unit}", total > 999) as shown:
+        yield shown or (lambda done: None)
 
 
 @contextlib.contextmanager
@@ -37,12 +25,18 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None] | None]:
     what : is being done, in a word or two
     yields : None where nobody looks, or where there is little to do
     """
-    if total < LONG or not sys.stderr.isatty():
+    with _bar(total, what, "B", True) if total >= LONG else contextlib.nullcontext() as shown:
+        yield shown
+
+
+@contextlib.contextmanager
+def _bar(total: int, what: str, unit: str, scaled: bool) -> Iterator[Callable[[int], None] | None]:
+    if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
 
     with tqdm(
-        total=total, desc=what, unit="B", unit_scale=True, leave=False, dynamic_ncols=True
+        total=total, desc=what, unit=unit, unit_scale=scaled, leave=False, dynamic_ncols=True
     ) as shown:
         yield shown.update

@@ -12,7 +12,7 @@ import tyro
 from egg.bench import NAMES, PERTURBATION, RANKS, plan
 from egg.bench_check import check, check_full_rank
 from egg.bench_time import Patience, Row, measure
-from egg.cli_options import parse, say
+from egg.cli_options import DeviceFlag, JsonFlag, ThreadsFlag, parse, say
 from egg.errors import EggError
 from egg.origin import commit, cpu_name, versions
 from kernels import get_backend
@@ -59,26 +59,19 @@ class BenchArguments:
     """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: enough of each."""
     seconds: float = Patience.seconds
     """Time for each row, in 3 to 9 repeats; after about seven minutes no row is repeated."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object on standard output, and nothing else there."""
+    json: JsonFlag = False
     backend: str = "auto"
     """auto, numpy, numba or cupy."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(BenchArguments, argv, prog=prog)
     cases = plan(
-        arguments.only,
-        arguments.hidden_size,
-        arguments.num_layers,
-        arguments.readers,
-        arguments.recipe,
-    )
+        arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe,
+    )  # fmt: skip
 
     def backend_of():
         return get_backend(arguments.backend, threads=arguments.threads, device=arguments.device)
@@ -100,22 +93,13 @@ def main(argv: list[str], prog: str) -> int:
     else:
         peaks = Peaks(arguments.threads, arguments.seconds / 160)
     rows = measure(
-        cases,
-        backend_of,
-        patience=Patience(arguments.seconds),
-        beside=peaks.measure,
-        notify=say,
+        cases, backend_of, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say
     )
     facts = {
-        **peaks.facts(),
-        "backend": backend.name,
-        "description": backend.description,
-        "cpu": cpu_name(),
-        "versions": versions(),
-        "commit": source,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **peaks.facts(), "backend": backend.name, "description": backend.description, "cpu": cpu_name(),
+        "versions": versions(), "commit": source, "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": f"{prog} {shlex.join(argv)}".strip(),
-    }
+    }  # fmt: skip
     peak = facts["peak_gmacs"]
     members = member_facts([row for row in rows if row.case.name == PERTURBATION])
     rows = [row for row in rows if row.case.name != PERTURBATION]
@@ -190,12 +174,9 @@ class DevicePeaks:
     def facts(self) -> dict:
         """In 1e9 multiply-accumulates a second, the highest and the median."""
         return {
-            "peak_gmacs": _round(max(self._rates)),
-            "peak_median_gmacs": _round(statistics.median(self._rates)),
-            "peak_one_core_gmacs": None,
-            "instruction_set": self._peak.description,
-            "threads": None,
-        }
+            "peak_gmacs": _round(max(self._rates)), "peak_median_gmacs": _round(statistics.median(self._rates)),
+            "peak_one_core_gmacs": None, "instruction_set": self._peak.description, "threads": None,
+        }  # fmt: skip
 
 
 def row_facts(row: Row, peak: float | None) -> dict:
@@ -203,19 +184,12 @@ def row_facts(row: Row, peak: float | None) -> dict:
     case = row.case
     median, low, high = row.rates
     return {
-        "name": case.name,
-        "recipe": case.recipe,
-        "hidden_size": case.shape.hidden_size,
-        "num_layers": case.shape.num_layers,
-        "readers": case.readers,
-        "seq_len": case.seq_len,
-        "tokens_per_second": _round(median),
-        "spread": [_round(low), _round(high)],
-        "gmacs": _round(row.gmacs),
-        "fraction_of_peak": _fraction(row, peak),
-        "seconds": statistics.median(row.seconds),
+        "name": case.name, "recipe": case.recipe, "hidden_size": case.shape.hidden_size,
+        "num_layers": case.shape.num_layers, "readers": case.readers, "seq_len": case.seq_len,
+        "tokens_per_second": _round(median), "spread": [_round(low), _round(high)], "gmacs": _round(row.gmacs),
+        "fraction_of_peak": _fraction(row, peak), "seconds": statistics.median(row.seconds),
         "repeats": len(row.seconds),
-    }
+    }  # fmt: skip
 
 
 def member_facts(rows: list[Row]) -> list[dict]:
@@ -279,19 +253,12 @@ def table(rows: list[Row], peak: float | None) -> list[str]:
     for row in rows:
         case, fraction = row.case, _fraction(row, peak)
         median, low, high = map(_short, row.rates)
-        lines.append(
-            [
-                case.name,
-                case.recipe if case.name not in ("eval", "generate") else "-",
-                f"{case.shape.hidden_size}/{case.shape.num_layers}",
-                f"{case.readers:,}, {case.seq_len}",
-                median,
-                f"{low} to {high}",
-                "-" if row.gmacs is None else f"{row.gmacs:.3g}",
-                "-" if fraction is None else f"{100 * fraction:.0f} %",
-                str(len(row.seconds)),
-            ]
-        )
+        lines.append([
+            case.name, case.recipe if case.name not in ("eval", "generate") else "-",
+            f"{case.shape.hidden_size}/{case.shape.num_layers}", f"{case.readers:,}, {case.seq_len}",
+            median, f"{low} to {high}", "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+            "-" if fraction is None else f"{100 * fraction:.0f} %", str(len(row.seconds)),
+        ])  # fmt: skip
     return _markdown(lines)
 
 

@@ -9,9 +9,9 @@ import tyro
 
 from egg.checkpoint import WRITING, replace_file
 from egg.cli_bar import bar
-from egg.cli_options import BackendName, parse, say
+from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
 from egg.compress import HEADER, compress, decompress
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.model import read_model
 from kernels import get_backend
 
@@ -37,12 +37,9 @@ class CompressArguments:
     """The compressed file; it replaces what has that name."""
     streams: int | None = None
     """Segments that are read side by side, of 256 KiB or more; none: as many as there can be."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 @dataclass(frozen=True)
@@ -59,19 +56,16 @@ class DecompressArguments:
     """The model it was compressed with, wherever it is now."""
     out: OutName
     """The file that comes back; it replaces what has that name."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:
     """Compress or decompress, as the program's name says; returns the exit status."""
     packing = prog.split()[-1] == "compress"
     arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
-    source, target = _read(arguments.file), _target(arguments.out)
+    source, target = _read(arguments.file), target_file(arguments.out, "--out")
     shape, weights, _ = read_model(arguments.model)
     backend = get_backend(
         arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
@@ -97,19 +91,8 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _read(path: str) -> bytes:
-    try:
+    with telling(f"{path}", "; give a file"):
         return Path(path).read_bytes()
-    except OSError as error:
-        raise EggError(f"{path}: {error.strerror or error}; give a file") from error
-
-
-def _target(path: str) -> Path:
-    """Where to write; refused before the work, not after it."""
-    target = Path(path)
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
-        raise EggError(f"--out {path}: {why}; give a file to write")
-    return target
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -98,16 +98,10 @@ def _tell(corpus: data.Corpus) -> None:
     description = data.describe(corpus)
     rows = [COLUMNS]
     for split in description.splits:
-        rows.append(
-            (
-                split.name,
-                f"{split.documents:,}",
-                f"{split.bytes:,}",
-                f"{split.nuls_removed:,}",
-                f"{split.unigram_bits:.4f}",
-                f"{split.gzip_bits:.4f}",
-            )
-        )
+        rows.append((
+            split.name, f"{split.documents:,}", f"{split.bytes:,}", f"{split.nuls_removed:,}",
+            f"{split.unigram_bits:.4f}", f"{split.gzip_bits:.4f}",
+        ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(f"{description.spec}: {description.folder}")
     for row in rows:

@@ -4,7 +4,6 @@ import json
 import math
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -17,8 +16,19 @@ from egg.baselines import baselines, strong_baselines
 from egg.checkpoint import replace_file
 from egg.cli_bar import bar
 from egg.cli_corpus import split_of
-from egg.cli_options import NONE, BackendName, one_of, parse, say
-from egg.errors import EggError
+from egg.cli_options import (
+    NONE,
+    BackendFlag,
+    ColumnFlag,
+    DeviceFlag,
+    JsonFlag,
+    ThreadsFlag,
+    one_of,
+    parse,
+    say,
+    target_file,
+)
+from egg.errors import EggError, telling
 from egg.evaluate import DocumentScore, Evaluation, count_words, evaluate
 from egg.model import read_model
 from egg.progress import count
@@ -41,22 +51,17 @@ class EvalArguments:
     """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
     data: str | None = None
     """Text to measure on, as for training; none: what the run was trained with."""
-    data_column: str | None = None
-    """Column of tables that holds the text; none: as in training, or text."""
+    data_column: ColumnFlag = None
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
     """Part of the text; none: validation, or all of a text that is not divided."""
     baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Measure simpler models fitted on the text's training split too, and gzip, xz and zstd."""
     per_document: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
     """File to write with one line of JSON for each document."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object on standard output, and nothing else there."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -78,13 +83,15 @@ def main(argv: list[str], prog: str) -> int:
     text = corpus.split(split)
     words = list(count_words(text))
     documents: list[DocumentScore] = []
-    target = _target(arguments.per_document)
+    file = arguments.per_document
+    target = None if file is None else target_file(file, "--per-document")
     with bar(text.size, "reading") as read:
         scored = documents.append if target else None
         result = evaluate(backend, shape, weights, text, read=read, scored=scored, adapter=adapter)
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
-        _write(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        with telling(f"cannot write {target}"):
+            replace_file(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
         say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
     simple = simple_models(corpus, split, text) if arguments.baselines else {}
     print(
@@ -97,12 +104,9 @@ def main(argv: list[str], prog: str) -> int:
 
 BASELINES = {
     "trigram": "frequencies of three bytes, in the training split",
-    "bigram": "frequencies of pairs of bytes there",
-    "unigram": "frequencies of bytes there",
-    "xz": "xz -9e of the same bytes, by themselves",
-    "zstd": "zstd -19",
-    "gzip": "gzip -9",
-}
+    "bigram": "frequencies of pairs of bytes there", "unigram": "frequencies of bytes there",
+    "xz": "xz -9e of the same bytes, by themselves", "zstd": "zstd -19", "gzip": "gzip -9",
+}  # fmt: skip
 """What is measured beside the model, and how the table explains it."""
 
 
@@ -132,16 +136,11 @@ def simple_models(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str
 
 def _json(result: Evaluation, words: int, backend: str, simple: dict[str, float]) -> str:
     figures = {
-        "bits_per_byte": result.bits_per_byte,
-        "byte_perplexity": result.byte_perplexity,
+        "bits_per_byte": result.bits_per_byte, "byte_perplexity": result.byte_perplexity,
         "word_perplexity": _finite(result.word_perplexity(words)),
-        "integer_bits_per_byte": result.integer_bits_per_byte,
-        "documents": result.documents,
-        "bytes": result.bytes,
-        "words": words,
-        "seconds": round(result.seconds, 4),
-        "backend": backend,
-    }
+        "integer_bits_per_byte": result.integer_bits_per_byte, "documents": result.documents,
+        "bytes": result.bytes, "words": words, "seconds": round(result.seconds, 4), "backend": backend,
+    }  # fmt: skip
     return json.dumps(figures | ({"baselines": simple} if simple else {}))
 
 
@@ -166,35 +165,13 @@ def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
     """A document's line in the file of ``--per-document``; an empty one has no figure a byte."""
     bits, whole = document.bits_per_byte, document.bits / words
     return {
-        "index": document.index,
-        "bytes": document.bytes,
-        "words": words,
-        "bits": document.bits,
-        "bits_per_byte": bits,
-        "byte_perplexity": None if bits is None else 2.0**bits,
+        "index": document.index, "bytes": document.bytes, "words": words, "bits": document.bits,
+        "bits_per_byte": bits, "byte_perplexity": None if bits is None else 2.0**bits,
         "word_perplexity": 2.0**whole if whole < 1024 else None,
         "integer_bits_per_byte": document.integer_bits_per_byte,
-    }
+    }  # fmt: skip
 
 
 def _finite(number: float) -> float | None:
     """JSON knows no infinity."""
     return number if math.isfinite(number) else None
-
-
-def _target(path: str | None) -> Path | None:
-    """Where to write; refused before the work, not after it."""
-    if path is None:
-        return None
-    target = Path(path)
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
-        raise EggError(f"--per-document {path}: {why}; give a file to write")
-    return target
-
-
-def _write(target: Path, content: bytes) -> None:
-    try:
-        replace_file(target, content)
-    except OSError as error:
-        raise EggError(f"cannot write {target}: {error.strerror or error}") from error

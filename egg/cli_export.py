@@ -11,8 +11,8 @@ import data
 from egg import checkpoint, hub
 from egg.cli_bar import bar
 from egg.cli_eval import BASELINES, simple_models, text_of
-from egg.cli_options import BackendName, one_of, parse, say
-from egg.errors import EggError
+from egg.cli_options import BackendName, ColumnFlag, DeviceFlag, ThreadsFlag, one_of, parse, say
+from egg.errors import EggError, telling
 from egg.evaluate import count_words, evaluate
 from egg.export_c import c_source
 from egg.export_huggingface import Measured, hub_files
@@ -41,14 +41,11 @@ class ExportArguments:
     """Folder to write; files of these names in it are replaced."""
     data: str | None = None
     """huggingface: text to measure for the card; none: what the run was trained with."""
-    data_column: str | None = None
-    """Column of tables that holds the text; none: as in training, or text."""
+    data_column: ColumnFlag = None
     backend: BackendName = "auto"
     """huggingface: what measures; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -64,12 +61,10 @@ def main(argv: list[str], prog: str) -> int:
     else:
         measured = _measure(arguments, shape, weights, config)
         files = hub_files(folder, name, config, shape, weights, measured)
-    try:
+    with telling(f"cannot write {target}"):
         target.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             checkpoint.replace_file(target / file, content)
-    except OSError as error:
-        raise EggError(f"cannot write {target}: {error.strerror or error}") from error
     for file, content in files.items():
         print(f"{target / file}: {len(content):,} bytes")
     return 0

@@ -12,8 +12,17 @@ from egg import checkpoint
 from egg.cli_bar import steps_bar
 from egg.cli_corpus import split_of
 from egg.cli_eval import text_of
-from egg.cli_options import BackendName, made_folder, one_of, parse, say
-from egg.errors import EggError
+from egg.cli_options import (
+    BackendFlag,
+    ColumnFlag,
+    JsonFlag,
+    ThreadsFlag,
+    made_folder,
+    one_of,
+    parse,
+    say,
+)
+from egg.errors import EggError, telling
 from egg.inspect.geometry import NEIGHBORS
 from egg.model import read_model, trained_for
 from kernels import get_backend
@@ -40,8 +49,7 @@ class GeometryArguments:
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
     data: str | None = None
     """Text to read, as for training; none: what the first model was trained with."""
-    data_column: str | None = None
-    """Column of tables that holds the text; none: as in training, or text."""
+    data_column: ColumnFlag = None
     split: Annotated[str | None, one_of(*SPLITS, "all", "none")] = None
     """Part of the text; none: validation, or all of a text that is not divided."""
     points: int = 4096
@@ -54,12 +62,9 @@ class GeometryArguments:
     """Check the estimators on clouds of known dimension instead, as large as --points."""
     out: str = "."
     """Folder for geometry.json and the two pictures."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object on standard output, and nothing else there."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -105,20 +110,14 @@ def _measure(arguments: GeometryArguments) -> int:
             measured.append(Measured(path, shape, trained_for(path, config), layers))
     pictures = [out / LAYERS, out / TRAINING]
     content = {
-        "data": corpus.name,
-        "split": split,
-        "points": len(next(iter(states.values()))),
-        "stride": arguments.stride,
-        "neighbors": arguments.neighbors,
-        "checkpoints": facts(measured),
+        "data": corpus.name, "split": split, "points": len(next(iter(states.values()))),
+        "stride": arguments.stride, "neighbors": arguments.neighbors, "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
-    }
-    try:
+    }  # fmt: skip
+    with telling(f"cannot write {out}", "; give --out"):
         plot_layers(measured, pictures[0])
         plot_training(measured, pictures[1])
         checkpoint.replace_file(out / GEOMETRY, checkpoint.json_bytes(content))
-    except OSError as error:
-        raise EggError(f"cannot write {out}: {error.strerror or error}; give --out") from error
     if arguments.json:
         print_json(content)
     else:

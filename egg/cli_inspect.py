@@ -7,10 +7,9 @@ from typing import Annotated, Union
 
 import tyro
 
-from egg.cli_options import BackendName, parse, say
-from egg.errors import EggError
+from egg.cli_options import BackendName, JsonFlag, parse, say
+from egg.errors import EggError, telling
 
-Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Picture = Annotated[str | None, tyro.conf.arg(metavar="[PNG]")]
 
 
@@ -29,7 +28,7 @@ class KernelsArguments:
       egg inspect kernels --audit
       egg inspect kernels --source norm_rows
       egg inspect kernels --asm forward.product
-      egg inspect kernels --backend cupy --llvm forward_traced
+      egg inspect kernels --backend cupy --llvm forward_pairs
     """
 
     source: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -40,8 +39,7 @@ class KernelsArguments:
     """Print its machine code, disassembled; of backend cupy SASS."""
     audit: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Count instructions by class, and fail if one is floating-point arithmetic."""
-    json: Json = False
-    """Print one JSON object on standard output, and nothing else there."""
+    json: JsonFlag = False
     backend: BackendName = "auto"
     """Whose kernels."""
 
@@ -59,8 +57,7 @@ class ModelArguments:
     """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
     plot: Picture = None
     """Draw a histogram of every tensor into one picture, model.png if no name follows."""
-    json: Json = False
-    """Print one JSON object on standard output, and nothing else there."""
+    json: JsonFlag = False
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,7 @@ class TraceArguments:
     """Write a page that needs no network, trace.html if no name follows: a click on a byte shows its stages."""
     plot: Picture = None
     """Draw surprise, gates and clipping into a picture, trace.png if no name follows."""
-    json: Json = False
-    """Print one JSON object on standard output, and nothing else there."""
+    json: JsonFlag = False
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,7 @@ class ArithmeticArguments:
 
     plot: Picture = None
     """Draw them into a picture, arithmetic.png if no name follows."""
-    json: Json = False
-    """Print one JSON object on standard output, and nothing else there."""
+    json: JsonFlag = False
 
 
 SUBCOMMANDS = {
@@ -247,12 +242,10 @@ def _text(arguments: TraceArguments) -> bytes:
         return prompt_bytes(arguments.text)
     if arguments.text_file == "-":
         return sys.stdin.buffer.read()
-    try:
+    with telling(
+        f"--text-file {arguments.text_file}", "; give a text file, or - for standard input"
+    ):
         return Path(arguments.text_file).read_bytes()
-    except OSError as error:
-        raise EggError(
-            f"--text-file {arguments.text_file}: {error.strerror}; give a text file, or - for standard input"
-        ) from None
 
 
 def _arithmetic(arguments: ArithmeticArguments) -> int:
@@ -269,10 +262,6 @@ def _wrote(name: str | None, write) -> None:
     """Write a file, and say so on standard error: standard output may be JSON."""
     if name is None:
         return
-    try:
+    with telling(f"cannot write {name}", "; give another name"):
         write(Path(name))
-    except OSError as error:
-        raise EggError(
-            f"cannot write {name}: {error.strerror or error}; give another name"
-        ) from error
     say(f"wrote {name}")

@@ -13,9 +13,9 @@ from egg import checkpoint
 from egg.adapter import base_hash
 from egg.cli_bar import steps_bar
 from egg.cli_corpus import open_for_training
-from egg.cli_options import BackendName, made_folder, number, parse, say
+from egg.cli_options import BackendFlag, JsonFlag, ThreadsFlag, made_folder, number, parse, say
 from egg.config import EvolutionConfig
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import evaluate, sample
 from egg.intrinsic_dimension import (
     FACTORS,
@@ -83,12 +83,9 @@ class IntrinsicDimensionArguments:
     """Bytes of validation text that each adaptation is measured on; 0: all."""
     out: str = "runs/intrinsic-dimension"
     """Folder of the results; what is there of the same trials is not measured again."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object on standard output, and nothing else there."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -163,18 +160,13 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
 
     pictures = [out / PICTURE, out / CURVES]
     content = {
-        "data": name,
-        "tokens": a.tokens,
-        "seeds": a.seeds,
-        "checkpoints": facts(measured),
+        "data": name, "tokens": a.tokens, "seeds": a.seeds, "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
-    }
-    try:
+    }  # fmt: skip
+    with telling(f"cannot write {out}"):
         plot_dimension(measured, pictures[0])
         plot_gains(measured, pictures[1])
         checkpoint.replace_file(out / SUMMARY, checkpoint.json_bytes(content))
-    except OSError as error:
-        raise EggError(f"cannot write {out}: {error.strerror or error}") from error
     if a.json:
         print_json(content)
     else:

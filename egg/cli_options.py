@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from kernels import BACKENDS
 
 T = TypeVar("T")
@@ -28,13 +28,8 @@ _MARKS = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePair
 
 
 def parse(
-    kind: type[T],
-    argv: list[str],
-    *,
-    prog: str,
-    default: T | None = None,
-    description: str | None = None,
-) -> T:
+    kind: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str | None = None,
+) -> T:  # fmt: skip
     """An instance of a dataclass from a command line; a later equal flag wins.
 
     default : what the flags override; its values are what ``--help`` shows
@@ -55,13 +50,9 @@ def parse(
             _environment(environment),
         ):
             return tyro.cli(
-                _MARKS(kind),
-                args=_without_aliases(argv),
-                prog=prog,
-                description="",
-                registry=_registry(),
+                _MARKS(kind), args=_without_aliases(argv), prog=prog, description="", registry=_registry(),
                 **options,
-            )
+            )  # fmt: skip
     except SystemExit as stop:
         if not stop.code:
             print(_help(shown.getvalue(), description or kind.__doc__), end="")
@@ -136,7 +127,27 @@ def one_of(*names: str) -> PrimitiveConstructorSpec:
     )
 
 
+# Flags that several commands have.
 BackendName = Annotated[str, one_of(*BACKENDS)]
+BackendFlag = Annotated[
+    BackendName, tyro.conf.arg(help="What computes; changes the speed, not the result.")
+]
+ThreadsFlag = Annotated[
+    int | None,
+    tyro.conf.arg(help="Threads of a CPU backend; none: as many as the process may use."),
+]
+DeviceFlag = Annotated[
+    int | None, tyro.conf.arg(help="Number of the GPU of backend cupy; none: the first.")
+]
+ColumnFlag = Annotated[
+    str | None,
+    tyro.conf.arg(help="Column of tables that holds the text; none: as in training, or text."),
+]
+JsonFlag = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="Print one JSON object on standard output, and nothing else there."),
+]
 
 
 def _without_aliases(argv: list[str]) -> list[str]:
@@ -281,14 +292,21 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def target_file(path: str, flag: str) -> Path:
+    """Where to write; refused before the work, not after it."""
+    target = Path(path)
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
+        raise EggError(f"{flag} {path}: {why}; give a file to write")
+    return target
+
+
 def made_folder(out: str | Path) -> Path:
     """The folder of ``--out``, made before the work, not after it.
 
     Raises EggError if it cannot be.
     """
     out = Path(out)
-    try:
+    with telling(f"--out {out}", "; give another folder"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EggError(f"--out {out}: {error.strerror or error}; give another folder") from error
     return out

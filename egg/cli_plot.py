@@ -11,7 +11,7 @@ import data
 from egg.baselines import baselines
 from egg.cli_options import parse, say
 from egg.curves import Curves, names, read_curves
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import sample
 from egg.plots import LOSS, plot_runs
 from egg.run_report import REPORT, report_page
@@ -61,15 +61,10 @@ def write(runs: list[Curves], lines: dict[str, float], out: Path) -> list[Path]:
 
     Raises EggError if the folder cannot be written.
     """
-    try:
+    with telling(f"cannot write {LOSS} and {REPORT} in {out}", "; give another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
         plot_runs(runs, lines, out / LOSS)
         (out / REPORT).write_text(report_page(runs, lines), encoding="utf-8")
-    except OSError as error:
-        raise EggError(
-            f"cannot write {LOSS} and {REPORT} in {out}: {error.strerror or error}; "
-            "give another folder with --out"
-        ) from error
     return [out / LOSS, out / REPORT]
 
 

@@ -18,15 +18,9 @@ SAMPLING = Sampling(length=200, temperature=0.8)
 
 
 def report(
-    run: Path,
-    evolution: Evolution,
-    outcome: Outcome,
-    drawn: list[Path],
-    corpus,
-    split: str,
-    measured: np.ndarray,
-    progress: Progress,
-) -> None:
+    run: Path, evolution: Evolution, outcome: Outcome, drawn: list[Path], corpus, split: str,
+    measured: np.ndarray, progress: Progress,
+) -> None:  # fmt: skip
     """Tell how a run ended.
 
     drawn : paths of the loss curve and of the report

@@ -10,8 +10,8 @@ from typing import Annotated, TextIO
 import tyro
 
 from egg.adapter import read_adapter
-from egg.cli_options import BackendName, parse, say
-from egg.errors import EggError
+from egg.cli_options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
+from egg.errors import EggError, telling
 from egg.model import read_model
 from egg.sample import Sampling, in_order, prompt_bytes, stream
 from kernels import get_backend
@@ -40,12 +40,9 @@ class SampleArguments:
     """Beginning of the document to go on with; none: the model begins it."""
     prompt_file: str | None = None
     """The prompt from a file, as it is, or from standard input if it is -."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -77,13 +74,10 @@ def _prompt(arguments: SampleArguments) -> bytes:
         if sys.stdin.isatty():
             say("reading the prompt from the terminal, to the end of input")
         return sys.stdin.buffer.read()
-    try:
+    with telling(
+        f"--prompt-file {arguments.prompt_file}", "; give a text file, or - for standard input"
+    ):
         return Path(arguments.prompt_file).read_bytes()
-    except OSError as error:
-        raise EggError(
-            f"--prompt-file {arguments.prompt_file}: {error.strerror}; give a text file, or - for "
-            "standard input"
-        ) from None
 
 
 class Screen:

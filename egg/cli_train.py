@@ -14,7 +14,7 @@ import tyro
 from data import absolute
 from egg import checkpoint, sinks
 from egg.cli_corpus import facts, open_for_training
-from egg.cli_options import BackendName, given, one_of, parse
+from egg.cli_options import BackendFlag, DeviceFlag, given, one_of, parse
 from egg.cli_plot import draw_run
 from egg.cli_report import report
 from egg.config import (
@@ -35,7 +35,7 @@ from egg.config import (
 )
 from egg.config_file import RUN_TOML, read_flags
 from egg.distributed import Alone, join
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.evaluate import sample
 from egg.evolution import Evolution, recipe_class
 from egg.origin import made_with
@@ -83,12 +83,10 @@ class TrainArguments:
     """TOML file of settings, as every run leaves in its run.toml; flags override it, it the preset."""
     resume: str | None = None
     """Go on with the run in this folder, from its newest complete checkpoint."""
-    backend: BackendName = "auto"
-    """What computes; changes the speed, not the result."""
+    backend: BackendFlag = "auto"
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use, shared by a machine's ranks."""
-    device: int | None = None
-    """Number of the GPU of backend cupy; none: the first."""
+    device: DeviceFlag = None
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Log to RUN/tensorboard too; needs pip install 'egg[tensorboard]'."""
     wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -162,12 +160,9 @@ def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
     default = with_recipe(default, (given(argv, "recipe") or [default.evolution.recipe])[-1])
     presets = "\n".join(f"  {name:10}  {line}" for name, line in PRESET_HELP.items())
     return parse(
-        TrainArguments,
-        argv,
-        prog=prog,
-        description=DESCRIPTION.format(presets=presets, prog=prog),
+        TrainArguments, argv, prog=prog, description=DESCRIPTION.format(presets=presets, prog=prog),
         default=TrainArguments(default.model, default.evolution, default.run, default.preset),
-    )
+    )  # fmt: skip
 
 
 def new_folder(out: str | None, preset_name: str) -> Path:
@@ -255,15 +250,9 @@ def _value(config: Config, name: str):
 
 
 def _train(
-    arguments: TrainArguments,
-    run: Path,
-    prog: str,
-    ranks: Alone,
-    held: ExitStack,
-    saved: Path | None = None,
-    there: dict | None = None,
-    damaged: Sequence[str] = (),
-) -> int:
+    arguments: TrainArguments, run: Path, prog: str, ranks: Alone, held: ExitStack, saved: Path | None = None,
+    there: dict | None = None, damaged: Sequence[str] = (),
+) -> int:  # fmt: skip
     """Train in a folder, anew or from a saved checkpoint, and tell how it went.
 
     held : what is let go when the run ends: the lock of its folder
@@ -344,13 +333,8 @@ def _nothing(line: str) -> None:
 
 def _take(run: Path, held: ExitStack) -> None:
     """Make a new run's folder and lock it."""
-    try:
+    with telling(f"cannot write {run}", "; give another folder with --out, or free space there"):
         run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EggError(
-            f"cannot write {run}: {error.strerror or error}; "
-            "give another folder with --out, or free space there"
-        ) from error
     held.enter_context(locked(run))
     _refuse_a_run(run)  # another process may have been faster
 

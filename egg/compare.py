@@ -123,9 +123,8 @@ def run_comparison(
     Raises EggError if a run fails or what is kept is of other settings, Stopped after Ctrl-C or SIGTERM.
     """
     results = read_results(out)
-    for (
-        seed
-    ) in seeds:  # all configurations of a seed first: an interrupted comparison compares already
+    # All configurations of a seed first: an interrupted comparison compares already
+    for seed in seeds:
         for configuration in configurations:
             done = next(
                 (r for r in results if (r.name, r.seed) == (configuration.name, seed)), None
@@ -177,14 +176,9 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
     *_, last = (record for _, _, record in read_lines(folder / METRICS))
     return Result(
-        configuration.name,
-        seed,
-        configuration.settings,
-        commit(),
-        last["tokens"],
-        last[VALIDATION],
+        configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION],
         last["seconds"],
-    )
+    )  # fmt: skip
 
 
 def _begun(folder: Path) -> bool:

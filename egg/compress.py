@@ -37,14 +37,9 @@ def model_hash(shape: Shape, weights: np.ndarray) -> bytes:
 
 
 def compress(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: bytes,
-    *,
-    streams: int | None = None,
+    backend: Backend, shape: Shape, weights: np.ndarray, text: bytes, *, streams: int | None = None,
     read: Callable[[int], None] | None = None,
-) -> bytes:
+) -> bytes:  # fmt: skip
     """A text's compressed file; the same on every backend and with any number of threads.
 
     weights : (parameters,) int8
@@ -88,28 +83,16 @@ def compress(
             piece.result()
     code = encoder.finish()
     header = HEADER.pack(
-        MAGIC,
-        VERSION,
-        streams,
-        len(text),
-        len(code),
-        model_hash(shape, weights),
-        hashlib.sha256(text).digest(),
-        zlib.crc32(code),
-    )
+        MAGIC, VERSION, streams, len(text), len(code), model_hash(shape, weights),
+        hashlib.sha256(text).digest(), zlib.crc32(code),
+    )  # fmt: skip
     return header + struct.pack("<I", zlib.crc32(header)) + code
 
 
 def decompress(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    packed: bytes,
-    *,
-    name: str,
-    model_name: str,
+    backend: Backend, shape: Shape, weights: np.ndarray, packed: bytes, *, name: str, model_name: str,
     read: Callable[[int], None] | None = None,
-) -> bytes:
+) -> bytes:  # fmt: skip
     """The text of a compressed file.
 
     weights : (parameters,) int8, those it was compressed with

@@ -12,15 +12,9 @@ SIDE_BY_SIDE = 64  # prompts: bounds memory
 
 
 def continuations(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    prompts: Sequence[bytes],
-    sampling: Sampling,
-    until: Sequence[bytes] = (),
-    *,
-    done: Callable[[int], None] | None = None,
-) -> list[bytes]:
+    backend: Backend, shape: Shape, weights: np.ndarray, prompts: Sequence[bytes], sampling: Sampling,
+    until: Sequence[bytes] = (), *, done: Callable[[int], None] | None = None,
+) -> list[bytes]:  # fmt: skip
     """One sample after each prompt, which ends before the first of ``until``, or before a NUL.
 
     weights : (parameters,) int8
@@ -58,9 +52,8 @@ def _together(backend, model, shape, prompts, numbers, sampling, until) -> dict[
                 continue
             text = texts[i]
             text.append(byte)
-            tail = (
-                text[-longest:] if longest else b""
-            )  # a stop ends with the byte just drawn, or is not there
+            # A stop ends with the byte just drawn, or is not there
+            tail = text[-longest:] if longest else b""
             if any(tail.endswith(stop) for stop in until):
                 del text[min(text.find(stop) for stop in until if stop in tail) :]
                 going[at] = False

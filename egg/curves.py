@@ -65,15 +65,9 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
     rows[FIGURES[0]] = speeds[1:] or speeds
     figures = {key: smooth(_array(rows[key])) for key in FIGURES}
     return Curves(
-        run,
-        name or run.resolve().name,
-        config,
-        steps,
-        smooth(_array(rows["train"])),
-        _array(rows[VALIDATION]),
-        figures,
-        at,
-    )
+        run, name or run.resolve().name, config, steps, smooth(_array(rows["train"])), _array(rows[VALIDATION]),
+        figures, at,
+    )  # fmt: skip
 
 
 def names(runs: list[Path]) -> list[str]:

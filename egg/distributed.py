@@ -246,11 +246,8 @@ def join() -> Alone | Ranks:
         return _joined
     try:
         from mpi4py import MPI
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-    ) as error:  # a RuntimeError where there is no MPI library
+    # A RuntimeError where there is no MPI library
+    except (ImportError, RuntimeError, OSError) as error:
         raise EggError(
             f"{size} processes were started, but mpi4py cannot be used ({error}): pip install mpi4py, and an MPI "
             "if there is none, or start one process"

@@ -20,13 +20,9 @@ class Ending:
 
 
 def score_endings(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    texts: Sequence[tuple[bytes, bytes]],
-    *,
+    backend: Backend, shape: Shape, weights: np.ndarray, texts: Sequence[tuple[bytes, bytes]], *,
     read: Callable[[int], None] | None = None,
-) -> list[Ending]:
+) -> list[Ending]:  # fmt: skip
     """Score the second part of each text after the first, read from state zero after a NUL.
 
     weights : (parameters,) int8

@@ -86,16 +86,10 @@ class DocumentScore:
 
 
 def evaluate(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: np.ndarray,
-    *,
-    lanes: int = LANES,
-    read: Callable[[int], None] | None = None,
-    scored: Callable[[DocumentScore], None] | None = None,
+    backend: Backend, shape: Shape, weights: np.ndarray, text: np.ndarray, *, lanes: int = LANES,
+    read: Callable[[int], None] | None = None, scored: Callable[[DocumentScore], None] | None = None,
     adapter: Adapter | None = None,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Score every byte of every document with unperturbed weights.
 
     weights : (parameters,) int8

@@ -35,13 +35,9 @@ class Measured:
 
 
 def hub_files(
-    folder: Path,
-    name: str,
-    config: dict[str, Any],
-    shape: Shape,
-    weights: np.ndarray,
+    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray,
     measured: Measured | None,
-) -> dict[str, bytes]:
+) -> dict[str, bytes]:  # fmt: skip
     """The folder's files by name.
 
     folder : the checkpoint; in a run, its log and its picture are used
@@ -110,22 +106,16 @@ def _metadata(name, config, measured: Measured | None) -> str:
         }
         results = [
             EvalResult(
-                task_type="text-generation",
-                dataset_type=known or corpus or "text",
-                dataset_name=measured.text,
-                metric_type=metric,
-                metric_value=round(value, 6),
+                task_type="text-generation", dataset_type=known or corpus or "text", dataset_name=measured.text,
+                metric_type=metric, metric_value=round(value, 6),
             )
             for metric, value in figures.items()
-        ]
+        ]  # fmt: skip
     return ModelCardData(
-        library_name="egg",
-        pipeline_tag="text-generation",
+        library_name="egg", pipeline_tag="text-generation",
         tags=["egg", "byte-level", "int8", "integer-only", "evolution-strategies"],
-        datasets=[known] if known else None,
-        model_name=name,
-        eval_results=results,
-    ).to_yaml()
+        datasets=[known] if known else None, model_name=name, eval_results=results,
+    ).to_yaml()  # fmt: skip
 
 
 def _use(name: str) -> str:
@@ -203,11 +193,7 @@ def _curve(history, picture: bool) -> str:
         return ""
     chosen = np.unique(np.linspace(0, len(points) - 1, min(CURVE_ROWS, len(points))).round())
     rows = [
-        (
-            f"{points[i]['step']:,}",
-            count(points[i]["tokens"]),
-            f"{points[i][VALIDATION]:.4f}",
-        )
+        (f"{points[i]['step']:,}", count(points[i]["tokens"]), f"{points[i][VALIDATION]:.4f}")
         for i in chosen.astype(int)
     ]
     image = f"![Loss]({LOSS})\n\n" if picture else ""

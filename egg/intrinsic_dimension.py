@@ -54,14 +54,9 @@ FULL = Subspace(None, ALL)
 
 
 def tune(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: Text,
-    validation: np.ndarray,
-    subspace: Subspace,
-    **settings,
-) -> float:
+    backend: Backend, shape: Shape, weights: np.ndarray, text: Text, validation: np.ndarray,
+    subspace: Subspace, **settings,
+) -> float:  # fmt: skip
     """Bits per byte on the validation text of a model that was adapted within a subspace.
 
     settings : as ``egg.adaptation.adapt`` has them
@@ -232,13 +227,9 @@ def trials_of(subspaces: int, factors: int, seeds: int) -> int:
 
 
 def sweep(
-    candidate: Candidate,
-    subspaces: list[Subspace],
-    setting: Setting,
-    factors: list[float],
-    seeds: list[int],
+    candidate: Candidate, subspaces: list[Subspace], setting: Setting, factors: list[float], seeds: list[int],
     run: Callable[[Subspace, Trial], Result],
-) -> Iterator[Gain]:
+) -> Iterator[Gain]:  # fmt: skip
     """The gains of every subspace: the first seed tries all step factors, the others take its best.
 
     Where the best of several factors is the least or the largest, half or twice of it is tried too, and so on.
@@ -263,11 +254,8 @@ def sweep(
             best = min(tried, key=tried.__getitem__)
         after = [tried[best]] + [bits(best, seed) for seed in seeds[1:]]
         yield Gain(
-            subspace,
-            subspace.parameters(candidate.shape),
-            best,
-            [candidate.before - value for value in after],
-        )
+            subspace, subspace.parameters(candidate.shape), best, [candidate.before - value for value in after],
+        )  # fmt: skip
 
 
 def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
@@ -342,19 +330,15 @@ def facts(measured: list[Measured]) -> list[dict]:
             "largest_subspace": m.d90.bound,
             "subspaces": [
                 {
-                    "rank": gain.subspace.rank or "whole",
-                    "tensors": gain.subspace.tensors,
-                    "parameters": gain.parameters,
-                    "step_factor": gain.step_factor,
-                    "gain": gain.mean,
-                    "gains": gain.gains,
-                    "share": m.share(gain),
+                    "rank": gain.subspace.rank or "whole", "tensors": gain.subspace.tensors,
+                    "parameters": gain.parameters, "step_factor": gain.step_factor, "gain": gain.mean,
+                    "gains": gain.gains, "share": m.share(gain),
                 }
                 for gain in m.gains
             ],
         }
         for m in measured
-    ]
+    ]  # fmt: skip
 
 
 def _finite(value: float) -> float | None:

@@ -17,27 +17,19 @@ def print_measured(measured: list[Measured], out) -> None:
     rows = []
     for m in measured:
         c, d = m.candidate, m.d90
-        rows.append(
-            [
-                c.size,
-                _tokens(m),
-                f"{c.before:.3f}",
-                f"{m.gains[-1].mean:.3f}",
-                *(told(m, m.dimensions[share].value) for share in SHARES),
-                f"{told(m, d.low)} to {told(m, d.high)}",
-                f"{100 * d.value / c.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
-            ]
-        )
+        rows.append([
+            c.size, _tokens(m), f"{c.before:.3f}", f"{m.gains[-1].mean:.3f}",
+            *(told(m, m.dimensions[share].value) for share in SHARES),
+            f"{told(m, d.low)} to {told(m, d.high)}",
+            f"{100 * d.value / c.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
+        ])  # fmt: skip
     names = [f"d{100 * share:.0f}" for share in SHARES]
     columns = ["size", "trained for", "before", "gain", *names, "interval", "of all"]
     out.print(
         table(
-            "Trained parameters that reach 50, 80, 90 % of the gain of all weights",
-            columns,
-            rows,
-            left=2,
+            "Trained parameters that reach 50, 80, 90 % of the gain of all weights", columns, rows, left=2,
         )
-    )
+    )  # fmt: skip
     out.print(
         "trained for: tokens; before: bits per byte, unadapted; gain: of all weights, below that;\n"
         f"interval: of d90, {100 * INTERVAL[0]:.0f} to {100 * INTERVAL[1]:.0f} % of resampled seeds; "
@@ -83,11 +75,8 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
             panel.plot([x, x], ends, color=color, linewidth=4, alpha=0.3, solid_capstyle="butt")
             if not math.isfinite(m.d90.high):
                 panel.annotate(
-                    "",
-                    (x, value * 1.25),
-                    (x, value),
-                    arrowprops={"arrowstyle": "->", "color": color},
-                )
+                    "", (x, value * 1.25), (x, value), arrowprops={"arrowstyle": "->", "color": color},
+                )  # fmt: skip
         panel.axhline(parameters, color=color, linewidth=0.8, linestyle=":")
     if known:
         panel.set_xscale("log")

@@ -34,13 +34,8 @@ class Lifelines:
     """
 
     def __init__(
-        self,
-        rank: int,
-        size: int,
-        everyone: Callable[[np.ndarray], np.ndarray],
-        *,
-        one_machine: bool,
-    ):
+        self, rank: int, size: int, everyone: Callable[[np.ndarray], np.ndarray], *, one_machine: bool,
+    ):  # fmt: skip
         self.rank, self.size = rank, size
         self._ended = False
         self._peers: dict[socket.socket, int] = {}

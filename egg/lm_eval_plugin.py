@@ -27,16 +27,9 @@ class EggLM(LM):
     """A trained model, as lm-evaluation-harness asks it."""
 
     def __init__(
-        self,
-        path: str,
-        backend: str = "auto",
-        threads: int | None = None,
-        seed: int = 0,
-        max_gen_toks: int = GENERATED,
-        batch_size=None,
-        max_batch_size=None,
-        device=None,
-    ) -> None:
+        self, path: str, backend: str = "auto", threads: int | None = None, seed: int = 0,
+        max_gen_toks: int = GENERATED, batch_size=None, max_batch_size=None, device=None,
+    ) -> None:  # fmt: skip
         """Load a model.
 
         path : a run, RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub
@@ -106,11 +99,9 @@ class EggLM(LM):
         if temperature and float(asked.get("top_p") or 1) < 1:
             _LOG.warning("egg knows no top_p: %s is left out", asked["top_p"])
         sampling = Sampling(
-            length=self.max_gen_toks if length is None else int(length),
-            temperature=temperature,
-            top_k=int(asked.get("top_k") or 0),
-            seed=self.seed,
-        )
+            length=self.max_gen_toks if length is None else int(length), temperature=temperature,
+            top_k=int(asked.get("top_k") or 0), seed=self.seed,
+        )  # fmt: skip
         return sampling, tuple(_bytes(stop) for stop in until if stop)
 
 

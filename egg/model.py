@@ -56,15 +56,9 @@ class Model:
         return scores(self.logits(tokens[:-1]), tokens[1:])
 
     def generate(
-        self,
-        prompt: bytes | str,
-        length: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
+        self, prompt: bytes | str, length: int, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0,
         count: int = 1,
-    ) -> list[bytes]:
+    ) -> list[bytes]:  # fmt: skip
         """Text that goes on from a prompt, drawn byte by byte with integers alone.
 
         prompt : read from state zero as the beginning of a document (a NUL is read before it); of a
@@ -88,10 +82,7 @@ class Model:
 
 
 def load(
-    path: str | Path,
-    backend: str = "auto",
-    threads: int | None = None,
-    device: int | None = None,
+    path: str | Path, backend: str = "auto", threads: int | None = None, device: int | None = None
 ) -> Model:
     """The model in a folder.
 

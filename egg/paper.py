@@ -31,10 +31,7 @@ class PaperEvolution(Evolution):
         share = self.ranks.share(pairs)
         starts = self.starts[share] + self.step_number * c.seq_len
         tokens = self.text.read(starts, c.seq_len + 1)
-        noise, first = (
-            Noise(c.seed, self.step_number, c.sigma_shift),
-            {"first_pair": share.start},
-        )
+        noise, first = (Noise(c.seed, self.step_number, c.sigma_shift), {"first_pair": share.start})
         scores, self.states = self.backend.run_pairs(
             self.prepare(), tokens, self.states, noise, **first
         )

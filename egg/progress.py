@@ -66,11 +66,7 @@ class Progress:
 
 
 def _parts(status: Status) -> list[str]:
-    parts = [
-        f"step {status.step:,}",
-        f"{count(status.tokens)} tokens",
-        f"train {status.train:.3f}",
-    ]
+    parts = [f"step {status.step:,}", f"{count(status.tokens)} tokens", f"train {status.train:.3f}"]
     if status.validation is not None:
         parts.append(f"validation {status.validation:.3f} (best {status.best:.3f})")
     if status.speed is not None:

@@ -19,7 +19,7 @@ from egg.checkpoint import (
     step_name,
     step_of,
 )
-from egg.errors import EggError
+from egg.errors import telling
 from egg.runlog import VALIDATION, Best
 
 # Begins the name of what is being removed, so that no checkpoint is ever half there under its own.
@@ -58,7 +58,7 @@ def tidy(run: Path, every: int, keep: int | Literal["all"], best: int | None) ->
 def name_best(run: Path, best: Best | None) -> None:
     """Write best.json, or remove it if nothing was measured; raises EggError if it cannot be written."""
     path = run / BEST
-    try:
+    with telling(f"cannot write {path}"):
         if best is None:
             path.unlink(missing_ok=True)
             return
@@ -69,5 +69,3 @@ def name_best(run: Path, best: Best | None) -> None:
         }
         if not path.exists() or path.read_bytes() != json_bytes(content):
             replace_file(path, json_bytes(content))
-    except OSError as error:
-        raise EggError(f"cannot write {path}: {error.strerror or error}") from error

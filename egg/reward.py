@@ -63,9 +63,8 @@ class Reward:
 
 def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     """Answer lists of (prompt, text) with ("scores", list) or ("error", what is wrong), until the other end closes."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is told to all: the command finishes its step
+    # Ctrl-C is told to all: the command finishes its step
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path[:] = ["", *path]
     try:
         score = getattr(importlib.import_module(module), function)

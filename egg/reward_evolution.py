@@ -43,14 +43,9 @@ class RewardEvolution:
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        weights: np.ndarray,
-        layout: AdapterShape,
-        prompts: Sequence[bytes],
-        score: Score,
-        settings: RewardSettings,
-    ):
+        self, backend: Backend, weights: np.ndarray, layout: AdapterShape, prompts: Sequence[bytes],
+        score: Score, settings: RewardSettings,
+    ):  # fmt: skip
         self.backend, self.base, self.layout = backend, weights, layout
         self.prompts, self.score, self.settings = prompts, score, settings
         self.weights = initial_factors(layout, settings.seed)

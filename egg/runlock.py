@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 
 LOCK = "run.lock"
 
@@ -35,10 +35,8 @@ def _acquire(path: Path) -> int | None:
     except ImportError:  # no such locks on this platform: one process at a time is up to the user
         return None
     while True:
-        try:
+        with telling(f"cannot write {path}"):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise EggError(f"cannot write {path}: {error.strerror or error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held it may have removed the file meanwhile: then others lock a new one.

@@ -3,12 +3,12 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egg.errors import EggError
+from egg.errors import telling
 
 METRICS = "metrics.jsonl"
 MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
@@ -45,14 +45,12 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
     """
     path = run / METRICS
     best, before, seconds, end, last = None, None, 0.0, 0, None
-    try:
+    with telling(f"cannot read {path}"):
         for begin, line, record in read_lines(path) if path.exists() else ():
             if record["step"] > step:
                 break
             seconds, end, last = record["seconds"], begin + len(line), (begin, record)
             before, best = best, _better(best, record)
-    except OSError as error:
-        raise EggError(f"cannot read {path}: {error.strerror or error}") from error
     # What a run measures at its end is not measured in the middle of a longer one.
     if last and VALIDATION in last[1] and not (eval_every and last[1]["step"] % eval_every == 0):
         begin, record = last
@@ -78,12 +76,10 @@ class RunLog:
         self.best = history.best
         """The best measurement so far."""
         path = run / METRICS
-        try:
+        with telling(f"cannot write {path}"):
             self.path = path
             self._file = open(path, "a", encoding="utf-8")
             self._file.truncate(history.end)
-        except OSError as error:
-            raise EggError(f"cannot write {path}: {error.strerror or error}") from error
         if history.last:
             self.write(history.last)
 
@@ -109,14 +105,8 @@ class RunLog:
         with suppress(OSError):
             self._file.close()
 
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise EggError(
-                f"cannot write {self.path}: {error.strerror or error}; the last checkpoint stands"
-            ) from error
+    def _telling(self):
+        return telling(f"cannot write {self.path}", "; the last checkpoint stands")
 
 
 def _better(best: Best | None, record: dict[str, Any]) -> Best | None:

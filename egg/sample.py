@@ -117,13 +117,9 @@ def in_order(
 
 
 def stream(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    prompt: bytes,
-    sampling: Sampling,
+    backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling,
     adapter: Adapter | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Generate position after position, for all samples that go on.
 
     weights : (parameters,) int8

@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 
 KEYS = ("step", "seconds")  # of a record that are axes, not figures
 
@@ -33,12 +33,8 @@ class TensorBoard:
         Raises EggError if tensorboardX is not there, or the folder cannot be written.
         """
         writer = _module("tensorboard").SummaryWriter
-        try:
+        with telling(f"cannot write {run / 'tensorboard'}"):
             self._writer = writer(str(run / "tensorboard"), purge_step=step + 1)
-        except OSError as error:
-            raise EggError(
-                f"cannot write {run / 'tensorboard'}: {error.strerror or error}"
-            ) from error
 
     def write(self, record):
         """One step's figures, under the names they have in metrics.jsonl."""

@@ -11,7 +11,7 @@ import numpy as np
 from egg import checkpoint, retention
 from egg.config import Config, to_json
 from egg.config_file import RUN_TOML, to_toml
-from egg.errors import EggError
+from egg.errors import telling
 from egg.evaluate import Evaluation, evaluate
 from egg.evolution import Evolution, StepReport
 from egg.optimizer import SHARE_BITS
@@ -51,15 +51,9 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        config: Config,
-        evolution: Evolution,
-        validation: np.ndarray,
-        corpus: dict[str, Any],
-        run: Path,
-        progress: Progress | None = None,
-        made_with: dict[str, str] | None = None,
-    ):
+        self, config: Config, evolution: Evolution, validation: np.ndarray, corpus: dict[str, Any], run: Path,
+        progress: Progress | None = None, made_with: dict[str, str] | None = None,
+    ):  # fmt: skip
         self.config, self.evolution, self.validation = config.resolved(), evolution, validation
         self.ranks = evolution.ranks
         self.run_folder = run
@@ -124,15 +118,13 @@ class Trainer:
 
     def _begin(self) -> RunLog:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
-        try:
+        with telling(
+            f"cannot write {self.run_folder}",
+            "; give another folder with --out, or free space there",
+        ):
             self.run_folder.mkdir(parents=True, exist_ok=True)
             for name, content in self._settings().items():
                 checkpoint.replace_file(self.run_folder / name, content)
-        except OSError as error:
-            raise EggError(
-                f"cannot write {self.run_folder}: {error.strerror or error}; "
-                "give another folder with --out, or free space there"
-            ) from error
         log = RunLog(self.run_folder, self._history)
         self._best = log.best
         return log
@@ -233,11 +225,7 @@ class Trainer:
     def _shares(self, seconds: float) -> list[float]:
         """How much of the way to each stop is done."""
         stop, e = self.config.run, self.evolution
-        done = (
-            (e.step_number, stop.steps),
-            (e.tokens, stop.tokens),
-            (seconds / 60, stop.minutes),
-        )
+        done = ((e.step_number, stop.steps), (e.tokens, stop.tokens), (seconds / 60, stop.minutes))
         return [at / end for at, end in done if end is not None]
 
     def _show(self, report: StepReport, speed: float, best: Best | None, stop: bool) -> None:
@@ -253,19 +241,13 @@ class Trainer:
         known = self._shown > 1
         self.progress.show(
             Status(
-                report.step,
-                report.tokens,
-                train,
-                self._measured and self._measured.bits_per_byte,
-                best and best.bits_per_byte,
-                speed if known else None,
+                report.step, report.tokens, train, self._measured and self._measured.bits_per_byte,
+                best and best.bits_per_byte, speed if known else None,
                 min(1.0, max(self._shares(self._seconds()), default=0.0)),
-                self._seconds_left(speed) if known else None,
-                report.changed_share,
-                report.clipped_share,
+                self._seconds_left(speed) if known else None, report.changed_share, report.clipped_share,
                 report.step_size,
             )
-        )
+        )  # fmt: skip
 
     def _seconds_left(self, speed: float) -> float:
         stop, e = self.config.run, self.evolution

@@ -14,13 +14,8 @@ from dataclasses import dataclass, field
 from kernels.layout import BackendError
 
 VECTOR, DOT, SCALAR, MEMORY, CONTROL, FLOATING = CLASSES = (
-    "integer vector",
-    "dot product",
-    "scalar integer",
-    "memory and moves",
-    "control",
-    "floating point",
-)
+    "integer vector", "dot product", "scalar integer", "memory and moves", "control", "floating point",
+)  # fmt: skip
 """Classes of instructions; the second is VNNI's and NEON's, which multiply and add four bytes at once."""
 
 UNDECODED = "(not decoded)"

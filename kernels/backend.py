@@ -83,13 +83,7 @@ class Backend(Protocol):
         """
 
     def cast_votes(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        states: np.ndarray,
-        draw: Draw,
-        *,
-        first_row: int = 0,
+        self, model: Any, tokens: np.ndarray, states: np.ndarray, draw: Draw, *, first_row: int = 0
     ) -> Votes:
         """Recipe ``egg``: readers read a chunk, members branch off at every byte, and what is credited votes.
 
@@ -101,11 +95,7 @@ class Backend(Protocol):
         """
 
     def read_adapter_pairs(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        states: np.ndarray,
-        noise: Noise,
+        self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise
     ) -> tuple[np.ndarray, np.ndarray]:
         """``forward`` of members: 2 i and 2 i + 1 read with the factors moved by + and - direction i.
 
@@ -116,14 +106,8 @@ class Backend(Protocol):
         """
 
     def run_pairs(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        states: np.ndarray,
-        noise: Noise,
-        *,
-        first_pair: int = 0,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise, *, first_pair: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Recipe ``paper``: antithetic pairs of members read a chunk.
 
         tokens : (pairs, T + 1) uint8
@@ -157,14 +141,9 @@ class Backend(Protocol):
         """
 
     def update_rows(
-        self,
-        layout: Layout,
-        master: np.ndarray,
-        squares: np.ndarray,
-        votes: np.ndarray,
-        step: int,
+        self, layout: Layout, master: np.ndarray, squares: np.ndarray, votes: np.ndarray, step: int,
         step_size: int,
-    ) -> np.ndarray:
+    ) -> np.ndarray:  # fmt: skip
         """Recipe ``egg``: move master weights by votes over the running root mean square of their row.
 
         master : (parameters,) int32 with 16 fractional bits, moved in place

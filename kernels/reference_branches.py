@@ -72,12 +72,14 @@ class Branches:
 
     def __init__(self, head_vd: np.ndarray, draw: Draw):
         d = head_vd.shape[1]
-        signs = philox.words(draw.seed, philox.BRANCH_SIGNS, 0, draw.step, -(-d // 32))
+        drawn = philox.words(draw.seed, philox.BRANCH_SIGNS, 0, draw.step, 33)
         order = philox.words(draw.seed, philox.BRANCH_ROWS, 0, draw.step, d)
-        self.signs_d = philox.signs(signs, 0, d).astype(np.int64)
+        self.signs_d = philox.signs(drawn, 0, d).astype(np.int64)
+        # H[k][r]: place r moves alike in all branches, and gets no credit from their differences.
+        self.turns_k = hadamard(np.eye(d, dtype=np.int64)[int(drawn[32]) % d])
         self.rows_k = np.argsort(order, kind="stable")[: draw.branches]
 
-        effects_vd = hadamard(head_vd * self.signs_d)  # of every row, at delta = 1
+        effects_vd = self.turns_k * hadamard(head_vd * self.signs_d)  # of every row, at delta = 1
         assert np.abs(effects_vd).max() <= LIMIT * d
         mean = int(np.abs(effects_vd).sum()) // effects_vd.size
         if mean >= BRANCH_MEAN:
@@ -117,6 +119,8 @@ class Branches:
         fitness_bd = np.zeros((len(s_bk), d), np.int64)  # by row; 0 where none branched off
         fitness_bd[:, self.rows_k] = s_bk - round_div(s_bk.sum(1, keepdims=True), k)
         assert np.abs(fitness_bd).max() < 1 << 18
+
+        fitness_bd *= self.turns_k
 
         log_d, log_k = d.bit_length() - 1, k.bit_length() - 1
         shift = product_shift(d) + log_d // 2 - 11 - self.delta_shift - (log_d - log_k)
@@ -191,13 +195,9 @@ class Ballot:
 
 
 def vote(
-    chunk: list[Byte],
-    num_layers: int,
-    gains_d: np.ndarray,
-    branches: Branches,
-    ballot: Ballot,
+    chunk: list[Byte], num_layers: int, gains_d: np.ndarray, branches: Branches, ballot: Ballot,
     first_row: int,
-) -> None:
+) -> None:  # fmt: skip
     """Members branch off wherever the readers have been, and what they credit votes.
 
     gains_d : the last norm's

@@ -442,6 +442,7 @@ class Branches:
     """The branches of the wire in one step: drawn, and sized by the head's weights."""
 
     signs: list  # s
+    place: int  # r, which gets no credit
     rows: list  # the numbers k of the Hadamard rows that branch off
     m: int
     moves: list  # M_k of these rows
@@ -449,18 +450,19 @@ class Branches:
 
 def draw_branches(head, seed, step, count):
     d = len(head[0])
-    words = draw_words(seed, BRANCH_SIGNS, 0, step, (d + 31) // 32)
-    signs = [sign_at(words, j) for j in range(d)]
+    words = draw_words(seed, BRANCH_SIGNS, 0, step, 33)
+    signs, place = [sign_at(words, j) for j in range(d)], words[32] % d
     words = draw_words(seed, BRANCH_ROWS, 0, step, d)
     rows = sorted(range(d), key=lambda k: (words[k], k))[:count]
 
     # R_k for all D rows, whichever branch off: delta follows from the weights alone.
     signed = [[w * s for w, s in zip(row, signs, strict=True)] for row in head]
-    r = [[dot(row, hadamard_row(k, d)) for row in signed] for k in range(d)]
+    turns = [hadamard_row(k, d)[place] for k in range(d)]
+    r = [[turns[k] * dot(row, hadamard_row(k, d)) for row in signed] for k in range(d)]
     mean = sum(abs(v) for r_k in r for v in r_k) // (256 * d)
     m = (mean // 512).bit_length() if mean >= 512 else 1 - (512 // max(1, mean)).bit_length()
     moves = [[clip(round_shift(v, m), -BRANCH_LIMIT, BRANCH_LIMIT) for v in r[k]] for k in rows]
-    return Branches(signs, rows, m, moves)
+    return Branches(signs, place, rows, m, moves)
 
 
 @cache
@@ -508,7 +510,8 @@ def end_credit(branches, f):
     log2_d = d.bit_length() - 1
     s = shift(d) + log2_d // 2 - 11 - branches.m - (log2_d - (count.bit_length() - 1))
     rows = [hadamard_row(k, d) for k in branches.rows]
-    sums_j = [dot(f, column) for column in zip(*rows, strict=True)]
+    turned = [f_k * row[branches.place] for f_k, row in zip(f, rows, strict=True)]
+    sums_j = [dot(turned, column) for column in zip(*rows, strict=True)]
     return [
         clip(round_shift(sign_j * sum_j, s), -CREDIT_LIMIT, CREDIT_LIMIT)
         for sign_j, sum_j in zip(branches.signs, sums_j, strict=True)

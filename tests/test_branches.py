@@ -7,7 +7,7 @@ import pytest
 from synthetic import corpus
 
 from egg.parameters import initial_weights
-from kernels import Adapter, AdapterShape, Draw, Shape, get_backend, reference
+from kernels import Adapter, AdapterShape, Draw, Shape, get_backend, philox, reference
 from kernels.arithmetic import (
     FIRST_SHIFTS,
     MASTER_BITS,
@@ -73,7 +73,9 @@ def test_credit_by_the_letter(hidden_size, branches, scale):
     np.testing.assert_array_equal(np.sort(got.rows_k), np.unique(got.rows_k))
     assert len(got.rows_k) == branches
 
-    h = explicit_hadamard(hidden_size) * got.signs_d
+    h = explicit_hadamard(hidden_size)
+    place = int(philox.words(9, philox.BRANCH_SIGNS, 0, 4, 33)[32]) % hidden_size
+    h = h[:, place, None] * h * got.signs_d
     effects = head @ h.T
     mean = int(np.abs(effects).sum()) // effects.size
     m = (mean // 512).bit_length() if mean >= 512 else 1 - (512 // max(1, mean)).bit_length()

@@ -167,6 +167,18 @@ def test_recipe_egg_is_refused_in_one_line(host):
         host.update_rows(None, None, None, None, 0, 0)
 
 
+def test_training_of_recipe_egg_ends_in_that_line_before_anything_is_written(
+    host, monkeypatch, egg, tmp_path
+):
+    (tmp_path / "text").write_text("A text to train on. " * 999)
+    monkeypatch.setattr("egg.cli_train.get_backend", lambda *args, **settings: host)
+    out = tmp_path / "run"
+    command = ("train", "--backend", "cupy", "--steps", "1", "--out", out)
+    status, _, err = egg(*command, "--data", tmp_path / "text")
+    assert status == 2 and not out.exists()
+    assert err.splitlines()[-1] == f"egg: {cuda_backend.NOT_YET}"
+
+
 def test_an_adapter_is_refused_in_one_line(host):
     shape = Shape(16, 1)
     layout = AdapterShape(shape, 1, shape.matrices)
@@ -244,12 +256,10 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
             return next(self.rates)
 
     monkeypatch.setattr("egg.cli_bench.get_backend", lambda *args, **settings: one)
-    monkeypatch.setattr("egg.cli_bench.check", lambda backend: None)
+    monkeypatch.setattr("egg.cli_bench.check", lambda backend, branches: None)
     monkeypatch.setattr("kernels.cuda.peak.Peak", Peak)
-    command = (
-        "bench --backend cupy --only forward --recipe paper --hidden-size 16 --num-layers 2".split()
-    )
-    command += ["--population-size", "16", "--seconds", "0"]
+    command = "bench --backend cupy --only forward --hidden-size 16 --num-layers 2".split()
+    command += ["--readers", "16", "--seconds", "0"]
     status, out, err = egg(*command, "--json")
     assert status == 0, err
     facts = json.loads(out)
@@ -259,7 +269,7 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
         1001,
     )
     (row,) = facts["rows"]
-    assert row["repeats"] == 3 and row["member_tokens_per_second"] > 0
+    assert row["repeats"] == 3 and row["tokens_per_second"] > 0
     status, out, err = egg(*command)
     assert status == 0 and "Peak by cuBLAS int8, 8192 cubed: 1002 GMAC/s" in out
 

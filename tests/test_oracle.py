@@ -317,7 +317,8 @@ def test_a_branch_is_the_model_whose_head_is_moved_along_its_input():
     delta = 2 ** (6 - 8 - branches.m)
     assert delta >= 1
     for k, moves in zip(branches.rows, branches.moves, strict=True):
-        h_k = [s * h for s, h in zip(branches.signs, oracle.hadamard_row(k, 16), strict=True)]
+        row = oracle.hadamard_row(k, 16)
+        h_k = [row[branches.place] * s * h for s, h in zip(branches.signs, row, strict=True)]
         moved = [o + delta * h for o, h in zip(token.inputs["head.weight"], h_k, strict=True)]
         expected = oracle.scaled(oracle.sums(moved, head), 16)
         fine = [acc << 2 for acc in token.accumulators]
@@ -358,19 +359,21 @@ def test_fitness_is_about_the_score_that_members_would_have():
 
 def test_credit_of_a_fitness_that_is_linear_in_the_directions():
     signs = [1, -1, -1, 1] * 4
-    branches = oracle.Branches(signs, list(range(16)), -3, [])
+    branches = oracle.Branches(signs, 6, list(range(16)), -3, [])
     a = [5, -7, 0, 100, *[1] * 11, -2000]
-    f = [
-        sum(a_j * s * h for a_j, s, h in zip(a, signs, oracle.hadamard_row(k, 16), strict=True))
-        for k in range(16)
-    ]
+    rows = [oracle.hadamard_row(k, 16) for k in range(16)]
+    f = [row[6] * sum(a_j * s * h for a_j, s, h in zip(a, signs, row, strict=True)) for row in rows]
     # The sum over the rows is 16 a, and the shift 6 + 2 - 11 + 3 = 0.
     assert oracle.end_credit(branches, f) == [16 * a_j for a_j in a]
     branches.m = -1  # a left shift by 2
     assert oracle.end_credit(branches, f) == [oracle.clip(64 * a_j, -32767, 32767) for a_j in a]
-    few = oracle.Branches(signs * 4, [0], 0, [])
+    few = oracle.Branches(signs * 4, 6, [0], 0, [])
     # One row of 64: shift 7 + 3 - 11 - 0 - 6 = -7.
     assert oracle.end_credit(few, [3]) == [3 * 128 * s for s in signs * 4]
+    # What all branches share is place 6, where they move alike.
+    branches.m = -3
+    shared = oracle.end_credit(branches, [5] * 16)
+    assert shared == [16 * 5 * s * (j == 6) for j, s in enumerate(signs)]
 
 
 def test_votes_of_the_head_round_up_and_down_in_turn():

@@ -56,12 +56,9 @@ def division() -> dict[str, Any]:
         wrong += int(np.count_nonzero(product >> shifts[m] != v // m))
         float_wrong += int(np.count_nonzero(np.floor(v * (1.0 / m)) != v // m))
     return {
-        "quotients": LIMIT * len(v),
-        "wrong": wrong,
-        "wrong_by_float64_reciprocal": float_wrong,
-        "largest_product": largest,
-        "headroom_bits": float(31 - np.log2(largest)),
-    }
+        "quotients": LIMIT * len(v), "wrong": wrong, "wrong_by_float64_reciprocal": float_wrong,
+        "largest_product": largest, "headroom_bits": float(31 - np.log2(largest)),
+    }  # fmt: skip
 
 
 def score_bias(spread: int) -> dict[str, float]:
@@ -86,16 +83,12 @@ def score_bias(spread: int) -> dict[str, float]:
     coarse = -scores(logits, targets) / SIXTEENTHS
     fine = -scores(logits, targets, FINE) / FINE
     return {
-        "spread_bits": spread / 16,
-        "exact": float(exact.mean()),
-        "integer_16": float(coarse.mean()),
-        "integer_256": float(fine.mean()),
-        "bias_16": float((coarse - exact).mean()),
-        "bias_256": float((fine - exact).mean()),
-        "of_powers": float((floored_powers - exact).mean()),
+        "spread_bits": spread / 16, "exact": float(exact.mean()), "integer_16": float(coarse.mean()),
+        "integer_256": float(fine.mean()), "bias_16": float((coarse - exact).mean()),
+        "bias_256": float((fine - exact).mean()), "of_powers": float((floored_powers - exact).mean()),
         "of_logarithm_16": float((coarse - floored_powers).mean()),
         "of_logarithm_256": float((fine - floored_powers).mean()),
-    }
+    }  # fmt: skip
 
 
 def facts() -> dict[str, Any]:
@@ -104,23 +97,18 @@ def facts() -> dict[str, Any]:
     worst = int(np.abs(error).argmax())
     found: dict[str, Any] = {
         "exp2": {
-            "table": table.tolist(),
-            "worst_relative_error": float(error[worst]),
-            "worst_at": worst,
-            "mean_relative_error": float(error.mean()),
-            "worst_bits": float(np.log2(1 + error).min()),
+            "table": table.tolist(), "worst_relative_error": float(error[worst]), "worst_at": worst,
+            "mean_relative_error": float(error.mean()), "worst_bits": float(np.log2(1 + error).min()),
         },
         "division": division(),
         "score": [score_bias(spread) for spread in SPREADS],
-    }
+    }  # fmt: skip
     for fraction in (SIXTEENTHS, FINE):
         v, off = logarithms(fraction)
         found[f"log2_{fraction}"] = {
-            "thresholds": log2_thresholds(fraction).tolist(),
-            "worst_error_bits": float(off.min()),
-            "worst_at": int(v[off.argmin()]),
-            "mean_error_bits": float(off.mean()),
-        }
+            "thresholds": log2_thresholds(fraction).tolist(), "worst_error_bits": float(off.min()),
+            "worst_at": int(v[off.argmin()]), "mean_error_bits": float(off.mean()),
+        }  # fmt: skip
     return found
 
 
@@ -132,15 +120,9 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     rows = []
     for first in range(0, VOCABULARY, 16):
         row = e["table"][first : first + 16]
-        rows.append(
-            [
-                f"e[{first}..{first + 15}]",
-                f"{row[0]:,}",
-                f"{row[8]:,}",
-                f"{row[15]:,}",
-                _worst(first),
-            ]
-        )
+        rows.append([
+            f"e[{first}..{first + 15}]", f"{row[0]:,}", f"{row[8]:,}", f"{row[15]:,}", _worst(first),
+        ])  # fmt: skip
     columns = ["an octave", "first", "ninth", "last", "worst error"]
     out.print(
         table("Powers of two: e[j] = floor(16 * 2^(j/16)), of a logit j = l + 128", columns, rows)

@@ -28,14 +28,11 @@ class NumbaKernels:
         """What is known of each kernel, for JSON and for the list."""
         return [
             {
-                "name": kernel.name,
-                "path": kernel.path,
-                "purpose": kernel.purpose,
-                "signatures": kernel.signatures(),
-                "compiled_into": list(kernel.called_by),
+                "name": kernel.name, "path": kernel.path, "purpose": kernel.purpose,
+                "signatures": kernel.signatures(), "compiled_into": list(kernel.called_by),
             }
             for kernel in self.kernels.values()
-        ]
+        ]  # fmt: skip
 
     def source(self, name: str) -> str:
         """A kernel as it is written."""
@@ -101,14 +98,11 @@ class NumpyKernels:
 
         return [
             {
-                "name": name,
-                "path": "reference",
-                "purpose": self._purpose(name, function),
-                "signatures": [str(inspect.signature(function))],
-                "compiled_into": [],
+                "name": name, "path": "reference", "purpose": self._purpose(name, function),
+                "signatures": [str(inspect.signature(function))], "compiled_into": [],
             }
             for name, function in self._members.items()
-        ]
+        ]  # fmt: skip
 
     @staticmethod
     def _purpose(name: str, function) -> str:

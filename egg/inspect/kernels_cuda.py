@@ -10,13 +10,9 @@ from kernels.cuda import compiler, sass, sources
 
 SHAPE = Shape(256, 6)  # whose kernels are shown
 PATHS = {
-    "prepare.pack_matrix": "forward",
-    "prepare.draw_signs": "perturbation",
-    "forward": "forward",
-    "votes": "vote",
-    "pairs": "perturbation",
-    "update": "update",
-}
+    "prepare.pack_matrix": "forward", "prepare.draw_signs": "perturbation", "forward": "forward",
+    "votes": "vote", "pairs": "perturbation", "update": "update",
+}  # fmt: skip
 """What a kernel is for, by its source or by itself."""
 
 
@@ -49,14 +45,12 @@ class CudaKernels:
         """What is known of each kernel, for JSON and for the list."""
         return [
             {
-                "name": name,
-                "path": self._path_of(name),
+                "name": name, "path": self._path_of(name),
                 "purpose": self._text(name).partition("\n")[0].lstrip("/ "),
-                "signatures": [self._signature(name)],
-                "compiled_into": [],
+                "signatures": [self._signature(name)], "compiled_into": [],
             }
             for name in sorted(self._sources, key=lambda name: ORDER.index(self._path_of(name)))
-        ]
+        ]  # fmt: skip
 
     def source(self, name: str) -> str:
         """A kernel as it is written, after its file's name."""
@@ -130,9 +124,8 @@ class CudaKernels:
         last = next(
             i for i, line in enumerate(lines) if entry.search(line) and not line.startswith("//")
         )
-        first = (
-            last if lines[last].startswith('extern "C"') else last - 1
-        )  # the launch bounds have a line of their own
+        # The launch bounds have a line of their own
+        first = last if lines[last].startswith('extern "C"') else last - 1
         while first and lines[first - 1].startswith("//"):
             first -= 1
         return "\n".join(lines[first : lines.index("}", last) + 1])

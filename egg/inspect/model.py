@@ -78,16 +78,11 @@ def _facts(name: str, weights: np.ndarray, before: np.ndarray | None) -> TensorF
     shares = counts(weights) / weights.size
     shares = shares[shares > 0]
     return TensorFacts(
-        name,
-        weights.shape,
-        weights.nbytes,
-        int(wide.min()),
-        int(wide.max()),
-        int(np.abs(wide).sum(dtype=np.int64)) / weights.size,
-        abs(float(-(shares * np.log2(shares)).sum())),
+        name, weights.shape, weights.nbytes, int(wide.min()), int(wide.max()),
+        int(np.abs(wide).sum(dtype=np.int64)) / weights.size, abs(float(-(shares * np.log2(shares)).sum())),
         np.count_nonzero(np.abs(wide) == LIMIT) / weights.size,
         None if before is None else np.count_nonzero(weights != before) / weights.size,
-    )
+    )  # fmt: skip
 
 
 def counts(weights: np.ndarray) -> np.ndarray:
@@ -98,13 +93,10 @@ def counts(weights: np.ndarray) -> np.ndarray:
 def facts(model: Inspected) -> dict[str, Any]:
     """The table as JSON."""
     return {
-        "path": model.path,
-        "hidden_size": model.shape.hidden_size,
-        "num_layers": model.shape.num_layers,
-        "parameters": model.shape.parameters,
-        "tensors": [asdict(tensor) for tensor in model.tensors],
+        "path": model.path, "hidden_size": model.shape.hidden_size, "num_layers": model.shape.num_layers,
+        "parameters": model.shape.parameters, "tensors": [asdict(tensor) for tensor in model.tensors],
         "all": asdict(model.whole),
-    }
+    }  # fmt: skip
 
 
 def print_model(model: Inspected, out) -> None:

@@ -19,13 +19,9 @@ def console(stream=None, width: int | None = None):
     if width is None and not stream.isatty() and "COLUMNS" not in os.environ:
         width = 200  # nobody's window: lines stay whole
     return Console(
-        file=stream,
-        width=width or shutil.get_terminal_size().columns,
-        highlight=False,
-        emoji=False,
-        markup=False,
-        soft_wrap=False,
-    )
+        file=stream, width=width or shutil.get_terminal_size().columns, highlight=False, emoji=False,
+        markup=False, soft_wrap=False,
+    )  # fmt: skip
 
 
 def table(title: str, columns: list[str], rows: list[list], *, left: int = 1, styles=None):

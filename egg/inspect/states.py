@@ -78,9 +78,8 @@ def _positions(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Bytes to read (m,) uint8 with the states before them (m, L, D) int8, a piece of each document at a time."""
     starts, sizes = _stretches(text, points * stride)
-    order = np.argsort(
-        -sizes, kind="stable"
-    )  # the longest first: those still going on are the first
+    # The longest first: those still going on are the first
+    order = np.argsort(-sizes, kind="stable")
     starts, sizes = starts[order], sizes[order]
     model = backend.prepare(shape, weights)
     states = np.zeros((len(starts), shape.num_layers, shape.hidden_size), np.int8)

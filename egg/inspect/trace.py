@@ -105,15 +105,9 @@ def trace(shape: Shape, weights: np.ndarray, text: bytes) -> Trace:
     targets = tokens[1:]
     chosen = np.take_along_axis(logits[:-1], targets[:, None].astype(np.intp), 1)
     return Trace(
-        text,
-        tokens,
-        logits,
-        stages,
-        surprises(logits[:-1], targets),
-        likely.astype(np.uint8),
-        np.take_along_axis(exact, likely, 1),
-        (logits[:-1] > chosen).sum(1),
-    )
+        text, tokens, logits, stages, surprises(logits[:-1], targets), likely.astype(np.uint8),
+        np.take_along_axis(exact, likely, 1), (logits[:-1] > chosen).sum(1),
+    )  # fmt: skip
 
 
 def stage_names(shape: Shape) -> list[str]:
@@ -170,12 +164,9 @@ def position(traced: Trace, t: int) -> dict[str, Any]:
 
 def _numbers(stage: Stage, t: int) -> dict[str, Any]:
     there = {
-        "stage": stage.name,
-        "min": int(stage.min[t]),
-        "max": int(stage.max[t]),
-        "mean_magnitude": float(stage.mean_magnitude[t]),
-        "share_clipped": float(stage.clipped[t]),
-    }
+        "stage": stage.name, "min": int(stage.min[t]), "max": int(stage.max[t]),
+        "mean_magnitude": float(stage.mean_magnitude[t]), "share_clipped": float(stage.clipped[t]),
+    }  # fmt: skip
     if stage.headroom_bits is not None:
         there["headroom_bits"] = float(stage.headroom_bits[t])
     if stage.openness is not None:

@@ -41,10 +41,8 @@ from kernels.cpu.tiles import (
 )
 
 RANKS = 16  # places for z among the votes' inputs: one vector
-MOVES, KEEPS = (
-    1,
-    2,
-)  # of AdaptedModel.members: pairs whose factors move; readers whose z is kept for votes
+# Of AdaptedModel.members: pairs whose factors move; readers whose z is kept for votes
+MOVES, KEEPS = 1, 2
 A_A, B_A, A_B, B_B = range(4)  # signs of a pair of factors: a and b of A, a and b of B
 
 

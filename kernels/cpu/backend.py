@@ -12,13 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.arithmetic import (
-    VOCABULARY,
-    adapter_lift,
-    exp2_table,
-    log2_thresholds,
-    product_shift,
-)
+from kernels.arithmetic import VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
 from kernels.backend import Votes
 from kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes
 from kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
@@ -26,14 +20,13 @@ from kernels.cpu.isa import InstructionSet
 from kernels.cpu.reciprocal import reciprocals
 from kernels.cpu.simd import aligned
 from kernels.cpu.tiles import ROWS
-from kernels.layout import AdapterShape, Layout, Shape
+from kernels.layout import AdapterShape, Shape
 from kernels.philox import key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
-BLOCK_BYTES = (
-    384 << 10
-)  # of a block's activations, states and signs: they stay in a core's second-level cache
+# Of a block's activations, states and signs: they stay in a core's second-level cache
+BLOCK_BYTES = 384 << 10
 
 
 class Prepared(NamedTuple):
@@ -70,23 +63,13 @@ def _places(shape: Shape) -> Places:
         starts[t.number] = sums
         outputs, inputs = t.shape
         width = min(64, outputs)
-        panels += [
-            (t.offset + n * inputs, width, inputs, sums + n) for n in range(0, outputs, width)
-        ]
+        first = range(0, outputs, width)
+        panels += [(t.offset + n * inputs, width, inputs, sums + n) for n in first]
         sums += outputs
     return Places(
-        np.array(panels, np.int64),
-        sums,
-        np.array([t.offset for t in tensors], np.int64),
-        starts,
-        np.array([t.a >> 3 for t in tensors], np.int64),
-        np.array([t.b >> 3 for t in tensors], np.int64),
-    )
-
-
-@cache
-def _starts(layout: Layout) -> np.ndarray:
-    return layout.row_starts
+        np.array(panels, np.int64), sums, np.array([t.offset for t in tensors], np.int64), starts,
+        np.array([t.a >> 3 for t in tensors], np.int64), np.array([t.b >> 3 for t in tensors], np.int64),
+    )  # fmt: skip
 
 
 def _columns(shape: Shape) -> tuple[int, int]:
@@ -225,10 +208,8 @@ class NumbaBackend:
         def pack_some(first, last):
             pack.pack_panels(weights, places.panels, first, last, packed, starts)
 
-        self.run(
-            pack_some,
-            self.spread(len(places.panels), LARGE * len(places.panels) // shape.parameters),
-        )
+        most = LARGE * len(places.panels) // shape.parameters
+        self.run(pack_some, self.spread(len(places.panels), most))
         arrays = (packed, starts, places.offsets, places.starts, places.a, places.b)
         model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays))
         if adapter is None:
@@ -255,27 +236,18 @@ class NumbaBackend:
         """A block and the arrays that must live as long."""
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
-        noisy, seen, bytes_ = (
-            (padded if moved else 0),
-            (padded if credited else 0),
-            length if credited else 0,
-        )
+        seen, bytes_ = (padded, length) if credited else (0, 0)
         words = -(-(adapter or shape).sign_words // 64) * 64
         wide_row = _wide_row(shape) if adapter else 0
         scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds
         arrays = (
-            _filled((structures.BUFFERS, padded, stride), np.uint8),
-            _filled((padded, 4 * stride), np.uint8),
-            _filled((layers, padded, stride), np.uint8),
-            np.empty((padded, VOCABULARY), np.int8),
-            np.zeros((padded, 2), np.int32),
-            np.zeros((noisy, words), np.uint32),
-            _filled((padded, wide_row), np.uint8),
-            aligned(((seen + 1) * VOCABULARY,), np.int16),
+            _filled((structures.BUFFERS, padded, stride), np.uint8), _filled((padded, 4 * stride), np.uint8),
+            _filled((layers, padded, stride), np.uint8), np.empty((padded, VOCABULARY), np.int8),
+            np.zeros((padded, 2), np.int32), np.zeros((padded if moved else 0, words), np.uint32),
+            _filled((padded, wide_row), np.uint8), aligned(((seen + 1) * VOCABULARY,), np.int16),
             aligned((bytes_, layers, structures.SAVED, seen, stride), np.int8),
-            aligned((bytes_, seen, stride), np.int32),
-            aligned((scratch,), np.uint8),
-        )
+            aligned((bytes_, seen, stride), np.int32), aligned((scratch,), np.uint8),
+        )  # fmt: skip
         addresses = [_at(array) for array in arrays]
         addresses.insert(6, wide_row)
         block = structures.Block(
@@ -342,21 +314,11 @@ class NumbaBackend:
         def run(first, last):
             block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
             forward.run_pair_block(
-                model,
-                parameters,
-                self.tables,
-                block,
-                tokens,
-                states,
-                states_out,
-                first,
-                first_pair,
-                scores,
-            )
+                model, parameters, self.tables, block, tokens, states, states_out, first, first_pair, scores,
+            )  # fmt: skip
 
-        self.run(
-            run, self.spread(len(tokens), self.members_per_block(shape, moved=True) // 2, ROWS)
-        )
+        most = self.members_per_block(shape, moved=True) // 2
+        self.run(run, self.spread(len(tokens), most, ROWS))
         return scores, states_out
 
     def cast_votes(self, prepared, tokens, states, draw, *, first_row=0):
@@ -399,23 +361,22 @@ class NumbaBackend:
         """The step's branches, and the arrays that must live as long."""
         shape = prepared.shape
         d, count = shape.hidden_size, draw.branches
-        signs, by_row = (
-            self.buffer("signs", (d,), np.int32),
-            self.buffer("rows", (count,), np.int64),
-        )
+        signs = self.buffer("signs", (d,), np.int32)
+        by_row = self.buffer("rows", (count,), np.int64)
         moves = self.buffer("moves", (count, VOCABULARY), np.int16)
         by_byte = self.buffer("moves by byte", (VOCABULARY, count), np.int16)
         words = self.buffer("branch words", (max(64, d),), np.uint32)
         key = key_words(draw.seed)
-        branches.draw_branches(*key, draw.step, words, signs, by_row)
+        turns = self.buffer("turns", (d,), np.int32)
+        branches.draw_branches(*key, draw.step, words, signs, turns, by_row)
         head = prepared.weights[-VOCABULARY * d :].reshape(VOCABULARY, d)
         transformed = self.buffer("transformed", (VOCABULARY, d), np.int32)
-        m = branches.prepare_branches(head, signs, by_row, transformed, moves, by_byte)
+        m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves, by_byte)
         width = d.bit_length() - 1
         fewer = width - (count.bit_length() - 1)
         shift = product_shift(d) + width // 2 - 11 - m - fewer
         shifts = np.ascontiguousarray(draw.shifts, np.int64)
-        arrays = (moves, by_byte, by_row, signs, shifts)
+        arrays = (moves, by_byte, by_row, signs, turns[by_row], shifts)
         return structures.BranchParameters(count, shift, *map(_at, arrays)), arrays
 
     def _sum_votes(self, prepared, places, rows, tokens, gains) -> np.ndarray:
@@ -443,9 +404,8 @@ class NumbaBackend:
 
     def read_adapter_pairs(self, prepared, tokens, states, noise):
         model = prepared.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
-        parameters = CLEAN._replace(
-            **dict(zip(("key_0", "key_1"), key_words(noise.seed), strict=True)), step=noise.step
-        )
+        key_0, key_1 = key_words(noise.seed)
+        parameters = CLEAN._replace(key_0=key_0, key_1=key_1, step=noise.step)
         return self._read(prepared._replace(model=model), parameters, tokens, states, 2)
 
     def add_full_rank(self, weights, noise, direction, amount):
@@ -504,7 +464,7 @@ class NumbaBackend:
 
     def update_rows(self, layout, master, squares, votes_p, step, step_size):
         weights = np.empty(layout.parameters, np.int8)
-        starts = _starts(layout)
+        starts = layout.row_starts
 
         def move(first, last):
             votes.move_rows(master, squares, votes_p, starts, first, last, step, step_size, weights)

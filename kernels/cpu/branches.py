@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, CREDIT_LIMIT, LIMIT
+from kernels.cpu import structures as st
 from kernels.cpu.forward import (
     fine_head,
     load_states,
@@ -51,27 +52,7 @@ from kernels.cpu.simd import (
     store_word,
     total,
 )
-from kernels.cpu.structures import (
-    EMBEDDING_KIND,
-    FREE_DOWN,
-    FREE_MIDDLE,
-    FREE_OUT,
-    GAIN_KIND,
-    JIT,
-    LAYER_KINDS,
-    LAYER_OUTPUTS,
-    LAYER_TENSORS,
-    S_CANDIDATE,
-    S_FREE,
-    S_GATE,
-    S_STATE,
-    V_CANDIDATE,
-    V_DOWN,
-    V_GATE,
-    quad_at,
-    saved_at,
-    tensor_at,
-)
+from kernels.cpu.structures import JIT, V_CANDIDATE, V_DOWN, V_GATE, quad_at, saved_at, tensor_at
 from kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
 
 
@@ -110,17 +91,21 @@ def bit_length(v):
 
 
 @njit(**JIT)
-def draw_branches(key_0, key_1, step, words, signs, rows):
+def draw_branches(key_0, key_1, step, words, signs, turns, rows):
     """A step's signs, and the Hadamard rows of its branches.
 
     words : (whole 64s,) uint32, D at least: written
     signs : (D,) int32, written: s
+    turns : (D,) int32, written: H[k][r] of each row
     rows : (K,) int64, written, in ascending order
     """
     d, lanes, at = len(signs), address(LANES), address(words)
-    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, -(-d >> 5))
+    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, 33)
+    place = np.int64(words[32]) & (d - 1)
     for j in range(d):
         signs[j] = 2 * ((np.int64(words[j >> 5]) >> (j & 31)) & 1) - 1
+        turns[j] = j == place
+    walsh_hadamard(address(turns), d)
     if len(rows) < d:
         draw_words(BRANCH_ROWS, 0, step, key_0, key_1, lanes, at, d)
     chosen = 0
@@ -135,11 +120,12 @@ def draw_branches(key_0, key_1, step, words, signs, rows):
 
 
 @njit(**JIT)
-def prepare_branches(head, signs, rows, transformed, moves, moves_by_byte):
+def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte):
     """What the branches of a step add to the logits.
 
     head : (256, D) int8
     signs : (D,) int32, s
+    turns : (D,) int32, H[k][r]
     rows : (K,) int64, Hadamard rows of the branches
     transformed : (256, D) int32, written: R
     moves : (K, 256) int16, written
@@ -155,7 +141,9 @@ def prepare_branches(head, signs, rows, transformed, moves, moves_by_byte):
         walsh_hadamard(at, d)
         sums = splat(0)
         for j in range(0, d, 16):  # |R| <= 127 * 1,024, so that a byte's sum is below 2**27
-            sums = sums + absolute(load_i32(at + 4 * j))
+            effect = load_i32(at + 4 * j) * load_i32(address(turns) + 4 * j)
+            store_i32(at + 4 * j, effect)
+            sums = sums + absolute(effect)
         magnitude += total(sums)
     mean = magnitude // (256 * d)
     if mean >= BRANCH_MEAN:
@@ -165,9 +153,8 @@ def prepare_branches(head, signs, rows, transformed, moves, moves_by_byte):
     most = splat(BRANCH_LIMIT << BRANCH_BITS)
     for v in range(256):
         at = address(transformed) + 4 * d * v
-        for j in range(
-            0, d, 16
-        ):  # |R| << 9 < 2**26 where m is negative: the mean bounds no single R
+        # |R| << 9 < 2**26 where m is negative: the mean bounds no single R
+        for j in range(0, d, 16):
             moved = round_shift(load_i32(at + 4 * j), m)
             store_i32(at + 4 * j, maximum(splat(0) - most, minimum(most, moved)))
         for k in range(count):
@@ -222,13 +209,12 @@ def score_reader(model, tables, block, t, i, target, phase):
     whole = total(sums)  # 2**12 to 2**28
     inverse = (LIMIT << 32) // whole  # < 2**27
     quad = block.quad + (i >> 2) * block.length + t
-    first = LAYER_OUTPUTS * model.num_layers * model.hidden_size
+    first = st.LAYER_OUTPUTS * model.num_layers * model.hidden_size
     counting = load_i32(address(LANES))
     for v in range(0, 256, 16):
         logit = load_i8(logits + v)
-        share = multiply_high(
-            load_i32(e + 4 * v) << 12, inverse
-        )  # 127 e / S with 12 fractional bits
+        # 127 e / S with 12 fractional bits
+        share = multiply_high(load_i32(e + 4 * v) << 12, inverse)
         rounding = (counting * splat(1597) + splat(1597 * v + phase)) & splat(4095)
         hit = is_equal(counting + splat(v), splat(target)) * splat(LIMIT)
         vote = hit - ((share + rounding) >> 12)
@@ -271,7 +257,7 @@ def credit_wire(model, block, draw, t, i, target):
     for j in range(0, d, 16):
         store_i32(fitness + 4 * j, splat(0))
     for k in range(0, count, 16):
-        store_i32(c + 4 * k, load_i32(c + 4 * k) - mean)
+        store_i32(c + 4 * k, (load_i32(c + 4 * k) - mean) * load_i32(draw.turns + 4 * k))
     for k in range(count):
         store_word(fitness + 4 * load_long(draw.rows + 8 * k), load_word(c + 4 * k))
     walsh_hadamard(fitness, d)
@@ -300,15 +286,15 @@ def pass_norm(model, block, draw, t, i, c, gains):
     """
     d = model.hidden_size
     x = block.bytes + i * block.stride
-    weight = tensor_at(model, 1 + LAYER_TENSORS * model.num_layers)
+    weight = tensor_at(model, 1 + st.LAYER_TENSORS * model.num_layers)
     wire = block.wire + 4 * (t * block.padded + i) * block.stride
     rho = splat((1 << 14) // mean_magnitude(x, d))
-    shift = load_long(draw.shifts + 8 * GAIN_KIND)
+    shift = load_long(draw.shifts + 8 * st.GAIN_KIND)
     for j in range(0, d, 16):
         credit = load_i32(c + 4 * j)
         # |x rho >> 6| <= 127 * 2**8 < 2**15, so that products stay below 2**30
         gain = (credit * round_shift(load_i8(x + j) * rho, 6)) >> 8
-        add_magnitudes(magnitudes(block, model, GAIN_KIND), gain)
+        add_magnitudes(magnitudes(block, model, st.GAIN_KIND), gain)
         store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
         passed = round_shift(credit * round_shift(load_i8(weight + j) * rho, 6), 8)
         store_i32(wire + 4 * j, limit(passed))
@@ -333,27 +319,27 @@ def vote_along(model, block, draw, tokens, row, i, rows_out):
             wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
             keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
             for layer in range(layers - 1, -1, -1):
-                f = load_i8(saved_at(model, block, t, layer, S_GATE, i) + j)
-                c = load_i8(saved_at(model, block, t, layer, S_CANDIDATE, i) + j)
-                old = load_i8(saved_at(model, block, t, layer, S_STATE, i) + j)
-                free = load_i8(saved_at(model, block, t, layer, S_FREE, i) + j)
-                wire = wire * (free & splat(FREE_OUT))
-                down = wire * ((free >> 1) & splat(FREE_DOWN >> 1))
-                wire = wire * ((free >> 2) & splat(FREE_MIDDLE >> 2))
+                f = load_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j)
+                c = load_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j)
+                old = load_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j)
+                free = load_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j)
+                wire = wire * (free & splat(st.FREE_OUT))
+                down = wire * ((free >> 1) & splat(st.FREE_DOWN >> 1))
+                wire = wire * ((free >> 2) & splat(st.FREE_MIDDLE >> 2))
                 e = limit(wire + load_i32(ahead + 64 * layer))
                 # |e| <= 2**20, times at most 256 < 2**29
                 open_ = f + splat(LIMIT)
                 candidate = e * open_ * minimum(splat(1), splat(LIMIT) - absolute(c))
                 gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
                 store_i32(ahead + 64 * layer, round_shift((splat(129) - f) * e, 8) * keeps)
-                column, kind = LAYER_OUTPUTS * layer * d, LAYER_KINDS + 3 * layer
+                column, kind = st.LAYER_OUTPUTS * layer * d, st.LAYER_KINDS + 3 * layer
                 at = quad_at(block.v, block.quads, column, j, width, quad + t)
                 step = 4 * block.quads * d  # from one output's panels to the next's
                 cast(model, block, draw, kind + V_GATE, gate, at + V_GATE * step, r)
                 cast(model, block, draw, kind + V_CANDIDATE, candidate, at + V_CANDIDATE * step, r)
                 cast(model, block, draw, kind + V_DOWN, down, at + V_DOWN * step, r)
-            add_magnitudes(magnitudes(block, model, EMBEDDING_KIND), wire)
-            vote = narrow(wire, load_long(draw.shifts + 8 * EMBEDDING_KIND))
+            add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
+            vote = narrow(wire, load_long(draw.shifts + 8 * st.EMBEDDING_KIND))
             store_i8(to + t * d + j, vote)
 
 

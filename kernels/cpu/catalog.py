@@ -17,45 +17,24 @@ from kernels.backend import Adapter, Draw, Noise
 from kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
-    "pack": "forward",
-    "forward": "forward",
-    "tiles": "forward",
-    "structures": "forward",
-    "signs": "perturbation",
-    "score": "score",
-    "branches": "credit",
-    "votes": "vote",
-    "pair_votes": "vote",
-    "coder": "coding",
-    "full_rank": "perturbation",
-    "full_rank.sum_signs": "vote",
-    "adapters": "forward",
-    "forward.project": "perturbation",
-    "forward.vector": "perturbation",
-    "branches.draw_branches": "perturbation",
-    "branches.prepare_branches": "perturbation",
-    "branches.score_reader": "score",
-    "branches.read_and_credit": "forward",
-    "branches.cast": "vote",
-    "branches.deposit": "vote",
-    "branches.narrow": "vote",
-    "branches.vote_along": "vote",
-    "votes.integer_root": "update",
-    "votes.move_rows": "update",
-    "votes.move_master": "update",
-    "votes.move_signs": "update",
-    "pair_votes.draw_directions": "perturbation",
-    "structures.gain": "perturbation",
-    "structures.side": "perturbation",
-    "structures.embedding_sign": "perturbation",
-    "structures.a_signs": "perturbation",
-    "structures.b_signs": "perturbation",
-    "adapters.factor_signs": "perturbation",
-}
+    name: path
+    for path, names in {
+        "forward": "pack forward tiles structures adapters branches.read_and_credit",
+        "perturbation": "signs full_rank forward.project forward.vector branches.draw_branches "
+            "branches.prepare_branches pair_votes.draw_directions structures.gain structures.side "
+            "structures.embedding_sign structures.a_signs structures.b_signs adapters.factor_signs",
+        "score": "score branches.score_reader",
+        "credit": "branches",
+        "vote": "votes pair_votes full_rank.sum_signs branches.cast branches.deposit branches.narrow "
+            "branches.vote_along",
+        "coding": "coder",
+        "update": "votes.integer_root votes.move_rows votes.move_master votes.move_signs",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
 """What a kernel is for, by its module or by itself: a step of the calculation."""
-CALLS = (
-    "calls from Python"  # wrappers that Numba compiles beside each kernel: they unpack arguments
-)
+# Wrappers that Numba compiles beside each kernel: they unpack arguments.
+CALLS = "calls from Python"
 RUNTIME = "Numba's runtime"  # reference counts
 
 

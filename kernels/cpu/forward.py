@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from kernels.arithmetic import LIMIT
+from kernels.cpu import structures as st
 from kernels.cpu.adapters import moves_factors, through_adapter
 from kernels.cpu.score import score
 from kernels.cpu.signs import draw_signs
@@ -35,40 +36,8 @@ from kernels.cpu.simd import (
     total,
 )
 from kernels.cpu.structures import (
-    B_F,
-    B_H,
-    FREE_DOWN,
-    FREE_MIDDLE,
-    FREE_OUT,
-    GATE,
-    IN,
     JIT,
-    LAYER_INPUTS,
-    LAYER_TENSORS,
-    LN1,
-    LN2,
-    MOVED,
     OFFSET,
-    PAST,
-    PRODUCT_1,
-    PRODUCT_2,
-    S_CANDIDATE,
-    S_FREE,
-    S_GATE,
-    S_STATE,
-    U_F,
-    U_H,
-    W_DOWN,
-    W_F,
-    W_H,
-    W_UP,
-    X_H,
-    X_MID,
-    X_PAST,
-    X_U,
-    a_signs,
-    b_signs,
-    embedding_sign,
     gain,
     product_shift,
     quad_at,
@@ -92,7 +61,7 @@ from kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS
 @njit(**JIT)
 def project(model, noise, block, tensor, x, x_row, inputs):
     """What every member's accumulators gain for a = +1 and -1: gain(p) and gain(-p), p = r (b . x)."""
-    bits = block.words + b_signs(model, tensor)
+    bits = block.words + st.b_signs(model, tensor)
     for i in range(block.members):
         acc = splat(0)
         for k in range(0, inputs, 64):
@@ -113,12 +82,12 @@ def product(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_
     ):
         return
     shift = product_shift(inputs)
-    moved = noise.mode == MOVED
+    moved = noise.mode == st.MOVED
     if moved:
         project(model, noise, block, tensor, x, x_row, inputs)
     w = tensor_at(model, tensor)
     start = model.starts + 4 * load_long(model.start + 8 * tensor)
-    bits, bits_row = block.words + a_signs(model, tensor), block.words_row
+    bits, bits_row = block.words + st.a_signs(model, tensor), block.words_row
     width = min(64, outputs)
     columns = min(COLUMNS, width)
     for n in range(0, outputs, columns):
@@ -143,14 +112,16 @@ def product(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_
 @njit(**JIT)
 def head(model, noise, block, t, out):
     """Every member's logits, (members, 256) int8 at an address."""
-    tensor, x = 2 + LAYER_TENSORS * model.num_layers, block.bytes + IN * block.padded * block.stride
+    x = block.bytes + st.IN * block.padded * block.stride
+    tensor = 2 + st.LAYER_TENSORS * model.num_layers
     product(model, noise, block, t, tensor, x, block.stride, model.hidden_size, 256, out, 256, 0)
 
 
 @njit(**JIT)
 def fine_head(model, block, t):
     """Every reader's logits with eight more bits, in block.fine."""
-    tensor, x = 2 + LAYER_TENSORS * model.num_layers, block.bytes + IN * block.padded * block.stride
+    x = block.bytes + st.IN * block.padded * block.stride
+    tensor = 2 + st.LAYER_TENSORS * model.num_layers
     inputs, row = model.hidden_size, block.stride
     if through_adapter(model, block, t, tensor, x, row, inputs, 256, block.fine, 512, 0, True):
         return
@@ -169,9 +140,9 @@ def fine_head(model, block, t):
 def vector(model, noise, block, i, tensor, j):
     """Sixteen gains or biases as member i has them."""
     v = load_i8(tensor_at(model, tensor) + j)
-    if noise.mode == MOVED:
+    if noise.mode == st.MOVED:
         step = splat(side(i) * noise.vector_step)
-        bits = block.words + block.words_row * i + a_signs(model, tensor) + (j >> 3)
+        bits = block.words + block.words_row * i + st.a_signs(model, tensor) + (j >> 3)
         v = clip8_lanes(v + select_bits(bits, step, splat(0) - step))
     return v
 
@@ -226,8 +197,8 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
     d, stride, members = model.hidden_size, block.stride, block.members
     plane = block.padded * stride
     x = block.bytes
-    read, past = x + IN * plane, x + PAST * plane
-    one, two, gate = x + PRODUCT_1 * plane, x + PRODUCT_2 * plane, x + GATE * plane
+    read, past = x + st.IN * plane, x + st.PAST * plane
+    one, two, gate = x + st.PRODUCT_1 * plane, x + st.PRODUCT_2 * plane, x + st.GATE * plane
     mid = block.mid
 
     for i in range(members):
@@ -237,9 +208,9 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                 for j in range(0, d, 16):
                     store_offset(state_at(block, layer, i) + j, splat(0))
         weights = model.packed + byte * d
-        if noise.mode == MOVED:
-            bits = block.words + block.words_row * i + b_signs(model, 0)
-            a = embedding_sign(model, block, i, byte)
+        if noise.mode == st.MOVED:
+            bits = block.words + block.words_row * i + st.b_signs(model, 0)
+            a = st.embedding_sign(model, block, i, byte)
             step = splat(side(i) * a * noise.vector_step)
             for j in range(0, d, 16):
                 move = select_bits(bits + (j >> 3), step, splat(0) - step)
@@ -249,33 +220,33 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                 store_i8(x + i * stride + j, load_i8(weights + j))
 
     for layer in range(model.num_layers):
-        first = 1 + LAYER_TENSORS * layer
-        inputs = LAYER_INPUTS * layer * d
+        first = 1 + st.LAYER_TENSORS * layer
+        inputs = st.LAYER_INPUTS * layer * d
         h = block.states + layer * plane
 
-        norm_rows(model, noise, tables, block, first + LN1, x, read)
-        product(model, noise, block, t, first + W_F, read, stride, d, d, one, stride, 0)
-        product(model, noise, block, t, first + U_F, h, stride, d, d, two, stride, 0)
+        norm_rows(model, noise, tables, block, first + st.LN1, x, read)
+        product(model, noise, block, t, first + st.W_F, read, stride, d, d, one, stride, 0)
+        product(model, noise, block, t, first + st.U_F, h, stride, d, d, two, stride, 0)
         if keeps:
-            keep_inputs(block, t, inputs + X_U * d, read, stride, d)
-            keep_inputs(block, t, inputs + X_H * d, h, stride, d)
+            keep_inputs(block, t, inputs + st.X_U * d, read, stride, d)
+            keep_inputs(block, t, inputs + st.X_H * d, h, stride, d)
         for i in range(members):
             for j in range(0, d, 16):
                 at = i * stride + j
                 f = load_i8(one + at) + load_i8(two + at)
-                f = clip8_lanes(f + vector(model, noise, block, i, first + B_F, j))
+                f = clip8_lanes(f + vector(model, noise, block, i, first + st.B_F, j))
                 store_i8(gate + at, f)
                 store_offset(past + at, ((f + splat(LIMIT)) * load_offset(h + at)) >> 8)
 
-        product(model, noise, block, t, first + W_H, read, stride, d, d, one, stride, 0)
-        product(model, noise, block, t, first + U_H, past, stride, d, d, two, stride, 0)
+        product(model, noise, block, t, first + st.W_H, read, stride, d, d, one, stride, 0)
+        product(model, noise, block, t, first + st.U_H, past, stride, d, d, two, stride, 0)
         if keeps:
-            keep_inputs(block, t, inputs + X_PAST * d, past, stride, d)
+            keep_inputs(block, t, inputs + st.X_PAST * d, past, stride, d)
         for i in range(members):
             for j in range(0, d, 16):
                 at = i * stride + j
                 c = load_i8(one + at) + load_i8(two + at)
-                c = clip8_lanes(c + vector(model, noise, block, i, first + B_H, j))
+                c = clip8_lanes(c + vector(model, noise, block, i, first + st.B_H, j))
                 f, old = load_i8(gate + at), load_offset(h + at)
                 # |(f + 127) (c - h)| <= 254 * 254; the step is convex, so the state stays in [-127, 127]
                 new = old + (((f + splat(LIMIT)) * (c - old)) >> 8)
@@ -283,19 +254,21 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                 middle = clip8_lanes(load_i8(x + at) + new)
                 store_i8(x + at, middle)
                 if keeps:
-                    store_i8(saved_at(model, block, t, layer, S_GATE, i) + j, f)
-                    store_i8(saved_at(model, block, t, layer, S_CANDIDATE, i) + j, c)
-                    store_i8(saved_at(model, block, t, layer, S_STATE, i) + j, old)
-                    to = saved_at(model, block, t, layer, S_FREE, i) + j
-                    store_i8(to, free(middle) * splat(FREE_MIDDLE))
+                    store_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j, f)
+                    store_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j, c)
+                    store_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j, old)
+                    to = saved_at(model, block, t, layer, st.S_FREE, i) + j
+                    store_i8(to, free(middle) * splat(st.FREE_MIDDLE))
 
-        norm_rows(model, noise, tables, block, first + LN2, x, read)
+        norm_rows(model, noise, tables, block, first + st.LN2, x, read)
         product(
-            model, noise, block, t, first + W_UP, read, stride, d, 4 * d, mid, 4 * stride, OFFSET
+            model, noise, block, t, first + st.W_UP, read, stride, d, 4 * d, mid, 4 * stride, OFFSET
         )
-        product(model, noise, block, t, first + W_DOWN, mid, 4 * stride, 4 * d, d, one, stride, 0)
+        product(
+            model, noise, block, t, first + st.W_DOWN, mid, 4 * stride, 4 * d, d, one, stride, 0
+        )
         if keeps:
-            keep_inputs(block, t, inputs + X_MID * d, mid, 4 * stride, 4 * d)
+            keep_inputs(block, t, inputs + st.X_MID * d, mid, 4 * stride, 4 * d)
         for i in range(members):
             for j in range(0, d, 16):
                 at = i * stride + j
@@ -303,13 +276,13 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                 new = clip8_lanes(load_i8(x + at) + down)
                 store_i8(x + at, new)
                 if keeps:
-                    to = saved_at(model, block, t, layer, S_FREE, i) + j
-                    clear = free(new) * splat(FREE_OUT) + free(down) * splat(FREE_DOWN)
+                    to = saved_at(model, block, t, layer, st.S_FREE, i) + j
+                    clear = free(new) * splat(st.FREE_OUT) + free(down) * splat(st.FREE_DOWN)
                     store_i8(to, load_i8(to) + clear)
 
-    norm_rows(model, noise, tables, block, 1 + LAYER_TENSORS * model.num_layers, x, read)
+    norm_rows(model, noise, tables, block, 1 + st.LAYER_TENSORS * model.num_layers, x, read)
     if keeps:
-        keep_inputs(block, t, LAYER_INPUTS * model.num_layers * d, read, stride, d)
+        keep_inputs(block, t, st.LAYER_INPUTS * model.num_layers * d, read, stride, d)
 
 
 @njit(**JIT)
@@ -370,10 +343,8 @@ def run_sequences(model, noise, tables, block, tokens, states_in, states_out, ro
         head(model, noise, block, t, block.logits)
         for i in range(block.members):
             for j in range(0, 256, 16):
-                store_i8(
-                    out + 256 * ((row + i) * block.length + t) + j,
-                    load_i8(block.logits + 256 * i + j),
-                )
+                to = out + 256 * ((row + i) * block.length + t) + j
+                store_i8(to, load_i8(block.logits + 256 * i + j))
     save_states(model, block, states_out, row)
 
 

@@ -29,13 +29,9 @@ def draw_chunk(chunk, direction, step, key_0, key_1, words):
     words : (64,) uint32, written
     """
     c0, c1, c2, c3 = philox_lanes(
-        load_i32(address(LANES)) + splat(16 * chunk),
-        splat(FULL_RANK_SIGNS),
-        splat(direction),
-        splat(step),
-        key_0,
-        key_1,
-    )
+        load_i32(address(LANES)) + splat(16 * chunk), splat(FULL_RANK_SIGNS), splat(direction), splat(step),
+        key_0, key_1,
+    )  # fmt: skip
     store_interleaved(address(words), c0, c1, c2, c3)
 
 

@@ -80,9 +80,8 @@ def kernel(rows: int, vectors: int):
 
         return signature, codegen
 
-    @njit(
-        nogil=True
-    )  # not cached on disk: the code differs between instruction sets, the file does not
+    # Not cached on disk: the code differs between instruction sets, the file does not
+    @njit(nogil=True)
     def repeat(x, w, out, times):
         for _ in range(times):
             tile(address(x), address(w), address(out))

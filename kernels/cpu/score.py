@@ -28,6 +28,5 @@ def score(logits, target, tables):
     sums = splat(0)
     for j in range(0, 256, 16):
         sums = sums + exp2(tables.exp2, load_i8(logits + j) + splat(128))
-    return (
-        load_byte(logits + target) + 128 - floor_log2(total(sums), tables.log2_16, 4)
-    )  # of < 2**28
+    # The total is below 2**28.
+    return load_byte(logits + target) + 128 - floor_log2(total(sums), tables.log2_16, 4)

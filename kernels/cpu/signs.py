@@ -3,20 +3,12 @@
 import numpy as np
 from numba import njit
 
-from kernels.cpu.simd import (
-    address,
-    load_i32,
-    multiply_high,
-    splat,
-    store_i32,
-    store_interleaved,
-)
+from kernels.cpu.simd import address, load_i32, multiply_high, splat, store_i32, store_interleaved
 from kernels.cpu.structures import JIT
 from kernels.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
-LANES = np.arange(
-    16, dtype=np.int32
-)  # compiled in as a constant: its address holds, a local array's would not
+# Compiled in as a constant: its address holds, a local array's would not
+LANES = np.arange(16, dtype=np.int32)
 
 
 @njit(**JIT)

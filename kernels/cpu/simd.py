@@ -45,7 +45,6 @@ class VectorType(types.Type):
 
 
 i32x16 = VectorType("i32x16", V_I32)
-i8x64 = VectorType("i8x64", BYTES)
 
 
 @register_model(VectorType)
@@ -226,10 +225,7 @@ def _store_interleaved(b, address, v0, v1, v2, v3):
 
 
 def _interleave_bytes(b, address, *rows):
-    pairs = [lane for i in range(LANES) for lane in (i, LANES + i)]
-    quads = [lane for i in range(LANES) for lane in (2 * i, 2 * i + 1, 32 + 2 * i, 33 + 2 * i)]
-    r0, r1, r2, r3 = (load(b, row, V_I8) for row in rows)
-    store(b, shuffle(b, shuffle(b, r0, r1, pairs), shuffle(b, r2, r3, pairs), quads), address)
+    _store_interleaved(b, address, *(load(b, row, V_I8) for row in rows))
 
 
 def _hadamard16(b, v):
@@ -251,9 +247,6 @@ def _add_magnitudes(b, address, v):
 load_i16 = define(
     lambda b, at: b.sext(load(b, at, ir.VectorType(I16, LANES)), V_I32), i32x16, types.int64
 )
-store_i16 = define(
-    lambda b, at, v: store(b, b.trunc(v, ir.VectorType(I16, LANES)), at), types.void, types.int64, i32x16
-)  # fmt: skip
 interleave_bytes = define(_interleave_bytes, types.void, *[types.int64] * 5)  # to; of four rows
 hadamard16 = define(_hadamard16, i32x16, i32x16)  # Walsh-Hadamard transform, natural order
 add_magnitudes = define(_add_magnitudes, types.void, types.int64, i32x16)  # to 16 int64
@@ -262,9 +255,8 @@ shift_up = define(lambda b, v, w: b.shl(v, w), i32x16, i32x16, i32x16)  # lane b
 shift_down = define(
     lambda b, v, n: b.lshr(v, broadcast(b, b.trunc(n, I32), V_I32)), i32x16, i32x16, types.int64
 )  # unsigned
-is_equal = define(
-    lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16
-)  # 1 or 0
+# 1 or 0
+is_equal = define(lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16)
 
 
 def halves(b, v):
@@ -319,18 +311,14 @@ def _transpose_words(b, source, row, to, step):
         store(b, v, b.add(to, b.mul(step, I64(i))))
 
 
-add_squares = define(
-    _add_squares, types.void, *[types.int64] * 3
-)  # to 16 int64; of int32 limited to +-most
-scaled = define(
-    _scaled, i32x16, *[types.int64] * 4
-)  # round_shift(limited int32 * factor, shift), within 2**30
-scaled_small = define(
-    _scaled_small, i32x16, *[types.int64] * 4
-)  # the same of a factor below 2**31, within 2**30
-transpose_words = define(
-    _transpose_words, types.void, *[types.int64] * 4
-)  # 16 x 16, rows to columns
+# To 16 int64, of int32 limited to +-most
+add_squares = define(_add_squares, types.void, *[types.int64] * 3)
+# round_shift(limited int32 * factor, shift), within 2**30
+scaled = define(_scaled, i32x16, *[types.int64] * 4)
+# The same of a factor below 2**31, within 2**30
+scaled_small = define(_scaled_small, i32x16, *[types.int64] * 4)
+# 16 x 16, rows to columns
+transpose_words = define(_transpose_words, types.void, *[types.int64] * 4)
 sum_bytes = define(
     lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), load(b, at, BYTES)),
     i32x16,
@@ -455,9 +443,8 @@ def _four_totals(b, vectors):
 
     fours = range(0, LANES, 4)
     low = [lane + i for lane in fours for i in (0, LANES, 1, LANES + 1)]
-    pairs = [
-        add_halves(*vectors[i : i + 2], low, [lane + 2 for lane in low]) for i in (0, 2)
-    ]  # a, b, a, b in each four lanes, and c, d, c, d
+    # a, b, a, b in each four lanes, and c, d, c, d
+    pairs = [add_halves(*vectors[i : i + 2], low, [lane + 2 for lane in low]) for i in (0, 2)]
     low = [lane + i for lane in fours for i in (0, 1, LANES, LANES + 1)]
     whole = add_halves(*pairs, low, [lane + 2 for lane in low])  # a, b, c, d in each
     parts = [shuffle(b, whole, whole, range(lane, lane + 4)) for lane in fours]
@@ -516,9 +503,8 @@ def _add_signed_bytes(b, acc, address, bits):
     return dot4(b, acc, constant(BYTES, 1), signed)
 
 
-add_signed_bytes = define(
-    _add_signed_bytes, i32x16, i32x16, types.int64, types.int64
-)  # acc, 64 bytes, 64 bits
+# acc, 64 bytes, 64 bits
+add_signed_bytes = define(_add_signed_bytes, i32x16, i32x16, types.int64, types.int64)
 add_products = define(
     lambda b, acc, x, w: dot4(b, acc, load(b, x, BYTES), load(b, w, BYTES)),
     i32x16, i32x16, types.int64, types.int64,

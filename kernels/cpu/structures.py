@@ -29,11 +29,8 @@ EMBEDDING_KIND, GAIN_KIND, LAYER_KINDS = range(3)  # kinds: the first two, then 
 # What a reader leaves behind of each byte and layer: gate, candidate, the state before, and what is free (FREE_*).
 S_GATE, S_CANDIDATE, S_STATE, S_FREE = range(4)
 SAVED = 4
-FREE_OUT, FREE_DOWN, FREE_MIDDLE = (
-    1,
-    2,
-    4,
-)  # the residual after the MLP, the MLP's output, the residual before it
+# The residual after the MLP, the MLP's output, the residual before it
+FREE_OUT, FREE_DOWN, FREE_MIDDLE = 1, 2, 4
 
 
 # What follows holds addresses, not arrays: Numba counts references to arrays, atomically, at every use. The backend
@@ -83,6 +80,7 @@ class BranchParameters(NamedTuple):
     moves_by_byte: int  # (256, K) int16: the same, transposed
     rows: int  # (K,) int64: numbers of the branches' Hadamard rows
     signs: int  # (D,) int32: s
+    turns: int  # (K,) int32: H[k][r]
     shifts: int  # (kinds,) int64
 
 

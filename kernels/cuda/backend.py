@@ -10,14 +10,7 @@ import numpy as np
 
 from kernels.arithmetic import SIXTEENTHS, VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds
 from kernels.backend import Noise
-from kernels.cuda.sources import (
-    Tile,
-    defines,
-    packed_bytes,
-    packed_offsets,
-    sign_words,
-    tile_for,
-)
+from kernels.cuda.sources import Tile, defines, packed_bytes, packed_offsets, sign_words, tile_for
 from kernels.cuda.tables import pair_tables
 from kernels.layout import BackendError, Shape
 from kernels.philox import key_words
