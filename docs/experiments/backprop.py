@@ -19,11 +19,11 @@ Bits per byte after as many M tokens of the default, seed 1, one horizon a row:
     4M      | 3.050 2.605 2.415 2.179 2.023 1.944 1.795 1.738  234
 
 Tried at 0.25M (streams, length: bits per byte at a step size; the embedding begins with a deviation of 1): 16, 32:
-2.686 at 4e-3, 2.638 at 8e-3 and 1.6e-2, 2.689 at 8e-3 where 16 streams do not take turns with others; 32, 16: 2.617 at
-1.6e-2; 16, 16: 2.490 at 8e-3; 8, 32: 2.488 at 8e-3; 8, 16: 2.391 at 8e-3, 2.360 at 5e-3. With a deviation of 0.5: 8,
-16: 2.344 at 5e-3; 4, 16: 2.310 at 3e-3, in 1.5 times the seconds; 4, 32: 2.325 at 5e-3; 8, 8: 2.346 at 5e-3. With 0.25: 8,
-16: 2.336 at 5e-3. With u_f, u_h and w_down zero: 16, 16: 2.533. At 32, 16, 1e-2 0.4M end at 2.274 in 10 s.
-A second thread was 7 times slower on the busy machine, where threads wait for each other at every small product, and
+2.686 at 4e-3, 2.638 at 8e-3 and 1.6e-2, 2.689 at 8e-3 where 16 streams do not take turns with others; 32, 16: 2.617
+at 1.6e-2; 16, 16: 2.490 at 8e-3; 8, 32: 2.488 at 8e-3; 8, 16: 2.391 at 8e-3, 2.360 at 5e-3. With a deviation of 0.5:
+8, 16: 2.344 at 5e-3; 4, 16: 2.310 at 3e-3, in 1.5 times the seconds; 4, 32: 2.325 at 5e-3; 8, 8: 2.346 at 5e-3. With
+0.25: 8, 16: 2.336 at 5e-3. With u_f, u_h and w_down zero: 16, 16: 2.533. At 32, 16, 1e-2 0.4M end at 2.274 in 10 s. A
+second thread was 7 times slower on the busy machine, where threads wait for each other at every small product, and
 torch.compile of the step no faster after a minute of compiling.
 """
 
