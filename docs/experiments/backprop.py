@@ -3,8 +3,8 @@
     pip install torch                                 # no dependency of egg
     python docs/experiments/backprop.py --tokens 1e6 --threads 1         # 64/2 on stdlib; --help has the settings
 
-The shortest horizons that end at a level on stdlib's validation split (CPython 3.11.7), one thread of a two-core AMD
-EPYC (Zen 4), torch 2.13.0+cpu. Seconds are the CPU's, of training alone: others worked on the machine.
+Horizons that end near a level of stdlib's validation split (CPython 3.11.7), where they end in brackets; one thread of
+a two-core AMD EPYC (Zen 4), torch 2.13.0+cpu. Seconds are the CPU's, of training alone: others worked on the machine.
 
     streams, length, lr | 2.6                  2.4                   2.2
     8, 16, 5e-3         | 0.14M 7 s (2.612)    0.22M 12 s (2.400)    0.37M 21 s (2.197)     the default
@@ -18,13 +18,13 @@ Bits per byte after as many M tokens of the default, seed 1, one horizon a row:
     1M      | 2.770 2.439 2.186 1.921                          54
     4M      | 3.050 2.605 2.415 2.179 2.023 1.944 1.795 1.738  234
 
-Tried at 0.25M (streams, length, lr: bits per byte; first with an embedding of deviation 1): 16, 32: 2.686 at 4e-3,
-2.638 at 8e-3, 2.638 at 1.6e-2, and 2.689 at 8e-3 where 16 streams do not take turns with others; 32, 16, 1.6e-2:
-2.617; 16, 16, 8e-3: 2.490; 8, 32, 8e-3: 2.488; 8, 16: 2.391 at 8e-3, 2.360 at 5e-3. An embedding of deviation 0.5: 8,
-16, 5e-3: 2.344; 4, 16: 2.310 at 3e-3, 2.311 at 5e-3, in twice the seconds; 4, 32, 5e-3: 2.325; 8, 8, 5e-3: 2.346; of
-deviation 0.25: 2.336. u_f, u_h and w_down zero at 16, 16: worse, 2.533 against 2.490. 0.4M at 32, 16, 1e-2 end at
-2.274 in 10 s. A second thread was 7 times slower on the busy machine, where threads wait for each other at every
-small product, and torch.compile of the step no faster after a minute of compiling.
+Tried at 0.25M (streams, length: bits per byte at a step size; the embedding begins with a deviation of 1): 16, 32:
+2.686 at 4e-3, 2.638 at 8e-3 and 1.6e-2, 2.689 at 8e-3 where 16 streams do not take turns with others; 32, 16: 2.617
+at 1.6e-2; 16, 16: 2.490 at 8e-3; 8, 32: 2.488 at 8e-3; 8, 16: 2.391 at 8e-3, 2.360 at 5e-3. With a deviation of 0.5:
+8, 16: 2.344 at 5e-3; 4, 16: 2.310 at 3e-3, in 1.5 times the seconds; 4, 32: 2.325 at 5e-3; 8, 8: 2.346 at 5e-3. With
+0.25: 8, 16: 2.336 at 5e-3. With u_f, u_h and w_down zero: 16, 16: 2.533. At 32, 16, 1e-2 0.4M end at 2.274 in 10 s. A
+second thread was 7 times slower on the busy machine, where threads wait for each other at every small product, and
+torch.compile of the step no faster after a minute of compiling.
 """
 
 import argparse

@@ -13,15 +13,15 @@ Bits per byte of stdlib's validation split (CPython 3.11.7) at 64/2 after as man
     horizon rule, streams, length, lr | 0.125 0.25  0.5   1     1.5   2     3     4      CPU seconds
     0.2M    row, 16, 16, 0.7          | 2.460 at the end                                 16
     0.3M    row, 16, 16, 0.7          | 2.354 at the end                                 23
-    0.5M    row, 16, 16, 0.6          | 2.727 2.498 2.250                                38
+    0.5M    row, 16, 16, 0.6          | 2.747 2.491 2.244                                38
     0.62M   row, 16, 16, 0.6          | 2.199 at the end                                 48
     1M      row, 16, 16, 0.5          | 2.724 2.518 2.317 2.102                          77
     1M      adam, 16, 16, 0.7         | 2.130 at the end                                 70
     4M      row, 32, 16, 0.5          | 2.788 2.530 2.394 2.235 2.152 2.077 1.983 1.903  189
 
 So 2.6 is passed before 0.2M tokens, 2.4 before 0.3M, and 2.2 is met at 0.62M. The seconds are those of an emulation.
-Tried at 0.25M, when gains of the last norm began at 48 and the window was 64 steps (streams of 16 bytes, lr): row 32:
-2.539 at 0.4, 2.438 at 0.7, 2.446 at 1; 16: 2.503 at 0.3, 2.410 at 0.6; 8: 2.423 at 0.4; adam 32: 2.691 at 0.25, 2.493
+Tried at 0.25M, when the last norm's gains began at 48 and the window was 64 steps (streams of 16 bytes, lr): row, 32:
+2.539 at 0.4, 2.438 at 0.7, 2.446 at 1; 16: 2.503 at 0.3, 2.410 at 0.6; 8: 2.423 at 0.4. Adam, 32: 2.691 at 0.25, 2.493
 at 0.7; 16: 2.443 at 0.7.
 """
 
