@@ -244,7 +244,7 @@ PRESETS: dict[str, Config] = {
     "quickstart": Config(
         "quickstart",
         ModelConfig(hidden_size=256, num_layers=2),
-        run=RunConfig(data="stdlib", tokens=5_000_000, eval_every=500, eval_bytes=131_072),
+        run=RunConfig(data="stdlib", tokens=4_000_000, eval_every=500, eval_bytes=131_072),
     ),
     "nano": Config(
         "nano",
