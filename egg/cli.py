@@ -78,7 +78,8 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
         return 1
     except MemoryError:
         return distributed.fail(
-            "out of memory: a smaller --population-size or --hidden-size needs less", 2
+            "out of memory: a smaller --hidden-size, --num-layers, --seq-len or --streams needs less",
+            2,
         )
     except (EggError, DataError, BackendError, OSError) as error:
         return distributed.fail(str(error), 2)

@@ -23,7 +23,7 @@ class BenchArguments:
     """Measure speed: check the backend against the reference, then time it beside the CPU's peak.
 
     A table for docs/benchmarks.md on standard output, progress on standard error. What is timed:
-     forward: readers read T bytes each with unperturbed weights, 32 of them in recipe egg, T = 16. Packing the weights
+     forward: readers read T bytes each with unperturbed weights, 16 of them in recipe egg, T = 32. Packing the weights
     is not in it.
      branches: members branch off after every byte, as many as the hidden size, and are scored: what those beyond 16
     add to the time of cast_votes, and in proportion the 16.

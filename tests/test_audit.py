@@ -264,8 +264,8 @@ def test_the_list_names_every_kernel(egg, catalog):
         assert kernel["name"] in out and kernel["purpose"] and kernel["signatures"]
         # An array without a documented shape shows question marks: give it a line in its docstring.
         assert "?" not in "".join(kernel["signatures"]), kernel["name"]
-    (cast,) = (k for k in listed if k["name"] == "groups.run_and_vote")
-    assert "tokens uint8 (groups, T + 1)" in cast["signatures"][0] and not cast["compiled_into"]
+    (cast,) = (k for k in listed if k["name"] == "branches.read_and_credit")
+    assert "tokens uint8 (streams, T + 1)" in cast["signatures"][0] and not cast["compiled_into"]
 
 
 def test_the_reference_has_source_alone(egg):

@@ -116,8 +116,8 @@ def test_the_default_plan():
         sizes = [c.shape.hidden_size for c in cases if c.name == name and c.recipe == "egg"]
         assert sizes == [64, 256, 1024]
     for row in (
-        ("step", "egg", 64, 32),
-        ("step", "egg", 256, 32),
+        ("step", "egg", 64, 16),
+        ("step", "egg", 256, 16),
         ("step", "paper", 64, 1024),
         ("step", "paper", 256, 256),
     ):
@@ -214,7 +214,7 @@ def test_the_table_is_markdown(egg):
     assert "GMAC/s on one core" in heading[1]
     assert blank == ""
     assert len(header) == len(rule) == len(row)
-    assert row.split("|")[1:5] == [" forward ", " egg    ", " 16/1  ", " 4, 16      "]
+    assert row.split("|")[1:5] == [" forward ", " egg    ", " 16/1  ", " 4, 32      "]
     assert "checking against the reference" in err
 
 

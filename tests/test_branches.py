@@ -277,7 +277,10 @@ def test_update_rows():
     BACKEND.update_rows(shape, master, squares, none, 3, 26214)
     assert squares[3] == 144 + (0 - 144) // 4
     BACKEND.update_rows(shape, master, squares, none, 1000, 26214)
-    assert squares[3] == 108 + (0 - 108) // 64
+    assert squares[3] == 108 + (0 - 108) // 128
+    squares[3] = 108_000
+    BACKEND.update_rows(shape, master, squares, none, 127, 26214)
+    assert squares[3] == 108_000 - 844  # 843.75
 
     # The largest votes there are: nothing leaves its range.
     for step in range(40):

@@ -459,7 +459,8 @@ def test_shifts_of_the_next_step():
         "cand.1",
         "down.1",
     ]
-    assert oracle.next_shifts([5, 6, 7, 8, 9], [0, 1, 7999, 8000, 16000], 1000) == [5, 0, 0, 1, 2]
+    totals = [0, 1, 3999, 4000, 7999, 8000]  # means of 0 to 8, quarters of 0, 0, 0, 1, 1, 2
+    assert oracle.next_shifts([5, 6, 7, 8, 9, 10], totals, 1000) == [5, 0, 0, 1, 1, 2]
 
 
 def test_narrowing_rounds_half_up_and_limits():
@@ -562,7 +563,8 @@ def test_update_of_a_row_by_hand():
     assert [round(m / 65536, 3) for m in moved] == [0.857, -1.143]
     assert oracle.update_row([0, 0], 200, [0, 0], 1, 65536) == ([0, 0], 100)
     assert oracle.update_row([0, 0], 200, [0, 0], 62, 65536)[1] == 200 - 4  # -200 // 63
-    assert oracle.update_row([0, 0], 200, [0, 0], 2**31, 65536)[1] == 200 - 4  # -200 // 64
+    for step, less in ((126, 202), (127, 200), (2**31, 200)):  # -25600 // 127, then // 128
+        assert oracle.update_row([0, 0], 25600, [0, 0], step, 65536)[1] == 25600 - less
     assert oracle.update_row([7, 7], 0, [0, 0], 0, 65536) == ([7, 7], 0)
 
 
@@ -588,7 +590,7 @@ def test_rows_of_a_model():
     ] == [256, 1, 16]
     assert new_squares["head.weight"] == [100 if row == 3 else 0 for row in range(256)]
     assert new_squares["ln_out.weight"] == [16]
-    assert new_master["ln_out.weight"] == [49 << 16] * 16
+    assert new_master["ln_out.weight"] == [65 << 16] * 16
     assert new_master["head.weight"][3][0] == 4 << 16  # 10 over a root of 10 / 4
     assert new_master["embedding.weight"] == master["embedding.weight"]
 

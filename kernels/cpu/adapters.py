@@ -107,6 +107,10 @@ def _moves_factors(model):
     return lambda model: model.members == MOVES
 
 
+OVERLOADS = {through_adapter: _through_adapter, moves_factors: _moves_factors}
+"""What Numba compiles in place of a function: the catalogue follows it to the kernels it calls."""
+
+
 @njit(**JIT)
 def factor_signs(model, block, m, kind):
     """Address of a factor's signs in the first member's direction."""

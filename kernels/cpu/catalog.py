@@ -6,7 +6,7 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
 from numba import types
@@ -14,6 +14,7 @@ from numba.core.dispatcher import Dispatcher
 
 from kernels.audit import Code, elf_functions
 from kernels.backend import Adapter, Draw, Noise
+from kernels.cpu.adapters import OVERLOADS
 from kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
@@ -158,7 +159,10 @@ def compile_all(backend) -> None:
 
 
 def _referred(where, names: dict) -> Iterator[Dispatcher]:
-    """The kernels that a class or a function's code names, in order: directly, or as an attribute of a module."""
+    """The kernels that a class or a function's code names, in order.
+
+    Directly, as an attribute of a module, or in what an overloaded function stands for.
+    """
     modules = [
         v for v in names.values() if isinstance(v, ModuleType) and v.__name__.startswith("kernels.")
     ]
@@ -167,6 +171,10 @@ def _referred(where, names: dict) -> Iterator[Dispatcher]:
             for value in [names.get(name), *(getattr(m, name, None) for m in modules)]:
                 if isinstance(value, Dispatcher):
                     yield value
+                    break
+                if isinstance(value, FunctionType) and value in OVERLOADS:
+                    overload = OVERLOADS[value]
+                    yield from _referred(overload.__code__, overload.__globals__)
                     break
 
 
