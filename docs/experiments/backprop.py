@@ -19,12 +19,12 @@ Bits per byte after as many M tokens of the default, seed 1, one horizon a row:
     4M      | 3.050 2.605 2.415 2.179 2.023 1.944 1.795 1.738  234
 
 Tried at 0.25M (streams, length, lr: bits per byte; first with an embedding of deviation 1): 16, 32: 2.686 at 4e-3,
-2.638 at 8e-3, 2.638 at 1.6e-2, and 2.689 at 8e-3 where 16 streams do not take turns with others; 32, 16, 1.6e-2: 2.617;
-16, 16, 8e-3: 2.490; 8, 32, 8e-3: 2.488; 8, 16: 2.391 at 8e-3, 2.360 at 5e-3. An embedding of deviation 0.5: 8, 16, 5e-3:
-2.344; 4, 16: 2.310 at 3e-3, 2.311 at 5e-3, in twice the seconds; 4, 32, 5e-3: 2.325; 8, 8, 5e-3: 2.346; of deviation
-0.25: 2.336. u_f, u_h and w_down zero at 16, 16: worse, 2.533 against 2.490. 0.4M at 32, 16, 1e-2 end at 2.274 in 10 s.
-A second thread was 7 times slower on the busy machine, where threads wait for each other at every small product, and
-torch.compile of the step no faster after a minute of compiling.
+2.638 at 8e-3, 2.638 at 1.6e-2, and 2.689 at 8e-3 where 16 streams do not take turns with others; 32, 16, 1.6e-2:
+2.617; 16, 16, 8e-3: 2.490; 8, 32, 8e-3: 2.488; 8, 16: 2.391 at 8e-3, 2.360 at 5e-3. An embedding of deviation 0.5: 8,
+16, 5e-3: 2.344; 4, 16: 2.310 at 3e-3, 2.311 at 5e-3, in twice the seconds; 4, 32, 5e-3: 2.325; 8, 8, 5e-3: 2.346; of
+deviation 0.25: 2.336. u_f, u_h and w_down zero at 16, 16: worse, 2.533 against 2.490. 0.4M at 32, 16, 1e-2 end at
+2.274 in 10 s. A second thread was 7 times slower on the busy machine, where threads wait for each other at every small
+product, and torch.compile of the step no faster after a minute of compiling.
 """
 
 import argparse

@@ -21,8 +21,8 @@ Bits per byte of stdlib's validation split (CPython 3.11.7) at 64/2 after as man
 
 So 2.6 is passed before 0.2M tokens, 2.4 before 0.3M, and 2.2 is met at 0.62M. The seconds are those of an emulation.
 Tried at 0.25M, when gains of the last norm began at 48 and the window was 64 steps (streams of 16 bytes, lr): row 32:
-2.539 at 0.4, 2.438 at 0.7, 2.446 at 1; 16: 2.503 at 0.3, 2.410 at 0.6; 8: 2.423 at 0.4; adam 32: 2.691 at 0.25, 2.493 at
-0.7; 16: 2.443 at 0.7.
+2.539 at 0.4, 2.438 at 0.7, 2.446 at 1; 16: 2.503 at 0.3, 2.410 at 0.6; 8: 2.423 at 0.4; adam 32: 2.691 at 0.25, 2.493
+at 0.7; 16: 2.443 at 0.7.
 """
 
 import math
