@@ -8,10 +8,10 @@ import pytest
 from conftest import SMALL
 
 from egg.errors import EggError
-from egg.inspect.geometry import FEWEST, measure_cloud
-from egg.inspect.manifolds import MANIFOLDS, cloud
-from egg.inspect.states import hidden_states
-from egg.parameters import initial_weights
+from egg.model.parameters import initial_weights
+from egg.study.geometry import FEWEST, measure_cloud
+from egg.study.manifolds import MANIFOLDS, cloud
+from egg.study.states import hidden_states
 from kernels import Shape, get_backend
 from kernels.reference import Model
 
