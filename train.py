@@ -2,7 +2,7 @@
 
 import sys
 
-from egg.cli import run
+from egg.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run("train", sys.argv[1:], prog="python train.py"))

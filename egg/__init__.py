@@ -6,7 +6,7 @@ model.logits(tokens), model.scores(tokens)
 """
 
 from egg.errors import EggError
-from egg.model import Model, load
+from egg.model.network import Model, load
 
 __version__ = "0.1.0"
 

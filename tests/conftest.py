@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from egg.cli import main
+from egg.cli.main import main
 from kernels import BackendError, get_backend
 
 SMALL = (

@@ -8,11 +8,18 @@ import pytest
 from synthetic import documents
 
 import data
-from egg.adaptation import AdapterEvolution, adapt
-from egg.adapter import adapter_shape, evolving, initial_factors, matrices_of, merge, read_adapter
-from egg.cli_corpus import CorpusText
+from egg.cli.corpus import CorpusText
 from egg.errors import EggError
-from egg.model import read_model
+from egg.model.adapter import (
+    adapter_shape,
+    evolving,
+    initial_factors,
+    matrices_of,
+    merge,
+    read_adapter,
+)
+from egg.model.network import read_model
+from egg.run.adaptation import AdapterEvolution, adapt
 from kernels import Adapter, Shape, get_backend
 
 FLAGS = "--streams 8 --seq-len 8 --backend numpy --eval-bytes 2000".split()
@@ -21,8 +28,8 @@ FLAGS = "--streams 8 --seq-len 8 --backend numpy --eval-bytes 2000".split()
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder with a model of random weights."""
-    from egg import checkpoint
-    from egg.parameters import initial_weights
+    from egg.model import checkpoint
+    from egg.model.parameters import initial_weights
 
     folder = tmp_path_factory.mktemp("model")
     shape = Shape(16, 1)
@@ -95,7 +102,7 @@ def test_samples_with_an_adapter(adapted, model, egg):
 
 
 def test_an_adapter_of_another_base_is_refused_in_one_line(adapted, model, egg, tmp_path):
-    from egg import checkpoint
+    from egg.model import checkpoint
 
     shape, weights, config = read_model(model)
     other = weights.copy()

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from egg import rewards
-from egg.adapter import adapter_shape, initial_factors, read_adapter
-from egg.model import read_model
-from egg.parameters import initial_weights
-from egg.reward import takes_prompt
-from egg.reward_evolution import RewardEvolution, RewardSettings, pair_fitness, write
-from egg.sample import Sampling, generate
+from egg.evolution.reward import RewardEvolution, RewardSettings, pair_fitness, write
+from egg.model.adapter import adapter_shape, initial_factors, read_adapter
+from egg.model.network import read_model
+from egg.model.parameters import initial_weights
+from egg.model.sample import Sampling, generate
+from egg.rewards.process import takes_prompt
 from kernels import Adapter, Noise, Shape, get_backend
 from kernels.reference import cast_adapter_pair_votes
 
@@ -75,7 +75,7 @@ def letters(text):
 
 @pytest.fixture
 def model(tmp_path):
-    from egg import checkpoint
+    from egg.model import checkpoint
 
     config = {"model": {"hidden_size": 16, "num_layers": 1, "vocab_size": 256}}
     checkpoint.write_model(tmp_path / "model", config, SHAPE, WEIGHTS)

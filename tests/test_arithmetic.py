@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import pytest
 
-from egg.parameters import initial_weights
+from egg.model.parameters import initial_weights
 from kernels import arithmetic, philox, reference
 from kernels.layout import BackendError, Shape
 

@@ -291,7 +291,7 @@ def test_what_cannot_be_shown(egg, catalog, arguments, says):
 
 def test_a_fresh_process_reads_the_code_from_the_cache(catalog):
     """What was loaded from the cache is audited like what was just compiled."""
-    code = "import sys; from egg.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from egg.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "inspect", "kernels", "--audit", "--backend", "numba"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

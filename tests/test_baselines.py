@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from egg import baselines as module
-from egg.baselines import baselines, bigram, pair_counts, unigram
+from egg.model import baselines as module
+from egg.model.baselines import baselines, bigram, pair_counts, unigram
 
 
 def text_of(*documents: bytes) -> np.ndarray:

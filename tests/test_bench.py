@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from egg import bench, bench_check, bench_time, cli_bench
-from egg.bench import Case, Job, Work, make_ready, plan
-from egg.bench_time import Patience, Row, measure
+from egg.bench import cases as bench
+from egg.bench import check as bench_check
+from egg.bench import timing as bench_time
+from egg.bench.cases import Case, Job, Work, make_ready, plan
+from egg.bench.timing import Patience, Row, measure
+from egg.cli import bench as cli_bench
 from egg.errors import EggError
 from kernels import Shape, get_backend
 from kernels.reference import NumpyBackend

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import corpus
 
-from egg.parameters import initial_weights
+from egg.model.parameters import initial_weights
 from kernels import Adapter, AdapterShape, Draw, Shape, get_backend, philox, reference
 from kernels.arithmetic import (
     FIRST_SHIFTS,

@@ -11,10 +11,10 @@ from conftest import forge
 from safetensors.numpy import load_file, save_file
 
 import egg as library
-from egg import checkpoint
 from egg.config import Config, ModelConfig, to_json
 from egg.errors import EggError
-from egg.state import STEP, Form
+from egg.model import checkpoint
+from egg.model.state import STEP, Form
 from kernels import Shape
 
 SHAPE = Shape(16, 1)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from synthetic import documents
 
-from egg.bench import ArrayText
-from egg.classic import ClassicEvolution, ClassicSettings, read_pair
-from egg.evaluate import evaluate
-from egg.parameters import initial_weights
+from egg.bench.cases import ArrayText
+from egg.evolution.classic import ClassicEvolution, ClassicSettings, read_pair
+from egg.model.evaluate import evaluate
+from egg.model.parameters import initial_weights
 from kernels import Noise, Shape, get_backend
 from kernels.philox import FULL_RANK_SIGNS, words
 

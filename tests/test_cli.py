@@ -19,12 +19,15 @@ import numpy as np
 import pytest
 from conftest import SMALL, forge
 
-from egg import __version__, progress
-from egg.cli import main
-from egg.cli_options import given, whole_number
-from egg.cli_sample import CONTROLS
+from egg import __version__
+from egg.cli.main import main
+from egg.cli.options import given, whole_number
 from egg.config import PRESET_HELP
-from egg.progress import Progress, Status, count, duration
+from egg.run import progress
+from egg.run.progress import Progress
+from egg.run.status import Status
+from egg.view.figures import count, duration
+from egg.view.screen import CONTROLS
 
 ROOT = Path(__file__).parent.parent
 KEYS = [
@@ -111,7 +114,7 @@ def test_eval_says_what_the_end_of_training_says(train, egg, tmp_path):
 
 def test_the_end_of_a_run_tells_how_good_it_is(train, egg, tables, tmp_path):
     import data
-    from egg.baselines import baselines
+    from egg.model.baselines import baselines
 
     run = tmp_path / "a run"
     out = train("--steps", 9, "--eval-bytes", 200, "--out", run)
@@ -135,8 +138,8 @@ def test_the_end_of_a_run_tells_how_good_it_is(train, egg, tables, tmp_path):
 
 
 def test_a_best_before_the_end_is_named(train, tmp_path, monkeypatch):
-    from egg import trainer
-    from egg.evaluate import Evaluation
+    from egg.model.evaluate import Evaluation
+    from egg.run import trainer
 
     bits = {4: 5.0, 6: 6.0}
     monkeypatch.setattr(
@@ -163,7 +166,7 @@ def test_eval_of_other_splits_and_other_text(train, egg, tmp_path, book):
 
 def test_eval_beside_simpler_models(train, egg, tmp_path, tables):
     import data
-    from egg.baselines import baselines, strong_baselines
+    from egg.model.baselines import baselines, strong_baselines
 
     run = tmp_path / "run"
     train("--steps", 1, "--out", run)
@@ -203,7 +206,7 @@ def test_eval_of_each_document(train, egg, tmp_path):
 
 
 def test_a_bar_is_for_people_and_for_long_work(monkeypatch):
-    from egg import cli_bar
+    from egg.cli import bar as cli_bar
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -318,7 +321,7 @@ def test_the_step_size_may_follow_the_clock(train, egg, tmp_path):
 
 
 def test_without_an_end_the_step_size_stays(train, tmp_path, monkeypatch):
-    from egg.evolution import Evolution
+    from egg.evolution.base import Evolution
 
     step = Evolution.step
 
@@ -434,7 +437,7 @@ def test_no_color_is_respected_on_a_terminal(name, value, colored):
     import pty
 
     ours, theirs = pty.openpty()
-    code = "from egg.cli import main; main(['eval', '--help'])"
+    code = "from egg.cli.main import main; main(['eval', '--help'])"
     subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -631,7 +634,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(egg, tables, tmp_path,
     def refused(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("egg.checkpoint.write_synced", refused)
+    monkeypatch.setattr("egg.model.checkpoint.write_synced", refused)
     status, _, err = egg("train", "--data", tables, "--backend", "numpy", "--out", tmp_path / "run")
     assert status == 2 and "Read-only file system" in one_line(err) and "--out" in err
 
@@ -826,8 +829,8 @@ def test_figures_are_short():
 
 def test_measured_bits_are_those_of_the_weights(train, tmp_path, tables):
     import data
-    from egg.evaluate import evaluate
-    from egg.model import load
+    from egg.model.evaluate import evaluate
+    from egg.model.network import load
 
     train("--steps", 4, "--out", tmp_path / "run")
     model = load(tmp_path / "run", backend="numpy")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from egg.evaluate import surprises
+from egg.model.evaluate import surprises
 from kernels import coder, get_backend, get_coder
 from kernels.arithmetic import coding_table
 

@@ -10,9 +10,9 @@ import time
 import pytest
 from conftest import SMALL
 
-from egg import compare
-from egg.compare import Configuration, read_comparison, table
 from egg.errors import EggError
+from egg.study import compare
+from egg.study.compare import Configuration, read_comparison, table
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from egg.cli import COMMANDS
+from egg.cli.main import COMMANDS
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     """The script for bash, and a folder with an ``egg`` to complete."""
-    from egg.cli import main
+    from egg.cli.main import main
 
     folder = tmp_path_factory.mktemp("completion")
     assert main(["--tyro-write-completion", "bash", str(folder / "egg.bash")]) == 0

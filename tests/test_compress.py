@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from egg import compress as module
-from egg.compress import HEADER, compress, decompress, model_hash
 from egg.errors import EggError
-from egg.evaluate import evaluate
+from egg.model import compress as module
+from egg.model.compress import HEADER, compress, decompress, model_hash
+from egg.model.evaluate import evaluate
 from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 2)

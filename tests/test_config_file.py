@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from test_resume import files
 
-from egg.cli_train import _in_file
+from egg.cli.train import _in_file
 from egg.config import PRESETS, RunConfig
-from egg.config_file import read_flags, to_toml
+from egg.run.config_file import read_flags, to_toml
 
 
 def settings(run) -> dict:

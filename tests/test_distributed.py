@@ -15,8 +15,8 @@ import pytest
 from conftest import PAPER, SMALL
 from test_resume import files
 
-from egg import distributed
 from egg.errors import EggError
+from egg.ranks import distributed
 
 ROOT = Path(__file__).parent.parent
 TRAIN = str(ROOT / "train.py")
@@ -128,8 +128,8 @@ def test_a_schedule_by_the_clock_is_the_same_on_all_ranks(ranks, tables, tmp_pat
     """Every rank moves its own copy of the weights: with a clock of its own it would have other weights."""
     program = f"""
 import sys
-from egg.cli import run
-from egg.trainer import Trainer
+from egg.cli.main import run
+from egg.run.trainer import Trainer
 train = Trainer.train
 def told(self):
     outcome = train(self)
@@ -154,7 +154,7 @@ def test_what_is_exchanged(ranks, tmp_path):
         """
 import os
 import numpy as np
-from egg import distributed
+from egg.ranks import distributed
 ranks = distributed.join()
 n, r = ranks.size, ranks.rank
 distributed.CHUNK = 7
@@ -267,10 +267,10 @@ def test_a_signal_to_the_job_saves_and_ends_it(start, tables, tmp_path):
 def test_what_is_wrong_is_told_once(ranks, tables, tmp_path, code, line):
     program = f"""
 import sys
-from egg.cli import run
+from egg.cli.main import run
 from egg.errors import EggError
-from egg.evolution import Evolution
-from egg.trainer import Trainer
+from egg.evolution.base import Evolution
+from egg.run.trainer import Trainer
 step, save = Evolution.step, Trainer._save
 def fail(line):
     raise EggError(line)
@@ -299,7 +299,7 @@ def alone(code: str, **environment) -> subprocess.CompletedProcess:
 def test_one_process_never_imports_mpi(tmp_path, tables):
     flags = [*SMALL, "--data", str(tables), "--steps", "1", "--out", str(tmp_path / "run")]
     done = alone(
-        f"import sys; from egg.cli import run; run('train', {flags}, prog='egg train'); "
+        f"import sys; from egg.cli.main import run; run('train', {flags}, prog='egg train'); "
         "sys.exit('mpi4py' in sys.modules)"
     )
     assert done.returncode == 0, done.stderr
@@ -309,7 +309,7 @@ def test_one_process_never_imports_mpi(tmp_path, tables):
 def test_many_processes_without_mpi4py_are_no_runs(rank, tmp_path):
     out = tmp_path / "run"
     done = alone(
-        "import sys; sys.modules['mpi4py'] = None\nfrom egg.cli import run\n"
+        "import sys; sys.modules['mpi4py'] = None\nfrom egg.cli.main import run\n"
         f"sys.exit(run('train', ['--data', 'stdlib', '--out', {str(out)!r}], prog='egg train'))",
         PMI_RANK=rank,
         PMI_SIZE="2",

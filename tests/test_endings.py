@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from egg import continuations as module
-from egg import endings
-from egg.continuations import continuations
-from egg.endings import score_endings
-from egg.evaluate import evaluate, surprises
-from egg.model import Model
-from egg.sample import Sampling
+from egg.model import continuations as module
+from egg.model import endings
+from egg.model.continuations import continuations
+from egg.model.endings import score_endings
+from egg.model.evaluate import evaluate, surprises
+from egg.model.network import Model
+from egg.model.sample import Sampling
 from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 2)

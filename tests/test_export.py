@@ -10,8 +10,8 @@ import pytest
 from conftest import forge
 
 import egg as package
-from egg import hub
 from egg.errors import EggError
+from egg.model import hub
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from egg.evaluate import evaluate, surprises
-from egg.export_c import c_source
-from egg.model import Model
+from egg.export.c import c_source
+from egg.model.evaluate import evaluate, surprises
+from egg.model.network import Model
 from kernels import Shape, get_backend
 
 NUMPY = get_backend("numpy")

@@ -13,10 +13,10 @@ import pytest
 from conftest import SMALL
 from test_resume import files
 
-from egg import checkpoint
 from egg.errors import EggError
-from egg.evolution import Evolution
-from egg.runlock import LOCK, locked
+from egg.evolution.base import Evolution
+from egg.model import checkpoint
+from egg.run.lock import LOCK, locked
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["--steps", 7]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import forge
 
-from egg.trainer import Trainer
+from egg.run.trainer import Trainer
 
 VALUES = (
     0, -1, 1, 3, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, 1e308, -0.0, float("nan"), float("inf"),

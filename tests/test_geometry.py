@@ -8,10 +8,10 @@ import pytest
 from conftest import SMALL
 
 from egg.errors import EggError
-from egg.inspect.geometry import FEWEST, measure_cloud
-from egg.inspect.manifolds import MANIFOLDS, cloud
-from egg.inspect.states import hidden_states
-from egg.parameters import initial_weights
+from egg.model.parameters import initial_weights
+from egg.study.geometry import FEWEST, measure_cloud
+from egg.study.manifolds import MANIFOLDS, cloud
+from egg.study.states import hidden_states
 from kernels import Shape, get_backend
 from kernels.reference import Model
 
@@ -159,7 +159,7 @@ def test_geometry_as_a_table(egg, train, tmp_path, monkeypatch, tables, book):
 
 
 def test_manifolds_as_a_table(egg, monkeypatch):
-    from egg.inspect import manifolds
+    from egg.study import manifolds
 
     monkeypatch.setattr(manifolds, "MANIFOLDS", MANIFOLDS[:2])
     found = json.loads(egg("geometry", "--manifolds", "--points", 300, "--json")[1])["manifolds"]

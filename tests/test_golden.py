@@ -5,9 +5,9 @@ import hashlib
 import pytest
 import synthetic
 
-from egg.cli_corpus import CorpusText
+from egg.cli.corpus import CorpusText
 from egg.config import Config, EvolutionConfig, ModelConfig
-from egg.evolution import evolution as begin
+from egg.evolution.recipes import evolution as begin
 from kernels import get_backend
 
 RUNS = {

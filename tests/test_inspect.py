@@ -13,7 +13,7 @@ from egg.inspect.arithmetic import division, logarithms, powers, score_bias
 from egg.inspect.model import measure
 from egg.inspect.trace import stage_names, trace
 from egg.inspect.trace_screen import characters
-from egg.model import load
+from egg.model.network import load
 from kernels import Shape, get_backend
 from kernels.arithmetic import product_shift
 from kernels.reference import norm
@@ -34,7 +34,7 @@ def run(tmp_path_factory, tables):
     """A small trained run."""
     from conftest import SMALL
 
-    from egg.cli import main
+    from egg.cli.main import main
 
     folder = tmp_path_factory.mktemp("inspected") / "a run"
     assert main(["train", *SMALL, "--data", str(tables), "--steps", "6", "--out", str(folder)]) == 0
@@ -69,7 +69,7 @@ def test_a_models_tensors(egg, run, tmp_path, monkeypatch):
 def test_what_changed_is_counted_from_the_runs_own_beginning(egg, train, tmp_path):
     train("--steps", 1, "--seed", 5, "--out", tmp_path / "run")
     model = measure(str(tmp_path / "run"))
-    from egg.parameters import initial_weights
+    from egg.model.parameters import initial_weights
 
     first = initial_weights(model.shape, 5, "egg")
     assert model.whole.changed_share == np.mean(first != model.weights) < 0.9
@@ -120,7 +120,7 @@ def test_a_traces_stages_follow_the_formulas(weights):
 
 
 def test_a_traces_surprise_is_that_of_eval(weights, monkeypatch):
-    from egg.evaluate import evaluate
+    from egg.model.evaluate import evaluate
 
     text = TEXT.encode()
     traced = trace(SHAPE, weights, text)
@@ -273,7 +273,7 @@ def test_tables_fit_the_terminal(egg, run, monkeypatch, columns):
 
 
 def test_a_narrow_table_is_printed_in_parts():
-    from egg.inspect.screen import console, table
+    from egg.view.screen import console, table
 
     out = io.StringIO()
     rows = [["forward", "1,234,567", "89"], ["vote", "12", "3"]]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from egg import cli_intrinsic_dimension
-from egg.adaptation import FineTuning, adapt
-from egg.adapter import ALL, evolving, tensors_of
+from egg.cli import intrinsic_dimension as cli_intrinsic_dimension
 from egg.errors import EggError
-from egg.intrinsic_dimension import (
+from egg.model.adapter import ALL, evolving, tensors_of
+from egg.model.parameters import initial_weights
+from egg.run.adaptation import FineTuning, adapt
+from egg.study.intrinsic_dimension import (
     FULL,
     Candidate,
     Records,
@@ -26,8 +27,7 @@ from egg.intrinsic_dimension import (
     trials_of,
     tune,
 )
-from egg.intrinsic_dimension_view import told
-from egg.parameters import initial_weights
+from egg.study.intrinsic_dimension_view import told
 from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 1)

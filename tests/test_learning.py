@@ -3,10 +3,10 @@
 import pytest
 import synthetic
 
-from egg.cli_corpus import CorpusText
+from egg.cli.corpus import CorpusText
 from egg.config import Config, EvolutionConfig, ModelConfig
-from egg.evaluate import evaluate
-from egg.evolution import evolution
+from egg.evolution.recipes import evolution
+from egg.model.evaluate import evaluate
 from kernels import get_backend
 
 TOKENS = {"all": 50_000, 16: 100_000}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egg.sample import Sampling
+from egg.model.sample import Sampling
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'egg[lm-eval]'")
 
@@ -70,7 +70,7 @@ def tasks(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model(run):
-    from egg.lm_eval_plugin import EggLM
+    from egg.export.lm_eval import EggLM
 
     return EggLM(str(run), backend="numpy")
 
@@ -110,7 +110,7 @@ def test_choices_are_scored_after_their_context(model, tasks):
 def exact(model, begin: bytes, end: bytes) -> float:
     import numpy as np
 
-    from egg.evaluate import surprises
+    from egg.model.evaluate import surprises
 
     tokens = np.frombuffer(b"\0" + begin + end, np.uint8)
     return surprises(model.logits(tokens[:-1])[len(begin) :], tokens[1 + len(begin) :]).sum()
@@ -140,13 +140,13 @@ def test_how_a_task_asks_for_bytes(model):
 def test_the_entry_point_names_the_model():
     from lm_eval.api.registry import get_model
 
-    from egg.lm_eval_plugin import EggLM
+    from egg.export.lm_eval import EggLM
 
     assert get_model("egg") is EggLM
     found = [e for e in entry_points(group="lm_eval.models") if e.name == "egg"]
     if not found:
         pytest.skip("egg is not installed: pip install -e .")
-    assert found[0].value == "egg.lm_eval_plugin:EggLM"
+    assert found[0].value == "egg.export.lm_eval:EggLM"
 
 
 @pytest.mark.skipif(not (HOOK.exists() and PROGRAM.exists()), reason="egg is not installed")

@@ -783,7 +783,7 @@ class ArrayText:
 def test_a_run_is_the_oracles(backend):
     """Two rounds of three steps: the order of the streams, their states, the shifts, masters and squares."""
     from egg.config import Config, EvolutionConfig, ModelConfig
-    from egg.evolution import evolution
+    from egg.evolution.recipes import evolution
 
     text = b"the egg came first.\0" * 20  # 400 bytes: 6 streams for 2 readers
     settings = EvolutionConfig(streams=2, seq_len=5, seed=2**63 + 5, schedule_tokens=80)

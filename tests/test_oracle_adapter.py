@@ -6,9 +6,9 @@ import oracle
 import oracle_adapter
 import pytest
 
-from egg.adapter import initial_factors, merge
+from egg.evolution.reward import pair_fitness
+from egg.model.adapter import initial_factors, merge
 from egg.optimizer import ranked_multiplier
-from egg.reward_evolution import pair_fitness
 from kernels import get_backend
 from kernels.backend import Adapter, Draw, Noise
 from kernels.layout import AdapterShape, Shape

@@ -15,7 +15,7 @@ def runs(tmp_path_factory, tables):
     """Two small runs of one text, and one of another name."""
     from conftest import SMALL
 
-    from egg.cli import main
+    from egg.cli.main import main
 
     folder = tmp_path_factory.mktemp("plotted")
     for name in ("a", "b<i>"):
@@ -47,7 +47,7 @@ def test_one_run_is_drawn_into_its_folder(egg, runs):
 
 def test_the_lines_are_those_of_the_measured_text(egg, runs, tables):
     import data
-    from egg.baselines import baselines
+    from egg.model.baselines import baselines
 
     corpus = data.open_corpus(str(tables))
     simple = baselines(corpus.split("train"), corpus.split("validation"))
@@ -187,8 +187,8 @@ def test_tensorboard_reads_what_was_written(train, tmp_path):
 def test_ticks_that_are_read_as_they_are_meant(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    from egg.curves import Curves
-    from egg.plots import log_axis, plot_runs
+    from egg.report.curves import Curves
+    from egg.report.plots import log_axis, plot_runs
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path: drawn.append(self))

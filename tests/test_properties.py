@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from data import DataError, open_corpus, read_chunks
 from data.source import Contents, Source
 from data.tokens import prepare
-from egg import checkpoint
-from egg.branches import BranchEvolution
 from egg.config import EvolutionConfig
-from egg.distributed import Ranks
 from egg.errors import EggError
-from egg.state import Form, check_state
-from egg.trainer import Trainer
+from egg.evolution.branches import BranchEvolution
+from egg.model import checkpoint
+from egg.model.state import Form, check_state
+from egg.ranks.distributed import Ranks
+from egg.run.trainer import Trainer
 from kernels import Shape
 
 # The fixtures give folders and caches, which examples may share.

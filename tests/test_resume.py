@@ -14,9 +14,9 @@ import pytest
 from conftest import SMALL, forge
 from safetensors.numpy import load_file, save_file
 
-from egg import checkpoint
-from egg.evolution import Evolution
-from egg.model import trained_for
+from egg.evolution.base import Evolution
+from egg.model import checkpoint
+from egg.model.network import trained_for
 
 ROOT = Path(__file__).parent.parent
 

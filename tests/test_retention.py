@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from test_resume import files
 
-from egg import checkpoint, trainer
-from egg.evaluate import Evaluation
-from egg.retention import kept
+from egg.model import checkpoint
+from egg.model.evaluate import Evaluation
+from egg.run import trainer
+from egg.run.retention import kept
 
 
 def steps(run: Path) -> list[int]:

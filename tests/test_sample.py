@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egg import sample as module
-from egg.cli_sample import Screen
+from egg.cli.sample import Screen
 from egg.errors import EggError
-from egg.model import Model, load
-from egg.sample import Sampling, choose, draws, in_order, inverse
+from egg.model import sample as module
+from egg.model.network import Model, load
+from egg.model.sample import Sampling, choose, draws, in_order, inverse
 from kernels import BackendError, Shape, get_backend, philox
 from kernels.arithmetic import sampling_table, sampling_weights
 
@@ -410,7 +410,7 @@ def started(run, *arguments) -> subprocess.Popen:
     # A process in the background may have inherited that interrupts are ignored.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from egg.cli import main; sys.exit(main())"
+        "from egg.cli.main import main; sys.exit(main())"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, "sample", run, "--backend", "numpy", "--top-k", "40",
@@ -437,6 +437,6 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(run):
 
 
 def test_importing_the_command_loads_no_slow_library():
-    code = "import sys, egg.cli_sample; print('numba' in sys.modules or 'pyarrow' in sys.modules)"
+    code = "import sys, egg.cli.sample; print('numba' in sys.modules or 'pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -16,12 +16,12 @@ from statistics import fmean
 
 import numpy as np
 
-from egg.adaptation import adapt
-from egg.adapter import merge
-from egg.classic import ClassicEvolution, ClassicSettings
-from egg.cli_corpus import open_for_training
-from egg.evaluate import evaluate, sample
-from egg.model import read_model
+from egg.cli.corpus import open_for_training
+from egg.evolution.classic import ClassicEvolution, ClassicSettings
+from egg.model.adapter import merge
+from egg.model.evaluate import evaluate, sample
+from egg.model.network import read_model
+from egg.run.adaptation import adapt
 from kernels import get_backend
 
 POINTS = 10

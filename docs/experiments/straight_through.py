@@ -36,8 +36,8 @@ from torch import nn
 from torch.nn import functional
 
 import egg
-from egg import checkpoint
-from egg.parameters import initial_weights
+from egg.model import checkpoint
+from egg.model.parameters import initial_weights
 from kernels import Shape
 from kernels.arithmetic import LIMIT, SIXTEENTHS, WINDOW, product_shift
 

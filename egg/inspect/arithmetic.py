@@ -114,7 +114,7 @@ def facts() -> dict[str, Any]:
 
 def print_arithmetic(found: dict[str, Any], out) -> None:
     """Print the tables and what comes of them."""
-    from egg.inspect.screen import table
+    from egg.view.screen import table
 
     e = found["exp2"]
     rows = []

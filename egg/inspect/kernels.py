@@ -1,9 +1,9 @@
 """The kernels of a backend on the screen: the list, one of them, and the audit."""
 
+from egg.inspect.names import ORDER, chosen
 from kernels import Backend, BackendError, get_backend
 from kernels.audit import CLASSES, FLOATING, Audit, audit
 
-ORDER = ("forward", "perturbation", "score", "credit", "vote", "update", "coding", "other")
 SHORT = dict(zip(CLASSES, ("vector", "dot", "scalar", "memory", "control", "float"), strict=True))
 
 
@@ -143,23 +143,6 @@ def kernels_of(name: str, notify=None):
     return {"numba": NumbaKernels, "numpy": NumpyKernels}[backend.name](backend)
 
 
-def chosen(name: str, names: list[str]) -> str:
-    """The kernel meant by a name: module.function, or the function alone.
-
-    Raises BackendError, one line, if there is none or there are several.
-    """
-    found = [n for n in names if n == name] or [n for n in names if n.rpartition(".")[2] == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise BackendError(f"{name} means {', '.join(found)}: give one of these")
-    import difflib
-
-    near = difflib.get_close_matches(name, [*names, *(n.rpartition(".")[2] for n in names)], 1)
-    perhaps = f", perhaps {near[0]}?" if near else ""
-    raise BackendError(f"there is no kernel {name!r}{perhaps} (egg inspect kernels lists them)")
-
-
 def list_kernels(facts: list[dict], heading: str, out) -> None:
     """Print the kernels: each with its purpose, where it ends up, and its arguments.
 
@@ -212,7 +195,7 @@ def print_audit(shown: NumbaKernels, result: Audit, out) -> None:
     """Print the table, what was found, and the verdict as the last line."""
     from rich.text import Text
 
-    from egg.inspect.screen import table
+    from egg.view.screen import table
 
     rows, styles, steps = [], [], {}
     for path, name, counts in shown.audit_rows(result):

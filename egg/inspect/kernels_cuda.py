@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from egg.inspect.kernels import ORDER, chosen
+from egg.inspect.names import ORDER, chosen
 from kernels import Shape
 from kernels.audit import CLASSES, FLOATING, Audit, Finding
 from kernels.cuda import compiler, sass, sources

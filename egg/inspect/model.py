@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError
-from egg.model import read_model
-from egg.parameters import initial_weights
+from egg.model.network import read_model
+from egg.model.parameters import initial_weights
 from kernels.arithmetic import LIMIT
 from kernels.layout import Shape
 
@@ -101,7 +101,7 @@ def facts(model: Inspected) -> dict[str, Any]:
 
 def print_model(model: Inspected, out) -> None:
     """Print the table."""
-    from egg.inspect.screen import table
+    from egg.view.screen import table
 
     columns = ["tensor", "shape", "bytes", "min", "max", "mean |w|", "entropy", "at ±127", "changed"]  # fmt: skip
     rows = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError
-from egg.evaluate import surprises
+from egg.model.evaluate import surprises
 from kernels.arithmetic import LIMIT, VOCABULARY, product_shift
 from kernels.layout import Shape
 from kernels.reference import Model

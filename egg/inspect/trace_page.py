@@ -4,7 +4,7 @@ from typing import Any
 
 from egg.inspect.trace import Trace, shown
 from egg.inspect.trace_screen import BEYOND, SCALE, characters
-from egg.page import build, escape
+from egg.view.html import build, escape
 
 
 def page(traced: Trace, model: str) -> str:

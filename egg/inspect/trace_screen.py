@@ -4,8 +4,8 @@ import unicodedata
 
 import numpy as np
 
-from egg.inspect.screen import table
 from egg.inspect.trace import Stage, Trace, shown
+from egg.view.screen import table
 
 SCALE = ((0.5, "#0b6e4f"), (1.5, "#3d8b37"), (3.0, "#8a8d1f"), (5.0, "#c0771a"), (8.0, "#c1471f"))
 """Surprise in bits up to which a colour goes; beyond the last is BEYOND."""

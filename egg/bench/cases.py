@@ -1,0 +1,363 @@
+"""How fast a backend is: what is timed, and the useful work in it.
+
+Useful work is counted in multiply-accumulates (MAC). A byte that a reader reads costs M = 12 D^2 L + 256 D of them. In
+recipe ``egg`` a token's K branches of the wire cost 256 K, one addition to each logit of each, and its votes V =
+8 D^2 L + 256 D, an outer product of every matrix that votes: gates, w_down and head. A token of a whole step counts
+
+    M + 256 K + V
+
+Look-ups, the head's branches, the credit and the update are not counted. In recipe ``paper`` a member's token counts M,
+and a pair's votes once a step an outer product of every matrix and of the embedding, M + 256 D.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from egg.config import Config, EvolutionConfig, ModelConfig
+from egg.errors import EggError
+from egg.evolution.classic import ClassicSettings, read_pair
+from egg.evolution.recipes import evolution
+from egg.model.evaluate import evaluate
+from egg.model.parameters import initial_weights
+from egg.model.sample import Sampling, stream
+from kernels.arithmetic import FIRST_SHIFTS, LIMIT, MASTER_BITS, MIN_BRANCHES, VOCABULARY
+from kernels.backend import Backend, Draw, Noise
+from kernels.layout import BackendError, Shape
+from kernels.philox import words
+
+NAMES = {
+    "forward": "readers read a chunk of text with unperturbed weights",
+    "branches": "members that branch off where the wire ends are scored",
+    "votes": "what is credited becomes a vote on every weight",
+    "update": "votes move the weights",
+    "step": "a whole step of training, from weights to weights",
+    "eval": "bits per byte of documents, with unperturbed weights",
+    "generate": "samples drawn side by side, byte after byte",
+}
+"""What is timed."""
+PERTURBATION = "perturbation"
+"""A table of its own: what a member costs whose weights all differ, beside one whose perturbation has rank 1."""
+RANKS = ("rank 1", "full rank")
+RECIPES = ("egg", "paper")
+PAPER_LENGTH = 100  # bytes that a member of recipe paper reads in a step
+SIGMA_SHIFT = 4
+DOCUMENT = 256  # mean bytes of a document; they have half to one and a half times as many
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of a model is measured at once: enough to be typical, little enough not to take long."""
+
+    members: int
+    """Members of recipe paper."""
+    documents: int
+    """Documents evaluated."""
+    length: int
+    """Bytes of a sample."""
+    samples: int = 1024
+    """Samples generated side by side."""
+
+
+SIZES = {
+    16: Sizes(1024, 4096, 64), 64: Sizes(1024, 2048, 64), 256: Sizes(256, 512, 32), 1024: Sizes(64, 256, 8),
+}  # fmt: skip
+"""By hidden size."""
+ONE_BY_ONE = {16: 256, 64: 64, 256: 16, 1024: 2}
+"""Members of full rank, by hidden size."""
+MODELS = ((64, 2), (256, 2), (1024, 2))
+"""Hidden size and layers of the models measured by default."""
+PERTURBED = tuple((d, 2) for d in ONE_BY_ONE)
+"""The same where the cost of perturbations is."""
+PAPER_LARGEST = 256  # hidden size up to which recipe paper is measured by default
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    name: str
+    """One of NAMES."""
+    recipe: str
+    """egg or paper, eval and generate do not depend on it; of a perturbation its rank, one of RANKS."""
+    shape: Shape
+    readers: int
+    """Streams of recipe egg, members of recipe paper, documents of eval, or samples of generate."""
+    seq_len: int
+    """Bytes each of them reads; of documents the mean, of samples what is drawn."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.recipe} {self.shape.hidden_size}/{self.shape.num_layers}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call does."""
+
+    tokens: int
+    """Bytes read by all readers; of generate, bytes drawn."""
+    multiply_accumulates: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case made ready: its time is ``factor`` times that of ``call``, and so on for the ``others``, all added up."""
+
+    call: Callable[[], Work]
+    factor: float = 1.0
+    others: tuple[tuple[float, Callable[[], object]], ...] = ()
+
+
+def plan(
+    only: str | None = None, hidden_size: int | None = None, num_layers: int | None = None,
+    readers: int | None = None, recipe: str | None = None,
+) -> list[Case]:  # fmt: skip
+    """The cases to measure; each argument that is not None narrows them.
+
+    Raises EggError, one line, for what cannot be measured.
+    """
+    if only not in (None, *NAMES, PERTURBATION):
+        raise EggError(f"--only {only}: choose {', '.join((*NAMES, PERTURBATION))}")
+    if recipe not in (None, *RECIPES):
+        raise EggError(f"--recipe {recipe}: choose {', '.join(RECIPES)}")
+    if readers is not None and (readers < 2 or readers % 2):
+        raise EggError(f"--readers {readers}: must be an even number, 2 or more")
+    cases = []
+    default = EvolutionConfig()
+    for shape in _shapes(hidden_size, num_layers, MODELS if only != PERTURBATION else ()):
+        size = SIZES[shape.hidden_size]
+        if recipe != "paper":
+            for name in ("forward", "branches", "votes", "update", "step"):
+                if name != "branches" or shape.hidden_size > MIN_BRANCHES:
+                    cases.append((name, "egg", shape, default.streams, default.seq_len))
+        if recipe == "paper" or (recipe is None and shape.hidden_size <= PAPER_LARGEST):
+            cases.append(("step", "paper", shape, size.members, PAPER_LENGTH))
+        if recipe != "paper":
+            cases.append(("eval", "egg", shape, size.documents, DOCUMENT))
+            cases.append(("generate", "egg", shape, size.samples, size.length))
+    for shape in _shapes(hidden_size, num_layers, PERTURBED if recipe is None else ()):
+        for rank in RANKS:
+            d = shape.hidden_size
+            count = SIZES[d].members if rank == "rank 1" else ONE_BY_ONE[d]
+            cases.append((PERTURBATION, rank, shape, count, PAPER_LENGTH))
+    chosen = [
+        Case(name, kind, shape, readers or count, length)
+        for name, kind, shape, count, length in cases
+        if only in (None, name)
+    ]
+    if recipe == "paper" and only not in (None, "step"):
+        raise EggError(
+            f"--only {only} is not of recipe paper, of which a step is timed: leave --recipe out"
+        )
+    if only == "branches" and not chosen and hidden_size == MIN_BRANCHES and num_layers:
+        raise EggError(f"--only branches: with hidden size {hidden_size} they are timed with votes")
+    if not [case for case in chosen if only or case.name != PERTURBATION]:
+        models = ", ".join(
+            f"{d}/{layers}" for d, layers in (PERTURBED if only == PERTURBATION else MODELS)
+        )
+        raise EggError(f"none of the models {models}: give --hidden-size and --num-layers both")
+    return chosen
+
+
+def _shapes(hidden_size: int | None, num_layers: int | None, models) -> list[Shape]:
+    """Those of some models that fit, or the one that both numbers give."""
+    if not models:
+        return []
+    if hidden_size is not None and num_layers is not None:
+        try:
+            return [Shape(hidden_size, num_layers)]
+        except BackendError as error:
+            raise EggError(str(error)) from error
+    return [
+        Shape(d, layers)
+        for d, layers in models
+        if hidden_size in (None, d) and num_layers in (None, layers)
+    ]
+
+
+def branch_work(shape: Shape) -> int:
+    """Multiply-accumulates of one token's branches, all D of them."""
+    return VOCABULARY * shape.hidden_size
+
+
+def vote_work(shape: Shape) -> int:
+    """Multiply-accumulates of one token's votes in recipe egg."""
+    d = shape.hidden_size
+    return 8 * d * d * shape.num_layers + VOCABULARY * d
+
+
+def make_ready(case: Case, backend: Backend) -> Job:
+    """Everything a case needs before the clock starts."""
+    return {
+        "forward": _chunk, "branches": _chunk, "votes": _chunk, "update": _update, "step": _step,
+        "eval": _evaluation, "generate": _generation,
+        PERTURBATION: _one_by_one if case.recipe == "full rank" else _side_by_side,
+    }[case.name](case, backend)  # fmt: skip
+
+
+def _chunk(case: Case, backend: Backend) -> Job:
+    """Parts of what ``cast_votes`` does, told from each other by what it takes with few branches and with all.
+
+    A branch costs what all above the fewest cost, by their number; votes are what is left without branches and forward.
+    """
+    shape, d = case.shape, case.shape.hidden_size
+    model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
+    tokens, states = _tokens(case.readers, case.seq_len), _states(case.readers, shape)
+    gates, layer = FIRST_SHIFTS
+    shifts = np.array([*gates, *layer * shape.num_layers], np.int64)
+    count = case.readers * case.seq_len
+    each = {
+        "forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape),
+    }  # fmt: skip
+    work = Work(count, count * each[case.name])
+
+    def forward():
+        backend.forward(model, tokens[:, :-1], states)
+        return work
+
+    def cast(branches: int):
+        draw = Draw(0, 0, branches, shifts)
+
+        def call():
+            backend.cast_votes(model, tokens, states, draw)
+            return work
+
+        return call
+
+    if case.name == "forward":
+        return Job(forward)
+    if d == MIN_BRANCHES:
+        return Job(cast(d), others=((-1.0, forward),))
+    share = d / (d - MIN_BRANCHES)
+    if case.name == "branches":
+        return Job(cast(d), share, ((-share, cast(MIN_BRANCHES)),))
+    return Job(cast(MIN_BRANCHES), share, ((1 - share, cast(d)), (-1.0, forward)))
+
+
+def _update(case: Case, backend: Backend) -> Job:
+    shape = case.shape
+    master = initial_weights(shape, 0, "paper").astype(np.int32) << MASTER_BITS
+    squares = np.zeros(len(shape.row_starts) - 1, np.int64)
+    votes = np.random.default_rng(0).integers(-(1 << 12), 1 << 12, shape.parameters, np.int32)
+    work = Work(case.readers * case.seq_len, 0)
+
+    def update():
+        backend.update_rows(shape, master, squares, votes, 100, 1 << 12)
+        return work
+
+    return Job(update)
+
+
+def _step(case: Case, backend: Backend) -> Job:
+    shape, readers, length = case.shape, case.readers, case.seq_len
+    count = {"streams": readers} if case.recipe == "egg" else {"population_size": readers}
+    config = Config(
+        "bench",
+        ModelConfig(shape.hidden_size, shape.num_layers),
+        EvolutionConfig(recipe=case.recipe, seq_len=length, **count),
+    )
+    training = evolution(config, backend, ArrayText(_text(1 << 13)))
+    work = readers * length * shape.multiply_accumulates
+    if case.recipe == "egg":
+        work += readers * length * (branch_work(shape) + vote_work(shape))
+    else:
+        work += readers // 2 * (shape.multiply_accumulates + VOCABULARY * shape.hidden_size)
+
+    def step():
+        training.step()
+        return Work(readers * length, work)
+
+    return Job(step)
+
+
+def _evaluation(case: Case, backend: Backend) -> Job:
+    text = _text(case.readers)
+    weights = initial_weights(case.shape, 0, "paper")
+
+    def read():
+        size = evaluate(backend, case.shape, weights, text).bytes
+        return Work(size, size * case.shape.multiply_accumulates)
+
+    return Job(read)
+
+
+def _generation(case: Case, backend: Backend) -> Job:
+    weights = initial_weights(case.shape, 0, "paper")
+    sampling = Sampling(length=case.seq_len, count=case.readers)
+
+    def draw():
+        drawn = sum(
+            len(numbers) for numbers, _ in stream(backend, case.shape, weights, b"", sampling)
+        )
+        # All samples begin with the logits after one NUL; each byte but a sample's last is then read.
+        read = 1 + drawn - sampling.count
+        return Work(drawn, read * case.shape.multiply_accumulates)
+
+    return Job(draw)
+
+
+def _side_by_side(case: Case, backend: Backend) -> Job:
+    """Members of rank 1, recipe paper's."""
+    shape, members, length = case.shape, case.readers, case.seq_len
+    model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
+    tokens, states = _tokens(members // 2, length), _states(members, shape)
+    noise = Noise(0, 0, SIGMA_SHIFT)
+    work = Work(members * length, members * length * shape.multiply_accumulates)
+
+    def read():
+        backend.run_pairs(model, tokens, states, noise)
+        return work
+
+    return Job(read)
+
+
+def _one_by_one(case: Case, backend: Backend) -> Job:
+    """Members of full rank: noise on all weights in place, which are packed and read, member after member."""
+    shape, members, length = case.shape, case.readers, case.seq_len
+    settings = ClassicSettings(1, sigma_shift=SIGMA_SHIFT)
+    room = LIMIT - settings.amount
+    weights = initial_weights(shape, 0, "paper").clip(-room, room)
+    tokens = _tokens(members // 2, length)
+    noise = Noise(0, 0, settings.sigma_shift)
+    work = Work(members * length, members * length * shape.multiply_accumulates)
+
+    def read():
+        for pair, text in enumerate(tokens):
+            read_pair(backend, shape, weights, text[None], noise, pair, settings.amount)
+        return work
+
+    return Job(read)
+
+
+class ArrayText:
+    """A text in memory, as ``egg.evolution.base`` reads it."""
+
+    def __init__(self, text: np.ndarray):
+        self.text, self.size = text, text.size
+
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """(len(starts), length) uint8 from each start on, wrapping round at the end."""
+        return self.text[(starts[:, None] + np.arange(length)) % self.size]
+
+
+def _tokens(readers: int, length: int) -> np.ndarray:
+    """(readers, length + 1) uint8: a chunk of text and its targets for each."""
+    text = ArrayText(_text(readers * length // DOCUMENT + 2))
+    return text.read(np.arange(readers) * length, length + 1)
+
+
+def _states(readers: int, shape: Shape) -> np.ndarray:
+    """(readers, L, D) int8, zero."""
+    return np.zeros((readers, shape.num_layers, shape.hidden_size), np.int8)
+
+
+@cache
+def _text(documents: int) -> np.ndarray:
+    """(n,) uint8: random documents, a NUL before each, DOCUMENT bytes long on average."""
+    lengths = DOCUMENT // 2 + np.arange(documents) * 7919 % (DOCUMENT + 1)
+    ends = np.cumsum(lengths + 1)
+    text = (words(0, 99, 0, 0, int(ends[-1])) % 255 + 1).astype(np.uint8)
+    text[ends - lengths - 1] = 0
+    return text

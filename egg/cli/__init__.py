@@ -1,0 +1,1 @@
+"""The commands, one a file, none importing another; the only room that knows ``data``."""

@@ -1,0 +1,289 @@
+"""``egg adapt``: a trained model for another text, by evolution of a small adapter, or of all weights."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+import data
+from egg.cli.corpus import facts, open_for_training, text_of
+from egg.cli.folders import folder_for
+from egg.cli.options import (
+    FULL,
+    BackendFlag,
+    ColumnFlag,
+    JsonFlag,
+    ThreadsFlag,
+    parse,
+    rank_of,
+    say,
+)
+from egg.config import Config, EvolutionConfig, ModelConfig, RunConfig
+from egg.errors import EggError
+from egg.evolution.branches import BranchEvolution
+from egg.model import checkpoint, hub
+from egg.model.adapter import (
+    ADAPTER,
+    ALL,
+    adapter_shape,
+    base_hash,
+    evolving,
+    merge,
+    read_adapter,
+    tensors_of,
+)
+from egg.model.evaluate import evaluate, sample
+from egg.model.network import read_model
+from egg.report.curves import read_curves
+from egg.report.draw import draw_run
+from egg.report.plots import LOSS, plot_runs
+from egg.run.adaptation import ADAPTED, AdapterEvolution, AdapterTrainer, FineTuning
+from egg.run.origin import made_with
+from egg.run.progress import Progress
+from egg.run.trainer import Trainer
+from egg.view.figures import count, duration
+from kernels import get_backend
+
+MEASUREMENTS = 20  # on the way
+
+
+@dataclass(frozen=True)
+class AdaptArguments:
+    """Adapt a model to a text or a reward: its weights stay as they are, a small integer adapter beside them evolves.
+
+    Writes DIR/adapter.safetensors, which egg eval and egg sample take with --adapter, metrics.jsonl and loss.png.
+    egg adapt merge CKPT --adapter FILE --out DIR folds an adapter into the weights (egg adapt merge --help).
+
+    For example:
+      egg adapt runs/nano --data letters.txt --rank 2 --out runs/letters
+      egg eval runs/nano --adapter runs/letters --data letters.txt
+      egg adapt runs/nano --reward egg.rewards:target_length --prompts prompts.txt --out runs/short
+    """
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    data: str | None = None
+    """Text to adapt to, as for training; or --reward."""
+    reward: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """Python function of a text, or of a text and its prompt, more being better, as egg.rewards:target_length."""
+    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """reward: prompts that members go on with, one a line."""
+    length: int = 64
+    """reward: bytes that a member writes."""
+    temperature: float = 1.0
+    """reward: as for egg sample."""
+    reward_timeout: float = 60.0
+    """reward: seconds that the function may take for all texts of a step."""
+    rank: Annotated[str, tyro.conf.arg(metavar="INT|full")] = "2"
+    """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
+    tensors: str | None = None
+    """Matrices that are adapted: gru, mlp, head, or names such as w_down, separated by commas; none: gru, w_down and
+    head, with a reward w_up too. A text has no votes on w_up."""
+    out: str | None = None
+    """Folder of the adapter; none: runs/adapt-DATE-TIME."""
+    data_column: str = "text"
+    """Column of tables, or key of JSONL, that holds the text."""
+    tokens: int = 1_000_000
+    """Bytes of text to read, each counted once for each reader (with a reward every member is one); the step size falls
+    until then."""
+    streams: int = EvolutionConfig.streams
+    """Texts that are read side by side in a step, each by one reader."""
+    seq_len: int = EvolutionConfig.seq_len
+    """Bytes that each reader reads in a step."""
+    branches: int | Literal["all"] = "all"
+    """Members that branch off at every byte: all, or a power of two from 16 to the hidden size."""
+    population_size: int = 256
+    """reward: members."""
+    sigma_shift: int = 1
+    """reward: size of the perturbation, 0 to 8; a factor moves by 2^(4 - sigma_shift) int8 steps."""
+    step_size: float | None = None
+    """Largest step of a factor, in int8 steps; none: chosen from the tokens, with a reward 4."""
+    seed: int = 0
+    """Of every random draw, 0 to 2^64 - 1; equal seeds give equal adapters, byte for byte."""
+    eval_every: int | None = None
+    """Steps between measurements on the validation split; none: twenty on the way."""
+    eval_bytes: int = 262_144
+    """Bytes of validation text that each measurement reads; 0: all."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: int | None = None
+    """Number of the GPU of backend cupy, which knows no adapters but --rank full; none: the first."""
+
+
+@dataclass(frozen=True)
+class MergeArguments:
+    """Fold an adapter into the int8 weights, and measure what that costs.
+
+    Writes DIR/model.safetensors and config.json, a model like any other.
+
+    For example:
+      egg adapt merge runs/nano --adapter runs/letters --out letters-merged
+    """
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
+    """The model that the adapter was made for."""
+    adapter: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    """adapter.safetensors, or its folder."""
+    out: str
+    """Folder for the merged model."""
+    data: str | None = None
+    """Text to measure on; none: what the adapter was made with, if its folder says so."""
+    data_column: ColumnFlag = None
+    eval_bytes: int = 262_144
+    """Bytes of validation text to measure on; 0: all."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+
+
+@dataclass(frozen=True)
+class Completed(AdaptArguments):
+    """All of ``egg adapt``, for completion."""
+
+    merge: Annotated[MergeArguments, tyro.conf.subcommand("merge")] | None = None
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Adapt, or merge, as the arguments say; returns the exit status."""
+    if argv[:1] == ["merge"]:
+        return _merge(parse(MergeArguments, argv[1:], prog=f"{prog} merge"))
+    arguments = parse(AdaptArguments, argv, prog=prog)
+    if (arguments.data is None) == (arguments.reward is None):
+        raise EggError("give --data TEXT or --reward MODULE:FUNCTION, one of them")
+    if arguments.reward is None:
+        return _adapt(arguments)
+    from egg.cli.adapt_reward import adapt
+
+    return adapt(arguments)
+
+
+def _adapt(arguments: AdaptArguments) -> int:
+    shape, weights, _ = read_model(arguments.path)
+    full = arguments.rank.strip().lower() == FULL
+    layout = (
+        None
+        if full
+        else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ADAPTED)
+    )
+    config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers))
+    out, progress = folder_for(arguments.out), Progress()
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=progress.note
+    )
+    corpus, text, split = open_for_training(arguments.data, arguments.data_column, progress.note)
+    measured = sample(corpus.split(split), config.run.eval_bytes)
+    before = evaluate(backend, shape, weights, measured).bits_per_byte
+    if full:
+        evolution: BranchEvolution = FineTuning(
+            config, backend, text, weights, tensors_of(shape, ALL)
+        )
+        kind = Trainer
+    else:
+        evolution = AdapterEvolution(config, backend, text, weights, layout)
+        kind = AdapterTrainer
+    trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(backend))
+    trainer.content["adapter"] = {
+        "rank": FULL if full else layout.rank, "matrices": None if full else list(layout.matrices),
+        "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
+        "base": base_hash(shape, weights), "base_bits_per_byte": before,
+    }  # fmt: skip
+    what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
+    progress.note(
+        f"{evolving(evolution.layout):,} of {shape.parameters:,} parameters evolve: {what}\n"
+        f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, into {out}\n"
+        f"before: {before:.4f} bits per byte"
+    )
+    outcome = trainer.train()
+    if outcome.interrupted:
+        if not full:
+            plot_runs([read_curves(out)], {"before": before}, out / LOSS)
+        progress.note(f"stopped at step {evolution.step_number:,}, saved what there is in {out}")
+        return 128 + outcome.interrupted
+    if full:
+        draw_run(out, corpus.split(corpus.training_split), measured)
+    else:
+        plot_runs([read_curves(out)], {"before": before}, out / LOSS)
+    after = outcome.evaluation.bits_per_byte
+    saved = outcome.checkpoint if full else out / ADAPTER
+    size = (saved / checkpoint.MODEL if full else saved).stat().st_size
+    progress.note(
+        f"after: {after:.4f} bits per byte, {before - after:+.4f} better, "
+        f"{count(evolution.tokens)} tokens in {duration(outcome.seconds)}\n"
+        f"{saved}, {size:,} bytes\nloss curve: {out / LOSS}"
+    )
+    return 0
+
+
+def _config(arguments: AdaptArguments, model: ModelConfig) -> Config:
+    a = arguments
+    if a.tokens < 1:
+        raise EggError(f"--tokens {a.tokens}: must be 1 or more")
+    evolution = EvolutionConfig(
+        schedule_tokens=a.tokens, step_size=a.step_size, seed=a.seed,
+        streams=a.streams, seq_len=a.seq_len, branches=a.branches,
+    )  # fmt: skip
+    steps = a.tokens // evolution.tokens_per_step
+    every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
+    run = RunConfig(
+        data=data.absolute(a.data), data_column=a.data_column, tokens=a.tokens,
+        eval_every=every, eval_bytes=a.eval_bytes,
+    )  # fmt: skip
+    return Config("adapt", model, evolution, run).resolved()
+
+
+def _merge(arguments: MergeArguments) -> int:
+    shape, weights, config = read_model(arguments.path)
+    adapter = read_adapter(arguments.adapter, shape, weights)
+    if arguments.eval_bytes < 0:
+        raise EggError(f"--eval-bytes {arguments.eval_bytes}: must be 0 or more")
+    out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise EggError(f"--out {out}: there is a file of that name, give a folder")
+    for name in (checkpoint.MODEL, checkpoint.CONFIG, checkpoint.STATE, checkpoint.CHECKPOINTS):
+        if (out / name).exists():
+            raise EggError(f"--out {out} holds a {name} already: give another folder")
+    merged = merge(weights, adapter)
+    measured = _text(arguments, config)
+    figures = {}
+    if measured is not None:
+        backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+        figures = {
+            "base": evaluate(backend, shape, weights, measured),
+            "adapter": evaluate(backend, shape, weights, measured, adapter=adapter),
+            "merged": evaluate(backend, shape, merged, measured),
+        }
+    figures = {f"{name}_bits_per_byte": e.bits_per_byte for name, e in figures.items()}
+    if figures:
+        figures["cost_bits_per_byte"] = (
+            figures["merged_bits_per_byte"] - figures["adapter_bits_per_byte"]
+        )
+    checkpoint.write_model(out, config, shape, merged)
+    if arguments.json:
+        print(json.dumps({"out": str(out)} | figures))
+        return 0
+    print(
+        f"{out}: {int(np.count_nonzero(merged != weights)):,} of {weights.size:,} weights changed"
+    )
+    for name, bits in figures.items():
+        print(f"  {name.split('_')[0]:8}{bits:8.4f} bits per byte")
+    return 0
+
+
+def _text(arguments: MergeArguments, config: dict) -> np.ndarray | None:
+    """Validation text to measure on; None, with a notice, where nothing says which."""
+    folder = Path(arguments.adapter)
+    folder = folder if folder.is_dir() else folder.parent
+    there = checkpoint.read_config(folder) if (folder / checkpoint.CONFIG).exists() else {}
+    spec, column = text_of(there, arguments.data, arguments.data_column)
+    if not spec:
+        say("nothing says what the adapter was made with: not measured, give --data")
+        return None
+    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
+    split = corpus.validation_split or corpus.splits[0]
+    if not corpus.bytes(split):
+        raise EggError(f"--data {spec}: its split {split} has no byte in it")
+    return sample(corpus.split(split), arguments.eval_bytes)

@@ -1,0 +1,150 @@
+"""``egg adapt --reward``: towards what a Python function scores."""
+
+import json
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from egg.cli.folders import folder_for
+from egg.cli.options import FULL, rank_of, say
+from egg.errors import EggError, telling
+from egg.evolution.reward import RewardEvolution, RewardSettings
+from egg.model import checkpoint, hub
+from egg.model.adapter import ADAPTER, KINDS, adapter_shape, base_hash, file_bytes
+from egg.model.network import read_model
+from egg.model.sample import Sampling
+from egg.optimizer import STEP_BITS
+from egg.rewards.process import Reward
+from egg.run.log import METRICS
+from egg.run.origin import made_with
+from egg.run.signals import catch_signals
+from kernels import get_backend
+
+STEP_SIZE = 4.0  # int8 steps
+MEASUREMENTS = 20
+CURVE = "reward.png"
+
+
+def adapt(arguments) -> int:
+    """Adapt as ``egg.cli.adapt.AdaptArguments`` say; returns the exit status."""
+    if arguments.rank.strip().lower() == FULL:
+        raise EggError("--rank full: with --reward an adapter evolves, give 1 to 16")
+    shape, weights, _ = read_model(arguments.path)
+    layout = adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ",".join(KINDS))
+    settings = _settings(arguments)
+    prompts = _prompts(arguments.prompts)
+    out = folder_for(arguments.out)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
+    every = arguments.eval_every
+    if every is None:
+        every = max(1, settings.steps // MEASUREMENTS)
+    with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
+        evolution = RewardEvolution(backend, weights, layout, prompts, score, settings)
+        before = evolution.measure()  # a function that fails does so before anything is written
+        say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
+        base = base_hash(shape, weights)
+        about = {
+            "rank": layout.rank, "matrices": list(layout.matrices), "base": base, "reward": arguments.reward,
+            "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()), "reward_before": before,
+        }  # fmt: skip
+        with telling(f"cannot write {out}"):
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoint.replace_file(
+                out / checkpoint.CONFIG,
+                checkpoint.json_bytes({"made_with": made_with(backend), "adapter": about}),
+            )
+            rows: list[dict] = []
+            try:
+                interrupted = _run(evolution, out, every, rows)
+            finally:  # a function that fails on the way leaves what was found before
+                if rows:
+                    content = file_bytes(evolution.adapter, base)
+                    checkpoint.replace_file(out / ADAPTER, content)
+                    _draw(out, before, rows)
+    if interrupted:
+        say(f"stopped at step {len(rows):,}, saved what there is in {out}")
+        return 128 + interrupted
+    after = rows[-1]["reward"]
+    say(
+        f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}\nreward curve: {out / CURVE}"
+    )
+    return 0
+
+
+def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) -> int | None:
+    """All steps, a line of metrics.jsonl and of ``rows`` each; returns the signal that ended them early, if one did."""
+    began, steps, heard = time.perf_counter(), evolution.settings.steps, []
+    restore = catch_signals(heard.append)
+    with ExitStack() as held, open(out / METRICS, "w", encoding="utf-8") as log:
+        held.callback(restore)
+        for step in range(1, steps + 1):
+            if heard:
+                return heard[0]
+            row = {"step": step, "members_reward": evolution.step()}
+            rows.append(row)
+            try:
+                if step == steps or (every and step % every == 0):
+                    row["reward"] = evolution.measure()
+                    say(
+                        f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}"
+                    )
+            finally:  # the step is done, whatever becomes of its measurement
+                row["tokens"] = evolution.tokens
+                row["seconds"] = round(time.perf_counter() - began, 4)
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+    return None
+
+
+def _settings(arguments) -> RewardSettings:
+    population, sigma_shift = arguments.population_size, arguments.sigma_shift
+    if population < 2 or population % 2:
+        raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
+    if arguments.eval_every is not None and arguments.eval_every < 0:
+        raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
+    if not arguments.reward_timeout > 0:
+        raise EggError(f"--reward-timeout {arguments.reward_timeout}: must be more than 0")
+    if not 0 <= sigma_shift <= 8:
+        raise EggError(f"--sigma-shift {sigma_shift}: must be 0 to 8")
+    Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)
+    steps = arguments.tokens // (population * arguments.length)
+    if steps < 1:
+        raise EggError(
+            f"--tokens {arguments.tokens}: a step takes up to {population * arguments.length:,}"
+        )
+    size = STEP_SIZE if arguments.step_size is None else arguments.step_size
+    if not 0 < size <= 127:
+        raise EggError(f"--step-size {size}: must be more than 0, 127 at most")
+    return RewardSettings(
+        steps, population, arguments.length, arguments.temperature, sigma_shift,
+        round(size * (1 << STEP_BITS)), arguments.seed,
+    )  # fmt: skip
+
+
+def _prompts(path: str | None) -> list[bytes]:
+    if path is None:
+        raise EggError("--reward needs --prompts FILE, a text with a prompt on each line")
+    with telling(f"--prompts {path}", "; give a text file"):
+        lines = Path(path).read_bytes().splitlines()
+    if not lines:
+        raise EggError(f"--prompts {path}: there is no line in it")
+    return lines
+
+
+def _draw(out: Path, before: float, rows: list[dict]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
+    panel = figure.subplots()
+    panel.plot(
+        [r["step"] for r in rows], [r["members_reward"] for r in rows], alpha=0.45, linewidth=1, label="members, mean",
+    )  # fmt: skip
+    measured = [(0, before)] + [(r["step"], r["reward"]) for r in rows if "reward" in r]
+    panel.plot(*zip(*measured, strict=True), "o-", color="C3", markersize=3, label="the adapter")
+    panel.set_xlabel("steps")
+    panel.set_ylabel("reward")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.savefig(out / CURVE)

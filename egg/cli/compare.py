@@ -1,0 +1,49 @@
+"""``egg compare``: the learning bench."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from egg.cli.options import made_folder, parse, say
+from egg.report.plots import plot_comparison
+from egg.study.compare import Stopped, read_comparison, run_comparison, table
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Run configurations side by side, at equal tokens, with several seeds each.
+
+    FILE is TOML: what stands at the top is common, each table is a configuration, keys are flags of egg
+    train. Started again, it goes on where it was interrupted. For example:
+
+      tokens = "1M"
+      seeds = [1, 2]
+
+      ["64-2"]
+
+      ["256-2"]
+      hidden_size = 256
+    """
+
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    """The comparison."""
+    out: str | None = None
+    """Folder of its runs, results.jsonl and curves.png; none: runs/NAME, as the file is called."""
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Compare as the arguments say; returns the exit status."""
+    arguments = parse(CompareArguments, argv, prog=prog)
+    path = Path(arguments.file)
+    configurations, seeds = read_comparison(path)
+    out = made_folder(arguments.out or Path("runs") / path.stem)
+    try:
+        results = run_comparison(configurations, seeds, out, say)
+    except Stopped as stopped:
+        say("stopped; the same command goes on")
+        return 128 + stopped.number
+    print(table(results))
+    print(f"\ncurves: {plot_comparison(out, results)}")
+    return 0

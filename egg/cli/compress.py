@@ -1,0 +1,103 @@
+"""``egg compress`` and ``egg decompress``: a file made small by a model, and back."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from egg.cli.bar import bar
+from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
+from egg.errors import EggError, telling
+from egg.model.checkpoint import WRITING, replace_file
+from egg.model.compress import HEADER, compress, decompress
+from egg.model.network import read_model
+from kernels import get_backend
+
+FileName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+OutName = Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+
+
+@dataclass(frozen=True)
+class CompressArguments:
+    """Make a file small: the model guesses each byte, and what it is sure of costs little.
+
+    Lossless; the same model brings the file back, with egg decompress, on every machine.
+
+    For example:
+      egg compress notes.txt --model runs/quickstart-20261121-101500 -o notes.egg
+    """
+
+    file: FileName
+    """What to compress."""
+    model: str
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    out: OutName
+    """The compressed file; it replaces what has that name."""
+    streams: int | None = None
+    """Segments that are read side by side, of 256 KiB or more; none: as many as there can be."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
+
+
+@dataclass(frozen=True)
+class DecompressArguments:
+    """Bring back a file that egg compress made small, with the same model.
+
+    For example:
+      egg decompress notes.egg --model runs/quickstart-20261121-101500 -o notes.txt
+    """
+
+    file: FileName
+    """What egg compress wrote."""
+    model: str
+    """The model it was compressed with, wherever it is now."""
+    out: OutName
+    """The file that comes back; it replaces what has that name."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Compress or decompress, as the program's name says; returns the exit status."""
+    packing = prog.split()[-1] == "compress"
+    arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
+    source, target = _read(arguments.file), target_file(arguments.out, "--out")
+    shape, weights, _ = read_model(arguments.model)
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
+    began = time.perf_counter()
+    if packing:
+        with bar(len(source), "compressing") as read:
+            result = compress(backend, shape, weights, source, streams=arguments.streams, read=read)
+        small, large = len(result), len(source)
+    else:
+        size = HEADER.unpack(source[: HEADER.size])[3] if len(source) >= HEADER.size else 0
+        with bar(size, "decompressing") as read:
+            result = decompress(
+                backend, shape, weights, source,
+                name=arguments.file, model_name=arguments.model, read=read,
+            )  # fmt: skip
+        small, large = len(source), len(result)
+    _write(target, result)
+    seconds = time.perf_counter() - began
+    share = f", {8 * small / large:.4f} bits per byte" if large else ""
+    print(f"{target}: {len(source):,} bytes -> {len(result):,} bytes{share}; {seconds:.1f} s")
+    return 0
+
+
+def _read(path: str) -> bytes:
+    with telling(f"{path}", "; give a file"):
+        return Path(path).read_bytes()
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        replace_file(target, content)
+    except OSError as error:
+        target.with_name(f"{WRITING}{target.name}").unlink(missing_ok=True)
+        raise EggError(f"cannot write {target}: {error.strerror or error}") from error

@@ -1,0 +1,120 @@
+"""``egg data``: text prepared ahead of training, what it is like, and the cache emptied."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+import data
+from egg.cli.options import parse, say
+from egg.errors import EggError
+from egg.view.figures import count
+
+COLUMNS = ("", "documents", "bytes", "NULs removed", "unigram", "gzip -9")
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """Prepare text for training, tell what it is like, or remove it from the cache.
+
+    prepare NAME|PATH: fetch and convert it now; training then begins at once. Interrupted, it goes on
+    where it was.
+
+    info: what the cache holds; with NAME|PATH its documents, bytes, NULs removed, the entropy of its
+    single bytes, and gzip -9 of a sample.
+
+    clear: remove all texts from the cache, or one; what the library datasets has downloaded for
+    itself stays.
+
+    The cache is the folder EGG_CACHE, or the platform's.
+
+    For example:
+      egg data prepare minipile
+      egg data prepare "notes/**/*.md"
+      egg data info stdlib
+      egg data clear minipile
+    """
+
+    action: tyro.conf.Positional[Literal["prepare", "info", "clear"]]
+    """What to do."""
+    what: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME|PATH]")] = None
+    """Text as --data of training names it: stdlib, minipile, a path, a pattern, owner/name on the
+    Hugging Face hub, or a mixture such as stdlib:2,notes.txt:1; to info and clear also a folder's name
+    in the cache."""
+    data_column: str = "text"
+    """Column of tables, or key of JSONL, that holds the text; with prepare."""
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Do what the arguments say; returns the exit status."""
+    arguments = parse(DataArguments, argv, prog=prog)
+    if arguments.what == "":
+        raise EggError(f"{arguments.action}: the name is empty, give stdlib, minipile or a path")
+    act = {"prepare": _prepare, "info": _info, "clear": _clear}[arguments.action]
+    act(arguments.what, arguments.data_column, prog)
+    return 0
+
+
+def _prepare(what: str | None, column: str, prog: str) -> None:
+    if what is None:
+        raise EggError(f"prepare what? Give stdlib, minipile or a path ({prog} --help)")
+    corpus = data.open_corpus(what, column=column, progress=sys.stderr.isatty(), notify=say)
+    _tell(corpus)
+
+
+def _info(what: str | None, column: str, prog: str) -> None:
+    if what is None:
+        _list(prog)
+        return
+    try:
+        corpora = data.list_corpora(name=what)
+    except data.DataError as error:
+        raise EggError(f"{error}; {prog} prepare {shlex.quote(what)} puts it there") from None
+    if not corpora:
+        raise EggError(f"{what} is not whole: {prog} prepare {shlex.quote(what)} goes on with it")
+    for corpus in corpora:
+        _tell(corpus)
+
+
+def _list(prog: str) -> None:
+    """A line for each text in the cache."""
+    corpora = data.list_corpora()
+    if not corpora:
+        print(f"the cache is empty; {prog} prepare NAME|PATH puts a text there")
+    for corpus in corpora:
+        documents = sum(map(corpus.documents, corpus.splits))
+        size = sum(map(corpus.bytes, corpus.splits))
+        print(
+            f"{corpus.folder.name}: {count(size)} bytes in {documents:,} documents, {corpus.spec}"
+        )
+    if corpora:
+        print(f"in {corpora[0].folder.parent}; {prog} info NAME tells more of one")
+
+
+def _tell(corpus: data.Corpus) -> None:
+    """A corpus's figures, a line for each split."""
+    description = data.describe(corpus)
+    rows = [COLUMNS]
+    for split in description.splits:
+        rows.append((
+            split.name, f"{split.documents:,}", f"{split.bytes:,}", f"{split.nuls_removed:,}",
+            f"{split.unigram_bits:.4f}", f"{split.gzip_bits:.4f}",
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"{description.spec}: {description.folder}")
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
+    sample = max(split.sample_bytes for split in description.splits)
+    print(f"in bits per byte: entropy of single bytes, and gzip -9 of up to {count(sample)} bytes")
+
+
+def _clear(what: str | None, column: str, prog: str) -> None:
+    cleared = data.clear(name=what)
+    for corpus in cleared:
+        print(f"removed {corpus.name}, {count(corpus.size)} bytes")
+    if len(cleared) != 1:
+        freed = sum(corpus.size for corpus in cleared)
+        print(f"{count(freed)} bytes freed" if cleared else "the cache is empty, nothing to remove")

@@ -1,0 +1,142 @@
+"""``egg eval``: exact bits per byte of a model on a text."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+import data
+from data import SPLITS
+from egg.cli.bar import bar
+from egg.cli.corpus import BASELINES, simple_models, split_of, text_of
+from egg.cli.options import (
+    NONE,
+    BackendFlag,
+    ColumnFlag,
+    DeviceFlag,
+    JsonFlag,
+    ThreadsFlag,
+    one_of,
+    parse,
+    say,
+    target_file,
+)
+from egg.errors import EggError, telling
+from egg.model.adapter import read_adapter
+from egg.model.checkpoint import replace_file
+from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate
+from egg.model.network import read_model
+from kernels import get_backend
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    """Measure a model: exact bits per byte, each document read by itself.
+
+    Perplexities are defined as lm-evaluation-harness defines them.
+
+    For example:
+      egg eval runs/quickstart-20261121-101500 --split test --json
+    """
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
+    data: str | None = None
+    """Text to measure on, as for training; none: what the run was trained with."""
+    data_column: ColumnFlag = None
+    split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
+    """Part of the text; none: validation, or all of a text that is not divided."""
+    baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Measure simpler models fitted on the text's training split too, and gzip, xz and zstd."""
+    per_document: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
+    """File to write with one line of JSON for each document."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Measure as the arguments say; returns the exit status."""
+    arguments = parse(EvalArguments, argv, prog=prog)
+    shape, weights, config = read_model(arguments.path)
+    adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
+    spec, column = text_of(config, arguments.data, arguments.data_column)
+    if not spec:
+        raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
+    notices: list[str] = []  # told when the text is there: of a bad one, the error says all
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=notices.append
+    )
+    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
+    split = split_of(corpus, arguments.split, notices.append)
+    for notice in notices:
+        say(notice)
+    text = corpus.split(split)
+    words = list(count_words(text))
+    documents: list[DocumentScore] = []
+    file = arguments.per_document
+    target = None if file is None else target_file(file, "--per-document")
+    with bar(text.size, "reading") as read:
+        scored = documents.append if target else None
+        result = evaluate(backend, shape, weights, text, read=read, scored=scored, adapter=adapter)
+    if target:
+        lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
+        with telling(f"cannot write {target}"):
+            replace_file(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
+    simple = simple_models(corpus, split, text) if arguments.baselines else {}
+    print(
+        _json(result, sum(words), backend.name, simple)
+        if arguments.json
+        else _table(f"{corpus.name} {split}", result, sum(words), simple)
+    )
+    return 0
+
+
+def _json(result: Evaluation, words: int, backend: str, simple: dict[str, float]) -> str:
+    figures = {
+        "bits_per_byte": result.bits_per_byte, "byte_perplexity": result.byte_perplexity,
+        "word_perplexity": _finite(result.word_perplexity(words)),
+        "integer_bits_per_byte": result.integer_bits_per_byte, "documents": result.documents,
+        "bytes": result.bytes, "words": words, "seconds": round(result.seconds, 4), "backend": backend,
+    }  # fmt: skip
+    return json.dumps(figures | ({"baselines": simple} if simple else {}))
+
+
+def _table(name: str, result: Evaluation, words: int, simple: dict[str, float]) -> str:
+    documents = f"{result.documents:,} document{'s' * (result.documents != 1)}"
+    lines = [
+        f"{name}: {result.bytes:,} bytes in {documents}, {result.seconds:.1f} s",
+        f"  bits per byte    {result.bits_per_byte:.4f}",
+        f"  byte perplexity  {result.byte_perplexity:.4f}",
+        f"  word perplexity  {result.word_perplexity(words):.4g}, {words:,} words",
+        f"  integer score    {result.integer_bits_per_byte:.4f} bits per byte",
+    ]
+    if simple:
+        rows = [(result.bits_per_byte, "this model", "")]
+        rows += [(bits, name, BASELINES[name]) for name, bits in simple.items()]
+        lines += ["", "Bits per byte, the best first:"]
+        lines += [f"  {name:10}  {bits:7.4f}  {what}".rstrip() for bits, name, what in sorted(rows)]
+    return "\n".join(lines)
+
+
+def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
+    """A document's line in the file of ``--per-document``; an empty one has no figure a byte."""
+    bits, whole = document.bits_per_byte, document.bits / words
+    return {
+        "index": document.index, "bytes": document.bytes, "words": words, "bits": document.bits,
+        "bits_per_byte": bits, "byte_perplexity": None if bits is None else 2.0**bits,
+        "word_perplexity": 2.0**whole if whole < 1024 else None,
+        "integer_bits_per_byte": document.integer_bits_per_byte,
+    }  # fmt: skip
+
+
+def _finite(number: float) -> float | None:
+    """JSON knows no infinity."""
+    return number if math.isfinite(number) else None

@@ -1,0 +1,57 @@
+"""Where a command's result goes: a folder that holds nothing of another's."""
+
+import os
+import time
+from pathlib import Path
+
+from egg.errors import EggError
+from egg.model import checkpoint
+from egg.model.adapter import ADAPTER
+from egg.run.config_file import RUN_TOML
+from egg.run.log import METRICS
+
+
+def new_folder(out: str | None, preset_name: str) -> Path:
+    """Where a new run goes; nothing is made yet."""
+    if out is None:
+        name = Path("runs") / f"{preset_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run, again = name, 1
+        while run.exists():
+            again += 1
+            run = name.with_name(f"{name.name}-{again}")
+    elif not out:
+        raise EggError("--out is empty: give the run a folder")
+    else:
+        run = Path(out)
+    if run.exists() and not run.is_dir():
+        raise EggError(f"--out {run}: there is a file of that name, give a folder")
+    refuse_a_run(run)
+    if (run / RUN_TOML).exists():
+        raise EggError(
+            f"--out {run} holds a {RUN_TOML}, in whose place the run would write its own: "
+            "give another folder"
+        )
+    parent = run.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise EggError(f"--out {run}: {parent} cannot be written, give another folder")
+    return run
+
+
+def refuse_a_run(run: Path) -> None:
+    """Raises EggError for a folder that holds a run."""
+    for name in (checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS):
+        if (run / name).exists():
+            raise EggError(
+                f"--out {run} holds a run already: give another folder, or go on with --resume {run}"
+            )
+
+
+def folder_for(out: str | None) -> Path:
+    """Where an adapter goes; raises EggError for a folder that has one, or a run: neither is gone on with here."""
+    there = () if out is None else (ADAPTER, checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS)
+    for name in there:
+        if (Path(out) / name).exists():
+            raise EggError(f"--out {out} holds {name} already: give another folder")
+    return new_folder(out, "adapt")

@@ -1,0 +1,142 @@
+"""``egg geometry``: the shape of hidden states, over layers and over training."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+import data
+from data import SPLITS
+from egg.cli.bar import steps_bar
+from egg.cli.corpus import split_of, text_of
+from egg.cli.options import (
+    BackendFlag,
+    ColumnFlag,
+    JsonFlag,
+    ThreadsFlag,
+    made_folder,
+    one_of,
+    parse,
+    say,
+)
+from egg.errors import EggError, telling
+from egg.model import checkpoint
+from egg.model.network import read_model, trained_for
+from egg.study.geometry import NEIGHBORS
+from kernels import get_backend
+
+GEOMETRY = "geometry.json"
+
+
+@dataclass(frozen=True)
+class GeometryArguments:
+    """Measure the shape of a model's hidden states over a text: per layer, anisotropy and local intrinsic dimension.
+
+    The states are those of the integer kernels; the analysis is float64. Writes geometry-layers.png,
+    geometry-training.png and geometry.json. Needs pip install 'egg[geometry]'.
+
+    For example:
+      egg geometry runs/quickstart/checkpoints/*
+      egg geometry runs/small runs/large --data letters.txt --out shapes --json
+      egg geometry --manifolds
+    """
+
+    checkpoints: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CKPT ...]")
+    ] = ()
+    """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
+    data: str | None = None
+    """Text to read, as for training; none: what the first model was trained with."""
+    data_column: ColumnFlag = None
+    split: Annotated[str | None, one_of(*SPLITS, "all", "none")] = None
+    """Part of the text; none: validation, or all of a text that is not divided."""
+    points: int = 4096
+    """States that are kept of each layer, at the most."""
+    stride: int = 16
+    """Bytes from one kept state to the next, as neighbours in time are alike."""
+    neighbors: int = NEIGHBORS
+    """Of a point, for the maximum-likelihood estimator."""
+    manifolds: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Check the estimators on clouds of known dimension instead, as large as --points."""
+    out: str = "."
+    """Folder for geometry.json and the two pictures."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Measure as the arguments say; returns the exit status."""
+    from egg.study.geometry import check_estimators
+
+    arguments = parse(GeometryArguments, argv, prog=prog)
+    for name, least in (("points", 64), ("stride", 1), ("neighbors", 2)):
+        if getattr(arguments, name) < least:
+            raise EggError(f"--{name} {getattr(arguments, name)}: must be {least} or more")
+    check_estimators()
+    if arguments.manifolds:
+        return _manifolds(arguments)
+    if not arguments.checkpoints:
+        raise EggError(f"geometry of what? Give a run or checkpoints ({prog} --help)")
+    return _measure(arguments)
+
+
+def _measure(arguments: GeometryArguments) -> int:
+    from egg.study.geometry import LayerGeometry, Measured, facts, measure_cloud, print_geometry
+    from egg.study.geometry_plot import LAYERS, TRAINING, plot_layers, plot_training
+    from egg.study.states import hidden_states
+    from egg.view.screen import console, print_json
+
+    models = [(path, *read_model(path)) for path in arguments.checkpoints]
+    spec, column = text_of(models[0][3], arguments.data, arguments.data_column)
+    if not spec:
+        raise EggError(f"{models[0][0]} does not say what it was trained on: give --data")
+    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
+    split = split_of(corpus, arguments.split, say)
+    text = corpus.split(split)
+    out, measured = made_folder(arguments.out), []
+    with steps_bar(
+        sum(2 * shape.num_layers for _, shape, *_ in models), "measuring", "clouds"
+    ) as done:
+        for path, shape, weights, config in models:
+            states = hidden_states(backend, shape, weights, text, arguments.points, arguments.stride)  # fmt: skip
+            layers = []
+            for (layer, kind), cloud in states.items():
+                layers.append(LayerGeometry(layer, kind, measure_cloud(cloud, arguments.neighbors)))
+                done(1)
+            measured.append(Measured(path, shape, trained_for(path, config), layers))
+    pictures = [out / LAYERS, out / TRAINING]
+    content = {
+        "data": corpus.name, "split": split, "points": len(next(iter(states.values()))),
+        "stride": arguments.stride, "neighbors": arguments.neighbors, "checkpoints": facts(measured),
+        "pictures": [str(path) for path in pictures],
+    }  # fmt: skip
+    with telling(f"cannot write {out}", "; give --out"):
+        plot_layers(measured, pictures[0])
+        plot_training(measured, pictures[1])
+        checkpoint.replace_file(out / GEOMETRY, checkpoint.json_bytes(content))
+    if arguments.json:
+        print_json(content)
+    else:
+        print_geometry(measured, console())
+    say(f"wrote {', '.join(str(p) for p in (*pictures, out / GEOMETRY))}")
+    return 0
+
+
+def _manifolds(arguments: GeometryArguments) -> int:
+    from dataclasses import asdict
+
+    from egg.study.manifolds import MANIFOLDS, check, print_check
+    from egg.view.screen import console, print_json
+
+    if arguments.checkpoints:
+        raise EggError("--manifolds checks the estimators alone: leave the checkpoints away")
+    with steps_bar(len(MANIFOLDS), "checking", "manifolds") as done:
+        found = check(arguments.points, arguments.neighbors, done)
+    if arguments.json:
+        print_json({"points": arguments.points, "manifolds": [asdict(c) for c in found]})
+    else:
+        print_check(found, arguments.points, console())
+    return 0

@@ -1,0 +1,208 @@
+"""``egg intrinsic-dimension``: how small a subspace suffices to adapt a model."""
+
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from egg.cli.bar import steps_bar
+from egg.cli.corpus import open_for_training
+from egg.cli.options import BackendFlag, JsonFlag, ThreadsFlag, made_folder, number, parse, say
+from egg.config import EvolutionConfig
+from egg.errors import EggError, telling
+from egg.model import checkpoint
+from egg.model.adapter import base_hash
+from egg.model.evaluate import evaluate, sample
+from egg.model.network import read_model, trained_for
+from egg.run.lock import locked
+from egg.study.intrinsic_dimension import (
+    FACTORS,
+    Candidate,
+    Measured,
+    Records,
+    Result,
+    Setting,
+    Subspace,
+    Trial,
+    facts,
+    measure,
+    plan,
+    sweep,
+    trials_of,
+    tune,
+)
+from egg.study.intrinsic_dimension_view import (
+    CURVES,
+    PICTURE,
+    plot_dimension,
+    plot_gains,
+    print_measured,
+)
+from egg.view.figures import count
+from kernels import get_backend
+
+SUMMARY = "d90.json"
+
+
+@dataclass(frozen=True)
+class IntrinsicDimensionArguments:
+    """Find d90: how many parameters must move for 90 % of what moving all of them gains on another text.
+
+    Each checkpoint is adapted to the text within subspaces of several ranks and tensors, at equal tokens, with
+    several seeds. Results are kept as they come: interrupted and started again, it goes on. Writes d90.png, gains.png
+    and d90.json.
+
+    For example:
+      egg intrinsic-dimension runs/nano/checkpoints/* --data letters.txt
+      egg intrinsic-dimension runs/small runs/large --data letters.txt --ranks 1,2,4 --tensors "gru,mlp,head;head"
+    """
+
+    checkpoints: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT [CKPT ...]")
+    ]
+    """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
+    data: str
+    """Text to adapt to, as for training; one that is unlike the pretraining text leaves something to gain."""
+    data_column: str = "text"
+    """Column of tables, or key of JSONL, that holds the text."""
+    ranks: str | None = "2,16"
+    """Ranks of adapters, 1 to 16, separated by commas; none: no adapters."""
+    tensors: str = "gru,w_down,head;w_down,head;head"
+    """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
+    whole: str | None = (
+        "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
+    )
+    """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
+    tokens: int = 200_000
+    """Bytes of text that every adaptation reads, each counted once for each reader."""
+    seeds: int = 3
+    """Adaptations of each kind, with seeds 0, 1, ..."""
+    step_factors: str = "0.5,1,2"
+    """Times the default step size; the first seed finds each subspace's best among these or beyond their ends."""
+    streams: int = EvolutionConfig.streams
+    """Readers a step, each with a text of its own."""
+    eval_bytes: int = 131_072
+    """Bytes of validation text that each adaptation is measured on; 0: all."""
+    out: str = "runs/intrinsic-dimension"
+    """Folder of the results; what is there of the same trials is not measured again."""
+    json: JsonFlag = False
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Measure as the arguments say; returns the exit status."""
+    a = parse(IntrinsicDimensionArguments, argv, prog=prog)
+    if not a.checkpoints:
+        raise EggError(f"intrinsic dimension of what? Give a run or checkpoints ({prog} --help)")
+    per_step = a.streams * EvolutionConfig.seq_len
+    if a.seeds < 1:
+        raise EggError(f"--seeds {a.seeds}: must be at least 1")
+    if a.eval_bytes < 0:
+        raise EggError(f"--eval-bytes {a.eval_bytes}: must be at least 0")
+    EvolutionConfig(streams=a.streams)
+    if a.tokens < per_step:
+        raise EggError(f"--tokens {a.tokens}: a step takes {per_step:,}")
+    factors = _factors(a.step_factors)
+    models = [(path, *read_model(path)) for path in a.checkpoints]
+    subspaces = [plan(_subspaces(a, shape), shape) for _, shape, _, _ in models]
+    out = made_folder(a.out)
+    with ExitStack() as held:
+        held.enter_context(locked(out))
+        measured, setting = _measure(a, models, subspaces, factors, Records(out))
+        return _report(a, out, measured, setting)
+
+
+def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
+    """All checkpoints, one after another; returns what was found, and what the trials share."""
+    backend = get_backend(a.backend, threads=a.threads, notify=say)
+    corpus, text, split = open_for_training(a.data, a.data_column, say)
+    validation = sample(corpus.split(split), a.eval_bytes)
+    setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
+    per_step = a.streams * EvolutionConfig.seq_len
+    each = a.tokens // per_step * per_step
+    seeds = list(range(a.seeds))
+    total = each * sum(trials_of(len(some), len(factors), len(seeds)) for some in subspaces)
+    measured = []
+    with steps_bar(total, "adapting", "tokens") as done:
+        for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
+            before = evaluate(backend, shape, weights, validation).bits_per_byte
+            candidate = Candidate(
+                path, shape, weights, base_hash(shape, weights), trained_for(path, config), before
+            )
+
+            def run(subspace: Subspace, trial: Trial, c=candidate) -> Result:
+                if trial in records.known:
+                    done(each)
+                    return records.known[trial]
+                began = time.perf_counter()
+                after = tune(
+                    backend, c.shape, c.weights, text, validation, subspace, tokens=trial.tokens,
+                    step_factor=trial.step_factor, seed=trial.seed, streams=trial.streams,
+                    stepped=lambda report: done(per_step),
+                )  # fmt: skip
+                seconds = round(time.perf_counter() - began, 2)
+                result = Result(trial, subspace.parameters(c.shape), after, seconds)
+                records.add(result)
+                if not sys.stderr.isatty():
+                    say(
+                        f"{c.path}: {subspace.name} ({result.parameters:,} parameters), step x{trial.step_factor:g}, "
+                        f"seed {trial.seed}: {c.before - after:+.4f} bits per byte, {seconds:.0f} s"
+                    )
+                return result
+
+            gains = list(sweep(candidate, some, setting, factors, seeds, run))
+            measured.append(measure(candidate, gains))
+    measured.sort(key=lambda m: (m.candidate.shape.parameters, m.candidate.pretraining or 0))
+    return measured, corpus.name
+
+
+def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured], name: str) -> int:
+    from egg.view.screen import console, print_json
+
+    pictures = [out / PICTURE, out / CURVES]
+    content = {
+        "data": name, "tokens": a.tokens, "seeds": a.seeds, "checkpoints": facts(measured),
+        "pictures": [str(path) for path in pictures],
+    }  # fmt: skip
+    with telling(f"cannot write {out}"):
+        plot_dimension(measured, pictures[0])
+        plot_gains(measured, pictures[1])
+        checkpoint.replace_file(out / SUMMARY, checkpoint.json_bytes(content))
+    if a.json:
+        print_json(content)
+    else:
+        print_measured(measured, console())
+        trials = sum(len(m.gains) for m in measured)
+        say(f"{trials} subspaces, {count(a.tokens)} tokens an adaptation, {a.seeds} seeds")
+    say(f"wrote {', '.join(str(p) for p in (*pictures, out / SUMMARY))}")
+    return 0
+
+
+def _subspaces(a: IntrinsicDimensionArguments, shape) -> list[Subspace]:
+    """Adapters of every rank beside every subset, and the subsets that move themselves; raises EggError for others."""
+    found = []
+    for word in (a.ranks or "").split(",") if a.ranks else ():
+        try:
+            rank = int(word)
+        except ValueError:
+            raise EggError(f"--ranks {a.ranks}: {word!r} is no integer") from None
+        found += [Subspace(rank, tensors.strip()) for tensors in a.tensors.split(";")]
+    if a.whole:
+        found += [Subspace(None, tensors.strip()) for tensors in a.whole.split(";")]
+    return found
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = [number(word) for word in text.split(",")]
+    except ValueError as error:
+        raise EggError(f"--step-factors {text}: {error}") from None
+    least, most = FACTORS
+    if not all(least <= factor <= most for factor in factors):
+        raise EggError(f"--step-factors {text}: must be {least:g} to {most:g}")
+    return list(dict.fromkeys(factors))

@@ -1,0 +1,118 @@
+"""The ``egg`` command: one table of subcommands, and one line instead of a traceback."""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+
+from data import DataError
+from egg import __version__
+from egg.cli import completion
+from egg.errors import EggError
+from egg.ranks import distributed
+from kernels import BackendError
+
+COMMANDS = {
+    "train": ("egg.cli.train", "train a model, or go on with a run"),
+    "eval": ("egg.cli.eval", "measure a model's bits per byte on a text"),
+    "sample": ("egg.cli.sample", "generate text with a model"),
+    "adapt": ("egg.cli.adapt", "fit a model to another text, by a small adapter"),
+    "compress": ("egg.cli.compress", "make a file small with a model, lossless"),
+    "decompress": ("egg.cli.compress", "bring it back"),
+    "export": ("egg.cli.export", "take a model elsewhere: to C, to the Hugging Face Hub"),
+    "data": ("egg.cli.data", "prepare text, tell what it is like, empty the cache"),
+    "compare": ("egg.cli.compare", "learning side by side: configurations, seeds, curves"),
+    "plot": ("egg.cli.plot", "draw the curves of runs"),
+    "inspect": ("egg.cli.inspect", "look inside: kernels, weights, a text's way, the tables"),
+    "intrinsic-dimension": (
+        "egg.cli.intrinsic_dimension",
+        "d90: how few parameters suffice to adapt a model",
+    ),
+    "geometry": ("egg.cli.geometry", "the shape of hidden states: anisotropy, intrinsic dimension"),
+    "bench": ("egg.cli.bench", "measure the speed, beside what the CPU could do"),
+}
+"""Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``egg COMMAND ...`` and return the exit status.
+
+    argv : arguments after the program's name; None is the command line's
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    _open_streams()
+    distributed.silence()
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"egg {__version__}")
+        return 0
+    return run(argv[0], argv[1:], prog=f"egg {argv[0]}")
+
+
+def run(command: str, argv: list[str], *, prog: str) -> int:
+    """Run one command and return the exit status: 2 for bad input, told in one line on stderr.
+
+    prog : how the user called it, for help and advice
+    """
+    _open_streams()
+    distributed.silence()
+    try:
+        if wanted := completion.asked([command, *argv]):
+            return completion.main(wanted, COMMANDS)
+        if command not in COMMANDS:
+            raise EggError(
+                f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)"
+            )
+        if command != "train" and (processes := distributed.launched()[1]) > 1:
+            raise EggError(
+                f"{processes} processes were started: only training divides its work among "
+                f"several, start {prog} as one"
+            )
+        return importlib.import_module(COMMANDS[command][0]).main(argv, prog)
+    except KeyboardInterrupt:
+        return distributed.fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has gone. Without this the interpreter complains at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        return distributed.fail(
+            "out of memory: a smaller --hidden-size, --num-layers, --seq-len or --streams needs less",
+            2,
+        )
+    except (EggError, DataError, BackendError, OSError) as error:
+        return distributed.fail(str(error), 2)
+    except Exception:
+        if distributed.launched()[1] > 1:  # the others would wait for this rank
+            return distributed.fail(traceback.format_exc(), 1)
+        raise
+
+
+def _open_streams() -> None:
+    """Python has None for an output that was closed before it started (``>&-``): what is printed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"egg {__version__}: an integer-only byte-level language model, trained by evolution alone",
+            "",
+            "usage: egg COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "To begin with:",
+            "  egg train --preset quickstart",
+            "",
+            "egg COMMAND --help tells more, egg --version the version. Completion in bash:",
+            '  eval "$(egg --tyro-print-completion bash)"',
+        ]
+    )

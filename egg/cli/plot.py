@@ -1,0 +1,73 @@
+"""``egg plot``: curves of runs, as a picture and as a page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import data
+from egg.cli.options import parse, say
+from egg.errors import EggError
+from egg.model.evaluate import sample
+from egg.report.curves import Curves, names, read_curves
+from egg.report.draw import lines_of, write
+
+
+@dataclass(frozen=True)
+class PlotArguments:
+    """Draw runs over one another: bits per byte against tokens and wall time, beside what single bytes, pairs
+    of bytes and gzip make of the same text.
+
+    Writes loss.png and report.html, a page that needs no network. A run that is still going on can be drawn too.
+
+    For example:
+      egg plot runs/quickstart-20261121-101500
+      egg plot runs/ladder/*/seed-1 --out curves
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Folders of runs."""
+    out: str | None = None
+    """Folder for loss.png and report.html; none: of one run its own, of several the present one."""
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Draw as the arguments say; returns the exit status."""
+    arguments = parse(PlotArguments, argv, prog=prog)
+    if not arguments.runs:
+        raise EggError(f"plot what? Give the folder of a run ({prog} --help)")
+    folders = [Path(run) for run in arguments.runs]
+    runs = [read_curves(run, name) for run, name in zip(folders, names(folders), strict=True)]
+    out = Path(arguments.out) if arguments.out else folders[0] if len(folders) == 1 else Path()
+    for path in write(runs, _lines(runs), out):
+        print(path)
+    return 0
+
+
+def _lines(runs: list[Curves]) -> dict[str, float]:
+    """The lines for runs of one text, if the cache still has it: nothing is fetched for a picture."""
+    texts = {_text(run) for run in runs}
+    if len(texts) > 1:
+        say("the runs read different texts: no lines of unigram, bigram and gzip")
+        return {}
+    fingerprint, limit = texts.pop()
+    for corpus in data.list_corpora():
+        if corpus.fingerprint == fingerprint:
+            validation = corpus.validation_split
+            if validation is None or not corpus.bytes(validation):
+                validation = corpus.training_split
+            measured = sample(corpus.split(validation), limit)
+            return lines_of(corpus.split(corpus.training_split), measured)
+    say(
+        "the runs' text is not in the cache: no lines of unigram, bigram and gzip (egg data prepare)"
+    )
+    return {}
+
+
+def _text(run: Curves) -> tuple[str | None, int]:
+    """The fingerprint of a run's text, and how many bytes of it are measured."""
+    corpus, settings = run.config.get("corpus"), run.config.get("run")
+    fingerprint = corpus.get("fingerprint") if isinstance(corpus, dict) else None
+    limit = settings.get("eval_bytes") if isinstance(settings, dict) else 0
+    return fingerprint, limit if type(limit) is int and limit >= 0 else 0

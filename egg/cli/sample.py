@@ -1,0 +1,125 @@
+"""``egg sample``: text from a model, shown while it is generated."""
+
+import codecs
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import tyro
+
+from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
+from egg.errors import EggError, telling
+from egg.model.adapter import read_adapter
+from egg.model.network import read_model
+from egg.model.sample import Sampling, in_order, prompt_bytes, stream
+from egg.view.screen import CONTROLS
+from kernels import get_backend
+
+
+@dataclass(frozen=True)
+class SampleArguments:
+    """Generate text: the prompt, and what the model goes on with, byte by byte.
+
+    Text is printed as UTF-8; bytes that are none are shown as the replacement character. A sample
+    ends at its length, or where the model ends the document with a NUL byte.
+
+    For example:
+      egg sample runs/quickstart-20261121-101500 --prompt "def main" --temperature 0.7
+    """
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    sampling: Sampling
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
+    prompt: str | None = None
+    """Beginning of the document to go on with; none: the model begins it."""
+    prompt_file: str | None = None
+    """The prompt from a file, as it is, or from standard input if it is -."""
+    backend: BackendFlag = "auto"
+    threads: ThreadsFlag = None
+    device: DeviceFlag = None
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Sample as the arguments say; returns the exit status."""
+    arguments = parse(SampleArguments, argv, prog=prog)
+    prompt = _prompt(arguments)
+    shape, weights, _ = read_model(arguments.path)
+    adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
+    backend = get_backend(
+        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
+    )
+    sampling = arguments.sampling
+    began = time.perf_counter()
+    pieces = in_order(stream(backend, shape, weights, prompt, sampling, adapter), sampling)
+    sizes = _show(pieces, prompt, sampling.count, Screen(sys.stdout))
+    seconds = time.perf_counter() - began
+    ended = sum(size < sampling.length for size in sizes)
+    samples = "1 sample" if sampling.count == 1 else f"{sampling.count:,} samples"
+    say(f"{sum(sizes):,} bytes in {samples}, {ended:,} ended by the model; {seconds:.1f} s")
+    return 0
+
+
+def _prompt(arguments: SampleArguments) -> bytes:
+    if arguments.prompt_file is None:
+        return prompt_bytes(arguments.prompt or "")
+    if arguments.prompt is not None:
+        raise EggError("--prompt and --prompt-file: give one of them")
+    if arguments.prompt_file == "-":
+        if sys.stdin.isatty():
+            say("reading the prompt from the terminal, to the end of input")
+        return sys.stdin.buffer.read()
+    with telling(
+        f"--prompt-file {arguments.prompt_file}", "; give a text file, or - for standard input"
+    ):
+        return Path(arguments.prompt_file).read_bytes()
+
+
+class Screen:
+    """Bytes written as UTF-8 text as soon as their characters are whole."""
+
+    def __init__(self, out: TextIO):
+        out.reconfigure(encoding="utf-8")  # whatever the locale: the model's text is UTF-8
+        self._out, self._guarded = out, out.isatty()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._last = "\n"
+
+    def write(self, data: bytes, *, final: bool = False) -> None:
+        """Show bytes, and keep what may be the beginning of a character; ``final`` keeps nothing."""
+        text = self._decoder.decode(data, final)
+        if self._guarded:
+            text = text.translate(CONTROLS)
+        if text:
+            self._out.write(text)
+            self._out.flush()
+            self._last = text[-1]
+
+    def end(self) -> None:
+        """End a text, and its line."""
+        self.write(b"", final=True)
+        if self._last != "\n":
+            self.write(b"\n")
+
+
+def _show(pieces, prompt: bytes, count: int, screen: Screen) -> list[int]:
+    """Print samples, one after another, each under a header if they are many; returns their sizes."""
+    sizes = []
+    try:
+        for number, piece in pieces:
+            if number == len(sizes):
+                screen.end()
+                sizes.append(0)
+                if count > 1:
+                    screen.write(f"--- {number + 1} of {count} ---\n".encode())
+                screen.write(prompt)
+            text = piece.removesuffix(b"\0")
+            screen.write(text)
+            sizes[-1] += len(text)
+        screen.end()
+    except KeyboardInterrupt:
+        screen.end()  # what is said of it begins a line of its own
+        raise
+    return sizes

@@ -1,0 +1,144 @@
+"""Evolution, step by step: what the two recipes share. docs/arithmetic.md has every formula."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from egg.model.parameters import initial_weights
+from egg.model.state import Form, check_state
+from egg.ranks.distributed import ALONE, Alone
+from kernels.arithmetic import LIMIT
+from kernels.backend import Backend
+from kernels.layout import Layout, Shape
+
+
+class Text(Protocol):
+    """Bytes to learn from; ``egg.cli.corpus.CorpusText`` is one."""
+
+    size: int
+
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """(len(starts), length) uint8 from each start on, wrapping round at the end."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step tells the log."""
+
+    step: int
+    """Steps done, this one included."""
+    tokens: int
+    """Bytes read since the beginning, each counted once for each reader."""
+    train_integer_bits_per_byte: float
+    """Mean integer score of the readers, in bits; it reads a little too good, see docs/arithmetic.md."""
+    step_size: float | None
+    """What a weight moves by, about, in int8 steps (recipe egg)."""
+    before: np.ndarray = field(repr=False)
+    """(parameters,) int8: the weights before the step."""
+    after: np.ndarray = field(repr=False)
+    """The same after it."""
+
+    # Passes over all weights: only a line of the log is worth them.
+    @property
+    def changed_share(self) -> float:
+        """Share of the int8 weights that this step changed."""
+        return float(np.count_nonzero(self.before != self.after)) / self.after.size
+
+    @property
+    def clipped_share(self) -> float:
+        """Share of the int8 weights that are at +-127."""
+        return float(np.count_nonzero(np.abs(self.after) == LIMIT)) / self.after.size
+
+
+class Evolution(ABC):
+    """A model in training. All that evolves is an integer, and follows from config, text and backend exactly.
+
+    config : an egg.config.Config, or what has its ``model``, ``evolution`` and ``resolved()``
+    backend : the results do not depend on which
+    text : the bytes to learn from
+    ranks : the processes that share the readers; the results do not depend on their number
+    """
+
+    def __init__(self, config, backend: Backend, text: Text, ranks: Alone = ALONE):
+        self.config, self.backend, self.text = config.resolved().evolution, backend, text
+        self.ranks = ranks
+        self.shape = Shape(config.model.hidden_size, config.model.num_layers)
+        self.layout: Layout = self.shape  # of what evolves
+        self.step_number = 0
+        self.time_share = 0
+        """How much of its time the run has used, in 2**-17: where a schedule over the time stands."""
+        self.weights = initial_weights(self.shape, self.config.seed, self.config.recipe)
+        streams = self.stream_count(self.config, text.size)
+        self.starts = np.arange(streams, dtype=np.int64) * text.size // streams
+
+    @property
+    def tokens(self) -> int:
+        """Bytes read since the beginning, each counted once for each reader."""
+        return self.step_number * self.config.tokens_per_step
+
+    def prepare(self) -> Any:
+        """The model as the backend wants it."""
+        return self.backend.prepare(self.shape, self.weights)
+
+    def step(self) -> StepReport:
+        """Read the next chunk of text, and move the weights."""
+        before = self.weights
+        bits, step_size = self._step()
+        self.step_number += 1
+        return StepReport(self.step_number, self.tokens, bits, step_size, before, self.weights)
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """The recipe and what a step reads, for people."""
+
+    @abstractmethod
+    def _step(self) -> tuple[float, float | None]:
+        """Move ``weights``, by a new array; returns the readers' bits per byte, and the step size in int8 steps."""
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """What exact continuation needs beside configuration and text: name -> array.
+
+        All ranks call it; what it gives is whole on rank 0.
+        """
+
+    def load_state(self, state: dict[str, np.ndarray] | None) -> None:
+        """Continue from what ``state`` gave; all ranks call it, the others than rank 0 with None.
+
+        Raises EggError if a part is missing or of another shape, dtype or range.
+        """
+        layout = self.state_layout(self.shape, self.config, self.text.size)
+        if self.ranks.leader:
+            check_state(state, layout)
+        self._load(state or {}, layout)
+
+    @abstractmethod
+    def _load(self, state: dict[str, np.ndarray], layout: dict[str, Form]) -> None:
+        """Take over a state that is sound; other ranks than the first are given an empty one."""
+
+    @staticmethod
+    @abstractmethod
+    def stream_count(config, text_size: int) -> int:
+        """Streams of text that the states of a run belong to.
+
+        config : an EvolutionConfig
+        """
+
+    @classmethod
+    @abstractmethod
+    def state_layout(cls, shape: Shape, config, text_size: int) -> dict[str, Form]:
+        """The form of each part of a training state, by name; takes no memory.
+
+        config : an EvolutionConfig
+        """
+
+    @classmethod
+    @abstractmethod
+    def memory(cls, config, text_size: int, ranks: int = 1) -> int:
+        """Bytes that a step needs on one of so many ranks, at the least.
+
+        config : an egg.config.Config
+        """

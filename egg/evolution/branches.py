@@ -1,0 +1,165 @@
+"""Recipe ``egg``: a reader for each stream, members that branch off at every byte, votes of all that feeds the wire."""
+
+from typing import Any
+
+import numpy as np
+
+from egg.evolution.base import Evolution, Text
+from egg.model.state import STEP, Form
+from egg.optimizer import SHARE_BITS, STEP_BITS, scheduled_step_size
+from egg.ranks.distributed import ALONE, Alone
+from kernels.arithmetic import (
+    FINE,
+    FIRST_SHIFTS,
+    LIMIT,
+    MASTER_BITS,
+    VOCABULARY,
+    VOTE_LIMIT,
+    VOTE_MEAN,
+)
+from kernels.backend import Backend, Draw, Votes
+from kernels.layout import Shape
+from kernels.philox import STREAM_ORDER, words
+
+STREAMS = 4096  # texts that take turns: few would tie the model to the documents they are in
+
+
+class BranchEvolution(Evolution):
+    """The weights, or what a subclass puts in their place: ``layout``, ``prepare``, ``begin_from``."""
+
+    def __init__(self, config, backend: Backend, text: Text, ranks: Alone = ALONE):
+        super().__init__(config, backend, text, ranks)
+        c = self.config
+        # Both in 2**-16 int8 steps.
+        self._first_step = round(c.step_size * (1 << STEP_BITS))
+        self._last_step = round(self._first_step * c.final_step_share)
+        self.states = np.zeros(
+            (len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8
+        )
+        kinds = [*FIRST_SHIFTS[0], *FIRST_SHIFTS[1] * self.shape.num_layers]
+        self.shifts = np.array(kinds, np.int64)
+        self._order: tuple[int, Any] = (-1, None)
+        self.begin_from(self.weights)
+
+    def begin_from(self, weights: np.ndarray) -> None:
+        """Take these for what evolves, with nothing known of their votes.
+
+        weights : (layout.parameters,) int8
+        """
+        self.master = weights.astype(np.int32) << MASTER_BITS
+        self.squares = np.zeros(len(self.layout.row_starts) - 1, np.int64)
+        # No votes move nothing; a backend without this recipe says so here, before anything is written.
+        votes = np.zeros(self.layout.parameters, np.int32)
+        self.weights = self.backend.update_rows(self.layout, self.master, self.squares, votes, 0, 0)
+
+    @property
+    def description(self):
+        """Readers, bytes and branches."""
+        c = self.config
+        branches = c.branches + VOCABULARY
+        return f"recipe egg, {c.streams:,} readers x {c.seq_len:,} bytes a step, {branches} branches at each"
+
+    def step_size(self) -> int:
+        """The schedule's step size now, in 2**-16 int8 steps."""
+        c = self.config
+        at, end = self.tokens, c.schedule_tokens
+        if end == "time":
+            at, end = self.time_share, 1 << SHARE_BITS
+        return scheduled_step_size(self._first_step, self._last_step, c.schedule, at, end)
+
+    def _step(self):
+        c, step_size = self.config, self.step_size()
+        streams, rounds = self._turn()
+        cast = self._cast(streams, rounds)
+        score, *totals = self.ranks.add(cast.votes, int(cast.score), *cast.totals.tolist())
+        self.states[streams] = self.ranks.join(cast.states, c.streams)
+        self.shifts = next_shifts(self.shifts, totals, c.tokens_per_step * self.shape.hidden_size)
+        self.weights = self.backend.update_rows(
+            self.layout, self.master, self.squares, cast.votes, self.step_number, step_size
+        )
+        return -score / (FINE * c.tokens_per_step), step_size / (1 << STEP_BITS)
+
+    def _cast(self, streams: np.ndarray, rounds: int) -> Votes:
+        """This rank's votes in the coming step.
+
+        streams : (B,) int64, whose turn it is
+        rounds : turns that each has had
+        """
+        c, share = self.config, self.ranks.share(self.config.streams)
+        mine = streams[share]
+        if not len(mine):  # more ranks than streams
+            votes = np.zeros(self.layout.parameters, np.int32)
+            return Votes(votes, self.states[:0], np.zeros_like(self.shifts), 0)
+        tokens = self.text.read(self.starts[mine] + rounds * c.seq_len, c.seq_len + 1)
+        return self.backend.cast_votes(
+            self.prepare(), tokens, self.states[mine],
+            Draw(c.seed, self.step_number, c.branches, self.shifts),
+            first_row=c.streams * self.step_number + share.start,
+        )  # fmt: skip
+
+    def _turn(self) -> tuple[np.ndarray, int]:
+        """The streams whose turn it is, and how many turns each had before."""
+        each = self.config.streams
+        rounds, turn = divmod(self.step_number, len(self.starts) // each)
+        if self._order[0] != rounds:
+            keys = words(self.config.seed, STREAM_ORDER, 0, rounds, len(self.starts))
+            self._order = rounds, np.argsort(keys, kind="stable")
+        return self._order[1][turn * each : (turn + 1) * each], rounds
+
+    def state(self):
+        """The arrays of a checkpoint, by name."""
+        return {
+            "step": np.array([self.step_number], np.int64), "states": self.states, "master": self.master,
+            "squares": self.squares, "shifts": self.shifts,
+        }  # fmt: skip
+
+    def _load(self, state, layout):
+        same = {
+            name: self.ranks.same(state.get(name), form.shape, form.dtype).copy()
+            for name, form in layout.items()
+        }
+        self.step_number = int(same["step"][0])
+        self.states, self.shifts = same["states"], same["shifts"]
+        self.master, self.squares = same["master"], same["squares"]
+        half = 1 << (MASTER_BITS - 1)
+        self.weights = ((self.master + half) >> MASTER_BITS).astype(np.int8)
+
+    @staticmethod
+    def stream_count(config, text_size):
+        """A multiple of a step's streams: 4,096 at the most, of 64 bytes each at least, or one turn."""
+        each = config.streams
+        return each * max(1, min(STREAMS // each, text_size // (64 * each)))
+
+    @classmethod
+    def state_layout(cls, shape: Shape, config, text_size):
+        """Step, states, masters, and what is known of the votes' sizes."""
+        layers = shape.num_layers, shape.hidden_size
+        most = LIMIT << MASTER_BITS
+        return {
+            "step": STEP,
+            "states": Form((cls.stream_count(config, text_size), *layers), np.int8, -LIMIT, LIMIT),
+            "master": Form((shape.parameters,), np.int32, -most, most),
+            "squares": Form((len(shape.row_starts) - 1,), np.int64, 0, VOTE_LIMIT**2 << 4),
+            "shifts": Form((shape.vote_kinds,), np.int64, 0, 31),
+        }
+
+    @classmethod
+    def memory(cls, config, text_size, ranks=1):
+        """Weights, masters and votes; streams' states, starts and order; what a reader's bytes leave behind."""
+        e, shape = config.evolution, config.model.shape
+        width = shape.num_layers * shape.hidden_size
+        rows = -(-e.streams // ranks) * e.seq_len
+        streams = cls.stream_count(e, text_size)
+        return 10 * shape.parameters + streams * (width + 32) + rows * 12 * width
+
+
+def next_shifts(shifts: np.ndarray, totals: list[int], values: int) -> np.ndarray:
+    """(vote_kinds,) int64: what the next step's credits are shifted by.
+
+    shifts : this step's
+    totals : sums of this step's magnitudes, over all ranks
+    values : how many there were of each kind
+    """
+    # About VOTE_MEAN is left of a credit of the mean size.
+    found = [(total // values // VOTE_MEAN).bit_length() for total in totals]
+    return np.array([f if t else s for f, t, s in zip(found, totals, shifts.tolist(), strict=True)])

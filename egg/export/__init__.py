@@ -1,0 +1,1 @@
+"""Models taken elsewhere: C, the Hugging Face Hub, lm-evaluation-harness."""

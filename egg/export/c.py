@@ -1,0 +1,78 @@
+"""A model as one C99 file: ``inference.c`` with the weights and the shape filled in."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from math import isqrt
+
+import numpy as np
+
+from egg.model.compress import model_hash
+from kernels import Shape
+from kernels.arithmetic import product_shift
+
+A_LINE = 24  # weights in a line: at most 120 columns
+LAYER = "ln1 w_f u_f b_f w_h u_h b_h ln2 w_up w_down".split()
+"""The members of ``egg_layer``, in the order of a layer's tensors."""
+
+
+def c_source(shape: Shape, weights: np.ndarray, name: str) -> str:
+    """The file's text.
+
+    weights : (parameters,) int8
+    name : of the model, in one line
+    """
+    template = (files("egg.export") / "inference.c").read_text(encoding="utf-8")
+    about = (
+        f"   {_plain(name)}: hidden size {shape.hidden_size}, {shape.num_layers} layers, "
+        f"{shape.parameters:,} parameters\n   sha256 {model_hash(shape, weights).hex()}"
+    )
+    defines = (
+        f"#define EGG_HIDDEN {shape.hidden_size}\n#define EGG_LAYERS {shape.num_layers}\n"
+        f"#define EGG_SHIFT {product_shift(shape.hidden_size)} /* of a product with EGG_HIDDEN inputs */"
+    )
+    for mark, text in (
+        ("@ABOUT@", about),
+        ("@DEFINES@", defines),
+        ("@POWERS@", ",\n".join(f"        UINT64_C({power})" for power in _powers())),
+        ("@WEIGHTS@", "\n".join(_weights(shape, weights))),
+    ):
+        template = template.replace(mark, text, 1)
+    return template
+
+
+def _plain(name: str) -> str:
+    """A name that ends no comment, whatever it is called."""
+    return "".join(c if c.isalnum() or c in " ._-" else "_" for c in name if ord(c) < 128)
+
+
+def _powers() -> list[int]:
+    """round(2**(32 + j / 16)), j = 0..15, from integers alone."""
+    powers = []
+    for j in range(16):
+        value = 1 << (33 * 16 + j)  # the 16th power of twice the number, then of its floor
+        for _ in range(4):
+            value = isqrt(value)
+        powers.append((value + 1) // 2)
+    return powers
+
+
+def _weights(shape: Shape, weights: np.ndarray) -> Iterator[str]:
+    """Every tensor as an array, and the layers as tables of them."""
+    for name, tensor in shape.views(weights).items():
+        numbers = tensor.ravel().tolist()
+        yield f"static const int8_t {_identifier(name)}[{len(numbers)}] = {{"
+        for at in range(0, len(numbers), A_LINE):
+            yield ",".join(map(str, numbers[at : at + A_LINE])) + ","
+        yield "};\n"
+    yield "static const egg_layer egg_layers[EGG_LAYERS] = {"
+    for i in range(shape.num_layers):
+        names = [name for name in shape.tensors if name.startswith(f"layers.{i}.")]
+        assert [name.removesuffix(".weight").split(".")[-1] for name in names] == LAYER
+        yield "    {"
+        yield from (f"        {_identifier(name)}," for name in names)
+        yield "    },"
+    yield "};"
+
+
+def _identifier(name: str) -> str:
+    return "egg_" + name.removesuffix(".weight").replace(".", "_")

@@ -1,0 +1,212 @@
+"""A model as a folder for the Hugging Face Hub: configuration, weights, and a card filled from its run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from egg.model import checkpoint
+from egg.model.compress import model_hash
+from egg.model.evaluate import Evaluation
+from egg.report.plots import LOSS
+from egg.run.log import METRICS, VALIDATION, read_lines
+from egg.view.figures import count, duration
+from kernels import Shape
+
+CARD = "README.md"
+CURVE_ROWS = 12  # measurements in the card's table at the most
+NAMED = {"stdlib": None, "minipile": "JeanKaddour/minipile"}
+"""Texts that mean the same everywhere, and their names on the Hub; of others config.json keeps no path."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the card says of how good the model is."""
+
+    text: str
+    """What was measured, "stdlib validation"."""
+    evaluation: Evaluation
+    words: int
+    """In the text, as ``count_words`` counts them."""
+    baselines: dict[str, tuple[float, str]]
+    """Name -> bits per byte of the same bytes, and what it is."""
+
+
+def hub_files(
+    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray,
+    measured: Measured | None,
+) -> dict[str, bytes]:  # fmt: skip
+    """The folder's files by name.
+
+    folder : the checkpoint; in a run, its log and its picture are used
+    name : of the model
+    config : what config.json holds
+    weights : (parameters,) int8
+    """
+    run = folder.parent.parent if folder.parent.name == checkpoint.CHECKPOINTS else None
+    history = _history(run, folder) if run else []
+    files = {
+        checkpoint.CONFIG: checkpoint.json_bytes(_public(config)),
+        checkpoint.MODEL: save(shape.views(np.ascontiguousarray(weights))),
+    }
+    if run and history and (run / LOSS).is_file():
+        files[LOSS] = (run / LOSS).read_bytes()
+    card = _card(name, config, shape, weights, measured, history, LOSS in files)
+    return files | {CARD: card.encode()}
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without paths of this machine, and with the name that the Hub looks for."""
+    config = {"model_type": "egg"} | config
+    run = config.get("run")
+    if isinstance(run, dict) and run.get("data") not in NAMED:
+        config["run"] = {key: value for key, value in run.items() if key != "data"}
+    return config
+
+
+def _history(run: Path, folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log up to a checkpoint."""
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    step = checkpoint.step_of(folder)
+    return [record for _, _, record in read_lines(path) if record["step"] <= step]
+
+
+def _card(name, config, shape, weights, measured, history, picture: bool) -> str:
+    parts = [
+        f"---\n{_metadata(name, config, measured)}\n---",
+        f"# {name}",
+        "A byte-level language model that never touches a floating-point number: int8 weights, int32 sums, a "
+        "gated recurrent network whose only nonlinearities are clipping, a norm and gates. It was trained by "
+        "evolution alone, with egg; there was no gradient.",
+        _use(name),
+        _quality(measured, history),
+        _data(config),
+        _recipe(config, shape, weights, history),
+        _curve(history, picture),
+        "## Limits\n\nIt goes on with bytes as its training text does and knows nothing else: it follows no "
+        "instructions, and what it writes is neither true nor safe by design. Its output need not be whole UTF-8.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metadata(name, config, measured: Measured | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    corpus = _section(config, "corpus").get("name")
+    known = NAMED.get(_section(config, "run").get("data"))
+    results = None
+    if measured:
+        figures = {
+            "bits_per_byte": measured.evaluation.bits_per_byte,
+            "byte_perplexity": measured.evaluation.byte_perplexity,
+        }
+        results = [
+            EvalResult(
+                task_type="text-generation", dataset_type=known or corpus or "text", dataset_name=measured.text,
+                metric_type=metric, metric_value=round(value, 6),
+            )
+            for metric, value in figures.items()
+        ]  # fmt: skip
+    return ModelCardData(
+        library_name="egg", pipeline_tag="text-generation",
+        tags=["egg", "byte-level", "int8", "integer-only", "evolution-strategies"],
+        datasets=[known] if known else None, model_name=name, eval_results=results,
+    ).to_yaml()  # fmt: skip
+
+
+def _use(name: str) -> str:
+    return (
+        "## How to use it\n\nWith this folder, or the model's name on the Hub, as PATH:\n\n"
+        "```python\nimport egg\n\n"
+        'model = egg.load("PATH")\n'
+        'print(model.generate("The ", 200, temperature=0.8)[0].decode(errors="replace"))\n```\n\n'
+        "```\negg sample PATH --prompt 'The ' --temperature 0.8\negg eval PATH --data TEXT\n"
+        "egg compress FILE --model PATH -o OUT\n```\n\n"
+        "The same bytes come out on every machine."
+    )
+
+
+def _quality(measured: Measured | None, history) -> str:
+    if measured is None:
+        bits = [record[VALIDATION] for record in history if VALIDATION in record]
+        last = f" The last measurement of its run: {bits[-1]:.4f} bits per byte." if bits else ""
+        return f"## How good it is\n\nNot measured when this card was written.{last}"
+    evaluation = measured.evaluation
+    documents = f"{evaluation.documents:,} document{'s' * (evaluation.documents != 1)}"
+    rows = [(evaluation.bits_per_byte, "**this model**", "exact: the mean of -log2 p")]
+    rows += [(bits, name, what) for name, (bits, what) in measured.baselines.items()]
+    return (
+        f"## How good it is\n\n{measured.text}, {evaluation.bytes:,} bytes in {documents}, each read by itself:\n\n"
+        + _rows(
+            ("", "bits per byte", ""),
+            [(name, f"{bits:.4f}", what) for bits, name, what in sorted(rows)],
+        )
+        + f"\n\nByte perplexity {evaluation.byte_perplexity:.4f}, word perplexity "
+        f"{evaluation.word_perplexity(measured.words):.4g} ({measured.words:,} words), as "
+        "lm-evaluation-harness defines them."
+    )
+
+
+def _data(config) -> str:
+    corpus = _section(config, "corpus")
+    sizes, documents = _section(corpus, "bytes"), _section(corpus, "documents")
+    if not sizes:
+        return ""
+    rows = [(name, f"{size:,}", f"{documents.get(name, 0):,}") for name, size in sizes.items()]
+    return (
+        f"## Data\n\n{corpus.get('name')}, fingerprint `{corpus.get('fingerprint')}`.\n\n"
+        + _rows(("split", "bytes", "documents"), rows)
+    )
+
+
+def _recipe(config, shape: Shape, weights, history) -> str:
+    settings = _section(config, "evolution")
+    rows = [
+        ("hidden size, layers", f"{shape.hidden_size}, {shape.num_layers}"),
+        ("parameters", f"{shape.parameters:,}"),
+        ("sha256 of shape and weights", f"`{model_hash(shape, weights).hex()}`"),
+    ]
+    if config.get("preset"):
+        rows.append(("preset", config["preset"]))
+    rows += [(key.replace("_", " "), value) for key, value in settings.items() if value is not None]
+    if history:
+        last = history[-1]
+        tokens = last["tokens"]
+        rows += [
+            ("steps", f"{last['step']:,}"),
+            ("tokens", f"{tokens:,} ({count(tokens)})"),
+            ("time", duration(last["seconds"])),
+        ]
+    return (
+        "## Recipe\n\nA token is one byte of text that is read, counted once for each reader: the unit of cost.\n\n"
+        + _rows(("", ""), rows)
+    )
+
+
+def _curve(history, picture: bool) -> str:
+    points = [record for record in history if VALIDATION in record]
+    if not points:
+        return ""
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(CURVE_ROWS, len(points))).round())
+    rows = [
+        (f"{points[i]['step']:,}", count(points[i]["tokens"]), f"{points[i][VALIDATION]:.4f}")
+        for i in chosen.astype(int)
+    ]
+    image = f"![Loss]({LOSS})\n\n" if picture else ""
+    columns = ("step", "tokens", "validation, bits per byte")
+    return f"## Curve\n\n{image}{_rows(columns, rows)}"
+
+
+def _rows(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _section(there: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a configuration, which another program may have written."""
+    part = there.get(key)
+    return part if isinstance(part, dict) else {}

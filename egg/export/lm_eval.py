@@ -1,0 +1,109 @@
+"""The model ``egg`` of lm-evaluation-harness: ``lm_eval run --model egg --model_args path=CKPT --tasks ...``.
+
+A model reads bytes: texts are their UTF-8, a token is a byte. Every text begins a document, after a NUL, as in
+``egg eval``, so that equal texts have equal bits per byte.
+"""
+
+import logging
+import math
+from collections import defaultdict
+
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from tqdm import tqdm
+
+from egg.model.continuations import continuations
+from egg.model.endings import score_endings
+from egg.model.network import load
+from egg.model.sample import Sampling
+
+GENERATED = 256  # bytes at the most, where a task does not say
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_LOG = logging.getLogger(__name__)
+
+
+@register_model("egg")
+class EggLM(LM):
+    """A trained model, as lm-evaluation-harness asks it."""
+
+    def __init__(
+        self, path: str, backend: str = "auto", threads: int | None = None, seed: int = 0,
+        max_gen_toks: int = GENERATED, batch_size=None, max_batch_size=None, device=None,
+    ) -> None:  # fmt: skip
+        """Load a model.
+
+        path : a run, RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub
+        backend, threads : as for ``egg.load``; results do not depend on them
+        seed : of what is drawn where a task asks for sampling
+        max_gen_toks : bytes generated at the most, where a task does not say
+        batch_size, max_batch_size, device : are of no use here, and may be given all the same
+        """
+        super().__init__()
+        self.model = load(str(path), backend, None if threads is None else int(threads))
+        self.seed, self.max_gen_toks = int(seed), int(max_gen_toks)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What makes tokens of text, in names of caches."""
+        return "utf-8-bytes"
+
+    def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """The natural logarithm of the probability of each continuation, and whether it is the greedy one."""
+        texts = [(_bytes(context), _bytes(end)) for context, end in (r.args for r in requests)]
+        results = [(-e.bits * math.log(2), e.greedy) for e in self._endings(texts, disable_tqdm)]
+        for request, result in zip(requests, results, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request.args, result)
+        return results
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        """The natural logarithm of the probability of each text; there is no window to roll."""
+        texts = [(b"", _bytes(request.args[0])) for request in requests]
+        results = [-e.bits * math.log(2) for e in self._endings(texts, disable_tqdm)]
+        for request, result in zip(requests, results, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, result)
+        return results
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        """What follows each context, up to a stop, to a length, or to the end of the document."""
+        groups, results = defaultdict(list), [""] * len(requests)
+        for i, request in enumerate(requests):
+            groups[self._settings(request.args[1])].append(i)
+        with tqdm(total=len(requests), desc="egg: generating", disable=disable_tqdm) as shown:
+            for (sampling, until), numbers in groups.items():
+                contexts = [_bytes(requests[i].args[0]) for i in numbers]
+                model = self.model
+                texts = continuations(
+                    model.backend, model.shape, model.weights, contexts, sampling, until,
+                    done=shown.update,
+                )  # fmt: skip
+                for i, text in zip(numbers, texts, strict=True):
+                    results[i] = text.decode(errors="replace")
+                    self.cache_hook.add_partial("generate_until", requests[i].args, results[i])
+        return results
+
+    def _endings(self, texts, disable_tqdm: bool):
+        model = self.model
+        with tqdm(total=len(texts), desc="egg: reading", disable=disable_tqdm) as shown:
+            return score_endings(
+                model.backend, model.shape, model.weights, texts, read=shown.update
+            )
+
+    def _settings(self, asked: dict) -> tuple[Sampling, tuple[bytes, ...]]:
+        """How a task wants bytes drawn, and what stops them; greedy unless it says do_sample or a temperature."""
+        until = asked.get("until") or []
+        until = [until] if isinstance(until, str) else until
+        length = next((asked[name] for name in _LENGTHS if asked.get(name) is not None), None)
+        temperature = float(asked.get("temperature") or 0.0)
+        if asked.get("do_sample") is False:
+            temperature = 0.0
+        if temperature and float(asked.get("top_p") or 1) < 1:
+            _LOG.warning("egg knows no top_p: %s is left out", asked["top_p"])
+        sampling = Sampling(
+            length=self.max_gen_toks if length is None else int(length), temperature=temperature,
+            top_k=int(asked.get("top_k") or 0), seed=self.seed,
+        )  # fmt: skip
+        return sampling, tuple(_bytes(stop) for stop in until if stop)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

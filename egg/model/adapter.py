@@ -1,0 +1,184 @@
+"""Adapters: which matrices they stand beside, their files, and how one is folded into the weights.
+
+adapter.safetensors holds NAME.A (R, K) and NAME.B (N, R) int8 for each matrix, and in its metadata, under one key, a
+JSON object with the format's number, the rank, the matrices, and the hash of the base it belongs to.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from egg.errors import EggError
+from egg.model import checkpoint
+from egg.model.parameters import normal_weights
+from kernels import Adapter, AdapterShape, BackendError, Shape
+from kernels.arithmetic import LIMIT, clip8, round_shift
+from kernels.layout import Layout
+from kernels.philox import ADAPTER_WEIGHTS
+
+ADAPTER = "adapter.safetensors"
+FORMAT, FORMAT_KEY = 1, "egg_adapter"
+KINDS = ("gru", "mlp", "head")
+ALL, VECTORS = "all", "vectors"
+"""Every tensor: embedding, matrices, biases and norm gains; and of these the last two alone."""
+STILL = {"ln1", "ln2", "w_up", "A"}
+"""What a text has no votes on: norms before layers, the first half of an MLP, and the inner factor of an adapter."""
+MERGE_SHIFT = 6  # shift(K) - lift(K): what B A is divided by to be a change of W
+
+
+def matrices_of(shape: Shape, tensors: str) -> tuple[str, ...]:
+    """A model's matrices of some kinds, in its order.
+
+    tensors : of gru, mlp, head, names such as w_up, and whole names; separated by commas
+    Raises EggError for what names none.
+    """
+    return named(shape.matrices, tensors, "--tensors", "matrix", KINDS)
+
+
+def tensors_of(shape: Shape, tensors: str) -> tuple[str, ...]:
+    """A model's tensors of some kinds, in its order.
+
+    tensors : ALL, or of VECTORS, embedding, gru, mlp, head, names such as w_down or ln1, and whole names; separated by
+        commas
+    Raises EggError for what names none.
+    """
+    if tensors == ALL:
+        return tuple(shape.tensors)
+    vectors = [name for name, tensor in shape.tensors.items() if len(tensor.shape) == 1]
+    kinds = (VECTORS, "embedding", *KINDS)
+    return named(tuple(shape.tensors), tensors, "--whole", "tensor", kinds, {VECTORS: vectors})
+
+
+def evolving(layout: Layout, names: Collection[str] | None = None) -> int:
+    """How many numbers a text has votes on, of all tensors or some; raises EggError if there are none."""
+    chosen = [t for n, t in layout.tensors.items() if names is None or n in names]
+    count = sum(t.size for t in chosen if not STILL & set(t.name.split(".")))
+    if not count:
+        raise EggError(f"{', '.join(t.name for t in chosen)}: a text has no votes on any of these")
+    return count
+
+
+def named(
+    names: Sequence[str], chosen: str, flag: str, what: str, kinds: Sequence[str],
+    groups: Mapping[str, Collection[str]] | None = None,
+) -> tuple[str, ...]:  # fmt: skip
+    """Those of the names that a flag's value chooses, in their order.
+
+    chosen : names, parts of names between dots, and keys of ``groups``, separated by commas
+    what, kinds : for the error of one that chooses nothing
+    """
+    groups, found = groups or {}, set()
+    for part in (part.strip() for part in chosen.split(",")):
+        here = groups.get(part) or {
+            n for n in names if part and (part == n or part in n.split("."))
+        }
+        if not here:
+            raise EggError(
+                f"{flag} {chosen}: {part!r} is no {what} of the model: choose of {', '.join(kinds)}, "
+                "or names such as w_up"
+            )
+        found.update(here)
+    return tuple(name for name in names if name in found)
+
+
+def adapter_shape(shape: Shape, rank: int, tensors: str) -> AdapterShape:
+    """The shape of an adapter; raises EggError, one line, for one that cannot be."""
+    matrices = matrices_of(shape, tensors)
+    try:
+        return AdapterShape(shape, rank, matrices)
+    except BackendError as error:
+        raise EggError(f"--rank {rank}: {error}") from error
+
+
+def initial_factors(layout: AdapterShape, seed: int) -> np.ndarray:
+    """(parameters,) int8: A round(16 z), B zero, so that an adapter begins as no change at all."""
+    flat = np.zeros(layout.parameters, np.int8)
+    for name, factor in layout.views(flat).items():
+        if name.endswith(".A"):
+            number = layout.tensors[name].number
+            drawn = normal_weights(seed, ADAPTER_WEIGHTS, number, factor.size)
+            factor[...] = drawn.reshape(factor.shape)
+    return flat
+
+
+def base_hash(shape: Shape, weights: np.ndarray) -> str:
+    """SHA-256 of a model: its sizes and its weights.
+
+    weights : (parameters,) int8
+    """
+    sizes = f"egg {shape.hidden_size} {shape.num_layers} ".encode()
+    return hashlib.sha256(sizes + weights.tobytes()).hexdigest()
+
+
+def file_bytes(adapter: Adapter, base: str) -> bytes:
+    """An adapter's file.
+
+    base : ``base_hash`` of its model
+    """
+    layout = adapter.shape
+    about = {
+        "format": FORMAT, "base": base, "rank": layout.rank, "matrices": layout.matrices,
+        "hidden_size": layout.base.hidden_size, "num_layers": layout.base.num_layers,
+    }  # fmt: skip
+    tensors = {n: np.ascontiguousarray(v) for n, v in layout.views(adapter.factors).items()}
+    return save(tensors, {FORMAT_KEY: json.dumps(about)})
+
+
+def read_adapter(path: str | Path, shape: Shape, weights: np.ndarray) -> Adapter:
+    """An adapter from its file, or from the folder that ``egg adapt`` wrote.
+
+    weights : (parameters,) int8, of the model it is used with
+    Raises EggError, one line, for a file that is missing, damaged, foreign, or of another base.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / ADAPTER
+    if not path.is_file():
+        raise EggError(f"--adapter {path}: there is no such file; give an {ADAPTER} of egg adapt")
+    with checkpoint.opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        about = json.loads(metadata[FORMAT_KEY])
+        version, base = about["format"], about["base"]
+        rank, matrices = int(about["rank"]), tuple(about["matrices"])
+    except (KeyError, ValueError, TypeError):
+        raise EggError(
+            f"--adapter {path}: no adapter of egg: its metadata has no {FORMAT_KEY}"
+        ) from None
+    if version != FORMAT:
+        raise EggError(f"--adapter {path} has format {version}, this program reads {FORMAT}")
+    if base != base_hash(shape, weights):
+        raise EggError(
+            f"--adapter {path} was made for another base: its is {str(base)[:12]}, this model is "
+            f"{base_hash(shape, weights)[:12]}; give the checkpoint it was adapted from"
+        )
+    try:
+        layout = AdapterShape(shape, rank, matrices)
+    except BackendError as error:
+        raise EggError(f"--adapter {path}: {error}") from error
+    for name, tensor in layout.tensors.items():
+        there = tensors.get(name)
+        if there is None or there.dtype != np.int8 or there.shape != tensor.shape:
+            raise EggError(f"--adapter {path}: {name} is not int8{list(tensor.shape)}: damaged")
+        if there.min() < -LIMIT:
+            raise EggError(f"--adapter {path}: {name} holds -128, which no factor is: damaged")
+    return Adapter(layout, layout.flatten(tensors))
+
+
+def merge(weights: np.ndarray, adapter: Adapter) -> np.ndarray:
+    """(parameters,) int8: W + B A / 64, rounded half up; what z rounds and clips is lost, and gained.
+
+    weights : (parameters,) int8
+    """
+    layout, merged = adapter.shape, weights.copy()
+    factors = layout.views(adapter.factors.astype(np.int64))
+    for name in layout.matrices:
+        view = layout.base.views(merged)[name]
+        change = factors[name + ".B"] @ factors[name + ".A"]  # |B A| <= 16 * 127**2
+        view[...] = clip8(view + round_shift(change, MERGE_SHIFT))
+    return merged

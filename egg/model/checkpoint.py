@@ -1,0 +1,389 @@
+"""Checkpoints: a folder each, complete or not there at all.
+
+checkpoints/step-NNNNNNNN/
+    config.json          the run's configuration
+    model.safetensors    the int8 weights, with which ``egg.load`` is content
+    state.safetensors    what exact continuation needs beside configuration and text
+    manifest.json        size and SHA-256 of the three, checked whenever one of them is read
+best.json                names the checkpoint that was best on the validation text; RUN/best means it
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from egg.errors import EggError, telling
+from egg.model.state import Form
+from kernels.arithmetic import LIMIT
+from kernels.layout import Shape
+
+CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.safetensors"
+MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+BEST = "best.json"
+DAMAGED = "damaged-"  # begins the name of a checkpoint that a resumed run could not go on from
+WRITING = "writing-"  # begins the name of what is not whole yet
+FORMAT = "2"  # of state.safetensors
+FORMAT_KEY = "egg_checkpoint"  # its place in the metadata; one key alone, for two would be saved in any order
+MAX_JSON = 1 << 20  # bytes of a configuration or manifest: what is longer is none, and is not read
+_STEP = re.compile(r"step-(\d{8,10})")
+
+
+def step_name(step: int) -> str:
+    """The name of a checkpoint's folder."""
+    return f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint's name; raises EggError if there is none."""
+    match = _STEP.fullmatch(folder.name)
+    if not match:
+        raise EggError(f"{folder} is not named step-NNNNNNNN, as a run's checkpoints are")
+    return int(match[1])
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's complete checkpoints, oldest first."""
+    folder = run / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint meant by a path: itself, the newest of a run, or the best by ``RUN/best``.
+
+    Raises EggError if there is none.
+    """
+    path = Path(path)
+    if path.name == "best" and not path.exists() and path.parent.is_dir():
+        return _best(path.parent)
+    if not path.exists():
+        raise EggError(f"{path}: no such folder; give a run or one of its checkpoints")
+    if not path.is_dir():
+        raise EggError(f"{path} is a file: give the folder of a run or of a checkpoint")
+    if (path / MODEL).exists():
+        return path
+    saved = checkpoints(path)
+    if saved:
+        return saved[-1]
+    if (path / CONFIG).exists():
+        raise EggError(f"{path} has no checkpoint, nor a {MODEL}: give a run that has saved one")
+    raise EggError(f"{path} holds neither a run nor a checkpoint: no {MODEL}, no {CHECKPOINTS}")
+
+
+def _best(run: Path) -> Path:
+    path = run / BEST
+    try:
+        folder = run / CHECKPOINTS / step_name(_read_json(path)["step"])
+    except FileNotFoundError:
+        raise EggError(f"{run} has no {BEST}: it is no run, or has measured nothing yet") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EggError(f"{path} cannot be read: {error}") from error
+    if not folder.is_dir():
+        raise EggError(f"{path} names {folder}, which is not there: give another checkpoint")
+    return folder
+
+
+def newest_complete(run: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint to go on from, and a line for each newer one that is damaged.
+
+    Raises EggError if there is none: about the newest, if there are damaged ones.
+    """
+    damaged = []
+    for folder in reversed(checkpoints(run)):
+        if damage := damage_of(folder):
+            damaged.append(damage)
+        else:
+            return folder, damaged
+    if damaged:
+        raise EggError(f"{damaged[0]}; {run} has no complete checkpoint")
+    return find(run), []
+
+
+def settings_of_unsaved(run: Path) -> dict[str, Any] | None:
+    """What config.json holds in the folder of a run that was ended before its first checkpoint; None elsewhere.
+
+    Raises EggError if the file cannot be read.
+    """
+    saved = checkpoints(run) or any((run / CHECKPOINTS).glob(f"{DAMAGED}*"))
+    if saved or (run / BEST).exists() or not (run / CONFIG).exists():
+        return None
+    there = read_config(run)
+    return there if "corpus" in there else None  # every run's has it: what has not is no run's
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in one line; None if they are as they were written.
+
+    Without a manifest, as older versions left them, only what cannot be read is found.
+    """
+    try:
+        read_config(folder)
+        for name in (MODEL, STATE):
+            if not (folder / name).is_file():
+                return f"{folder} has no {name}: it is no complete checkpoint"
+            with opened(folder / name):
+                pass
+    except EggError as error:
+        return str(error)
+    return None
+
+
+def set_aside_after(saved: Path) -> None:
+    """Give checkpoints that are newer than the one a run goes on from, and damaged, another name: damaged-STEP."""
+    for folder in checkpoints(saved.parent.parent):
+        if step_of(folder) > step_of(saved):
+            kept = folder.with_name(f"{DAMAGED}{folder.name}")
+            with telling(f"cannot rename {folder}"):
+                shutil.rmtree(kept, ignore_errors=True)
+                folder.rename(kept)
+
+
+def _verify(path: Path) -> None:
+    """Hold a file to its folder's manifest, if there is one; raises EggError if it differs."""
+    manifest = path.with_name(MANIFEST)
+    if not (manifest.exists() and path.exists()):
+        return
+    try:
+        facts = _read_json(manifest)["files"][path.name]
+        size, sha256 = facts["bytes"], facts["sha256"]
+        there = path.stat().st_size
+        if there != size:
+            raise EggError(
+                f"{path} is damaged: {there:,} bytes, its {MANIFEST} says {size!r}"[:400]
+            )
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise EggError(f"{path} is damaged: its bytes have not the checksum in {MANIFEST}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EggError(f"{manifest} cannot be read: {error!r}"[:400]) from error
+
+
+def _read_json(path: Path) -> Any:
+    """A small file of JSON; raises OSError or ValueError."""
+    with open(path, "rb") as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON:,} bytes")
+    return json.loads(content)
+
+
+def save_checkpoint(
+    run: Path, step: int, config: dict[str, Any], shape: Shape, weights: np.ndarray,
+    state: dict[str, np.ndarray],
+) -> Path:  # fmt: skip
+    """Write a run's checkpoint and return its folder; it appears under its name when it is whole.
+
+    config : what config.json holds
+    weights : (parameters,) int8
+    state : arrays by name
+    Raises EggError if it cannot be written.
+    """
+    folder = run / CHECKPOINTS / step_name(step)
+    temporary = run / CHECKPOINTS / f"{WRITING}{step_name(step)}"
+    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    try:
+        if folder.exists():
+            if damage_of(folder) is None:
+                return folder  # the same step of the same run has the same bytes
+            shutil.rmtree(folder)
+        if not run.is_dir():  # made anew it would hold half a run
+            raise FileNotFoundError(None, "the folder of the run is gone")
+        folder.parent.mkdir(exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+        temporary.mkdir()
+        files = {}
+        for name, content in (
+            (CONFIG, lambda: json_bytes(config)),
+            (MODEL, lambda: save(shape.views(weights))),
+            (STATE, lambda: save(state, {FORMAT_KEY: FORMAT})),
+        ):
+            files[name] = _write_hashed(temporary / name, content())
+        write_synced(temporary / MANIFEST, json_bytes({"format": 1, "files": files}))
+        sync_folder(temporary)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise EggError(
+            f"cannot write checkpoint {folder}: {error.strerror or error}; what was saved before stands"
+        ) from error
+    return folder
+
+
+def _write_hashed(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a file through to the disk; returns what the manifest says of it."""
+    write_synced(path, content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def write_model(folder: Path, config: dict[str, Any], shape: Shape, weights: np.ndarray) -> None:
+    """A folder with a model alone: config.json and model.safetensors.
+
+    weights : (parameters,) int8
+    Raises EggError if it cannot be written.
+    """
+    with telling(f"cannot write {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / MODEL, save(shape.views(weights)))
+        replace_file(folder / CONFIG, json_bytes(config))
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """An object as a readable JSON file."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file through to the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in another's place: at every moment there is one of them, whole.
+
+    What is no file, as /dev/null or a pipe, is written into and stays; of a link, what it leads to is replaced.
+    """
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as stream:
+            stream.write(content)
+        return
+    path = path.resolve() if path.is_symlink() else path
+    temporary = path.with_name(f"{WRITING}{path.name}")
+    try:
+        write_synced(temporary, content)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names through to the disk."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and names are kept as they come
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The object in a folder's config.json; raises EggError if there is none."""
+    path = folder / CONFIG
+    try:
+        _verify(path)
+        content = _read_json(path)
+    except FileNotFoundError as error:
+        raise EggError(f"{folder} has no {CONFIG}: give a run or a checkpoint") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise EggError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise EggError(f"{path} is not a configuration: it holds no JSON object")
+    return content
+
+
+def read_weights(folder: Path, shape: Shape) -> np.ndarray:
+    """(parameters,) int8 from a folder's model.safetensors.
+
+    Raises EggError for a file that is missing, damaged, foreign, or of another shape.
+    """
+    path = folder / MODEL
+    with opened(path) as file:
+        names = set(file.keys())
+        for name, tensor in shape.tensors.items():
+            if name not in names:
+                raise EggError(
+                    f"{path} has no tensor {name!r}: it is no model of {_describe(shape)}"
+                )
+            dtype, there = _form(file, name)
+            if dtype != "I8" or there != tensor.shape:
+                raise EggError(
+                    f"{path}: {name} is {_NAMES.get(dtype, dtype)}{list(there)}, "
+                    f"a model of {_describe(shape)} has int8{list(tensor.shape)}"
+                )
+        tensors = {name: file.get_tensor(name) for name in shape.tensors}
+    for name, tensor in tensors.items():
+        if tensor.min() < -LIMIT:
+            raise EggError(f"{path}: {name} holds -128, which no weight is: the file is damaged")
+    return shape.flatten(tensors)
+
+
+def read_state(folder: Path, layout: dict[str, Form]) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint's state.safetensors: name -> array.
+
+    layout : the form of each, see ``egg.model.state``: what has another is not read
+    Raises EggError for a file that is missing, damaged, foreign, or of another form or version.
+    """
+    path = folder / STATE
+    with opened(path) as file:
+        version = (file.metadata() or {}).get(FORMAT_KEY)
+        if version != FORMAT:
+            raise EggError(
+                f"{path} has checkpoint format {version}, this program reads {FORMAT}: "
+                "train on with the version that wrote it"
+            )
+        names = set(file.keys())
+        for name, form in layout.items():
+            if name not in names:
+                raise EggError(
+                    f"{path}: the training state has no {name!r}: it belongs to another recipe or version"
+                )
+            kind, there = _form(file, name)
+            kind, wanted = _NAMES.get(kind, kind), np.dtype(form.dtype).name
+            if (kind, there) != (wanted, form.shape):
+                raise EggError(
+                    f"{path}: the training state's {name!r} is {kind}{list(there)}, this "
+                    f"configuration and corpus need {wanted}{list(form.shape)}"
+                )
+        return {name: file.get_tensor(name) for name in layout}
+
+
+_NAMES = {
+    **{"I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8"},
+    **{"F16": "float16", "F32": "float32", "F64": "float64"},
+}
+
+
+def _form(file, name: str) -> tuple[str, tuple[int, ...]]:
+    """A tensor's dtype, as safetensors calls it, and shape, from the file's header alone."""
+    there = file.get_slice(name)
+    return there.get_dtype(), tuple(there.get_shape())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator:
+    """A safetensors file whose bytes are those of its manifest; what it cannot do becomes an EggError."""
+    if not path.is_file():
+        raise EggError(f"{path.parent} has no {path.name}: give a run or a complete checkpoint")
+    _verify(path)
+    with telling(f"{path} cannot be read"):
+        path.open("rb").close()  # of one that may not be read, safetensors says it is not there
+    try:
+        with safe_open(path, "np") as file:
+            yield file
+    except EggError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EggError(f"{path} is damaged or no safetensors file: {error}"[:400]) from error
+
+
+def _describe(shape: Shape) -> str:
+    return f"hidden size {shape.hidden_size} and {shape.num_layers} layers"

@@ -1,0 +1,324 @@
+"""Many processes on MPI: each rank's share of the readers, and the few integers they exchange.
+
+A process that no MPI launcher started is ``Alone``: its calls give back what they are given, and mpi4py is never
+imported. All that is exchanged is integers or bytes, so results depend neither on the ranks' number nor on the order
+of sums; nothing is pickled.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from egg.errors import EggError
+from egg.ranks.lifeline import RECORD, Lifelines, tell
+
+# Rank and number of ranks, as launchers tell them. Slurm's are a step's own: a batch script that starts one process
+# has SLURM_NTASKS of its whole job.
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+)
+CHUNK = 1 << 18  # votes summed in one call: 2 MB at most, which stay in the cache
+GRACE = 2.0  # seconds in which the first rank tells what is wrong with all of them
+SPIN = 1e-4  # seconds of waiting for others who are about as far, as in most steps
+NAP = 2e-4  # seconds between two looks after that: the core is for those who compute
+
+
+def launched() -> tuple[int, int]:
+    """This process's rank and the number of ranks, by the launcher's environment; (0, 1) without one."""
+    for rank, size in LAUNCHERS:
+        try:
+            found = int(os.environ[rank]), int(os.environ[size])
+        except (KeyError, ValueError):
+            continue
+        if found[1] > 1:
+            return found
+    return 0, 1
+
+
+class Alone:
+    """The one process there is."""
+
+    rank, size, leader = 0, 1, True
+    threads: int | None = None
+    """What a CPU backend should use; None is as many as the process may."""
+
+    def share(self, items: int) -> slice:
+        """This rank's of so many streams or pairs, whole ones, in the order of the ranks."""
+        return slice(0, items)
+
+    def add(self, votes: np.ndarray, *numbers: int) -> tuple[int, ...]:
+        """Sum votes, in place, and a few numbers over the ranks.
+
+        votes : (parameters,) int32 or int64, contiguous; the sums fit it too
+        returns : the sums of the numbers, which fit int64
+        """
+        return numbers
+
+    def join(self, rows: np.ndarray, items: int) -> np.ndarray:
+        """All ranks' rows, in the order of the ranks.
+
+        rows : (this rank's share, ...) int8
+        returns : (items, ...) int8
+        """
+        return rows
+
+    def gather(self, rows: np.ndarray, items: int, first: int | None = None) -> np.ndarray:
+        """As ``join``, for rank 0 alone, and of the first so many if that is given; the others get their own back."""
+        return rows[:first]
+
+    def spread(self, rows: np.ndarray | None, items: int, row: tuple[int, ...]) -> np.ndarray:
+        """This rank's share of (items, *row) int8, which rank 0 has; the opposite of ``gather``."""
+        return rows
+
+    def same(self, array: np.ndarray | None, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Rank 0's array for all."""
+        return array
+
+    def agree(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        return number
+
+    def lead(self, ask: Callable[[], Any]) -> Any:
+        """What rank 0 finds, for all: a value of JSON; only rank 0 calls the function."""
+        return ask()
+
+    def close(self) -> None:
+        """Wait for all others to have arrived here; from then on each may end."""
+
+    def spent(self, seconds: float) -> str:
+        """What the exchange has cost since ``forget``, for people; empty for one process.
+
+        seconds : that the steps took since then
+        """
+        return ""
+
+    def forget(self) -> None:
+        """What the exchange has cost so far counts no more: the first step may compile kernels."""
+
+
+ALONE = Alone()
+_joined: "Ranks | None" = None
+
+
+class Ranks(Alone):
+    """The processes of an MPI job; every call is made by all of them, in the same order."""
+
+    def __init__(self, MPI):
+        self._MPI = MPI
+        self._comm = MPI.COMM_WORLD.Dup()
+        self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+        self.leader = self.rank == 0
+        node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
+        self.threads = _threads(node)
+        self.exchanging = self.waiting = 0.0  # seconds
+        one_machine = bool(self.agree(self.local_size) == self.size)
+        self.lifelines = Lifelines(self.rank, self.size, self._records, one_machine=one_machine)
+
+    def _records(self, own: np.ndarray) -> np.ndarray:
+        records = np.empty((self.size, RECORD), np.uint8)
+        self._comm.Allgather(own, records)
+        return records
+
+    def _wait(self) -> None:
+        """Until the slowest rank is here: signals are heard meanwhile, and the core is left to others."""
+        request, soon = self._comm.Ibarrier(), time.perf_counter() + SPIN
+        while not request.Test():
+            if time.perf_counter() > soon:
+                time.sleep(NAP)
+
+    def share(self, items):
+        return slice(items * self.rank // self.size, items * (self.rank + 1) // self.size)
+
+    def _shares(self, items: int) -> list[int]:
+        return [items * (r + 1) // self.size - items * r // self.size for r in range(self.size)]
+
+    def add(self, votes, *numbers):
+        arrived = time.perf_counter()
+        self._wait()
+        began = time.perf_counter()
+        self.waiting += began - arrived
+        sums = np.array(numbers, np.int64)
+        self._comm.Allreduce(self._MPI.IN_PLACE, sums)
+        for at in range(0, len(votes), CHUNK):
+            self._comm.Allreduce(self._MPI.IN_PLACE, votes[at : at + CHUNK])
+        self.exchanging += time.perf_counter() - began
+        return tuple(sums.tolist())
+
+    def _rows(self, rows: np.ndarray):
+        """Rows as MPI counts them: by whole rows, as bytes of a large population need more than 31 bits."""
+        return self._row_type(int(np.prod(rows.shape[1:])))
+
+    def _row_type(self, size: int):
+        return self._MPI.BYTE.Create_contiguous(size).Commit()
+
+    def join(self, rows, items):
+        began = time.perf_counter()
+        out, kind = np.empty((items, *rows.shape[1:]), np.int8), self._rows(rows)
+        mine = np.ascontiguousarray(rows)
+        self._comm.Allgatherv([mine, len(mine), kind], [out, self._shares(items), None, kind])
+        kind.Free()
+        self.exchanging += time.perf_counter() - began
+        return out
+
+    def gather(self, rows, items, first=None):
+        self._wait()
+        left, counts = items if first is None else first, []
+        for share in self._shares(items):
+            counts.append(min(share, left))
+            left -= counts[-1]
+        out = np.empty((sum(counts), *rows.shape[1:]), np.int8) if self.leader else None
+        mine, kind = np.ascontiguousarray(rows[: counts[self.rank]]), self._rows(rows)
+        to = [out, counts, None, kind] if self.leader else None
+        self._comm.Gatherv([mine, len(mine), kind], to)
+        kind.Free()
+        return out if self.leader else rows
+
+    def spread(self, rows, items, row):
+        self._wait()
+        mine, kind = np.empty((self._shares(items)[self.rank], *row), np.int8), None
+        kind = self._row_type(int(np.prod(row)))
+        whole = None
+        if self.leader:
+            whole = [np.ascontiguousarray(rows), self._shares(items), None, kind]
+        self._comm.Scatterv(whole, [mine, len(mine), kind])
+        kind.Free()
+        return mine
+
+    def same(self, array, shape, dtype):
+        self._wait()
+        out = np.ascontiguousarray(array) if self.leader else np.empty(shape, dtype)
+        flat = out.reshape(-1).view(np.uint8)
+        for at in range(0, len(flat), 1 << 30):  # a count of MPI has 31 bits
+            self._comm.Bcast(flat[at : at + (1 << 30)])
+        return out
+
+    def agree(self, number):
+        self._wait()
+        largest = np.array([number], np.int64)
+        self._comm.Allreduce(self._MPI.IN_PLACE, largest, self._MPI.MAX)
+        return int(largest[0])
+
+    def lead(self, ask):
+        # Where this raises, rank 0 tells why and ends all: the others wait here no longer than that takes.
+        content = json.dumps(ask()).encode() if self.leader else b""
+        size = self.agree(len(content))
+        content = np.frombuffer(content, np.uint8) if self.leader else None
+        return json.loads(self.same(content, (size,), np.uint8).tobytes())
+
+    def close(self):
+        self.lifelines.end()
+        self._wait()
+        self.lifelines.close()
+
+    def forget(self):
+        self.exchanging = self.waiting = 0.0
+
+    def spent(self, seconds):
+        if not seconds:
+            return f"{self.size} ranks: too few steps to tell what the exchange costs"
+        return (
+            f"{self.size} ranks: {self.exchanging / seconds:.1%} of the steps' time went into exchanging votes and "
+            f"states, {self.waiting / seconds:.1%} into waiting for the slowest"
+        )
+
+
+def join() -> Alone | Ranks:
+    """This process among those that an MPI launcher started with it.
+
+    Raises EggError, one line, where a launcher started several, and mpi4py is missing or is of another MPI: they
+    would be as many runs.
+    """
+    global _joined
+    _, size = launched()
+    if size == 1:
+        return ALONE
+    if _joined:
+        return _joined
+    try:
+        from mpi4py import MPI
+    # A RuntimeError where there is no MPI library
+    except (ImportError, RuntimeError, OSError) as error:
+        raise EggError(
+            f"{size} processes were started, but mpi4py cannot be used ({error}): pip install mpi4py, and an MPI "
+            "if there is none, or start one process"
+        ) from error
+    if MPI.COMM_WORLD.Get_size() != size:
+        library = MPI.Get_library_version().split(",")[0].split("\n")[0]
+        raise EggError(
+            f"{size} processes were started, but mpi4py's MPI ({library}) knows of {MPI.COMM_WORLD.Get_size()}: "
+            "start them with the mpiexec of the same MPI (under Slurm: srun --mpi=pmi2 or pmix)"
+        )
+    _joined = Ranks(MPI)
+    _bind_gpu(_joined.local_rank)
+    return _joined
+
+
+def silence() -> None:
+    """Rank 0 alone prints: what others say goes nowhere, but for ``tell``."""
+    rank, size = launched()
+    if size > 1 and rank:
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def fail(line: str, status: int) -> int:
+    """Tell in one line why this process ends, and with it the job; returns the exit status.
+
+    What is wrong with all ranks, as a flag, is told by the first of them.
+    """
+    rank, size = launched()
+    if size == 1:
+        print(f"egg: {line}", file=sys.stderr)
+    elif not rank:
+        tell(line)
+    if _joined:
+        _leave(line, status)
+    return status
+
+
+def _leave(line: str, status: int) -> NoReturn:
+    if _joined.rank:
+        time.sleep(GRACE)  # the first rank's word ends this process meanwhile
+        tell(f"rank {_joined.rank} of {_joined.size}: {line}")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    _joined.lifelines.leave(status)
+    raise AssertionError("leave never returns")
+
+
+def _threads(node) -> int:
+    """The cores this process may use, divided by those of its machine's ranks that may use the same."""
+    if hasattr(os, "sched_getaffinity"):
+        mine = sorted(os.sched_getaffinity(0))
+    else:
+        mine = list(range(os.cpu_count() or 1))
+    key = np.zeros(1024, np.uint8)  # a bit a core
+    for core in mine:
+        key[core // 8 % len(key)] |= 1 << core % 8
+    keys = np.empty((node.Get_size(), len(key)), np.uint8)
+    node.Allgather(key, keys)
+    return max(1, len(mine) // int((keys == key).all(1).sum()))
+
+
+def _bind_gpu(local_rank: int) -> None:
+    """One GPU a rank: of those that are visible, by turns, before anything looks at them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        nodes = os.listdir("/dev") if os.path.isdir("/dev") else []
+        found = sorted(
+            int(name[6:]) for name in nodes if name.startswith("nvidia") and name[6:].isdigit()
+        )
+        devices = [str(i) for i in range(len(found))]
+    else:
+        devices = [device for device in visible.split(",") if device]
+    if len(devices) > 1:  # a launcher that binds leaves each its own
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank % len(devices)]

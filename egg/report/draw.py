@@ -1,0 +1,39 @@
+"""loss.png and report.html of runs."""
+
+from pathlib import Path
+
+import numpy as np
+
+from egg.errors import telling
+from egg.model.baselines import baselines
+from egg.report.curves import Curves, read_curves
+from egg.report.page import REPORT, report_page
+from egg.report.plots import LOSS, plot_runs
+
+
+def draw_run(run: Path, training: np.ndarray, measured: np.ndarray) -> list[Path]:
+    """Draw a run that has ended; returns the paths of loss.png and report.html.
+
+    training, measured : (n,) uint8, the text it learnt from, and the one it was measured on
+    """
+    return write([read_curves(run)], lines_of(training, measured), run)
+
+
+def write(runs: list[Curves], lines: dict[str, float], out: Path) -> list[Path]:
+    """Write loss.png and report.html; returns their paths.
+
+    Raises EggError if the folder cannot be written.
+    """
+    with telling(f"cannot write {LOSS} and {REPORT} in {out}", "; give another folder with --out"):
+        out.mkdir(parents=True, exist_ok=True)
+        plot_runs(runs, lines, out / LOSS)
+        (out / REPORT).write_text(report_page(runs, lines), encoding="utf-8")
+    return [out / LOSS, out / REPORT]
+
+
+def lines_of(training: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """What simpler models make of a text: name -> bits per byte."""
+    if not np.count_nonzero(measured):
+        return {}
+    simple = baselines(training, measured)
+    return {"unigram": simple.unigram, "bigram": simple.bigram, "gzip -9": simple.gzip}

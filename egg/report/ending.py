@@ -1,0 +1,90 @@
+"""What the end of a run tells: how good the model is beside simpler ones, and a sample of its text."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from egg.evolution.base import Evolution
+from egg.model.baselines import baselines
+from egg.model.evaluate import Evaluation, evaluate
+from egg.model.sample import Sampling, generate
+from egg.run.progress import Progress
+from egg.run.trainer import Outcome
+from egg.view.figures import count, duration
+from egg.view.screen import CONTROLS
+
+FINAL_EVALUATION_SECONDS = 60  # a whole validation split that takes longer is left to `egg eval`
+SAMPLING = Sampling(length=200, temperature=0.8)
+
+
+def report(
+    run: Path, evolution: Evolution, outcome: Outcome, drawn: list[Path], corpus, split: str,
+    measured: np.ndarray, progress: Progress,
+) -> None:  # fmt: skip
+    """Tell how a run ended.
+
+    drawn : paths of the loss curve and of the report
+    corpus : the data.Corpus it was trained on
+    split : the one that was held back, or trained on if none is
+    measured : (n,) uint8, the part of it that was measured on the way
+    """
+    progress.note(
+        f"step {evolution.step_number:,}: {count(evolution.tokens)} tokens in "
+        f"{duration(outcome.seconds)}\ncheckpoint: {outcome.checkpoint}"
+    )
+    if outcome.best and outcome.best.step != evolution.step_number:
+        best = outcome.best
+        progress.note(f"best: {run / 'best'}, {best.bits_per_byte:.4f} at step {best.step:,}")
+    loss, page = drawn
+    progress.note(f"loss curve: {loss}\nreport: {page}\n")
+    evaluation, text = outcome.evaluation, measured
+    if evaluation:
+        whole = corpus.split(split)
+        if text.size < whole.size:
+            if evaluation.seconds * whole.size / evaluation.bytes < FINAL_EVALUATION_SECONDS:
+                text = whole
+                evaluation = evaluate(evolution.backend, evolution.shape, evolution.weights, text)
+            else:
+                progress.note(
+                    f"measured on a sample of {split}; on all of it: egg eval {_quoted(run)}"
+                )
+        training = corpus.split(corpus.training_split)
+        progress.note(f"{_table(evaluation, text, training, corpus, split)}\n")
+    progress.note(_sample(run, evolution, progress))
+
+
+def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
+    """The model's bits per byte, and those of simpler ones on the same bytes."""
+    simple = baselines(training, text)
+    fitted = f"split {corpus.training_split}"
+    if simple.fit_bytes < training.size:
+        fitted = f"{count(simple.fit_bytes)} bytes spread over {fitted}"
+    return "\n".join(
+        [
+            f"bits per byte of {corpus.name} {split}, {evaluation.bytes:,} bytes in "
+            f"{evaluation.documents:,} document{'s' * (evaluation.documents != 1)}:",
+            f"  this model  {evaluation.bits_per_byte:7.4f}  perplexity "
+            f"{evaluation.byte_perplexity:.3f}; integer score {evaluation.integer_bits_per_byte:.4f}",
+            f"  bigram      {simple.bigram:7.4f}  frequencies of pairs of bytes in {fitted}",
+            f"  unigram     {simple.unigram:7.4f}  frequencies of bytes there",
+            f"  gzip -9     {simple.gzip:7.4f}  of the measured bytes by themselves",
+        ]
+    )
+
+
+def _sample(run: Path, evolution: Evolution, progress: Progress) -> str:
+    """A document as the model writes it, and the command that gives it and others."""
+    (text,) = generate(evolution.backend, evolution.shape, evolution.weights, b"", SAMPLING)
+    encoding = getattr(progress.stream, "encoding", None) or "utf-8"
+    shown = text.decode(errors="replace").translate(CONTROLS)
+    shown = shown.encode(encoding, "replace").decode(encoding)
+    lines = [f"  {line}" for line in shown.splitlines()] or ["  (the model ends it at once)"]
+    command = (
+        f"egg sample {_quoted(run)} --length {SAMPLING.length} --temperature {SAMPLING.temperature}"
+    )
+    return "\n".join([f"$ {command}", *lines])
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,103 @@
+"""report.html: runs' curves, figures and settings on one page that needs nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from egg.report.curves import Curves
+from egg.report.plots import LOSS
+from egg.view.figures import count, duration
+from egg.view.html import build, escape
+
+REPORT = "report.html"
+CHARTS = (
+    ("tokens_per_second", "Tokens a second", 1),
+    ("changed_share", "Weights changed by a step, %", 100),
+    ("clipped_share", "Weights at ±127, %", 100),
+    ("step_size", "Step size, int8 steps", 1),
+)
+"""Figure, what the page calls it, and what it is multiplied by."""
+
+
+def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
+    """The page.
+
+    lines : what simpler models make of the same text, name -> bits per byte
+    """
+    names = ", ".join(run.name for run in runs)
+    body = f"""<h1>{escape(names)}</h1>
+<noscript><p>This page needs JavaScript to draw its curves, and fetches nothing; {LOSS} shows them too.</p></noscript>
+<p><span role="group" aria-label="horizontal axis"><button id="tokens" aria-pressed="true">tokens</button>
+<button id="time" aria-pressed="false">wall time</button>
+<button id="log" aria-pressed="false">logarithmic</button></span></p>
+<div id="legend"></div>
+<div id="charts"></div>
+<h2>Runs</h2>
+<div class="wide">{_runs(runs)}</div>
+<h2>Settings</h2>
+<div class="wide" id="settings">{_settings(runs)}</div>
+<p class="soft">Bits per byte of validation are exact; the training curve is the integer score of those who read, which
+reads about 0.03 too good. A token is one byte of text, counted once for each reader.</p>"""
+    data = {
+        "lines": [[name, round(bits, 4)] for name, bits in lines.items()],
+        "runs": [_curves(run) for run in runs],
+        "charts": [[title] for _, title, _ in CHARTS],
+    }
+    return build(f"egg: {names}", body, data, ["page.css", "report.css"], "report.js")
+
+
+def _curves(run: Curves) -> dict[str, Any]:
+    def points(rows, scale=1.0):
+        return [[round(a), round(b, 2), float(f"{c * scale:.5g}")] for a, b, c in rows.tolist()]
+
+    return {
+        "name": run.name,
+        "train": points(run.train),
+        "validation": points(run.validation),
+        "figures": [points(run.figures[key], scale) for key, _, scale in CHARTS],
+    }
+
+
+def _runs(runs: Sequence[Curves]) -> str:
+    rows = [("run", "steps", "tokens", "wall time", "bits per byte", "best", "tokens/s")]
+    for run in runs:
+        bits = run.validation[:, 2]
+        tokens, seconds = run.end
+        rows.append(
+            (run.name, f"{run.steps:,}", count(tokens), duration(seconds),
+             f"{bits[-1]:.4f}" if len(bits) else "-", f"{bits.min():.4f}" if len(bits) else "-",
+             count(tokens / seconds) if seconds else "-")
+        )  # fmt: skip
+    return _table(rows)
+
+
+def _settings(runs: Sequence[Curves]) -> str:
+    """Every setting, a column for each run; what differs between them is bold."""
+    flat = [_flat(run.config) for run in runs]
+    rows = [("setting", *(run.name for run in runs))]
+    different = set()
+    for name in dict.fromkeys(key for settings in flat for key in settings):
+        values = [str(settings.get(name, "-")) for settings in flat]
+        if len(set(values)) > 1:
+            different.add(len(rows))
+        rows.append((name, *values))
+    return _table(rows, different)
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    there = {"preset": config.get("preset", "-")}
+    for section in ("model", "evolution", "run"):
+        if isinstance(config.get(section), dict):
+            there |= {name: "none" if v is None else v for name, v in config[section].items()}
+    corpus = config.get("corpus")
+    if isinstance(corpus, dict):
+        there["text"] = f"{corpus.get('name')}, fingerprint {str(corpus.get('fingerprint'))[:12]}"
+    return there
+
+
+def _table(rows: list[tuple], bold: set[int] = frozenset()) -> str:
+    head, *body = rows
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+    for number, row in enumerate(body, 1):
+        kind = ' class="differs"' if number in bold else ""
+        lines.append(f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+    return "<table>" + "\n".join(lines) + "</table>"

@@ -1,0 +1,110 @@
+"""Pictures of how the loss fell, from runs' metrics.jsonl."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from egg.report.curves import Curves
+from egg.run.log import METRICS, VALIDATION, read_lines
+
+LOSS = "loss.png"
+
+
+def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) -> None:
+    """Draw runs' training and validation loss over tokens and over wall time.
+
+    lines : what simpler models make of the same text, name -> bits per byte
+    path : of the picture
+    """
+    # Slow to import; and pyplot would look for a display.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(11, 4.5), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    seconds = max(run.end[1] for run in runs)
+    per, unit = (3600, "hours") if seconds > 7200 else (60, "minutes") if seconds > 120 else (1, "seconds")  # fmt: skip
+    for panel, column, scale, label in (
+        (panels[0], 0, 1, "tokens"),
+        (panels[1], 1, per, f"wall time, {unit}"),
+    ):
+        for number, run in enumerate(runs):
+            color = f"C{number % 10}"
+            alone = len(runs) == 1
+            name = "training, integer score" if alone else None
+            panel.plot(
+                run.train[:, column] / scale, run.train[:, 2], color=color, alpha=0.45, linewidth=1, label=name
+            )  # fmt: skip
+            if len(run.validation):
+                at, bits = run.validation[:, column] / scale, run.validation[:, 2]
+                style = "o-" if len(bits) < 60 else "-"
+                told = f"{bits[-1]:.3f} at the end, {bits.min():.3f} at best"
+                told = f"validation, exact: {told}" if alone else f"{run.name}: {told}"
+                panel.plot(
+                    at, bits, style, color="C3" if alone else color, markersize=3, label=told
+                )
+            elif not alone:
+                panel.plot([], [], color=color, label=f"{run.name}: not measured")
+        for name, bits in lines.items():
+            panel.axhline(bits, color="gray", linestyle="--", linewidth=0.8)
+            panel.annotate(
+                f"{name} {bits:.2f}", (1, bits), xycoords=("axes fraction", "data"), xytext=(-4, 2),
+                textcoords="offset points", ha="right", fontsize=7.5, color="dimgray",
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
+            )  # fmt: skip
+        panel.set_xlabel(label)
+        panel.set_xlim(left=0)
+        if column == 0:  # a thousandth of an hour is no unit: 500m would be read as 500 minutes
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("bits per byte")
+    panels[0].legend(fontsize=8)
+    if len(runs) == 1:
+        figure.suptitle(runs[0].name, fontsize=11)
+    figure.savefig(path)
+
+
+def log_axis(axis, values: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis, as 500k and 2M; where values span many decades, at each of these alone."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    few = max(values) < 30 * min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())  # its own would be 6 x 10^5 beside 1M
+
+
+def plot_comparison(out: Path, results) -> Path:
+    """Draw the validation loss of a comparison's runs, their mean and range over seeds; returns the picture's path.
+
+    results : egg.study.compare.Result of each run, whose folder is out/NAME/seed-N
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(11, 4.5), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for number, name in enumerate(dict.fromkeys(r.name for r in results)):
+        curves = [_validation(out / name / f"seed-{r.seed}") for r in results if r.name == name]
+        points = min(map(len, curves))  # (tokens, seconds, bits) at the same steps for every seed
+        stacked = np.array([curve[:points] for curve in curves])
+        bits, style = stacked[:, :, 2], {"color": f"C{number}"}
+        for panel, x in zip(panels, (stacked[0, :, 0], stacked[:, :, 1].mean(0)), strict=True):
+            panel.plot(x, bits.mean(0), "o-", markersize=3, label=name, **style)
+            panel.fill_between(x, bits.min(0), bits.max(0), alpha=0.2, linewidth=0, **style)
+    for panel, label in zip(panels, ("tokens", "seconds"), strict=True):
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("bits per byte, validation")
+    panels[0].legend()
+    path = out / "curves.png"
+    figure.savefig(path)
+    return path
+
+
+def _validation(run: Path) -> np.ndarray:
+    """(n, 3): tokens, seconds and exact bits per byte at each of a run's measurements."""
+    records = (record for _, _, record in read_lines(run / METRICS) if VALIDATION in record)
+    return np.array([(r["tokens"], r["seconds"], r[VALIDATION]) for r in records])

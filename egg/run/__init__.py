@@ -1,0 +1,1 @@
+"""A run: its loop, its log, its lock, its stops."""

@@ -1,0 +1,61 @@
+"""What a person sees while a run goes on: a live view on a terminal, a line now and then elsewhere."""
+
+import os
+import sys
+import time
+
+from egg.run.status import Status
+from egg.view.figures import count, duration
+
+REDRAW_SECONDS = 0.1
+LINE_SECONDS = 5.0
+
+
+class Progress:
+    """Shows statuses; cheap to call at every step."""
+
+    def __init__(self, stream=None):
+        self.stream = sys.stdout if stream is None else stream
+        self.moving = self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._next = 0.0
+        self._live = None
+
+    def due(self) -> bool:
+        """Whether it is time to show a status."""
+        return time.monotonic() >= self._next
+
+    def show(self, status: Status) -> None:
+        """Redraw the view, or print a line."""
+        self._next = time.monotonic() + (REDRAW_SECONDS if self.moving else LINE_SECONDS)
+        if not self.moving:
+            print(" | ".join(_parts(status)), file=self.stream, flush=True)
+            return
+        if self._live is None:
+            from egg.run.live import Live
+
+            self._live = Live(self.stream)
+        self._live.show(status)
+
+    def note(self, line: str) -> None:
+        """Print a line without disturbing the view."""
+        if self._live is None:
+            print(line, file=self.stream, flush=True)
+        else:
+            self._live.note(line)
+
+    def close(self) -> None:
+        """End the view; its last figures stay."""
+        if self._live is not None:
+            self._live.close()
+            self._live = None
+
+
+def _parts(status: Status) -> list[str]:
+    parts = [f"step {status.step:,}", f"{count(status.tokens)} tokens", f"train {status.train:.3f}"]
+    if status.validation is not None:
+        parts.append(f"validation {status.validation:.3f} (best {status.best:.3f})")
+    if status.speed is not None:
+        parts.append(f"{count(status.speed)}/s")
+    if status.seconds_left is not None:
+        parts.append(f"{duration(status.seconds_left)} left")
+    return parts

@@ -1,0 +1,20 @@
+"""Where a run stands."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands."""
+
+    step: int
+    tokens: int
+    train: float  # integer bits per byte, smoothed
+    validation: float | None  # bits per byte, as last measured
+    best: float | None
+    speed: float | None  # tokens a second, None while it is unknown
+    done: float  # share of the way to the stop, 0 to 1
+    seconds_left: float | None
+    changed: float | None = None  # share of the weights that the last step changed
+    clipped: float | None = None  # share of the weights at +-127
+    step_size: float | None = None  # in int8 steps (recipe egg)

@@ -1,0 +1,270 @@
+"""The loop of a run: steps, measurements, checkpoints, and an orderly end."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egg.config import Config, to_json
+from egg.errors import telling
+from egg.evolution.base import Evolution, StepReport
+from egg.model import checkpoint
+from egg.model.evaluate import Evaluation, evaluate
+from egg.optimizer import SHARE_BITS
+from egg.run import retention
+from egg.run.config_file import RUN_TOML, to_toml
+from egg.run.log import VALIDATION, Best, History, RunLog, best_of, read_history
+from egg.run.progress import Progress
+from egg.run.signals import catch_signals
+from egg.run.sinks import Sink
+from egg.run.status import Status
+
+SMOOTHING = 0.98  # of the training score and the speed that are shown: about the last 50 steps
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    checkpoint: Path
+    """The last checkpoint."""
+    interrupted: int | None
+    """The signal that ended it early, if one did."""
+    evaluation: Evaluation | None
+    """The last measurement on the validation text, None if there was none."""
+    best: Best | None
+    """The best of them."""
+    seconds: float
+    """Time the run has taken since its beginning, pauses not counted."""
+
+
+class Trainer:
+    """Trains in a run directory until a stop of the configuration is reached, or Ctrl-C pressed.
+
+    Of several ranks the first alone measures, writes and shows; all take every step together.
+
+    evolution : fresh, or as loaded from the run's newest checkpoint
+    validation : (n,) uint8, documents with a NUL before each: what measurements read
+    corpus : facts about the text, kept in config.json
+    made_with : facts about program and machine, kept there and in run.toml
+    """
+
+    def __init__(
+        self, config: Config, evolution: Evolution, validation: np.ndarray, corpus: dict[str, Any], run: Path,
+        progress: Progress | None = None, made_with: dict[str, str] | None = None,
+    ):  # fmt: skip
+        self.config, self.evolution, self.validation = config.resolved(), evolution, validation
+        self.ranks = evolution.ranks
+        self.run_folder = run
+        self.progress = progress or Progress()
+        self.sinks: Sequence[Sink] = ()  # are given every line of the log too
+        self.made_with = made_with or {}
+        self.content = to_json(self.config) | {"made_with": self.made_with, "corpus": corpus}
+        self._measured: Evaluation | None = None
+        self._smooth: tuple[float, float] | None = None
+        self._shown = 0  # steps that were averaged
+        # Since the last line of the log: steps, sum of their bits per byte, seconds.
+        self._window = (0, 0.0, 0.0)
+        self._report: StepReport | None = None
+        self._begun = False
+        self.stepping = 0.0
+        """Seconds of all steps but the first, which may compile kernels."""
+        self._signal: int | None = None
+        self._history = History()
+        if self.ranks.leader:
+            self._history = read_history(run, evolution.step_number, config.run.eval_every)
+
+    @property
+    def finished(self) -> bool:
+        """Whether a stop is reached, so that there is nothing to do."""
+        return any(share >= 1 for share in self._shares(self._history.seconds))
+
+    def mend(self) -> None:
+        """What a run that was killed after its last checkpoint has left undone; otherwise nothing changes."""
+        run, step = self.config.run, self.evolution.step_number
+        if measured := best_of(self.run_folder, step):
+            retention.name_best(self.run_folder, measured)
+        best = self._history.best
+        retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best and best.step)
+
+    def train(self) -> Outcome:
+        """Go on until the stop; always leaves a checkpoint of the last step."""
+        log = self._begin() if self.ranks.leader else None
+        self._clock_zero = time.perf_counter() - self._history.seconds
+        restore = catch_signals(self._hear)
+        stop, interrupted = bool(self.ranks.agree(self.finished)), None
+        self.evolution.time_share = self._time_share()
+        try:
+            while not stop and not interrupted:
+                stop = self._step(log)
+                # A signal that one rank has heard, all heed after the same step.
+                interrupted = None if stop else self.ranks.agree(self._signal or 0) or None
+            if log and self._window[0]:
+                self._write(log, measure=False)
+            self._save(log)
+            if log:
+                log.close()
+            saved = self.run_folder / checkpoint.CHECKPOINTS
+            saved /= checkpoint.step_name(self.evolution.step_number)
+            return Outcome(saved, interrupted, self._measured, log and log.best, self._seconds())
+        finally:
+            restore()
+            self.progress.close()
+            if log:
+                log.drop()
+            for sink in self.sinks:
+                sink.close()
+
+    def _begin(self) -> RunLog:
+        """The run's folder with its settings, and its log, cut to where the evolution stands."""
+        with telling(
+            f"cannot write {self.run_folder}",
+            "; give another folder with --out, or free space there",
+        ):
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            for name, content in self._settings().items():
+                checkpoint.replace_file(self.run_folder / name, content)
+        log = RunLog(self.run_folder, self._history)
+        self._best = log.best
+        return log
+
+    def _settings(self) -> dict[str, bytes]:
+        """What the folder says of the run from its beginning: name -> content."""
+        content = checkpoint.json_bytes(self.content)
+        return {checkpoint.CONFIG: content, RUN_TOML: to_toml(self.config, self.made_with)}
+
+    def _step(self, log: RunLog | None) -> bool:
+        """One step, and its line in the log if one is due; returns whether a stop is reached."""
+        e, run = self.evolution, self.config.run
+        began = time.perf_counter()
+        report = self._report = e.step()
+        seconds = time.perf_counter() - began
+        if self._begun:
+            self.stepping += seconds
+        else:
+            self._begun = True
+            self.ranks.forget()
+        steps, bits, spent = self._window
+        self._window = steps + 1, bits + report.train_integer_bits_per_byte, spent + seconds
+        e.time_share = self._time_share()
+        stop = (
+            (run.steps is not None and report.step >= run.steps)
+            or (run.tokens is not None and report.tokens >= run.tokens)
+            or e.time_share == 1 << SHARE_BITS
+        )
+        save, measure = _due(report.step, run.checkpoint_every), _due(report.step, run.eval_every)
+        best_yet = False
+        if log:
+            if stop or save or measure or _due(report.step, run.log_every):
+                self._write(log, measure=stop or measure)
+                if measure:
+                    # Not what is measured at the end alone: a run with a later stop does not measure there.
+                    self._best = log.best
+            best_yet = self._best is not None and self._best.step == report.step
+            self._show(report, self.config.tokens_per_step / seconds, log.best, stop)
+        if measure:
+            save = bool(self.ranks.agree(save or best_yet))
+        if save:
+            self._save(log)
+        return stop
+
+    def _write(self, log: RunLog, *, measure: bool) -> None:
+        """The line of the steps since the last one."""
+        report, (steps, bits, spent) = self._report, self._window
+        self._window = 0, 0.0, 0.0
+        record = {
+            "step": report.step,
+            "tokens": report.tokens,
+            "train_integer_bits_per_byte": bits / steps,
+        }
+        if measure:
+            self._measured = self._evaluate()
+            record[VALIDATION] = self._measured.bits_per_byte
+        if report.step_size is not None:
+            record["step_size"] = report.step_size
+        record |= {
+            "changed_share": report.changed_share,
+            "clipped_share": report.clipped_share,
+            "tokens_per_second": round(steps * self.config.tokens_per_step / spent, 1),
+            "seconds": round(self._seconds(), 4),
+        }
+        log.write(record)
+        for sink in self.sinks:
+            sink.write(record)
+
+    def _evaluate(self) -> Evaluation:
+        e = self.evolution
+        return evaluate(e.backend, e.shape, e.weights, self.validation)
+
+    def _save(self, log: RunLog | None) -> None:
+        e, run = self.evolution, self.config.run
+        state = e.state()  # all ranks' states are gathered here
+        if log is None:
+            return
+        log.flush()  # a checkpoint's line is there when the checkpoint is
+        checkpoint.save_checkpoint(
+            self.run_folder, e.step_number, self.content, e.shape, e.weights, state
+        )
+        retention.name_best(self.run_folder, log.best)
+        best = self._best.step if self._best else None
+        retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best)
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._clock_zero
+
+    def _time_share(self) -> int:
+        """How much of its minutes the run has used, in 2**-17, by the first rank's clock."""
+        minutes, share = self.config.run.minutes, 0
+        if minutes is None:
+            return 0
+        if self.ranks.leader:
+            share = int(min(1.0, self._seconds() / (60 * minutes)) * (1 << SHARE_BITS))
+        return self.ranks.agree(share)
+
+    def _shares(self, seconds: float) -> list[float]:
+        """How much of the way to each stop is done."""
+        stop, e = self.config.run, self.evolution
+        done = ((e.step_number, stop.steps), (e.tokens, stop.tokens), (seconds / 60, stop.minutes))
+        return [at / end for at, end in done if end is not None]
+
+    def _show(self, report: StepReport, speed: float, best: Best | None, stop: bool) -> None:
+        now = report.train_integer_bits_per_byte, speed
+        before = self._smooth or now
+        # The first step, which may compile kernels, tells no speed; few steps are simply averaged.
+        keep = min(SMOOTHING, 1 - 1 / max(1, self._shown))
+        self._shown += 1
+        self._smooth = tuple(keep * b + (1 - keep) * n for b, n in zip(before, now, strict=True))
+        if not (stop or self.progress.due()):
+            return
+        train, speed = self._smooth
+        known = self._shown > 1
+        self.progress.show(
+            Status(
+                report.step, report.tokens, train, self._measured and self._measured.bits_per_byte,
+                best and best.bits_per_byte, speed if known else None,
+                min(1.0, max(self._shares(self._seconds()), default=0.0)),
+                self._seconds_left(speed) if known else None, report.changed_share, report.clipped_share,
+                report.step_size,
+            )
+        )  # fmt: skip
+
+    def _seconds_left(self, speed: float) -> float:
+        stop, e = self.config.run, self.evolution
+        left = []
+        if stop.steps is not None:
+            left.append((stop.steps - e.step_number) * self.config.tokens_per_step / speed)
+        if stop.tokens is not None:
+            left.append((stop.tokens - e.tokens) / speed)
+        if stop.minutes is not None:
+            left.append(60 * stop.minutes - self._seconds())
+        return max(0.0, min(left, default=0.0))
+
+    def _hear(self, number: int) -> None:
+        self._signal = number
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -1,0 +1,1 @@
+"""Experiments over many runs or many states: comparisons, d90, the geometry of hidden states."""

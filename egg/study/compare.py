@@ -1,0 +1,242 @@
+"""The learning bench: configurations side by side, at equal tokens, with several seeds each.
+
+Every run is an ordinary run folder, DIR/NAME/seed-N, made by ``egg train``; a line of DIR/results.jsonl keeps
+what came of it.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from egg.errors import EggError
+from egg.model import checkpoint
+from egg.run.lock import locked
+from egg.run.log import METRICS, VALIDATION, read_lines
+from egg.run.origin import commit
+from egg.run.signals import catch_signals
+from egg.view.figures import count
+
+RESULTS = "results.jsonl"
+SEEDS = "seeds"
+KEPT_BACK = ("seed", "out", "resume", "config")  # flags that are not a configuration's to set
+LOCK_SECONDS = 30  # in which a run whose comparison was killed finishes its step and saves
+
+# A run in a session of its own, so that Ctrl-C reaches it through the comparison alone, once. The pipe ends when the
+# comparison does, however that was: then the run saves and ends too.
+RUN = """\
+import os, signal, sys, threading
+from egg.cli.main import main
+
+def follow():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=follow, daemon=True).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Stopped(Exception):
+    """A signal has ended a comparison; its run is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One row of a comparison: a name, and flags of ``egg train`` with their values."""
+
+    name: str
+    settings: dict[str, str]
+
+    def flags(self) -> list[str]:
+        """The settings as ``egg train`` takes them."""
+        return [f"--{key.replace('_', '-')}={value}" for key, value in self.settings.items()]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one run."""
+
+    name: str
+    seed: int
+    settings: dict[str, str]
+    commit: str | None
+    """Of the code that began or went on with the run; ``+`` where files had changed since."""
+    tokens: int
+    bits_per_byte: float
+    """Exact, of the validation split, at the run's end."""
+    seconds: float
+
+
+def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
+    """The configurations and seeds of a comparison's TOML file.
+
+    What stands at the top is common to all configurations; each table is one, and overrides it.
+    Raises EggError, one line, for a file that cannot be read or says something else.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise EggError(f"cannot read {path} ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise EggError(f"{path} is no TOML file: {error}") from error
+    seeds = content.pop(SEEDS, [1, 2])
+    if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
+        raise EggError(f"{path}: {SEEDS} must be a list of whole numbers, as in seeds = [1, 2]")
+    common = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    if not tables:
+        raise EggError(f"{path} names no configuration: add a table such as [wide]")
+    configurations = []
+    for name, own in tables.items():
+        if not name.strip(".") or Path(name).name != name:
+            raise EggError(f"{path}: [{name!r}] names no folder: give it a name without slashes")
+        settings = {"preset": "quickstart"} | _renamed(common) | _renamed(own)
+        for key, value in settings.items():
+            if key in KEPT_BACK or isinstance(value, dict | list | bool):
+                raise EggError(
+                    f"{path}: {name} cannot set {key} = {value!r}: a comparison does that itself"
+                )
+        configurations.append(Configuration(name, {k: str(v) for k, v in settings.items()}))
+    return configurations, seeds
+
+
+def _renamed(settings: dict) -> dict:
+    """Settings with the one name of a budget."""
+    return {"tokens" if key == "member_tokens" else key: v for key, v in settings.items()}
+
+
+def run_comparison(
+    configurations: list[Configuration], seeds: list[int], out: Path, say
+) -> list[Result]:
+    """Run what has no result yet, seed by seed, going on with runs that were interrupted.
+
+    say : is told a line about each run
+    Raises EggError if a run fails or what is kept is of other settings, Stopped after Ctrl-C or SIGTERM.
+    """
+    results = read_results(out)
+    # All configurations of a seed first: an interrupted comparison compares already
+    for seed in seeds:
+        for configuration in configurations:
+            done = next(
+                (r for r in results if (r.name, r.seed) == (configuration.name, seed)), None
+            )
+            if done is None:
+                say(f"{configuration.name}, seed {seed}")
+                results.append(_run(configuration, seed, out))
+                with (out / RESULTS).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(results[-1])) + "\n")
+            elif done.settings != configuration.settings:
+                raise EggError(_other_settings(out / RESULTS, configuration))
+    wanted = {(c.name, seed) for c in configurations for seed in seeds}
+    return [r for r in results if (r.name, r.seed) in wanted]
+
+
+def read_results(out: Path) -> list[Result]:
+    """The results kept in a comparison's folder.
+
+    Raises EggError for a line that is none.
+    """
+    path = out / RESULTS
+    if not path.exists():
+        return []
+    results = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            results.append(Result(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise EggError(
+                f"{path}, line {number} is no result: remove it to run that again"
+            ) from error
+    return results
+
+
+def _run(configuration: Configuration, seed: int, out: Path) -> Result:
+    folder = out / configuration.name / f"seed-{seed}"
+    begun = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
+    arguments = ["train", *configuration.flags()]
+    if _begun(folder):
+        if begun.exists() and json.loads(begun.read_bytes()) != configuration.settings:
+            raise EggError(_other_settings(folder, configuration))
+        arguments += [f"--seed={seed}", f"--resume={folder}"]
+    else:
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.replace_file(begun, checkpoint.json_bytes(configuration.settings))
+        arguments += [f"--seed={seed}", f"--out={folder}"]
+    status = _call(arguments)
+    if status:
+        raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
+    *_, last = (record for _, _, record in read_lines(folder / METRICS))
+    return Result(
+        configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION],
+        last["seconds"],
+    )  # fmt: skip
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a run was begun there; one whose comparison was killed may have a step to finish and to save."""
+    if not (folder / checkpoint.CONFIG).exists():
+        return False
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            with locked(folder):
+                return True
+        except EggError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def _call(arguments: list[str]) -> int:
+    """Run ``egg`` with arguments; returns its status, raises Stopped after a signal, when it has saved."""
+    heard: list[int] = []
+    command = [sys.executable, "-c", RUN, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+
+        def hear(number: int) -> None:
+            heard.append(number)
+            process.send_signal(number)
+
+        restore = catch_signals(hear)
+        try:
+            status = process.wait()
+        except BaseException:  # the second signal
+            process.kill()
+            raise
+        finally:
+            restore()
+    if heard:
+        raise Stopped(heard[0])
+    return status
+
+
+def _other_settings(where: Path, configuration: Configuration) -> str:
+    return (
+        f"{where} has {configuration.name} with other settings: give it another name, "
+        "or the comparison another --out"
+    )
+
+
+def table(results: list[Result]) -> str:
+    """Results in Markdown: a row a configuration, its mean over seeds and their range."""
+    rows = [
+        "| configuration | seeds | tokens | bits per byte | range | seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in dict.fromkeys(r.name for r in results):
+        some = [r for r in results if r.name == name]
+        bits = [r.bits_per_byte for r in some]
+        rows.append(
+            f"| {name} | {len(some)} | {count(some[0].tokens)} | {sum(bits) / len(bits):.4f} | "
+            f"{min(bits):.4f} to {max(bits):.4f} | {sum(r.seconds for r in some) / len(some):.0f} |"
+        )
+    return "\n".join(rows)

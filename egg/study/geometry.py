@@ -1,0 +1,143 @@
+"""The shape of a cloud of hidden states: anisotropy, and local intrinsic dimension by two estimators.
+
+What Razzhigaev et al. (2024, arXiv 2311.05928) followed through the training of transformers. The states are integers,
+the analysis of them is float64. The estimators are scikit-dimension's, an optional dependency.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from egg.errors import EggError
+from kernels.layout import Shape
+
+FEWEST = 64  # distinct points below which no dimension is estimated
+NEIGHBORS = 20  # of a point, for the maximum-likelihood estimator
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape of one cloud of points."""
+
+    points: int
+    distinct: int
+    """Points that differ from all others: dimensions are of these, as equal ones have no distance."""
+    anisotropy: float | None
+    """Share of the largest squared singular value in the sum of all, after centring: 1/D for a ball, 1 for a line; None
+    if all points are equal."""
+    twonn: float | None
+    """Intrinsic dimension from the ratio of the distances to the two nearest neighbours (Facco et al. 2017); None for
+    fewer than FEWEST distinct points."""
+    mle: float | None
+    """Intrinsic dimension by maximum likelihood from NEIGHBORS neighbours (Levina and Bickel 2004), the inverse mean
+    of the points' own estimates."""
+    nearest: float | None
+    """Median distance to the nearest neighbour, in int8 steps: where it comes near 1, dimensions are those of the
+    grid."""
+
+
+@dataclass(frozen=True)
+class LayerGeometry:
+    """One layer of a model."""
+
+    layer: int
+    kind: str
+    """state: the recurrent state h; stream: the residual stream x that leaves the layer."""
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One checkpoint."""
+
+    path: str
+    shape: Shape
+    tokens: int | None
+    """That it was trained for, None if its config.json does not tell."""
+    layers: list[LayerGeometry]
+
+    @property
+    def size(self) -> str:
+        """Hidden size and layers, as 64/2."""
+        return f"{self.shape.hidden_size}/{self.shape.num_layers}"
+
+
+def check_estimators() -> None:
+    """Raises EggError, one line, where scikit-dimension is missing."""
+    try:
+        import skdim  # noqa: F401
+    except ImportError as error:
+        raise EggError(
+            f"intrinsic dimensions need scikit-dimension ({error}): pip install 'egg[geometry]'"
+        ) from None
+
+
+def measure_cloud(points: np.ndarray, neighbors: int = NEIGHBORS) -> Geometry:
+    """The shape of a cloud of points.
+
+    points : (n, D), of any real dtype
+    neighbors : of a point, for the maximum-likelihood estimator
+    """
+    from skdim.id import MLE, TwoNN
+    from sklearn.neighbors import NearestNeighbors
+
+    cloud = np.asarray(points, np.float64)
+    squared = np.linalg.svd(cloud - cloud.mean(0), compute_uv=False) ** 2
+    anisotropy = float(squared[0] / squared.sum()) if squared.sum() > 0 else None
+    distinct = np.unique(cloud, axis=0)
+    if len(distinct) < FEWEST:
+        return Geometry(len(cloud), len(distinct), anisotropy, None, None, None)
+    neighbors = min(neighbors, len(distinct) - 1)
+    found = NearestNeighbors(n_neighbors=neighbors).fit(distinct).kneighbors()
+    mle = MLE().fit(distinct, precomputed_knn_arrays=found).dimension_
+    twonn = TwoNN(dist=True).fit(found[0][:, :2]).dimension_
+    nearest = float(np.median(found[0][:, 0]))
+    return Geometry(len(cloud), len(distinct), anisotropy, float(twonn), float(mle), nearest)
+
+
+def facts(measured: list[Measured]) -> list[dict[str, Any]]:
+    """All checkpoints as JSON."""
+    return [
+        {
+            "checkpoint": m.path,
+            "hidden_size": m.shape.hidden_size,
+            "num_layers": m.shape.num_layers,
+            "parameters": m.shape.parameters,
+            "tokens": m.tokens,
+            "layers": [
+                {"layer": row.layer, "kind": row.kind} | asdict(row.geometry) for row in m.layers
+            ],
+        }
+        for m in measured
+    ]
+
+
+def print_geometry(measured: list[Measured], out) -> None:
+    """Print a table: a row a checkpoint and layer."""
+    from egg.view.figures import count
+    from egg.view.screen import table
+
+    rows = []
+    for m in measured:
+        for row in m.layers:
+            g, first = row.geometry, row is m.layers[0]
+            tokens = "-" if m.tokens is None else count(m.tokens)
+            rows.append(
+                [m.size if first else "", tokens if first else "", str(row.layer), row.kind, _share(g.anisotropy),
+                 _number(g.twonn), _number(g.mle), f"{g.distinct:,}", _number(g.nearest)]
+            )  # fmt: skip
+    columns = ["size", "tokens", "layer", "what", "anisotropy", "TwoNN", "MLE", "distinct", "nearest"]  # fmt: skip
+    out.print(table("Shape of the hidden states", columns, rows, left=4))
+    out.print(
+        "tokens: of training; state: h, stream: x after the layer; nearest: median distance\n"
+        "to the nearest other point, in int8 steps"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,346 @@
+"""d90: the size of the smallest subspace in which adapting gains 90 % of what adapting all weights gains.
+
+Aghajanyan et al. (2020, arXiv 2012.13255) measured it with random subspaces and gradients; here the subspaces are
+low-rank factors and subsets of tensors, and all of them evolve, at equal tokens. Every result is a line of
+DIR/results.jsonl, so that what is done once is not done again.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from egg.errors import EggError
+from egg.evolution.base import Text
+from egg.model.adapter import ALL, adapter_shape, evolving, tensors_of
+from egg.run.adaptation import adapt
+from kernels.backend import Backend
+from kernels.layout import Shape
+
+RESULTS = "results.jsonl"
+SHARE = 0.9  # of the gain of all weights
+SHARES = (0.5, 0.8, SHARE)  # that are told; lower ones need less and are surer
+DRAWS = 2000  # of seeds, for an interval
+INTERVAL = (0.05, 0.95)
+FACTORS = (1 / 64, 8.0)  # of the default step size: bounds of the search
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """What may move while the rest of a model stands still."""
+
+    rank: int | None
+    """Of the factors beside each matrix; None: the tensors themselves evolve."""
+    tensors: str
+    """Kinds or names of tensors, separated by commas, or ALL: see ``tensors_of`` and ``matrices_of``."""
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return f"{'whole' if self.rank is None else f'rank {self.rank}'} {self.tensors}"
+
+    def parameters(self, shape: Shape) -> int:
+        """How many numbers evolve; raises EggError for a subspace that a model of this shape does not have."""
+        if self.rank is None:
+            return evolving(shape, tensors_of(shape, self.tensors))
+        return evolving(adapter_shape(shape, self.rank, self.tensors))
+
+
+FULL = Subspace(None, ALL)
+
+
+def tune(
+    backend: Backend, shape: Shape, weights: np.ndarray, text: Text, validation: np.ndarray,
+    subspace: Subspace, **settings,
+) -> float:  # fmt: skip
+    """Bits per byte on the validation text of a model that was adapted within a subspace.
+
+    settings : as ``egg.run.adaptation.adapt`` has them
+    """
+    return adapt(
+        backend, shape, weights, text, validation, rank=subspace.rank, tensors=subspace.tensors,
+        measurements=1, **settings,
+    ).after  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials of a sweep share."""
+
+    text: str
+    """Fingerprint of the corpus."""
+    tokens: int
+    """Bytes that each trial reads."""
+    eval_bytes: int
+    streams: int
+    """Readers a step."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One adaptation: what is done."""
+
+    base: str
+    """Hash of the model, see ``egg.model.adapter.base_hash``."""
+    rank: int | None
+    tensors: str
+    step_factor: float
+    seed: int
+    text: str
+    tokens: int
+    eval_bytes: int
+    streams: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """And what came of it."""
+
+    trial: Trial
+    parameters: int
+    bits_per_byte: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint to be measured."""
+
+    path: str
+    shape: Shape
+    weights: np.ndarray
+    base: str
+    pretraining: int | None
+    """Tokens it was trained for, None if its config.json does not tell."""
+    before: float
+    """Bits per byte of the adaptation text's validation split, unadapted."""
+
+    @property
+    def size(self) -> str:
+        """Hidden size and layers, as 64/2."""
+        return f"{self.shape.hidden_size}/{self.shape.num_layers}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a subspace gained on one checkpoint."""
+
+    subspace: Subspace
+    parameters: int
+    step_factor: float
+    """The best of those tried with the first seed."""
+    gains: list[float]
+    """Bits per byte below the unadapted model, a seed each."""
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.gains))
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Parameters that reach a share of the gain of all weights."""
+
+    value: float
+    """inf: no subspace but all weights reaches the share."""
+    low: float
+    """Interval over seeds, see INTERVAL."""
+    high: float
+    bound: int
+    """Parameters of the largest subspace that was tried, all weights aside."""
+    least: int
+    """And of the smallest: value is only known to be at most this where it equals it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A checkpoint and all that was found."""
+
+    candidate: Candidate
+    gains: list[Gain]
+    """By parameters, the fewest first; the last is that of all weights."""
+    dimensions: dict[float, Dimension]
+    """For each of SHARES."""
+    by_seed: list[float]
+    """d90 of every seed by itself; inf as in ``Dimension``."""
+
+    @property
+    def d90(self) -> Dimension:
+        """For SHARE."""
+        return self.dimensions[SHARE]
+
+    def share(self, gain: Gain) -> float | None:
+        """Of the gain of all weights, means over seeds; None if there is none."""
+        whole = self.gains[-1].mean
+        return gain.mean / whole if whole > 0 else None
+
+
+class Records:
+    """The results of a folder; a new one is on the disk before the next trial begins."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / RESULTS
+        self.known: dict[Trial, Result] = {}
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):  # killed while it was written
+            with open(self.path, "rb+") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                there = json.loads(line)
+                result = Result(Trial(**there.pop("trial")), **there)
+                usable = math.isfinite(result.bits_per_byte) and hash(result.trial)
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                usable = False
+            if not usable:
+                raise EggError(
+                    f"{self.path}, line {number} is no result: remove it to measure that again"
+                )
+            self.known[result.trial] = result
+
+    def add(self, result: Result) -> None:
+        """Keep a result."""
+        self.known[result.trial] = result
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def plan(subspaces: list[Subspace], shape: Shape) -> list[Subspace]:
+    """The subspaces that a model has, each once, all weights the last; raises EggError for one it has not."""
+    known = {s: s.parameters(shape) for s in (*subspaces, FULL)}
+    return sorted(known, key=lambda s: (s == FULL, known[s]))
+
+
+def trials_of(subspaces: int, factors: int, seeds: int) -> int:
+    """How many trials a checkpoint takes at the least."""
+    return subspaces * (factors + seeds - 1)
+
+
+def sweep(
+    candidate: Candidate, subspaces: list[Subspace], setting: Setting, factors: list[float], seeds: list[int],
+    run: Callable[[Subspace, Trial], Result],
+) -> Iterator[Gain]:  # fmt: skip
+    """The gains of every subspace: the first seed tries all step factors, the others take its best.
+
+    Where the best of several factors is the least or the largest, half or twice of it is tried too, and so on.
+
+    run : makes a trial, or knows its result
+    """
+    for subspace in subspaces:
+
+        def bits(factor: float, seed: int, subspace=subspace) -> float:
+            trial = Trial(
+                candidate.base, subspace.rank, subspace.tensors, factor, seed, **asdict(setting)
+            )
+            return run(subspace, trial).bits_per_byte
+
+        tried = {factor: bits(factor, seeds[0]) for factor in factors}
+        best = min(tried, key=tried.__getitem__)
+        while len(tried) > 1 and best in (min(tried), max(tried)):
+            beyond = best / 2 if best == min(tried) else best * 2
+            if not FACTORS[0] <= beyond <= FACTORS[1]:
+                break
+            tried[beyond] = bits(beyond, seeds[0])
+            best = min(tried, key=tried.__getitem__)
+        after = [tried[best]] + [bits(best, seed) for seed in seeds[1:]]
+        yield Gain(
+            subspace, subspace.parameters(candidate.shape), best, [candidate.before - value for value in after],
+        )  # fmt: skip
+
+
+def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
+    """The dimensions of a checkpoint from the gains of ``sweep``, whose last is that of all weights.
+
+    Intervals are those of resampled seeds, each subspace's its own.
+    """
+    sizes = [gain.parameters for gain in gains]
+    table = np.array([gain.gains for gain in gains])  # (subspaces, seeds)
+    generator = np.random.default_rng(0)
+    chosen = generator.integers(0, table.shape[1], (DRAWS, *table.shape))
+    resampled = [np.take_along_axis(table, some, 1).mean(1) for some in chosen]
+    least, bound = (sizes[0], sizes[-2]) if len(sizes) > 1 else (0, 0)
+    dimensions = {}
+    for share in SHARES:
+        drawn = np.sort([smallest(sizes, means, share) for means in resampled])
+        low, high = (float(drawn[int(at * (DRAWS - 1))]) for at in INTERVAL)
+        value = smallest(sizes, table.mean(1), share)
+        dimensions[share] = Dimension(value, low, high, bound, least)
+    by_seed = [smallest(sizes, column) for column in table.T]
+    return Measured(candidate, gains, dimensions, by_seed)
+
+
+def smallest(sizes: list[int], gains: np.ndarray, share: float = SHARE) -> float:
+    """Parameters at which a share of the last gain is reached, inf if by the last alone.
+
+    The curve is the best gain of any subspace up to a size, linear in the logarithm of the size between two; a size
+    below the smallest is not told from it.
+
+    sizes : ascending, the last of all weights
+    gains : (subspaces,) float64, bits per byte
+    """
+    if gains[-1] <= 0:
+        return math.inf  # all weights gain nothing: there is nothing to reach
+    best = np.maximum.accumulate(gains[:-1]) / gains[-1]
+    reached = np.flatnonzero(best >= share)
+    if not len(reached):
+        return math.inf
+    at = int(reached[0])
+    if at == 0 or sizes[at] == sizes[at - 1]:
+        return float(sizes[at])
+    part = (share - best[at - 1]) / (best[at] - best[at - 1])
+    return float(sizes[at - 1] * (sizes[at] / sizes[at - 1]) ** part)
+
+
+def facts(measured: list[Measured]) -> list[dict]:
+    """All checkpoints as JSON; a d90 that is not reached is null, its interval's ends likewise."""
+    return [
+        {
+            "checkpoint": m.candidate.path,
+            "hidden_size": m.candidate.shape.hidden_size,
+            "num_layers": m.candidate.shape.num_layers,
+            "parameters": m.candidate.shape.parameters,
+            "pretraining_tokens": m.candidate.pretraining,
+            "bits_per_byte": m.candidate.before,
+            "full_gain": m.gains[-1].mean,
+            "d90": _finite(m.d90.value),
+            "d90_low": _finite(m.d90.low),
+            "d90_high": _finite(m.d90.high),
+            "d90_by_seed": [_finite(value) for value in m.by_seed],
+            "reached": math.isfinite(m.d90.value),
+            "dimensions": [
+                {
+                    "share": share,
+                    "value": _finite(d.value),
+                    "low": _finite(d.low),
+                    "high": _finite(d.high),
+                }
+                for share, d in m.dimensions.items()
+            ],
+            "smallest_subspace": m.d90.least,
+            "largest_subspace": m.d90.bound,
+            "subspaces": [
+                {
+                    "rank": gain.subspace.rank or "whole", "tensors": gain.subspace.tensors,
+                    "parameters": gain.parameters, "step_factor": gain.step_factor, "gain": gain.mean,
+                    "gains": gain.gains, "share": m.share(gain),
+                }
+                for gain in m.gains
+            ],
+        }
+        for m in measured
+    ]  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None

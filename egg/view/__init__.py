@@ -1,0 +1,1 @@
+"""Terminal and HTML, for all that is shown."""

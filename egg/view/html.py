@@ -1,0 +1,48 @@
+"""Self-contained HTML pages: style, script and data in one file, nothing fetched, every text escaped."""
+
+import html
+import json
+from importlib.resources import files
+from typing import Any
+
+
+def asset(name: str) -> str:
+    """A file of egg/view/assets."""
+    return (files("egg.view") / "assets" / name).read_text(encoding="utf-8")
+
+
+def build(title: str, body: str, data: Any, styles: list[str], script: str) -> str:
+    """An HTML page.
+
+    title : text, not markup
+    body : markup, whose texts are escaped
+    data : what the script reads, as JSON
+    styles, script : names of assets
+    """
+    # Inside a script element only "<" could end it or begin a comment.
+    there = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    style = "\n".join(map(asset, styles))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; \
+script-src 'unsafe-inline'; img-src data:">
+<title>{escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+<script type="application/json" id="data">{there}</script>
+<script>
+{asset(script)}</script>
+</body>
+</html>
+"""
+
+
+def escape(text: Any) -> str:
+    """Text as it stands between tags or in an attribute."""
+    return html.escape(str(text))
