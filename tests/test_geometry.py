@@ -159,7 +159,7 @@ def test_geometry_as_a_table(egg, train, tmp_path, monkeypatch, tables, book):
 
 
 def test_manifolds_as_a_table(egg, monkeypatch):
-    from egg.inspect import manifolds
+    from egg.study import manifolds
 
     monkeypatch.setattr(manifolds, "MANIFOLDS", MANIFOLDS[:2])
     found = json.loads(egg("geometry", "--manifolds", "--points", 300, "--json")[1])["manifolds"]
