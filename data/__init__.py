@@ -1,11 +1,11 @@
 """Text to bytes on disk, and from there to one stream of bytes per group of members."""
 
-from data.corpus import SPLITS, Corpus
-from data.description import Description, SplitDescription, describe
-from data.errors import DataError
-from data.inventory import Cleared, clear, list_corpora
-from data.opening import absolute, open_corpus
-from data.streams import read_chunks, stream_starts
+from egg.data.corpus import SPLITS, Corpus
+from egg.data.description import Description, SplitDescription, describe
+from egg.data.errors import DataError
+from egg.data.inventory import Cleared, clear, list_corpora
+from egg.data.opening import absolute, open_corpus
+from egg.data.streams import read_chunks, stream_starts
 
 __all__ = [
     "SPLITS",

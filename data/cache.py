@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.corpus import FORMAT
-from data.errors import DataError
-from data.source import Source
+from egg.data.corpus import FORMAT
+from egg.data.errors import DataError
+from egg.data.source import Source
 
 Notify = Callable[[str], None]
 

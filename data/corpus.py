@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from data.errors import DataError
+from egg.data.errors import DataError
 
 FORMAT = 1
 """Version of the prepared layout; another version is another key, so another folder."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from data.corpus import Corpus, split_path
-from data.errors import DataError
+from egg.data.corpus import Corpus, split_path
+from egg.data.errors import DataError
 
 BLOCK = 1 << 20
 """Bytes counted or sampled at a time."""

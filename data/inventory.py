@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.cache import PARTIAL, corpora_folder, locked, partial_folder, remove_lock, writing
-from data.corpus import MANIFEST, Corpus, DamagedCorpus, load_corpus
-from data.errors import DataError
-from data.tokens import SOURCE
+from egg.data.cache import PARTIAL, corpora_folder, locked, partial_folder, remove_lock, writing
+from egg.data.corpus import MANIFEST, Corpus, DamagedCorpus, load_corpus
+from egg.data.errors import DataError
+from egg.data.tokens import SOURCE
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.corpus import ALL, SPLITS
-from data.errors import DataError
-from data.readers import documents_of, is_table, size_hint
-from data.source import Contents, Document, Reader, Source
+from egg.data.corpus import ALL, SPLITS
+from egg.data.errors import DataError
+from egg.data.readers import documents_of, is_table, size_hint
+from egg.data.source import Contents, Document, Reader, Source
 
 
 def path_source(spec: str, column: str) -> Source:

@@ -14,11 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.cache import Notify, corpora_folder
-from data.corpus import ALL, SPLITS
-from data.errors import DataError
-from data.parquet import check_column, column_bytes
-from data.source import Contents, Reader, Source
+from egg.data.cache import Notify, corpora_folder
+from egg.data.corpus import ALL, SPLITS
+from egg.data.errors import DataError
+from egg.data.parquet import check_column, column_bytes
+from egg.data.source import Contents, Reader, Source
 
 MINIPILE = "JeanKaddour/minipile"
 """The hub's name of MiniPile: 1,000,000, 500 and 10,000 documents, about 6 GB of text."""

@@ -11,9 +11,9 @@ from math import lcm
 from pathlib import Path
 from typing import Any
 
-from data.corpus import ALL, SPLITS, Corpus, split_path
-from data.errors import DataError
-from data.source import Contents, Document, Reader, Source
+from egg.data.corpus import ALL, SPLITS, Corpus, split_path
+from egg.data.errors import DataError
+from egg.data.source import Contents, Document, Reader, Source
 
 BLOCK = 1 << 20
 """Bytes read at a time from a prepared corpus."""

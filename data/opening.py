@@ -7,15 +7,15 @@ import os
 import shutil
 from pathlib import Path
 
-from data import minipile
-from data.cache import Notify, corpus_folder, locked, partial_folder, remove_lock, writing
-from data.corpus import Corpus, DamagedCorpus, load_corpus
-from data.errors import DataError
-from data.local import glob_source, path_source
-from data.mixture import mixture_source, parse_mixture, rewritten
-from data.source import Source
-from data.stdlib import stdlib_source
-from data.tokens import prepare
+from egg.data import minipile
+from egg.data.cache import Notify, corpus_folder, locked, partial_folder, remove_lock, writing
+from egg.data.corpus import Corpus, DamagedCorpus, load_corpus
+from egg.data.errors import DataError
+from egg.data.local import glob_source, path_source
+from egg.data.mixture import mixture_source, parse_mixture, rewritten
+from egg.data.source import Source
+from egg.data.stdlib import stdlib_source
+from egg.data.tokens import prepare
 
 NAMED = ("stdlib", "minipile")
 """What is no path, whatever lies there; anything else is one if something does."""
@@ -32,9 +32,9 @@ def open_corpus(
     """Return the corpus of a specification, prepared first if the cache does not have it yet.
 
     spec : `stdlib`, the sources of the running interpreter's library; or `minipile`; or the path
-        of a file or folder, or a pattern such as `texts/**/*.md` (see `data.local`); or a data
-        set of the Hugging Face hub, `owner/name` (see `data.minipile`); or a mixture of such
-        with weights, `stdlib:2,path/to/file.jsonl:1` (see `data.mixture`); write `./stdlib` for
+        of a file or folder, or a pattern such as `texts/**/*.md` (see `egg.data.local`); or a data
+        set of the Hugging Face hub, `owner/name` (see `egg.data.minipile`); or a mixture of such
+        with weights, `stdlib:2,path/to/file.jsonl:1` (see `egg.data.mixture`); write `./stdlib` for
         a folder of that name
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
     column : the column or key of tables that holds the text

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataError
+from egg.data.errors import DataError
 
 BUFFER = 1 << 20
 """Bytes read at a time."""

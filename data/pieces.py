@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from data.cache import writing
-from data.corpus import split_path
-from data.source import Document
+from egg.data.cache import writing
+from egg.data.corpus import split_path
+from egg.data.source import Document
 
 PIECE = 64 << 20
 """Bytes between two lines of a journal."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from data.errors import DataError
-from data.parquet import parquet_documents, parquet_size
-from data.source import Document
+from egg.data.errors import DataError
+from egg.data.parquet import parquet_documents, parquet_size
+from egg.data.source import Document
 
 BLOCK = 1 << 20
 """Bytes read at a time."""

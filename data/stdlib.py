@@ -6,10 +6,10 @@ import platform
 import sysconfig
 from pathlib import Path
 
-from data.corpus import SPLITS
-from data.errors import DataError
-from data.local import facts, files_source, walk
-from data.source import Source
+from egg.data.corpus import SPLITS
+from egg.data.errors import DataError
+from egg.data.local import facts, files_source, walk
+from egg.data.source import Source
 
 # Left out: tests, and what was installed beside the library.
 SKIPPED = frozenset(["__pycache__", "dist-packages", "idle_test", "site-packages", "test", "tests"])

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.cache import Notify, partial_folder, writing
-from data.corpus import ALL, FORMAT, MANIFEST, fingerprint_of
-from data.errors import DataError
-from data.pieces import Report, SplitWriter, journal_path, read_journal
-from data.source import Contents, Source
+from egg.data.cache import Notify, partial_folder, writing
+from egg.data.corpus import ALL, FORMAT, MANIFEST, fingerprint_of
+from egg.data.errors import DataError
+from egg.data.pieces import Report, SplitWriter, journal_path, read_journal
+from egg.data.source import Contents, Source
 
 SOURCE = "source.json"
 """What a partial folder is a part of; the finished folder has the manifest instead."""

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from egg.errors import EggError
+from egg.kernels.arithmetic import MIN_BRANCHES, VOTE_ROWS
+from egg.kernels.layout import BackendError, Shape
 from egg.optimizer import STEP_BITS, default_step_size
-from kernels.arithmetic import MIN_BRANCHES, VOTE_ROWS
-from kernels.layout import BackendError, Shape
 
 FORMAT = 2  # of config.json
 VOCABULARY = 256

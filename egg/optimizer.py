@@ -4,7 +4,7 @@ from math import isqrt
 
 import numpy as np
 
-from kernels.arithmetic import REWARD_MASTER_BITS, cosine_table, normal_quantile_sixteenths
+from egg.kernels.arithmetic import REWARD_MASTER_BITS, cosine_table, normal_quantile_sixteenths
 
 STEP_BITS = 16  # fractional bits of a step size
 SHARE_BITS = 17  # fractional bits of how much of a schedule is done: half a turn of the cosine

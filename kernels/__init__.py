@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from kernels.backend import Adapter, Backend, Draw, Noise, Votes
-from kernels.layout import AdapterShape, BackendError, Shape
+from egg.kernels.backend import Adapter, Backend, Draw, Noise, Votes
+from egg.kernels.layout import AdapterShape, BackendError, Shape
 
 __all__ = [
     "BACKENDS", "Adapter", "AdapterShape", "Backend", "BackendError", "Draw", "Noise", "Shape", "Votes",
@@ -32,16 +32,16 @@ def get_backend(
     if device is not None and name != "cupy":
         raise BackendError(f"device {device}: backend {name} has no devices; choose backend cupy")
     if name == "cupy":
-        from kernels import cuda
+        from egg.kernels import cuda
 
         backend, why = cuda.load(device or 0), "asked for"
     elif name == "numpy":
-        from kernels.reference import NumpyBackend
+        from egg.kernels.reference import NumpyBackend
 
         backend, why = NumpyBackend(), "asked for"
     else:
         try:
-            from kernels.cpu import load
+            from egg.kernels.cpu import load
 
             why = "asked for" if name == "numba" else "the fastest here"
             backend = load(threads, notify)
@@ -50,7 +50,7 @@ def get_backend(
                 raise
             if name == "numba":
                 raise BackendError(f"backend numba: {error}; pip install numba") from error
-            from kernels.reference import NumpyBackend
+            from egg.kernels.reference import NumpyBackend
 
             backend, why = NumpyBackend(), f"numba cannot be imported ({error})"
     if notify:
@@ -65,16 +65,16 @@ def get_coder(backend: Backend):
     """
     if backend.name != "numpy":
         try:
-            from kernels.cpu import load
+            from egg.kernels.cpu import load
 
             if backend.name != "numba":
                 load()  # which says where compiled code is kept
-            from kernels.cpu import coder
+            from egg.kernels.cpu import coder
 
             return coder
         except ModuleNotFoundError as error:
             if error.name not in ("numba", "llvmlite"):
                 raise
-    from kernels import coder
+    from egg.kernels import coder
 
     return coder

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kernels.layout import BackendError
+from egg.kernels.layout import BackendError
 
 VECTOR, DOT, SCALAR, MEMORY, CONTROL, FLOATING = CLASSES = (
     "integer vector", "dot product", "scalar integer", "memory and moves", "control", "floating point",

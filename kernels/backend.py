@@ -1,14 +1,13 @@
 """What a backend does: a few coarse calls, the same on NumPy, Numba and CUDA, equal byte for byte.
 
-The calls take and return NumPy arrays. ``kernels.reference`` is their definition, docs/arithmetic.md the text.
+The calls take and return NumPy arrays. ``egg.kernels.reference`` is their definition, docs/arithmetic.md the text.
 """
 
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-
-from kernels.layout import AdapterShape, Layout, Shape
+from egg.kernels.layout import AdapterShape, Layout, Shape
 
 
 @dataclass(frozen=True)

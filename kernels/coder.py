@@ -1,12 +1,11 @@
 """Arithmetic coding of bytes by a model's logits, in integers: docs/compression.md is its definition bit for bit.
 
 A range coder: the code is a number in [0, 1), written byte by byte, that lies in an interval which each byte
-narrows to its share. ``kernels.cpu.coder`` is the same, compiled.
+narrows to its share. ``egg.kernels.cpu.coder`` is the same, compiled.
 """
 
 import numpy as np
-
-from kernels.arithmetic import coding_table
+from egg.kernels.arithmetic import coding_table
 
 FLOOR = 1 << 56  # the range stays at or above it: 2**22 times what weights can sum to
 FULL = (1 << 64) - 1  # the range at the beginning, and the mask of 64 bits

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-
-from kernels.arithmetic import VOCABULARY
+from egg.kernels.arithmetic import VOCABULARY
 
 HIDDEN_SIZES = (16, 64, 256, 1024)
 MAX_RANK = 16  # of an adapter: one vector of lanes

@@ -2,16 +2,15 @@
 
 Arrays carry their axes in their names' suffixes where it helps: m members or sequences, b streams, n outputs, k inputs,
 l layers, d hidden. Sums are int64, wider than any needs; the bounds the fast backends rely on are asserted.
-Recipe ``egg`` goes on in ``kernels.reference_branches``.
+Recipe ``egg`` goes on in ``egg.kernels.reference_branches``.
 """
 
 from dataclasses import dataclass, field
 from math import isqrt
 
 import numpy as np
-
-from kernels import philox
-from kernels.arithmetic import (
+from egg.kernels import philox
+from egg.kernels.arithmetic import (
     FINE,
     FRACTION_BITS,
     LIMIT,
@@ -29,9 +28,9 @@ from kernels.arithmetic import (
     round_shift,
     shift_right,
 )
-from kernels.backend import Noise, Votes
-from kernels.layout import AdapterShape, Layout, Shape
-from kernels.reference_branches import Ballot, Branches, Byte, vote
+from egg.kernels.backend import Noise, Votes
+from egg.kernels.layout import AdapterShape, Layout, Shape
+from egg.kernels.reference_branches import Ballot, Branches, Byte, vote
 
 BLOCK_MEMBERS = 256  # that run together; bounds memory, not results
 BLOCK_LOGITS = 1 << 20  # of branches that are scored together, likewise
@@ -247,7 +246,7 @@ def _full_rank_signs(noise: Noise, direction: int, parameters: int) -> np.ndarra
 
 
 class NumpyBackend:
-    """The definition; see ``kernels.backend`` for what each call takes and returns."""
+    """The definition; see ``egg.kernels.backend`` for what each call takes and returns."""
 
     name = "numpy"
     description = "NumPy reference (slow)"

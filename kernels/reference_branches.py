@@ -8,9 +8,8 @@ that the fast backends rely on are asserted.
 from dataclasses import dataclass
 
 import numpy as np
-
-from kernels import philox
-from kernels.arithmetic import (
+from egg.kernels import philox
+from egg.kernels.arithmetic import (
     BRANCH_BITS,
     BRANCH_LIMIT,
     BRANCH_MEAN,
@@ -25,8 +24,8 @@ from kernels.arithmetic import (
     round_shift,
     shift_right,
 )
-from kernels.backend import Draw
-from kernels.layout import Layout
+from egg.kernels.backend import Draw
+from egg.kernels.layout import Layout
 
 MOVE_LIMIT = BRANCH_LIMIT << BRANCH_BITS  # of a logit, with its fractional bits
 FALLS = LIMIT + BRANCH_LIMIT + 128 + 1  # how far below the top a branch's logit can be: 0 to 303

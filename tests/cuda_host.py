@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from kernels.cuda.sources import KERNELS, source
+from egg.kernels.cuda.sources import KERNELS, source
 
 HEADER = Path(__file__).parent / "cuda_host.h"
 FLAGS = "-std=c++17 -O1 -w -fwrapv -fno-strict-aliasing -shared -fPIC".split()
@@ -28,7 +27,7 @@ extern "C" int parameters_KERNEL() { return host::parameters(KERNEL); }
 
 
 class HostDevice:
-    """Stands in for kernels.cuda.device.CupyDevice."""
+    """Stands in for egg.kernels.cuda.device.CupyDevice."""
 
     description = "CUDA sources on the CPU"
 

@@ -1,8 +1,7 @@
 """Text that tests learn from: a small vocabulary with structure, the same on every machine."""
 
 import numpy as np
-
-from kernels.philox import words
+from egg.kernels.philox import words
 
 WORDS = (
     "the of and integer evolution member votes weight reads text sign group stream byte state norm gate head "

@@ -5,9 +5,10 @@ import signal
 
 import numpy as np
 import pytest
+from egg.kernels import Adapter, Shape, get_backend
 from synthetic import documents
 
-import data
+from egg import data
 from egg.cli.corpus import CorpusText
 from egg.errors import EggError
 from egg.model.adapter import (
@@ -20,7 +21,6 @@ from egg.model.adapter import (
 )
 from egg.model.network import read_model
 from egg.run.adaptation import AdapterEvolution, adapt
-from kernels import Adapter, Shape, get_backend
 
 FLAGS = "--streams 8 --seq-len 8 --backend numpy --eval-bytes 2000".split()
 

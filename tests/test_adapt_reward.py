@@ -5,6 +5,8 @@ import signal
 
 import numpy as np
 import pytest
+from egg.kernels import Adapter, Noise, Shape, get_backend
+from egg.kernels.reference import cast_adapter_pair_votes
 
 from egg import rewards
 from egg.evolution.reward import RewardEvolution, RewardSettings, pair_fitness, write
@@ -13,8 +15,6 @@ from egg.model.network import read_model
 from egg.model.parameters import initial_weights
 from egg.model.sample import Sampling, generate
 from egg.rewards.process import takes_prompt
-from kernels import Adapter, Noise, Shape, get_backend
-from kernels.reference import cast_adapter_pair_votes
 
 BACKEND = get_backend("numpy")
 SHAPE = Shape(16, 1)
@@ -128,7 +128,7 @@ def test_members_write_what_sampling_writes():
 
 
 def test_pair_votes_are_sums_of_outer_products():
-    from kernels import philox
+    from egg.kernels import philox
 
     fitness = np.array([3, 0, -127])
     votes = LAYOUT.views(cast_adapter_pair_votes(LAYOUT, fitness, Noise(5, 9, 3)))

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-
-from kernels import Adapter, AdapterShape, BackendError, Draw, Noise, Shape, get_backend
-from kernels.arithmetic import adapter_lift, product_shift
+from egg.kernels import Adapter, AdapterShape, BackendError, Draw, Noise, Shape, get_backend
+from egg.kernels.arithmetic import adapter_lift, product_shift
 
 REFERENCE = get_backend("numpy")
 

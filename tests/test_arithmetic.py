@@ -3,10 +3,10 @@
 import numpy as np
 import oracle
 import pytest
+from egg.kernels import arithmetic, philox, reference
+from egg.kernels.layout import BackendError, Shape
 
 from egg.model.parameters import initial_weights
-from kernels import arithmetic, philox, reference
-from kernels.layout import BackendError, Shape
 
 
 def test_tables_equal_the_oracles():
@@ -77,7 +77,7 @@ def test_norm_over_every_value_gain_and_mean():
 
 def test_reciprocal_division_is_exact_for_every_product_and_divisor():
     pytest.importorskip("numba")
-    from kernels.cpu.reciprocal import reciprocals
+    from egg.kernels.cpu.reciprocal import reciprocals
 
     factors, shifts = reciprocals()
     v = np.arange(-127 * 127, 127 * 127 + 1)

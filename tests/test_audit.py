@@ -6,9 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-
-from kernels import BackendError, audit, get_backend
-from kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR, Code, classify
+from egg.kernels import BackendError, audit, get_backend
+from egg.kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR, Code, classify
 
 numba = pytest.importorskip("numba")
 pytest.importorskip("capstone")
@@ -17,7 +16,7 @@ pytest.importorskip("capstone")
 @pytest.fixture(scope="module")
 def catalog():
     backend = get_backend("numba", threads=1)
-    from kernels.cpu import catalog
+    from egg.kernels.cpu import catalog
 
     catalog.compile_all(backend)
     catalog.backend = backend
@@ -73,7 +72,7 @@ def test_no_compiled_kernel_is_left_out(catalog):
     known = {id(kernel.dispatcher) for kernel in catalog.kernels(catalog.backend).values()}
     found = 0
     for name, module in list(sys.modules.items()):
-        if name.startswith("kernels.cpu.") and name != "kernels.cpu.peak":
+        if name.startswith("egg.kernels.cpu.") and name != "egg.kernels.cpu.peak":
             for value in vars(module).values():
                 if isinstance(value, numba.core.dispatcher.Dispatcher) and value.overloads:
                     assert id(value) in known, value

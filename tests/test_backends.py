@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from kernels import BackendError, Draw, Noise, Shape, get_backend
-from kernels.reference import scores
+from egg.kernels import BackendError, Draw, Noise, Shape, get_backend
+from egg.kernels.reference import scores
 
 VECTORS = Path(__file__).parent / "vectors"
 REFERENCE = get_backend("numpy")
@@ -145,7 +144,7 @@ def test_branch_votes_equal(fast, hidden_size, num_layers):
 
 
 def test_branch_votes_in_tiny_blocks(fast, monkeypatch):
-    from kernels.cpu import backend
+    from egg.kernels.cpu import backend
 
     monkeypatch.setattr(backend, "BLOCK_BYTES", 1)
     shape, rng = Shape(64, 1), np.random.default_rng(5)

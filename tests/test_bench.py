@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from egg.kernels import Shape, get_backend
+from egg.kernels.reference import NumpyBackend
 
 from egg.bench import cases as bench
 from egg.bench import check as bench_check
@@ -12,8 +14,6 @@ from egg.bench.cases import Case, Job, Work, make_ready, plan
 from egg.bench.timing import Patience, Row, measure
 from egg.cli import bench as cli_bench
 from egg.errors import EggError
-from kernels import Shape, get_backend
-from kernels.reference import NumpyBackend
 
 SMALL = "--hidden-size 16 --num-layers 1 --readers 4 --backend numpy --seconds 0".split()
 ROW = {"name", "recipe", "hidden_size", "num_layers", "readers", "tokens_per_second",
@@ -265,7 +265,7 @@ def test_the_backends_pass_the_check():
 def test_the_peak_kernel_computes_dot_products():
     pytest.importorskip("numba")
     get_backend("numba")  # chooses the instruction set
-    from kernels.cpu import peak
+    from egg.kernels.cpu import peak
 
     for rows, vectors in peak.TILES:
         x, w, out = peak.operands(rows, vectors)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import forge
+from egg.kernels import Shape
 from safetensors.numpy import load_file, save_file
 
 import egg as library
@@ -15,7 +16,6 @@ from egg.config import Config, ModelConfig, to_json
 from egg.errors import EggError
 from egg.model import checkpoint
 from egg.model.state import STEP, Form
-from kernels import Shape
 
 SHAPE = Shape(16, 1)
 LAYOUT = {"step": STEP, "states": Form((4, 1, 16), np.int8, -127, 127)}

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from egg.kernels import Noise, Shape, get_backend
+from egg.kernels.philox import FULL_RANK_SIGNS, words
 from synthetic import documents
 
 from egg.bench.cases import ArrayText
 from egg.evolution.classic import ClassicEvolution, ClassicSettings, read_pair
 from egg.model.evaluate import evaluate
 from egg.model.parameters import initial_weights
-from kernels import Noise, Shape, get_backend
-from kernels.philox import FULL_RANK_SIGNS, words
 
 REFERENCE = get_backend("numpy")
 TEXT = np.frombuffer(b"".join(b"\0" + d for d in documents(40)), np.uint8)
@@ -32,7 +32,7 @@ def test_a_weight_moves_by_its_own_bit():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_noise_equals_and_is_taken_off_again(numba, monkeypatch, size):
-    from kernels.cpu import backend
+    from egg.kernels.cpu import backend
 
     monkeypatch.setattr(backend, "LARGE", 2048)  # many threads have something to do
     weights = np.random.default_rng(size).integers(-111, 112, size).astype(np.int8)

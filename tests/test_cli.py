@@ -113,7 +113,7 @@ def test_eval_says_what_the_end_of_training_says(train, egg, tmp_path):
 
 
 def test_the_end_of_a_run_tells_how_good_it_is(train, egg, tables, tmp_path):
-    import data
+    from egg import data
     from egg.model.baselines import baselines
 
     run = tmp_path / "a run"
@@ -165,7 +165,7 @@ def test_eval_of_other_splits_and_other_text(train, egg, tmp_path, book):
 
 
 def test_eval_beside_simpler_models(train, egg, tmp_path, tables):
-    import data
+    from egg import data
     from egg.model.baselines import baselines, strong_baselines
 
     run = tmp_path / "run"
@@ -388,7 +388,7 @@ def test_train_py_is_egg_train(tables, tmp_path):
 
 def test_the_first_command_learns(tmp_path):
     """The README's first command, shortened: it must do better than any code of single bytes."""
-    import data
+    from egg import data
 
     command = "--preset quickstart --tokens 100K --threads 2".split()
     done = subprocess.run(
@@ -828,7 +828,7 @@ def test_figures_are_short():
 
 
 def test_measured_bits_are_those_of_the_weights(train, tmp_path, tables):
-    import data
+    from egg import data
     from egg.model.evaluate import evaluate
     from egg.model.network import load
 

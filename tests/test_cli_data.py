@@ -3,7 +3,7 @@
 import pytest
 from conftest import TEXTS
 
-import data
+from egg import data
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from egg.kernels import Shape, get_backend
 
 from egg.errors import EggError
 from egg.model import compress as module
 from egg.model.compress import HEADER, compress, decompress, model_hash
 from egg.model.evaluate import evaluate
-from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 2)
 WEIGHTS = (np.random.default_rng(1).standard_normal(SHAPE.parameters) * 16).astype(np.int8)

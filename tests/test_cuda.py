@@ -10,15 +10,14 @@ import weakref
 import cuda_host
 import numpy as np
 import pytest
+from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
+from egg.kernels.cuda import backend as cuda_backend
+from egg.kernels.cuda import compiler, peak, sources
+from egg.kernels.cuda.backend import CupyBackend
+from egg.kernels.cuda.device import CupyDevice
+from egg.kernels.cuda.sources import KERNELS, SHAPED, defines, source, tile_for
 from test_backends import text_of, weights_of
 from test_golden import PINNED, golden
-
-from kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
-from kernels.cuda import backend as cuda_backend
-from kernels.cuda import compiler, peak, sources
-from kernels.cuda.backend import CupyBackend
-from kernels.cuda.device import CupyDevice
-from kernels.cuda.sources import KERNELS, SHAPED, defines, source, tile_for
 
 REFERENCE = get_backend("numpy")
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10}  # bytes a block may have
@@ -257,7 +256,7 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
 
     monkeypatch.setattr("egg.cli.bench.get_backend", lambda *args, **settings: one)
     monkeypatch.setattr("egg.cli.bench.check", lambda backend, branches: None)
-    monkeypatch.setattr("kernels.cuda.peak.Peak", Peak)
+    monkeypatch.setattr("egg.kernels.cuda.peak.Peak", Peak)
     command = "bench --backend cupy --only forward --hidden-size 16 --num-layers 2".split()
     command += ["--readers", "16", "--seconds", "0"]
     status, out, err = egg(*command, "--json")

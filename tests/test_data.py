@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from data import SPLITS, Corpus, DataError, open_corpus
-from data.stdlib import stdlib_files, stdlib_split
+from egg.data import SPLITS, Corpus, DataError, open_corpus
+from egg.data.stdlib import stdlib_files, stdlib_split
 
 ROOT = Path(__file__).parent.parent
 
@@ -247,8 +246,8 @@ def test_manifest_has_the_sha256_of_each_file(tmp_path):
 
 def test_import_reads_nothing_and_loads_no_heavy_library():
     code = (
-        "import sys, data; "
-        "print([m for m in ('pyarrow', 'datasets', 'tqdm', 'kernels', 'egg') if m in sys.modules])"
+        "import sys, egg.data\n"
+        "print([m for m in ('pyarrow', 'datasets', 'tqdm', 'egg.kernels', 'egg.model') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -6,12 +6,11 @@ from fractions import Fraction
 
 import pytest
 import zstandard
-
-from data import DataError, open_corpus
-from data import pieces as pieces_module
-from data.cache import corpus_folder, partial_folder
-from data.mixture import mixture_source, parse_mixture, rewritten
-from data.tokens import prepare
+from egg.data import DataError, open_corpus
+from egg.data import pieces as pieces_module
+from egg.data.cache import corpus_folder, partial_folder
+from egg.data.mixture import mixture_source, parse_mixture, rewritten
+from egg.data.tokens import prepare
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -207,8 +206,7 @@ def test_mixture_needs_something_to_train_on(parts):
 def test_every_reader_goes_on_where_it_was_interrupted(parts, monkeypatch, kind):
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from data.local import path_source
+    from egg.data.local import path_source
 
     monkeypatch.setattr(pieces_module, "PIECE", 500)
     if kind == "mixture":

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from data import DataError, clear, describe, list_corpora, open_corpus
-from data.cache import locked, partial_folder
+from egg.data import DataError, clear, describe, list_corpora, open_corpus
+from egg.data.cache import locked, partial_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -101,7 +100,9 @@ def test_clear_takes_damaged_and_begun_corpora_too(books):
 def test_clear_leaves_what_another_process_prepares(books):
     folder = open_corpus(str(books / "one.txt")).folder
     with locked(folder, print):
-        code = "from data import clear, DataError\ntry: clear()\nexcept DataError as e: print(e)"
+        code = (
+            "from egg.data import clear, DataError\ntry: clear()\nexcept DataError as e: print(e)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         )

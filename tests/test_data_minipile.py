@@ -12,10 +12,9 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from data import SPLITS, DataError, minipile, open_corpus
-from data import pieces as pieces_module
-from data.cache import corpora_folder
+from egg.data import SPLITS, DataError, minipile, open_corpus
+from egg.data import pieces as pieces_module
+from egg.data.cache import corpora_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -174,7 +173,7 @@ def test_without_network_one_line_names_the_ways_out(tmp_path):
     # A port where nobody listens, for real: not one retry of datasets may come into it.
     code = (
         "import sys\n"
-        "from data import DataError, open_corpus\n"
+        "from egg.data import DataError, open_corpus\n"
         "try:\n    open_corpus(sys.argv[1])\n"
         "except DataError as error:\n    print(error)\n"
     )

@@ -9,13 +9,12 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-
-from data import DataError, open_corpus
-from data import pieces as pieces_module
-from data.cache import corpus_folder, partial_folder
-from data.local import path_source
-from data.source import Contents, Source
-from data.tokens import prepare
+from egg.data import DataError, open_corpus
+from egg.data import pieces as pieces_module
+from egg.data.cache import corpus_folder, partial_folder
+from egg.data.local import path_source
+from egg.data.source import Contents, Source
+from egg.data.tokens import prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -206,7 +205,7 @@ def test_partial_preparation_of_another_version_is_begun_anew(cache, monkeypatch
 HOLD = """
 import sys, time
 from pathlib import Path
-from data.cache import locked
+from egg.data.cache import locked
 with locked(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)
@@ -214,7 +213,7 @@ with locked(Path(sys.argv[1]), print):
 
 OPEN = """
 import sys
-from data import open_corpus
+from egg.data import open_corpus
 corpus = open_corpus(sys.argv[1], notify=lambda line: print(line, flush=True))
 print(corpus.fingerprint)
 """
@@ -287,7 +286,7 @@ def test_a_line_of_a_gigabyte(tmp_path, name, gib):
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_AS, ({gib} << 30, {gib} << 30))
-from data import open_corpus
+from egg.data import open_corpus
 print(open_corpus({str(path)!r}).bytes("all"))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from data import read_chunks, stream_starts
+from egg.data import read_chunks, stream_starts
 
 
 def test_starts_are_equally_spaced():

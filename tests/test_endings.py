@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from egg.kernels import Shape, get_backend
 
 from egg.model import continuations as module
 from egg.model import endings
@@ -10,7 +11,6 @@ from egg.model.endings import score_endings
 from egg.model.evaluate import evaluate, surprises
 from egg.model.network import Model
 from egg.model.sample import Sampling
-from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 2)
 NUMPY = get_backend("numpy")

@@ -8,11 +8,11 @@ import subprocess
 
 import numpy as np
 import pytest
+from egg.kernels import Shape, get_backend
 
 from egg.export.c import c_source
 from egg.model.evaluate import evaluate, surprises
 from egg.model.network import Model
-from kernels import Shape, get_backend
 
 NUMPY = get_backend("numpy")
 STRICT = "-std=c99 -Wall -Wextra -Werror".split()

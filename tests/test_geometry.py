@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 from conftest import SMALL
+from egg.kernels import Shape, get_backend
+from egg.kernels.reference import Model
 
 from egg.errors import EggError
 from egg.model.parameters import initial_weights
 from egg.study.geometry import FEWEST, measure_cloud
 from egg.study.manifolds import MANIFOLDS, cloud
 from egg.study.states import hidden_states
-from kernels import Shape, get_backend
-from kernels.reference import Model
 
 pytest.importorskip("skdim")
 PNG = b"\x89PNG"

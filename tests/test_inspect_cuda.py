@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from egg.kernels import BackendError, Shape, cuda
+from egg.kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR
+from egg.kernels.cuda import compiler, sass, sources, toolkit
 
 from egg.inspect import kernels_cuda
-from kernels import BackendError, Shape, cuda
-from kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR
-from kernels.cuda import compiler, sass, sources, toolkit
 
 TEXT = """
 //--------------------- .text.halve          --------------------------

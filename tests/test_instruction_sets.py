@@ -10,8 +10,7 @@ import pytest
 pytest.importorskip("numba")
 
 import llvmlite.binding as llvm  # noqa: E402
-
-from kernels.cpu.isa import INSTRUCTION_SETS  # noqa: E402
+from egg.kernels.cpu.isa import INSTRUCTION_SETS  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -28,7 +27,7 @@ def test_golden_runs_under(instruction_set):
     program = """
 import sys
 from test_golden import PINNED, RUNS, golden
-from kernels import get_backend
+from egg.kernels import get_backend
 assert get_backend("numba").description.startswith("Numba, " + sys.argv[1])
 for run in RUNS:
     for threads in (1, 2, 3):
@@ -45,7 +44,7 @@ for run in RUNS:
 
 
 def test_a_second_instruction_set_in_one_process_is_refused(monkeypatch):
-    from kernels import BackendError, get_backend
+    from egg.kernels import BackendError, get_backend
 
     used = get_backend("numba").description
     other = next(s for s in INSTRUCTION_SETS if has(s) and s.description not in used)
@@ -56,9 +55,8 @@ def test_a_second_instruction_set_in_one_process_is_refused(monkeypatch):
 
 def test_neon_compiles_to_dot_products(monkeypatch):
     """No machine here runs it: what LLVM makes of a tile's step for AArch64 is at least the instruction meant."""
+    from egg.kernels.cpu import simd
     from llvmlite import ir
-
-    from kernels.cpu import simd
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from conftest import SMALL
+from egg.kernels import Shape, get_backend
 
 from egg.cli import intrinsic_dimension as cli_intrinsic_dimension
 from egg.errors import EggError
@@ -28,7 +29,6 @@ from egg.study.intrinsic_dimension import (
     tune,
 )
 from egg.study.intrinsic_dimension_view import told
-from kernels import Shape, get_backend
 
 SHAPE = Shape(16, 1)
 MOVING = evolving(SHAPE)

@@ -9,11 +9,10 @@ import make_vectors
 import numpy as np
 import oracle
 import pytest
-
-from kernels import get_backend
-from kernels.arithmetic import branch_table
-from kernels.backend import Draw
-from kernels.layout import Shape
+from egg.kernels import get_backend
+from egg.kernels.arithmetic import branch_table
+from egg.kernels.backend import Draw
+from egg.kernels.layout import Shape
 
 
 @pytest.fixture(autouse=True)

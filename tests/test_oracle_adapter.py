@@ -5,13 +5,13 @@ import numpy as np
 import oracle
 import oracle_adapter
 import pytest
+from egg.kernels import get_backend
+from egg.kernels.backend import Adapter, Draw, Noise
+from egg.kernels.layout import AdapterShape, Shape
 
 from egg.evolution.reward import pair_fitness
 from egg.model.adapter import initial_factors, merge
 from egg.optimizer import ranked_multiplier
-from kernels import get_backend
-from kernels.backend import Adapter, Draw, Noise
-from kernels.layout import AdapterShape, Shape
 
 REFERENCE = get_backend("numpy")
 SEED = 2**63 + 11

@@ -46,7 +46,7 @@ def test_one_run_is_drawn_into_its_folder(egg, runs):
 
 
 def test_the_lines_are_those_of_the_measured_text(egg, runs, tables):
-    import data
+    from egg import data
     from egg.model.baselines import baselines
 
     corpus = data.open_corpus(str(tables))

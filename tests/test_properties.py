@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 from conftest import forge
+from egg.data import DataError, open_corpus, read_chunks
+from egg.data.source import Contents, Source
+from egg.data.tokens import prepare
+from egg.kernels import Shape
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data import DataError, open_corpus, read_chunks
-from data.source import Contents, Source
-from data.tokens import prepare
 from egg.config import EvolutionConfig
 from egg.errors import EggError
 from egg.evolution.branches import BranchEvolution
@@ -18,7 +19,6 @@ from egg.model import checkpoint
 from egg.model.state import Form, check_state
 from egg.ranks.distributed import Ranks
 from egg.run.trainer import Trainer
-from kernels import Shape
 
 # The fixtures give folders and caches, which examples may share.
 FEW = settings(

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from egg.kernels import BackendError, Shape, get_backend, philox
+from egg.kernels.arithmetic import sampling_table, sampling_weights
 
 from egg.cli.sample import Screen
 from egg.errors import EggError
 from egg.model import sample as module
 from egg.model.network import Model, load
 from egg.model.sample import Sampling, choose, draws, in_order, inverse
-from kernels import BackendError, Shape, get_backend, philox
-from kernels.arithmetic import sampling_table, sampling_weights
 
 ROOT = Path(__file__).parent.parent
 SHAPE = Shape(16, 1)

@@ -37,7 +37,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import data
+from egg import data
 
 POINTS = [k * 1000 for k in (125, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 10000)]
 LANES, PIECE = 64, 256  # of the validation split: lanes read side by side, bytes at a time

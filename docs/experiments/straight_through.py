@@ -32,14 +32,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from backprop import LANES, TURNS, Streams, bits_per_byte, options_of, splits, train
+from egg.kernels import Shape
+from egg.kernels.arithmetic import LIMIT, SIXTEENTHS, WINDOW, product_shift
 from torch import nn
 from torch.nn import functional
 
 import egg
 from egg.model import checkpoint
 from egg.model.parameters import initial_weights
-from kernels import Shape
-from kernels.arithmetic import LIMIT, SIXTEENTHS, WINDOW, product_shift
 
 BIT = math.log(2) / SIXTEENTHS  # nats in a logit's unit
 LAST_STEP = 0.05

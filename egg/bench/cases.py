@@ -20,13 +20,13 @@ from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evolution.classic import ClassicSettings, read_pair
 from egg.evolution.recipes import evolution
+from egg.kernels.arithmetic import FIRST_SHIFTS, LIMIT, MASTER_BITS, MIN_BRANCHES, VOCABULARY
+from egg.kernels.backend import Backend, Draw, Noise
+from egg.kernels.layout import BackendError, Shape
+from egg.kernels.philox import words
 from egg.model.evaluate import evaluate
 from egg.model.parameters import initial_weights
 from egg.model.sample import Sampling, stream
-from kernels.arithmetic import FIRST_SHIFTS, LIMIT, MASTER_BITS, MIN_BRANCHES, VOCABULARY
-from kernels.backend import Backend, Draw, Noise
-from kernels.layout import BackendError, Shape
-from kernels.philox import words
 
 NAMES = {
     "forward": "readers read a chunk of text with unperturbed weights",

@@ -3,10 +3,10 @@
 import numpy as np
 
 from egg.errors import EggError
-from kernels import get_backend
-from kernels.arithmetic import MASTER_BITS, MIN_BRANCHES, REWARD_MASTER_BITS
-from kernels.backend import Backend, Draw, Noise
-from kernels.layout import Shape
+from egg.kernels import get_backend
+from egg.kernels.arithmetic import MASTER_BITS, MIN_BRANCHES, REWARD_MASTER_BITS
+from egg.kernels.backend import Backend, Draw, Noise
+from egg.kernels.layout import Shape
 
 SHAPES = (Shape(16, 1), Shape(64, 2), Shape(256, 1))
 STREAMS, LENGTH = 3, 5

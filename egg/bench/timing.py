@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from egg.bench.cases import Case, Job, Work, make_ready
-from kernels.backend import Backend
-from kernels.layout import Shape
+from egg.kernels.backend import Backend
+from egg.kernels.layout import Shape
 
 
 @dataclass

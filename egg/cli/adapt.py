@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-import data
+from egg import data
 from egg.cli.corpus import facts, open_for_training, text_of
 from egg.cli.folders import folder_for
 from egg.cli.options import (
@@ -25,6 +25,7 @@ from egg.cli.options import (
 from egg.config import Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
 from egg.evolution.branches import BranchEvolution
+from egg.kernels import get_backend
 from egg.model import checkpoint, hub
 from egg.model.adapter import (
     ADAPTER,
@@ -46,7 +47,6 @@ from egg.run.origin import made_with
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
 from egg.view.figures import count, duration
-from kernels import get_backend
 
 MEASUREMENTS = 20  # on the way
 

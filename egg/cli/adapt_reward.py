@@ -9,6 +9,7 @@ from egg.cli.folders import folder_for
 from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
+from egg.kernels import get_backend
 from egg.model import checkpoint, hub
 from egg.model.adapter import ADAPTER, KINDS, adapter_shape, base_hash, file_bytes
 from egg.model.network import read_model
@@ -18,7 +19,6 @@ from egg.rewards.process import Reward
 from egg.run.log import METRICS
 from egg.run.origin import made_with
 from egg.run.signals import catch_signals
-from kernels import get_backend
 
 STEP_SIZE = 4.0  # int8 steps
 MEASUREMENTS = 20

@@ -14,8 +14,8 @@ from egg.bench.check import check, check_full_rank
 from egg.bench.timing import Patience, Row, measure
 from egg.cli.options import DeviceFlag, JsonFlag, ThreadsFlag, parse, say
 from egg.errors import EggError
+from egg.kernels import get_backend
 from egg.run.origin import commit, cpu_name, versions
-from kernels import get_backend
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ class Peaks:
         self._one: list[float] = []
         self._all: list[float] = []
         try:
-            from kernels.cpu import load
+            from egg.kernels.cpu import load
 
             self.threads = load(threads).threads  # chooses the instruction set
-            from kernels.cpu import simd
-            from kernels.cpu.peak import Peak
+            from egg.kernels.cpu import simd
+            from egg.kernels.cpu.peak import Peak
         except ModuleNotFoundError as error:
             self.threads = threads
             say(f"the CPU's peak cannot be measured: {error}")
@@ -163,7 +163,7 @@ class DevicePeaks:
     """The GPU's int8 rate in a large product of cuBLAS, measured beside every repeat of every row."""
 
     def __init__(self, backend):
-        from kernels.cuda.peak import Peak
+        from egg.kernels.cuda.peak import Peak
 
         self._peak, self._rates = Peak(backend.device), []
 

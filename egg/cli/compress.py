@@ -10,10 +10,10 @@ import tyro
 from egg.cli.bar import bar
 from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
 from egg.errors import EggError, telling
+from egg.kernels import get_backend
 from egg.model.checkpoint import WRITING, replace_file
 from egg.model.compress import HEADER, compress, decompress
 from egg.model.network import read_model
-from kernels import get_backend
 
 FileName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 OutName = Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="OUT")]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-import data
+from egg import data
 from egg.cli.options import say
 from egg.errors import EggError
 from egg.model.baselines import baselines, strong_baselines

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-import data
+from egg import data
 from egg.cli.options import parse, say
 from egg.errors import EggError
 from egg.view.figures import count

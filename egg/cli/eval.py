@@ -8,8 +8,7 @@ from typing import Annotated
 
 import tyro
 
-import data
-from data import SPLITS
+from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, simple_models, split_of, text_of
 from egg.cli.options import (
@@ -24,12 +23,13 @@ from egg.cli.options import (
     say,
     target_file,
 )
+from egg.data import SPLITS
 from egg.errors import EggError, telling
+from egg.kernels import get_backend
 from egg.model.adapter import read_adapter
 from egg.model.checkpoint import replace_file
 from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate
 from egg.model.network import read_model
-from kernels import get_backend
 
 
 @dataclass(frozen=True)

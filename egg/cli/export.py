@@ -7,17 +7,17 @@ from typing import Annotated
 
 import tyro
 
-import data
+from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, simple_models, text_of
 from egg.cli.options import BackendName, ColumnFlag, DeviceFlag, ThreadsFlag, one_of, parse, say
 from egg.errors import EggError, telling
 from egg.export.c import c_source
 from egg.export.huggingface import Measured, hub_files
+from egg.kernels import get_backend
 from egg.model import checkpoint, hub
 from egg.model.evaluate import count_words, evaluate
 from egg.model.network import read_model
-from kernels import get_backend
 
 SOURCE = "model.c"
 

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import tyro
 
-import data
-from data import SPLITS
+from egg import data
 from egg.cli.bar import steps_bar
 from egg.cli.corpus import split_of, text_of
 from egg.cli.options import (
@@ -20,11 +19,12 @@ from egg.cli.options import (
     parse,
     say,
 )
+from egg.data import SPLITS
 from egg.errors import EggError, telling
+from egg.kernels import get_backend
 from egg.model import checkpoint
 from egg.model.network import read_model, trained_for
 from egg.study.geometry import NEIGHBORS
-from kernels import get_backend
 
 GEOMETRY = "geometry.json"
 

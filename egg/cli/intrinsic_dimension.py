@@ -14,6 +14,7 @@ from egg.cli.corpus import open_for_training
 from egg.cli.options import BackendFlag, JsonFlag, ThreadsFlag, made_folder, number, parse, say
 from egg.config import EvolutionConfig
 from egg.errors import EggError, telling
+from egg.kernels import get_backend
 from egg.model import checkpoint
 from egg.model.adapter import base_hash
 from egg.model.evaluate import evaluate, sample
@@ -43,7 +44,6 @@ from egg.study.intrinsic_dimension_view import (
     print_measured,
 )
 from egg.view.figures import count
-from kernels import get_backend
 
 SUMMARY = "d90.json"
 

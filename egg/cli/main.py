@@ -6,12 +6,12 @@ import signal
 import sys
 import traceback
 
-from data import DataError
 from egg import __version__
 from egg.cli import completion
+from egg.data import DataError
 from egg.errors import EggError
+from egg.kernels import BackendError
 from egg.ranks import distributed
-from kernels import BackendError
 
 COMMANDS = {
     "train": ("egg.cli.train", "train a model, or go on with a run"),

@@ -17,7 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from egg.errors import EggError, telling
-from kernels import BACKENDS
+from egg.kernels import BACKENDS
 
 T = TypeVar("T")
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-import data
+from egg import data
 from egg.cli.options import parse, say
 from egg.errors import EggError
 from egg.model.evaluate import sample

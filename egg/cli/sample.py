@@ -11,11 +11,11 @@ import tyro
 
 from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
 from egg.errors import EggError, telling
+from egg.kernels import get_backend
 from egg.model.adapter import read_adapter
 from egg.model.network import read_model
 from egg.model.sample import Sampling, in_order, prompt_bytes, stream
 from egg.view.screen import CONTROLS
-from kernels import get_backend
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import tyro
 
-from data import absolute
 from egg.cli.corpus import facts, open_for_training
 from egg.cli.folders import new_folder, refuse_a_run
 from egg.cli.options import BackendFlag, DeviceFlag, given, one_of, parse
@@ -30,9 +29,11 @@ from egg.config import (
     with_recipe,
     without_stops,
 )
+from egg.data import absolute
 from egg.errors import EggError, telling
 from egg.evolution.base import Evolution
 from egg.evolution.recipes import recipe_class
+from egg.kernels import get_backend
 from egg.model import checkpoint
 from egg.model.evaluate import sample
 from egg.model.state import check_memory
@@ -46,7 +47,6 @@ from egg.run.origin import made_with
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
 from egg.view.figures import count
-from kernels import get_backend
 
 # What a resumed run may change.
 ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "log_every", "checkpoint_every", "keep")

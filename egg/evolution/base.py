@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from egg.kernels.arithmetic import LIMIT
+from egg.kernels.backend import Backend
+from egg.kernels.layout import Layout, Shape
 from egg.model.parameters import initial_weights
 from egg.model.state import Form, check_state
 from egg.ranks.distributed import ALONE, Alone
-from kernels.arithmetic import LIMIT
-from kernels.backend import Backend
-from kernels.layout import Layout, Shape
 
 
 class Text(Protocol):

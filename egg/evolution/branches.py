@@ -5,10 +5,7 @@ from typing import Any
 import numpy as np
 
 from egg.evolution.base import Evolution, Text
-from egg.model.state import STEP, Form
-from egg.optimizer import SHARE_BITS, STEP_BITS, scheduled_step_size
-from egg.ranks.distributed import ALONE, Alone
-from kernels.arithmetic import (
+from egg.kernels.arithmetic import (
     FINE,
     FIRST_SHIFTS,
     LIMIT,
@@ -17,9 +14,12 @@ from kernels.arithmetic import (
     VOTE_LIMIT,
     VOTE_MEAN,
 )
-from kernels.backend import Backend, Draw, Votes
-from kernels.layout import Shape
-from kernels.philox import STREAM_ORDER, words
+from egg.kernels.backend import Backend, Draw, Votes
+from egg.kernels.layout import Shape
+from egg.kernels.philox import STREAM_ORDER, words
+from egg.model.state import STEP, Form
+from egg.optimizer import SHARE_BITS, STEP_BITS, scheduled_step_size
+from egg.ranks.distributed import ALONE, Alone
 
 STREAMS = 4096  # texts that take turns: few would tie the model to the documents they are in
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from egg.evolution.base import Text
 from egg.evolution.reward import pair_fitness
+from egg.kernels.arithmetic import FINE, LIMIT, REWARD_MASTER_BITS
+from egg.kernels.backend import Backend, Noise
+from egg.kernels.layout import Shape
+from egg.kernels.reference import scores
 from egg.optimizer import ranked_multiplier, scheduled_step_size
-from kernels.arithmetic import FINE, LIMIT, REWARD_MASTER_BITS
-from kernels.backend import Backend, Noise
-from kernels.layout import Shape
-from kernels.reference import scores
 
 
 @dataclass(frozen=True)

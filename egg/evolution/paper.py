@@ -3,12 +3,12 @@
 import numpy as np
 
 from egg.evolution.base import Evolution, Text
+from egg.kernels.arithmetic import LIMIT, SIXTEENTHS
+from egg.kernels.backend import Backend, Noise
+from egg.kernels.layout import Shape
 from egg.model.state import STEP, Form
 from egg.optimizer import sign_threshold
 from egg.ranks.distributed import ALONE, Alone
-from kernels.arithmetic import LIMIT, SIXTEENTHS
-from kernels.backend import Backend, Noise
-from kernels.layout import Shape
 
 
 class PaperEvolution(Evolution):

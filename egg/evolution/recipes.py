@@ -3,8 +3,8 @@
 from egg.evolution.base import Evolution, Text
 from egg.evolution.branches import BranchEvolution
 from egg.evolution.paper import PaperEvolution
+from egg.kernels.backend import Backend
 from egg.ranks.distributed import ALONE, Alone
-from kernels.backend import Backend
 
 
 def recipe_class(recipe: str) -> type[Evolution]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from egg.kernels import Adapter, AdapterShape, Noise
+from egg.kernels.arithmetic import LIMIT, REWARD_MASTER_BITS, sampling_weights
+from egg.kernels.backend import Backend
+from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import initial_factors
 from egg.model.sample import Sampling, choose, draws
 from egg.optimizer import ranked_multiplier, scheduled_step_size
-from kernels import Adapter, AdapterShape, Noise
-from kernels.arithmetic import LIMIT, REWARD_MASTER_BITS, sampling_weights
-from kernels.backend import Backend
-from kernels.reference import cast_adapter_pair_votes
 
 MEASURED = 256  # texts of the adapter as it is, in a measurement
 MEASURED_FROM = 1 << 31  # number of the first of them: no member draws what they draw

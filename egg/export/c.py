@@ -6,9 +6,9 @@ from math import isqrt
 
 import numpy as np
 
+from egg.kernels import Shape
+from egg.kernels.arithmetic import product_shift
 from egg.model.compress import model_hash
-from kernels import Shape
-from kernels.arithmetic import product_shift
 
 A_LINE = 24  # weights in a line: at most 120 columns
 LAYER = "ln1 w_f u_f b_f w_h u_h b_h ln2 w_up w_down".split()

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from egg.kernels import Shape
 from egg.model import checkpoint
 from egg.model.compress import model_hash
 from egg.model.evaluate import Evaluation
 from egg.report.plots import LOSS
 from egg.run.log import METRICS, VALIDATION, read_lines
 from egg.view.figures import count, duration
-from kernels import Shape
 
 CARD = "README.md"
 CURVE_ROWS = 12  # measurements in the card's table at the most

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.arithmetic import (
+from egg.kernels.arithmetic import (
     FINE,
     LIMIT,
     SIXTEENTHS,
@@ -14,8 +14,8 @@ from kernels.arithmetic import (
     floor_log2,
     log2_thresholds,
 )
-from kernels.philox import words
-from kernels.reference import scores
+from egg.kernels.philox import words
+from egg.kernels.reference import scores
 
 SPREADS = (0, 4, 8, 16, 32, 48)  # standard deviations of logits, in sixteenths of a bit
 ROWS = 4096  # of logits for each spread
@@ -44,7 +44,7 @@ def division() -> dict[str, Any]:
 
     Beside it floor(v * (1 / m)) in float64, which is not what division rounds to.
     """
-    from kernels.cpu.reciprocal import reciprocals
+    from egg.kernels.cpu.reciprocal import reciprocals
 
     factors, shifts = reciprocals()
     v = np.arange(-LIMIT * LIMIT, LIMIT * LIMIT + 1, dtype=np.int64)
@@ -70,7 +70,7 @@ def score_bias(spread: int) -> dict[str, float]:
     """
     drawn = words(0, STREAM, np.arange(ROWS), spread, VOCABULARY // 2)
     halves = drawn.astype("<u4").view("<u2").reshape(ROWS, VOCABULARY)
-    from kernels.arithmetic import normal_table
+    from egg.kernels.arithmetic import normal_table
 
     normal = normal_table()[halves].astype(np.int64)  # round(16 z)
     logits = np.clip((normal * spread) >> 4, -LIMIT, LIMIT).astype(np.int8)

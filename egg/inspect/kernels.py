@@ -1,8 +1,8 @@
 """The kernels of a backend on the screen: the list, one of them, and the audit."""
 
 from egg.inspect.names import ORDER, chosen
-from kernels import Backend, BackendError, get_backend
-from kernels.audit import CLASSES, FLOATING, Audit, audit
+from egg.kernels import Backend, BackendError, get_backend
+from egg.kernels.audit import CLASSES, FLOATING, Audit, audit
 
 SHORT = dict(zip(CLASSES, ("vector", "dot", "scalar", "memory", "control", "float"), strict=True))
 
@@ -17,7 +17,7 @@ class NumbaKernels:
     )
 
     def __init__(self, backend: Backend):
-        from kernels.cpu import catalog
+        from egg.kernels.cpu import catalog
 
         catalog.compile_all(backend)
         self.kernels = catalog.kernels(backend)
@@ -44,7 +44,7 @@ class NumbaKernels:
 
     def assembly(self, name: str) -> str:
         """A kernel's machine code, disassembled, with what was not inlined."""
-        from kernels.audit import instructions
+        from egg.kernels.audit import instructions
 
         lines, before = [], None
         for code in self._one(name).codes():
@@ -82,7 +82,7 @@ class NumpyKernels:
     def __init__(self, backend: Backend):
         import inspect
 
-        from kernels import reference
+        from egg.kernels import reference
 
         self._members = {}
         for where, prefix in ((reference, ""), (reference.Model, "Model."),
@@ -106,7 +106,7 @@ class NumpyKernels:
 
     @staticmethod
     def _purpose(name: str, function) -> str:
-        from kernels.backend import Backend as Calls
+        from egg.kernels.backend import Backend as Calls
 
         documented = function.__doc__ or getattr(
             getattr(Calls, name.rpartition(".")[2], None), "__doc__", None
@@ -131,7 +131,7 @@ class NumpyKernels:
 def kernels_of(name: str, notify=None):
     """The kernels of a backend; those of backend cupy are compiled without CuPy and without a GPU.
 
-    name : as ``kernels.get_backend`` takes it
+    name : as ``egg.kernels.get_backend`` takes it
     notify : is told in one line what was chosen
     Raises BackendError, one line, for a backend that is not there.
     """

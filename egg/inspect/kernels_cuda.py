@@ -4,9 +4,9 @@ import re
 from collections import Counter
 
 from egg.inspect.names import ORDER, chosen
-from kernels import Shape
-from kernels.audit import CLASSES, FLOATING, Audit, Finding
-from kernels.cuda import compiler, sass, sources
+from egg.kernels import Shape
+from egg.kernels.audit import CLASSES, FLOATING, Audit, Finding
+from egg.kernels.cuda import compiler, sass, sources
 
 SHAPE = Shape(256, 6)  # whose kernels are shown
 PATHS = {

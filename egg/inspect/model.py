@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError
+from egg.kernels.arithmetic import LIMIT
+from egg.kernels.layout import Shape
 from egg.model.network import read_model
 from egg.model.parameters import initial_weights
-from kernels.arithmetic import LIMIT
-from kernels.layout import Shape
 
 RECIPES = ("egg", "paper")
 

@@ -1,6 +1,6 @@
 """In which order kernels are listed, and which of them a name means."""
 
-from kernels import BackendError
+from egg.kernels import BackendError
 
 ORDER = ("forward", "perturbation", "score", "credit", "vote", "update", "coding", "other")
 

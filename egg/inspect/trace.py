@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError
+from egg.kernels.arithmetic import LIMIT, VOCABULARY, product_shift
+from egg.kernels.layout import Shape
+from egg.kernels.reference import Model
 from egg.model.evaluate import surprises
-from kernels.arithmetic import LIMIT, VOCABULARY, product_shift
-from kernels.layout import Shape
-from kernels.reference import Model
 
 LONGEST = 20_000  # bytes of a text: a page about more would be too large to open
 LAYER_STAGES = (

@@ -13,12 +13,12 @@ import numpy as np
 from safetensors.numpy import save
 
 from egg.errors import EggError
+from egg.kernels import Adapter, AdapterShape, BackendError, Shape
+from egg.kernels.arithmetic import LIMIT, clip8, round_shift
+from egg.kernels.layout import Layout
+from egg.kernels.philox import ADAPTER_WEIGHTS
 from egg.model import checkpoint
 from egg.model.parameters import normal_weights
-from kernels import Adapter, AdapterShape, BackendError, Shape
-from kernels.arithmetic import LIMIT, clip8, round_shift
-from kernels.layout import Layout
-from kernels.philox import ADAPTER_WEIGHTS
 
 ADAPTER = "adapter.safetensors"
 FORMAT, FORMAT_KEY = 1, "egg_adapter"

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from egg.errors import EggError, telling
+from egg.kernels.arithmetic import LIMIT
+from egg.kernels.layout import Shape
 from egg.model.state import Form
-from kernels.arithmetic import LIMIT
-from kernels.layout import Shape
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.safetensors"
 MANIFEST = "manifest.json"

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from egg.errors import EggError
-from kernels import Backend, Shape, get_coder
+from egg.kernels import Backend, Shape, get_coder
 
 MAGIC, VERSION = b"EGGPACK\0", 1
 HEADER = struct.Struct("<8sIIQQ32s32sI")  # and its own CRC-32 after it

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from egg.kernels import Backend, Shape
+from egg.kernels.arithmetic import sampling_weights
 from egg.model.sample import DRAWN_AT_ONCE, NUL, PIECE, Sampling, choose, draws
-from kernels import Backend, Shape
-from kernels.arithmetic import sampling_weights
 
 SIDE_BY_SIDE = 64  # prompts: bounds memory
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from egg.kernels import Backend, Shape
 from egg.model.evaluate import FRACTION_BITS, LANES, PIECE, ROWS, surprises
-from kernels import Backend, Shape
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from functools import cache
 import numpy as np
 
 from egg.errors import EggError
-from kernels.arithmetic import SIXTEENTHS, exp2_table, floor_log2
-from kernels.backend import Adapter, Backend
-from kernels.layout import Shape
+from egg.kernels.arithmetic import SIXTEENTHS, exp2_table, floor_log2
+from egg.kernels.backend import Adapter, Backend
+from egg.kernels.layout import Shape
 
 LANES = 256  # documents read side by side
 PIECE = 256  # bytes read of each before their logits are scored
@@ -193,7 +193,7 @@ def surprises(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The integer log-likelihood of the targets, as ``kernels.reference.scores`` defines it, faster.
+    """The integer log-likelihood of the targets, as ``egg.kernels.reference.scores`` defines it, faster.
 
     logits : (n, 256) int8 in sixteenths of a bit
     targets : (n,) uint8

@@ -8,10 +8,10 @@ import numpy as np
 
 from egg.config import model_from_json, tokens_of_a_step
 from egg.errors import EggError
+from egg.kernels import Backend, Shape, get_backend
+from egg.kernels.reference import scores
 from egg.model import checkpoint, hub
 from egg.model.sample import Sampling, generate, prompt_bytes
-from kernels import Backend, Shape, get_backend
-from kernels.reference import scores
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def load(
     backend : "auto" (the fastest there is), "numpy", "numba" or "cupy"; results do not depend on it
     threads : of a CPU backend; None is as many as the process may use
     device : number of backend cupy's GPU; None is the first
-    Raises EggError for a folder that holds no such model, kernels.BackendError for a backend that is
+    Raises EggError for a folder that holds no such model, egg.kernels.BackendError for a backend that is
         not there.
     """
     shape, weights, _ = read_model(path)

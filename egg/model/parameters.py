@@ -4,9 +4,9 @@ from math import isqrt
 
 import numpy as np
 
-from kernels.arithmetic import LIMIT, normal_table, round_shift
-from kernels.layout import Shape
-from kernels.philox import INITIAL_WEIGHTS, words
+from egg.kernels.arithmetic import LIMIT, normal_table, round_shift
+from egg.kernels.layout import Shape
+from egg.kernels.philox import INITIAL_WEIGHTS, words
 
 GAIN = 16  # 1.0 in 4 fractional bits
 # Recipe egg begins with activations that use more of an int8, and moves gains slowly (docs/learning.md).

@@ -14,10 +14,10 @@ from numbers import Real
 import numpy as np
 
 from egg.errors import EggError
-from kernels import philox
-from kernels.arithmetic import FINE, VOCABULARY, round_div, sampling_weights
-from kernels.backend import Adapter, Backend
-from kernels.layout import Shape
+from egg.kernels import philox
+from egg.kernels.arithmetic import FINE, VOCABULARY, round_div, sampling_weights
+from egg.kernels.backend import Adapter, Backend
+from egg.kernels.layout import Shape
 
 NUL = 0  # separates documents: a sample ends at one
 SIDE_BY_SIDE = 1024  # samples generated together: bounds memory

@@ -9,6 +9,8 @@ from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError, telling
 from egg.evolution.base import StepReport, Text
 from egg.evolution.branches import BranchEvolution
+from egg.kernels import Adapter, AdapterShape, Shape
+from egg.kernels.backend import Backend, Votes
 from egg.model import checkpoint
 from egg.model.adapter import (
     ADAPTER,
@@ -23,8 +25,6 @@ from egg.model.adapter import (
 from egg.model.evaluate import Evaluation, evaluate
 from egg.run.log import RunLog
 from egg.run.trainer import Trainer
-from kernels import Adapter, AdapterShape, Shape
-from kernels.backend import Backend, Votes
 
 ADAPTED = "gru,w_down,head"
 """The matrices that an adapter to a text stands beside, if nothing else is said: those that have votes."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError
-from kernels.layout import Shape
+from egg.kernels.layout import Shape
 
 FEWEST = 64  # distinct points below which no dimension is estimated
 NEIGHBORS = 20  # of a point, for the maximum-likelihood estimator

@@ -16,10 +16,10 @@ import numpy as np
 
 from egg.errors import EggError
 from egg.evolution.base import Text
+from egg.kernels.backend import Backend
+from egg.kernels.layout import Shape
 from egg.model.adapter import ALL, adapter_shape, evolving, tensors_of
 from egg.run.adaptation import adapt
-from kernels.backend import Backend
-from kernels.layout import Shape
 
 RESULTS = "results.jsonl"
 SHARE = 0.9  # of the gain of all weights

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from egg.errors import EggError
-from kernels.backend import Backend
-from kernels.layout import Shape
-from kernels.reference import Model
+from egg.kernels.backend import Backend
+from egg.kernels.layout import Shape
+from egg.kernels.reference import Model
 
 BLOCK = 512  # positions that the reference reads together; bounds memory, not results
 STRETCH = (

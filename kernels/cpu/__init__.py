@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from kernels.cpu.isa import InstructionSet, detect
-from kernels.layout import BackendError
+from egg.kernels.cpu.isa import InstructionSet, detect
+from egg.kernels.layout import BackendError
 
 
 def load(threads: int | None = None, notify: Callable[[str], None] | None = None):
@@ -16,9 +16,8 @@ def load(threads: int | None = None, notify: Callable[[str], None] | None = None
     notify : is told in one line if nothing has been compiled for this CPU before
     Raises BackendError if EGG_CPU names an instruction set that is not there.
     """
+    from egg.kernels.cpu import simd
     from numba.core import config
-
-    from kernels.cpu import simd
 
     chosen = detect()
     if simd.instruction_set not in (None, chosen.name):
@@ -35,8 +34,8 @@ def load(threads: int | None = None, notify: Callable[[str], None] | None = None
         notify("the kernels are compiled for this CPU when first used: about half a minute, once")
     before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
-        from kernels.cpu import coder  # noqa: F401, so that its code is kept there too
-        from kernels.cpu.backend import NumbaBackend
+        from egg.kernels.cpu import coder  # noqa: F401, so that its code is kept there too
+        from egg.kernels.cpu.backend import NumbaBackend
     finally:
         config.CACHE_DIR = before
     return NumbaBackend(chosen, threads)

@@ -11,17 +11,22 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-
-from kernels.arithmetic import VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
-from kernels.backend import Votes
-from kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes
-from kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
-from kernels.cpu.isa import InstructionSet
-from kernels.cpu.reciprocal import reciprocals
-from kernels.cpu.simd import aligned
-from kernels.cpu.tiles import ROWS
-from kernels.layout import AdapterShape, Shape
-from kernels.philox import key_words
+from egg.kernels.arithmetic import (
+    VOCABULARY,
+    adapter_lift,
+    exp2_table,
+    log2_thresholds,
+    product_shift,
+)
+from egg.kernels.backend import Votes
+from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes
+from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
+from egg.kernels.cpu.isa import InstructionSet
+from egg.kernels.cpu.reciprocal import reciprocals
+from egg.kernels.cpu.simd import aligned
+from egg.kernels.cpu.tiles import ROWS
+from egg.kernels.layout import AdapterShape, Shape
+from egg.kernels.philox import key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
@@ -171,7 +176,7 @@ def available_cores() -> int:
 
 
 class NumbaBackend:
-    """See ``kernels.backend`` for what each call takes and returns."""
+    """See ``egg.kernels.backend`` for what each call takes and returns."""
 
     name = "numba"
 

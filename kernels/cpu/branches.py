@@ -11,11 +11,9 @@ passes through a product. The credit of all K branches is one fast Walsh-Hadamar
 """
 
 import numpy as np
-from numba import njit
-
-from kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, CREDIT_LIMIT, LIMIT
-from kernels.cpu import structures as st
-from kernels.cpu.forward import (
+from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, CREDIT_LIMIT, LIMIT
+from egg.kernels.cpu import structures as st
+from egg.kernels.cpu.forward import (
     fine_head,
     load_states,
     log2_of,
@@ -23,9 +21,9 @@ from kernels.cpu.forward import (
     read_token,
     save_states,
 )
-from kernels.cpu.score import floor_log2
-from kernels.cpu.signs import LANES, draw_words
-from kernels.cpu.simd import (
+from egg.kernels.cpu.score import floor_log2
+from egg.kernels.cpu.signs import LANES, draw_words
+from egg.kernels.cpu.simd import (
     absolute,
     add_magnitudes,
     address,
@@ -52,8 +50,17 @@ from kernels.cpu.simd import (
     store_word,
     total,
 )
-from kernels.cpu.structures import JIT, V_CANDIDATE, V_DOWN, V_GATE, quad_at, saved_at, tensor_at
-from kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
+from egg.kernels.cpu.structures import (
+    JIT,
+    V_CANDIDATE,
+    V_DOWN,
+    V_GATE,
+    quad_at,
+    saved_at,
+    tensor_at,
+)
+from egg.kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
+from numba import njit
 
 
 @njit(**JIT)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
+from egg.kernels.audit import Code, elf_functions
+from egg.kernels.backend import Adapter, Draw, Noise
+from egg.kernels.cpu.adapters import OVERLOADS
+from egg.kernels.layout import AdapterShape, BackendError, Shape
 from numba import types
 from numba.core.dispatcher import Dispatcher
-
-from kernels.audit import Code, elf_functions
-from kernels.backend import Adapter, Draw, Noise
-from kernels.cpu.adapters import OVERLOADS
-from kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
     name: path
@@ -44,7 +43,7 @@ class Kernel:
     """One kernel."""
 
     name: str
-    """module.function, below kernels.cpu."""
+    """module.function, below egg.kernels.cpu."""
     path: str
     """The step it belongs to: forward, perturbation, score, credit, vote, update or coding."""
     purpose: str
@@ -92,8 +91,8 @@ class Kernel:
 
 def kernels(backend) -> dict[str, Kernel]:
     """Every kernel of the CPU backend by name, those first that the backend, or its coder, calls."""
-    from kernels.cpu import backend as module
-    from kernels.cpu import coder
+    from egg.kernels.cpu import backend as module
+    from egg.kernels.cpu import coder
 
     entries = {}
     for kind, where in ((type(backend), module), (coder.Encoder, coder), (coder.Decoder, coder)):
@@ -127,7 +126,7 @@ def path_of(name: str) -> str:
 
 def compile_all(backend) -> None:
     """Call everything that the backend and its coder do, once and small, so that all of it is compiled."""
-    from kernels.cpu.coder import Decoder, Encoder
+    from egg.kernels.cpu.coder import Decoder, Encoder
 
     encoder, logits = Encoder(), np.zeros((1, 2, 256), np.int8)
     encoder.put(logits, np.ones((1, 2), np.uint8))
@@ -164,7 +163,7 @@ def _referred(where, names: dict) -> Iterator[Dispatcher]:
     Directly, as an attribute of a module, or in what an overloaded function stands for.
     """
     modules = [
-        v for v in names.values() if isinstance(v, ModuleType) and v.__name__.startswith("kernels.")
+        v for v in names.values() if isinstance(v, ModuleType) and v.__name__.startswith("egg.kernels.")
     ]
     for code in _codes(where):
         for name in code.co_names:

@@ -1,24 +1,23 @@
-"""``kernels.coder``, compiled: a byte costs two passes over its 256 logits."""
+"""``egg.kernels.coder``, compiled: a byte costs two passes over its 256 logits."""
 
 import numpy as np
+from egg.kernels.arithmetic import coding_table
+from egg.kernels.coder import FULL
+from egg.kernels.cpu.structures import JIT
 from numba import njit, uint64
-
-from kernels.arithmetic import coding_table
-from kernels.coder import FULL
-from kernels.cpu.structures import JIT
 
 BYTES_AT_MOST = 3  # of code for a byte: log2(2**34 / 1116) < 24 bits
 
 
 class Encoder:
-    """As ``kernels.coder.Encoder``."""
+    """As ``egg.kernels.coder.Encoder``."""
 
     def __init__(self) -> None:
         self._state = np.array([0, FULL], np.uint64)
         self._out, self._at = np.empty(1 << 16, np.uint8), 0
 
     def put(self, logits: np.ndarray, targets: np.ndarray) -> None:
-        """As ``kernels.coder.Encoder.put``."""
+        """As ``egg.kernels.coder.Encoder.put``."""
         needed = self._at + BYTES_AT_MOST * targets.size + 16
         if needed > self._out.size:
             self._out = np.concatenate([self._out, np.empty(needed, np.uint8)])  # at least twice
@@ -26,13 +25,13 @@ class Encoder:
         self._at = _put(logits, targets, coding_table(), self._state, self._out, self._at)
 
     def finish(self) -> bytes:
-        """As ``kernels.coder.Encoder.finish``."""
+        """As ``egg.kernels.coder.Encoder.finish``."""
         self._at = _finish(self._state, self._out, self._at)
         return self._out[: self._at].tobytes().rstrip(b"\0")
 
 
 class Decoder:
-    """As ``kernels.coder.Decoder``."""
+    """As ``egg.kernels.coder.Decoder``."""
 
     def __init__(self, code: bytes):
         self._code = np.frombuffer(code, np.uint8)
@@ -40,7 +39,7 @@ class Decoder:
         self._state = np.array([first, FULL, 8], np.uint64)  # offset, range, bytes read
 
     def take(self, logits: np.ndarray) -> np.ndarray:
-        """As ``kernels.coder.Decoder.take``."""
+        """As ``egg.kernels.coder.Decoder.take``."""
         taken = np.empty(len(logits), np.uint8)
         _take(np.ascontiguousarray(logits), coding_table(), self._state, self._code, taken)
         return taken

@@ -10,14 +10,12 @@ offset bytes, see simd.py.
 """
 
 import numpy as np
-from numba import njit
-
-from kernels.arithmetic import LIMIT
-from kernels.cpu import structures as st
-from kernels.cpu.adapters import moves_factors, through_adapter
-from kernels.cpu.score import score
-from kernels.cpu.signs import draw_signs
-from kernels.cpu.simd import (
+from egg.kernels.arithmetic import LIMIT
+from egg.kernels.cpu import structures as st
+from egg.kernels.cpu.adapters import moves_factors, through_adapter
+from egg.kernels.cpu.score import score
+from egg.kernels.cpu.signs import draw_signs
+from egg.kernels.cpu.simd import (
     absolute,
     add_signed_bytes,
     address,
@@ -35,7 +33,7 @@ from kernels.cpu.simd import (
     store_word,
     total,
 )
-from kernels.cpu.structures import (
+from egg.kernels.cpu.structures import (
     JIT,
     OFFSET,
     gain,
@@ -46,7 +44,7 @@ from kernels.cpu.structures import (
     state_at,
     tensor_at,
 )
-from kernels.cpu.tiles import (
+from egg.kernels.cpu.tiles import (
     COLUMNS,
     ROWS,
     clean_tile,
@@ -55,7 +53,8 @@ from kernels.cpu.tiles import (
     narrow_clean_tile,
     narrow_moved_tile,
 )
-from kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS
+from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS
+from numba import njit
 
 
 @njit(**JIT)

@@ -3,10 +3,8 @@
 A block of sixteen counters holds the signs of 2,048 weights, which are drawn, used and forgotten.
 """
 
-from numba import njit
-
-from kernels.cpu.signs import LANES, philox_lanes
-from kernels.cpu.simd import (
+from egg.kernels.cpu.signs import LANES, philox_lanes
+from egg.kernels.cpu.simd import (
     address,
     load_i8,
     load_i32,
@@ -16,8 +14,9 @@ from kernels.cpu.simd import (
     store_i32,
     store_interleaved,
 )
-from kernels.cpu.structures import JIT
-from kernels.philox import FULL_RANK_SIGNS
+from egg.kernels.cpu.structures import JIT
+from egg.kernels.philox import FULL_RANK_SIGNS
+from numba import njit
 
 CHUNK = 2048  # weights
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from kernels.layout import BackendError
+from egg.kernels.layout import BackendError
 
 
 @dataclass(frozen=True)

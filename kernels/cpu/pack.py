@@ -1,8 +1,6 @@
 """Weights as the tiles read them: packed once per step, panel by panel, with what accumulators begin with."""
 
-from numba import njit
-
-from kernels.cpu.simd import (
+from egg.kernels.cpu.simd import (
     address,
     load_word,
     splat,
@@ -11,7 +9,8 @@ from kernels.cpu.simd import (
     sum_bytes,
     transpose_words,
 )
-from kernels.cpu.structures import JIT, OFFSET
+from egg.kernels.cpu.structures import JIT, OFFSET
+from numba import njit
 
 
 @njit(**JIT)

@@ -4,12 +4,11 @@ Four directions make a quad of rows. Their signs are drawn again from the genera
 """
 
 import numpy as np
+from egg.kernels.cpu.signs import LANES, draw_words
+from egg.kernels.cpu.simd import address, select_bits, splat, store_i32
+from egg.kernels.cpu.structures import JIT, quad_at
+from egg.kernels.philox import DIRECTION_SIGNS
 from numba import njit
-
-from kernels.cpu.signs import LANES, draw_words
-from kernels.cpu.simd import address, select_bits, splat, store_i32
-from kernels.cpu.structures import JIT, quad_at
-from kernels.philox import DIRECTION_SIGNS
 
 
 @njit(**JIT)

@@ -12,10 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
-
-from kernels.cpu.simd import (
+from egg.kernels.cpu.simd import (
     BYTES,
     I32,
     I64,
@@ -29,6 +26,8 @@ from kernels.cpu.simd import (
     load,
     store,
 )
+from numba import njit, types
+from numba.extending import intrinsic
 
 TILES = ((4, 4), (1, 8), (2, 2), (1, 2))
 """Words broadcast a step, and vectors of weights: their product is the number of vectors of sums."""
@@ -99,7 +98,7 @@ def operands(rows: int, vectors: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 class Peak:
-    """The peak of this CPU with the instruction set that ``kernels.cpu.load`` chose; call that first.
+    """The peak of this CPU with the instruction set that ``egg.kernels.cpu.load`` chose; call that first.
 
     The making compiles every tile, and keeps the one that is fastest on one core.
     """

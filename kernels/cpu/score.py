@@ -1,9 +1,8 @@
 """The integer score of a byte from 256 logits."""
 
+from egg.kernels.cpu.simd import exp2, leading_zeros, load_byte, load_i8, load_long, splat, total
+from egg.kernels.cpu.structures import JIT
 from numba import njit
-
-from kernels.cpu.simd import exp2, leading_zeros, load_byte, load_i8, load_long, splat, total
-from kernels.cpu.structures import JIT
 
 
 @njit(**JIT)

@@ -13,12 +13,11 @@ offset adds, 128 * sum(W), is taken off where an accumulator starts.
 import operator
 
 import numpy as np
+from egg.kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
-
-from kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -28,7 +27,7 @@ QUARTER = ir.VectorType(I32, 4)
 BYTES = ir.VectorType(I8, 4 * LANES)
 HALFWORDS = ir.VectorType(I16, 2 * LANES)
 
-instruction_set = None  # its name: set by kernels.cpu.load, before anything is compiled
+instruction_set = None  # its name: set by egg.kernels.cpu.load, before anything is compiled
 
 
 def offset() -> int:

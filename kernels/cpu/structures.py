@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
+from egg.kernels.cpu.simd import instruction_set, leading_zeros, load_long, load_word, offset
 from numba import njit
-
-from kernels.cpu.simd import instruction_set, leading_zeros, load_long, load_word, offset
 
 OFFSET = offset()  # of the bytes of a matrix input, see simd.py
 
@@ -51,7 +50,7 @@ class Model(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """The constants of kernels.arithmetic as the kernels read them."""
+    """The constants of egg.kernels.arithmetic as the kernels read them."""
 
     exp2: int  # (16,) int32: the last octave of e
     log2_16: int  # (16,) int64: thresholds

@@ -7,7 +7,7 @@ def load(device: int = 0):
     device : its number, as the driver counts
     Raises BackendError, one line: no CuPy, no driver or one too old, no such device, or one that is too old.
     """
-    from kernels.cuda.backend import CupyBackend
-    from kernels.cuda.device import CupyDevice
+    from egg.kernels.cuda.backend import CupyBackend
+    from egg.kernels.cuda.device import CupyDevice
 
     return CupyBackend(CupyDevice(device))

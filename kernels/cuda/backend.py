@@ -1,19 +1,25 @@
 """The CuPy backend: cuts each call into blocks of members that fit the device's memory, and launches the kernels.
 
-It speaks to the device through ``kernels.cuda.device.CupyDevice``; the tests put a CPU that runs the same sources in
-its place.
+It speaks to the device through ``egg.kernels.cuda.device.CupyDevice``; the tests put a CPU that runs the same
+sources in its place.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from kernels.arithmetic import SIXTEENTHS, VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds
-from kernels.backend import Noise
-from kernels.cuda.sources import Tile, defines, packed_bytes, packed_offsets, sign_words, tile_for
-from kernels.cuda.tables import pair_tables
-from kernels.layout import BackendError, Shape
-from kernels.philox import key_words
+from egg.kernels.arithmetic import SIXTEENTHS, VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds
+from egg.kernels.backend import Noise
+from egg.kernels.cuda.sources import (
+    Tile,
+    defines,
+    packed_bytes,
+    packed_offsets,
+    sign_words,
+    tile_for,
+)
+from egg.kernels.cuda.tables import pair_tables
+from egg.kernels.layout import BackendError, Shape
+from egg.kernels.philox import key_words
 
 BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
 MOST_ROWS = VOTE_ROWS  # of votes that int32 sums, see votes.cu
@@ -31,7 +37,7 @@ class Prepared(NamedTuple):
 
 
 class CupyBackend:
-    """See ``kernels.backend`` for what each call takes and returns."""
+    """See ``egg.kernels.backend`` for what each call takes and returns."""
 
     name = "cupy"
 

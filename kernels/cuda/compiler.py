@@ -4,10 +4,10 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-from kernels.cuda.device import INSTALL
-from kernels.cuda.sources import SHAPED, defines, source, tile_for
-from kernels.cuda.toolkit import folders
-from kernels.layout import BackendError, Shape
+from egg.kernels.cuda.device import INSTALL
+from egg.kernels.cuda.sources import SHAPED, defines, source, tile_for
+from egg.kernels.cuda.toolkit import folders
+from egg.kernels.layout import BackendError, Shape
 
 ARCHITECTURE = "sm_90"
 SHARED_LIMIT = 227 << 10  # bytes of shared memory that a block may have there

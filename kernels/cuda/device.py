@@ -3,9 +3,8 @@
 from contextlib import contextmanager
 
 import numpy as np
-
-from kernels.cuda.sources import source
-from kernels.layout import BackendError
+from egg.kernels.cuda.sources import source
+from egg.kernels.layout import BackendError
 
 LEAST_CAPABILITY = (8, 0)  # of the devices that have the tensor cores' mma.m16n8k32
 PINNED = 1 << 20  # bytes from which pinned memory is worth it

@@ -1,8 +1,7 @@
 """What the device can do at the most: a large int8 product by cuBLAS, beside which the kernels are measured."""
 
 import numpy as np
-
-from kernels.layout import BackendError
+from egg.kernels.layout import BackendError
 
 SIDE = 8192
 OPERATION_N, OPERATION_T = 0, 1  # numbers of cuBLAS and of CUDA's data types

@@ -9,9 +9,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR
-from kernels.cuda.toolkit import program
-from kernels.layout import BackendError
+from egg.kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR
+from egg.kernels.cuda.toolkit import program
+from egg.kernels.layout import BackendError
 
 INSTRUCTION_BYTES = 16
 
@@ -45,7 +45,7 @@ _LABEL = re.compile(r"\s*(\$[\w$]+|\.L[\w$]+):")
 
 
 def classify(mnemonic: str) -> str:
-    """The class of an instruction, one of ``kernels.audit.CLASSES``.
+    """The class of an instruction, one of ``egg.kernels.audit.CLASSES``.
 
     mnemonic : with what follows after dots, such as IMAD.MOV.U32, without a predicate
     """

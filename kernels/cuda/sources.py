@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kernels.layout import BackendError, Shape
+from egg.kernels.layout import BackendError, Shape
 
 FOLDER = Path(__file__).parent
 KERNELS = {
