@@ -96,9 +96,7 @@ def _acquire(path: Path, folder: Path, notify: Notify, wait: bool) -> int:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not wait:
-                    raise DataError(
-                        f"{folder} is being prepared by another process: wait for it or stop it"
-                    ) from None
+                    raise DataError(f"{folder} is being prepared by another process: wait for it or stop it") from None
                 if not waiting:
                     notify(f"waiting for another process that prepares {folder.name}")
                     waiting = True

@@ -54,8 +54,7 @@ class Corpus:
             if name in self.splits:
                 return name
         raise DataError(
-            f"{self.spec} has no split to train on (it has {', '.join(self.splits)}): "
-            "name a corpus with a train split"
+            f"{self.spec} has no split to train on (it has {', '.join(self.splits)}): name a corpus with a train split"
         )
 
     @property
@@ -91,9 +90,7 @@ class Corpus:
 
     def _figures(self, name: str) -> dict[str, Any]:
         if name not in self.splits:
-            raise DataError(
-                f"{self.spec} has no split {name!r}: choose from {', '.join(self.splits)}"
-            )
+            raise DataError(f"{self.spec} has no split {name!r}: choose from {', '.join(self.splits)}")
         return self.manifest["splits"][name]
 
 

@@ -38,12 +38,7 @@ def path_source(spec: str, column: str) -> Source:
             raise DataError(f"{spec} is neither a file nor a folder: copy it to a file first")
         if not any(splits.values()):
             raise DataError(f"the folder {spec} has no files to read: name one with text in it")
-        identity = {
-            "kind": "files",
-            "path": str(path),
-            "column": column,
-            **facts(root, splits),
-        }
+        identity = {"kind": "files", "path": str(path), "column": column, **facts(root, splits)}
     return files_source(path.name, spec, identity, root, splits, column)
 
 
@@ -72,23 +67,15 @@ def _named(spec: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(
-            f"no such file or folder: {spec}; name one that exists, or stdlib or minipile"
-        ) from error
+        raise DataError(f"no such file or folder: {spec}; name one that exists, or stdlib or minipile") from error
     except OSError as error:
         raise DataError(
-            f"cannot read {error.filename or spec} ({error.strerror}): "
-            "change its permissions or name another"
+            f"cannot read {error.filename or spec} ({error.strerror}): change its permissions or name another"
         ) from error
 
 
 def files_source(
-    name: str,
-    spec: str,
-    identity: dict[str, Any],
-    root: Path,
-    splits: dict[str, list[str]],
-    column: str,
+    name: str, spec: str, identity: dict[str, Any], root: Path, splits: dict[str, list[str]], column: str
 ) -> Source:
     """Return the source that reads each split's files, given as paths relative to `root`."""
 
@@ -128,10 +115,7 @@ def facts(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
             status = os.stat(os.path.join(root, file))
             yield [file, status.st_size, status.st_mtime_ns]
 
-    return {
-        "root": str(root),
-        "files": {split: list(rows(files)) for split, files in splits.items()},
-    }
+    return {"root": str(root), "files": {split: list(rows(files)) for split, files in splits.items()}}
 
 
 def walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[str]:
@@ -157,10 +141,7 @@ def walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[
 def _folder_splits(folder: Path) -> dict[str, list[str]]:
     named = [name for name in SPLITS if (folder / name).is_dir()]
     if named:
-        return {
-            name: [f"{name}/{file}" for file in _tables_first(walk(folder / name))]
-            for name in named
-        }
+        return {name: [f"{name}/{file}" for file in _tables_first(walk(folder / name))] for name in named}
     files = _tables_first(walk(folder))
     return splits_by_name(files) if files and is_table(files[0]) else {ALL: files}
 
@@ -174,9 +155,7 @@ def _tables_first(files: list[str]) -> list[str]:
     return [file for file in files if is_table(file)] or files
 
 
-_SPLIT_WORDS = re.compile(
-    r"(?<![a-z])(?:(train)(?:ing|set)?|(valid)(?:ation)?|(test)(?:ing|set)?)(?![a-z])"
-)
+_SPLIT_WORDS = re.compile(r"(?<![a-z])(?:(train)(?:ing|set)?|(valid)(?:ation)?|(test)(?:ing|set)?)(?![a-z])")
 
 
 def splits_by_name(files: list[str]) -> dict[str, list[str]]:

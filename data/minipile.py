@@ -50,9 +50,7 @@ def is_hub_id(spec: str) -> bool:
     )
 
 
-def hub_source(
-    spec: str, dataset: str, column: str, *, cache: Path | None, progress: bool, notify: Notify
-) -> Source:
+def hub_source(spec: str, dataset: str, column: str, *, cache: Path | None, progress: bool, notify: Notify) -> Source:
     """Return the source for a data set of the hub, or for a local folder read the same way.
 
     Its splits train, validation and test are taken; a data set with a single split of another
@@ -95,8 +93,7 @@ def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
                 f"the cache of datasets: {INSTEAD}"
             ) from error
         raise DataError(
-            f"cannot load {dataset} with datasets ({_reason(error.__cause__ or error)}): "
-            f"try again, or {INSTEAD}"
+            f"cannot load {dataset} with datasets ({_reason(error.__cause__ or error)}): try again, or {INSTEAD}"
         ) from error
 
 
@@ -162,11 +159,7 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
     from datasets import utils as datasets_utils
     from huggingface_hub import utils as hub_utils
 
-    quiet = [
-        module
-        for module in (datasets_utils, hub_utils)
-        if not wanted and not module.are_progress_bars_disabled()
-    ]
+    quiet = [module for module in (datasets_utils, hub_utils) if not wanted and not module.are_progress_bars_disabled()]
     for module in quiet:
         module.disable_progress_bars()
     try:

@@ -74,10 +74,7 @@ def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
     """
     corpora = [corpus for corpus, _ in parts]
     weights = [weight for _, weight in parts]
-    identity = {
-        "kind": "mixture",
-        "parts": [[corpus.fingerprint, str(weight)] for corpus, weight in parts],
-    }
+    identity = {"kind": "mixture", "parts": [[corpus.fingerprint, str(weight)] for corpus, weight in parts]}
     sources = [split_path(corpus.folder, corpus.training_split) for corpus in corpora]
     undivided = all(corpus.splits == (ALL,) for corpus in corpora)
 

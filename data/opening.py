@@ -22,12 +22,7 @@ NAMED = ("stdlib", "minipile")
 
 
 def open_corpus(
-    spec: str,
-    *,
-    cache: Path | None = None,
-    column: str = "text",
-    progress: bool = False,
-    notify: Notify | None = None,
+    spec: str, *, cache: Path | None = None, column: str = "text", progress: bool = False, notify: Notify | None = None
 ) -> Corpus:
     """Return the corpus of a specification, prepared first if the cache does not have it yet.
 
@@ -112,16 +107,12 @@ def absolute(spec: str) -> str:
     return os.path.join(glob.escape(os.getcwd()), path)
 
 
-def _source(
-    spec: str, column: str, *, cache: Path | None, progress: bool, notify: Notify
-) -> Source:
+def _source(spec: str, column: str, *, cache: Path | None, progress: bool, notify: Notify) -> Source:
     if spec == "stdlib":
         return stdlib_source()
     if spec == "minipile" or minipile.is_hub_id(spec):
         dataset = minipile.MINIPILE if spec == "minipile" else spec
-        return minipile.hub_source(
-            spec, dataset, column, cache=cache, progress=progress, notify=notify
-        )
+        return minipile.hub_source(spec, dataset, column, cache=cache, progress=progress, notify=notify)
     if glob.has_magic(spec) and not os.path.exists(os.path.expanduser(spec)):
         return glob_source(spec, column)
     return path_source(spec, column)

@@ -24,11 +24,7 @@ def parquet_size(path: Path, column: str) -> int:
     with _open(path, column) as file:
         metadata = file.metadata
         # A column of text is one leaf of the schema; nested neighbours may have several.
-        index = next(
-            index
-            for index in range(metadata.num_columns)
-            if metadata.schema.column(index).path == column
-        )
+        index = next(index for index in range(metadata.num_columns) if metadata.schema.column(index).path == column)
         groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
         sizes = sum(group.column(index).total_uncompressed_size for group in groups)
         # Parquet has four bytes of length before each value, we have one NUL.
@@ -92,10 +88,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 def check_column(schema: Any, column: str, where: object) -> None:
     """Raise DataError unless an Arrow schema has the column and it holds text."""
     if column not in schema.names:
-        raise DataError(
-            f"{where} has no column {column!r}: choose one of {', '.join(schema.names)} "
-            "with --data-column"
-        )
+        raise DataError(f"{where} has no column {column!r}: choose one of {', '.join(schema.names)} with --data-column")
     type_ = schema.field(column).type
     if str(type_) not in ("string", "large_string", "binary", "large_binary"):
         raise DataError(

@@ -157,11 +157,7 @@ class SplitWriter:
         self.journaled = self.counts.size
 
     def _entry(self) -> dict[str, Any]:
-        return {
-            "counts": asdict(self.counts),
-            "sha256": self.sha256.hexdigest(),
-            "complete": self.complete,
-        }
+        return {"counts": asdict(self.counts), "sha256": self.sha256.hexdigest(), "complete": self.complete}
 
     def _resume(self) -> None:
         """Take over the pieces that an earlier attempt left whole; cut off the rest."""

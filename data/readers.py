@@ -52,9 +52,7 @@ def size_hint(files: list[Path], column: str) -> int | None:
     if any(file.name.lower().endswith((".gz", ".zst")) for file in files):
         return None
     return sum(
-        parquet_size(file, column)
-        if file.name.lower().endswith(".parquet")
-        else file.stat().st_size + 1
+        parquet_size(file, column) if file.name.lower().endswith(".parquet") else file.stat().st_size + 1
         for file in files
     )
 
@@ -127,8 +125,7 @@ def _json_documents(path: Path, column: str, lines: Iterator[tuple[int, bytes]])
             raise unreadable(path, f"line {number} is not a JSON object")
         if column not in row:
             raise DataError(
-                f"line {number} of {path} has no key {column!r}: choose one of {', '.join(row)} "
-                "with --data-column"
+                f"line {number} of {path} has no key {column!r}: choose one of {', '.join(row)} with --data-column"
             )
         text = row[column]
         if text is not None and not isinstance(text, str):

@@ -36,8 +36,7 @@ def stdlib_source() -> Source:
         identity = {"kind": "stdlib", "python": platform.python_version(), **facts(root, splits)}
     except OSError as error:
         raise DataError(
-            f"cannot read the library sources below {root} ({error.strerror}): "
-            "name a file or folder of your own"
+            f"cannot read the library sources below {root} ({error.strerror}): name a file or folder of your own"
         ) from error
     if not all(splits.values()):
         raise DataError(f"no library sources below {root}: name a file or folder of your own")

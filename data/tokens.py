@@ -61,16 +61,13 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> 
                         writer.finish()
                     splits[split] = writer.figures()
         if not contents.unchanged():
-            shutil.rmtree(
-                partial, ignore_errors=True
-            )  # half of it may be of the one, half of the other
+            shutil.rmtree(partial, ignore_errors=True)  # half of it may be of the one, half of the other
             raise DataError(f"{source.spec} changed while it was read: try again when it is whole")
         for split in splits:
             if not splits[split]["documents"]:
                 where = "" if split == ALL else f" in its split {split}"
                 raise DataError(
-                    f"{source.spec} has no text{where}: name something with at least one "
-                    "document that is not empty"
+                    f"{source.spec} has no text{where}: name something with at least one document that is not empty"
                 )
     except Exception:
         if _bytes_done(contents, partial) == 0:  # nothing that a second attempt could use
@@ -142,9 +139,7 @@ def _check_disk(contents: Contents, partial: Path, done: int) -> None:
 
 
 @contextmanager
-def _progress_bar(
-    name: str, size_hint: int | None, progress: bool, tell: Callable[[], None]
-) -> Iterator[Report]:
+def _progress_bar(name: str, size_hint: int | None, progress: bool, tell: Callable[[], None]) -> Iterator[Report]:
     """Show bytes, documents and time left; gives the function to call with news of them.
 
     tell : called instead, where no bar is wanted, when there are bytes
@@ -154,9 +149,7 @@ def _progress_bar(
         return
     from tqdm import tqdm
 
-    with tqdm(
-        desc=f"preparing {name}", total=size_hint, unit="B", unit_scale=True, mininterval=0.5
-    ) as bar:
+    with tqdm(desc=f"preparing {name}", total=size_hint, unit="B", unit_scale=True, mininterval=0.5) as bar:
 
         def report(split: str, size: int, documents: int) -> None:
             bar.set_postfix_str(f"{split}, {documents:,} documents", refresh=False)

@@ -97,8 +97,7 @@ class EvolutionConfig:
                     continue
                 if getattr(self, field.name) != field.default:
                     raise EggError(
-                        f"{flag(field.name)}: recipe {self.recipe} has none, leave it away "
-                        f"or choose --recipe {recipe}"
+                        f"{flag(field.name)}: recipe {self.recipe} has none, leave it away or choose --recipe {recipe}"
                     )
         _at_least(self, 1, "streams", "seq_len", "population_size")
         if self.schedule_tokens != "time":
@@ -113,8 +112,7 @@ class EvolutionConfig:
             raise EggError(f"--final-step-share {self.final_step_share}: must be 0 to 1")
         if self.population_size % 2:
             raise EggError(
-                f"--population-size {self.population_size}: recipe paper pairs its members, "
-                "choose an even number"
+                f"--population-size {self.population_size}: recipe paper pairs its members, choose an even number"
             )
         if self.recipe == "egg" and self.streams * self.seq_len > VOTE_ROWS:
             raise EggError(
@@ -298,9 +296,7 @@ def differences(a: Config, b: Config) -> list[str]:
     names = ["preset"] if a.preset != b.preset else []
     for section in ("model", "evolution", "run"):
         first, second = getattr(a, section), getattr(b, section)
-        names += [
-            f.name for f in fields(first) if getattr(first, f.name) != getattr(second, f.name)
-        ]
+        names += [f.name for f in fields(first) if getattr(first, f.name) != getattr(second, f.name)]
     return names
 
 
@@ -325,9 +321,7 @@ def model_from_json(there: Any, where: str) -> ModelConfig:
         if name not in model:
             raise EggError(f'{where} is not a model\'s configuration: its "model" has no {name!r}')
     if model.get("vocab_size", VOCABULARY) != VOCABULARY:
-        raise EggError(
-            f"{where}: vocab_size {model['vocab_size']!r}: this program reads bytes, {VOCABULARY}"
-        )
+        raise EggError(f"{where}: vocab_size {model['vocab_size']!r}: this program reads bytes, {VOCABULARY}")
     return _section(ModelConfig, model, where)
 
 
@@ -346,8 +340,7 @@ def from_json(there: Any, where: str) -> Config:
         )
     if version != FORMAT:
         raise EggError(
-            f"{where} has format {version!r}, this program reads {FORMAT}: "
-            "train on with the version that wrote it"
+            f"{where} has format {version!r}, this program reads {FORMAT}: train on with the version that wrote it"
         )
     sections = {"evolution": EvolutionConfig, "run": RunConfig}
     for name, kind in sections.items():

@@ -6,17 +6,29 @@ from egg.kernels.backend import Adapter, Backend, Draw, Noise, Votes
 from egg.kernels.layout import AdapterShape, BackendError, Shape
 
 __all__ = [
-    "BACKENDS", "Adapter", "AdapterShape", "Backend", "BackendError", "Draw", "Noise", "Shape", "Votes",
-    "get_backend", "get_coder",
-]  # fmt: skip
+    "BACKENDS",
+    "Adapter",
+    "AdapterShape",
+    "Backend",
+    "BackendError",
+    "Draw",
+    "Noise",
+    "Shape",
+    "Votes",
+    "get_backend",
+    "get_coder",
+]
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 
 
 def get_backend(
-    name: str = "auto", *, threads: int | None = None, device: int | None = None,
+    name: str = "auto",
+    *,
+    threads: int | None = None,
+    device: int | None = None,
     notify: Callable[[str], None] | None = None,
-) -> Backend:  # fmt: skip
+) -> Backend:
     """The backend of that name, ready to use; only ``auto`` falls back to another.
 
     name : "auto" (the fastest on the CPU: no GPU has checked the CUDA kernels yet), "numpy", "numba" or "cupy"

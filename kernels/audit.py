@@ -14,8 +14,13 @@ from dataclasses import dataclass, field
 from egg.kernels.layout import BackendError
 
 VECTOR, DOT, SCALAR, MEMORY, CONTROL, FLOATING = CLASSES = (
-    "integer vector", "dot product", "scalar integer", "memory and moves", "control", "floating point",
-)  # fmt: skip
+    "integer vector",
+    "dot product",
+    "scalar integer",
+    "memory and moves",
+    "control",
+    "floating point",
+)
 """Classes of instructions; the second is VNNI's and NEON's, which multiply and add four bytes at once."""
 
 UNDECODED = "(not decoded)"
@@ -41,9 +46,7 @@ _X87 = re.compile(r"(wait )?f(?!xsave|xrstor|emms|nop)\w+")
 # AArch64: floating-point instructions begin with f, but for a move; and the conversions.
 _ARM_DOT = re.compile(r"[su]dot|usdot|sudot|[su]mmla|usmmla")
 _ARM_FLOATING = re.compile(r"f(?!mov)\w+|[su]cvtf|bf\w*(dot|cvt|mla\w?|mmla)\w*")
-_ARM_CONTROL = re.compile(
-    r"b(\.\w+)?|bl|blr|br|ret\w*|cbn?z|tbn?z|nop|hint|brk|bti|[di]sb|dmb|svc|pac\w+|aut\w+"
-)
+_ARM_CONTROL = re.compile(r"b(\.\w+)?|bl|blr|br|ret\w*|cbn?z|tbn?z|nop|hint|brk|bti|[di]sb|dmb|svc|pac\w+|aut\w+")
 _ARM_MOVES = re.compile(
     r"ld\w+|st\w+|prf\w+|mov\w*|mvn\w?|f?mov|adrp?|dup|ins|umov|smov|zip[12]|uzp[12]|trn[12]|ext|tb[lx]|rev\d*|"
     r"[su]xt[bhwl]2?|[su]shll2?|[su]?q?xtu?n2?|swp\w*|cas\w*"
@@ -81,9 +84,7 @@ class Finding:
     instruction: str
 
     def __str__(self) -> str:
-        where = (
-            self.kernel if self.function == self.kernel else f"{self.kernel}, in {self.function}"
-        )
+        where = self.kernel if self.function == self.kernel else f"{self.kernel}, in {self.function}"
         return f"{where} at +0x{self.offset:x}: {self.instruction}"
 
 
@@ -191,9 +192,7 @@ def _decoder(machine: str):
         return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     if machine == "aarch64":
         return capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
-    raise BackendError(
-        f"machine code of {machine} is not known to the audit: x86_64 and aarch64 are"
-    )
+    raise BackendError(f"machine code of {machine} is not known to the audit: x86_64 and aarch64 are")
 
 
 def audit(codes: list[Code]) -> Audit:

@@ -71,9 +71,7 @@ class Backend(Protocol):
         weights : (parameters,) int8, see ``Shape.tensors``
         """
 
-    def forward(
-        self, model: Any, tokens: np.ndarray, states: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, model: Any, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read tokens with unperturbed weights, many sequences side by side.
 
         tokens : (sequences, T) uint8; a 0 resets the state before it is read
@@ -105,8 +103,8 @@ class Backend(Protocol):
         """
 
     def run_pairs(
-        self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise, *, first_pair: int = 0,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise, *, first_pair: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Recipe ``paper``: antithetic pairs of members read a chunk.
 
         tokens : (pairs, T + 1) uint8
@@ -114,9 +112,7 @@ class Backend(Protocol):
         returns : scores (2 * pairs,) int32 in sixteenths of a bit, and the states after
         """
 
-    def cast_pair_votes(
-        self, shape: Shape, fitness: np.ndarray, noise: Noise, *, first_pair: int = 0
-    ) -> np.ndarray:
+    def cast_pair_votes(self, shape: Shape, fitness: np.ndarray, noise: Noise, *, first_pair: int = 0) -> np.ndarray:
         """Recipe ``paper``: Z = sum over pairs of f a b^T.
 
         fitness : (pairs,) int8 in -1, 0, 1
@@ -130,9 +126,7 @@ class Backend(Protocol):
         noise : its seed and step
         """
 
-    def cast_full_rank_votes(
-        self, parameters: int, fitness: np.ndarray, noise: Noise
-    ) -> np.ndarray:
+    def cast_full_rank_votes(self, parameters: int, fitness: np.ndarray, noise: Noise) -> np.ndarray:
         """Classic evolution: Z = sum over directions of f e, e drawn again.
 
         fitness : (directions,) int64, |f| <= 127
@@ -140,9 +134,8 @@ class Backend(Protocol):
         """
 
     def update_rows(
-        self, layout: Layout, master: np.ndarray, squares: np.ndarray, votes: np.ndarray, step: int,
-        step_size: int,
-    ) -> np.ndarray:  # fmt: skip
+        self, layout: Layout, master: np.ndarray, squares: np.ndarray, votes: np.ndarray, step: int, step_size: int
+    ) -> np.ndarray:
         """Recipe ``egg``: move master weights by votes over the running root mean square of their row.
 
         master : (parameters,) int32 with 16 fractional bits, moved in place
@@ -153,9 +146,7 @@ class Backend(Protocol):
         returns : (parameters,) int8, the new weights
         """
 
-    def update_master(
-        self, layout: Layout, master: np.ndarray, votes: np.ndarray, multiplier: int
-    ) -> np.ndarray:
+    def update_master(self, layout: Layout, master: np.ndarray, votes: np.ndarray, multiplier: int) -> np.ndarray:
         """Rewards and classic evolution: move master weights, in place, by votes * multiplier / 2**32.
 
         master : (parameters,) int16 with 8 fractional bits

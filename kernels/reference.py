@@ -115,9 +115,7 @@ class Model:
             layer, h = f"layers.{i}.", h_mld[:, i].copy()  # a reader keeps it
             u = norm(x, self.vector(layer + "ln1.weight"))
             f = clip8(
-                self.product(layer + "gru.w_f", u)
-                + self.product(layer + "gru.u_f", h)
-                + self.vector(layer + "gru.b_f")
+                self.product(layer + "gru.w_f", u) + self.product(layer + "gru.u_f", h) + self.vector(layer + "gru.b_f")
             )
             past = ((f + LIMIT) * h) >> 8
             self.seen(layer + "ln1", u)
@@ -216,17 +214,13 @@ def cast_adapter_pair_votes(layout: AdapterShape, fitness: np.ndarray, noise: No
     return _cast_pair_votes(layout, fitness, noise, philox.ADAPTER_SIGNS, 0)
 
 
-def _cast_pair_votes(
-    layout: Layout, fitness: np.ndarray, noise: Noise, stream: int, first_pair: int
-) -> np.ndarray:
+def _cast_pair_votes(layout: Layout, fitness: np.ndarray, noise: Noise, stream: int, first_pair: int) -> np.ndarray:
     votes = np.zeros(layout.parameters, np.int64)
     voters = np.flatnonzero(fitness)
     for start in range(0, len(voters), BLOCK_MEMBERS):
         pairs = voters[start : start + BLOCK_MEMBERS]
         f = fitness[pairs].astype(np.int64)
-        strings = philox.words(
-            noise.seed, stream, first_pair + pairs, noise.step, layout.sign_words
-        )
+        strings = philox.words(noise.seed, stream, first_pair + pairs, noise.step, layout.sign_words)
         for name, z in layout.views(votes).items():
             t = layout.tensors[name]
             a = philox.signs(strings, t.a, t.shape[0])
@@ -239,9 +233,7 @@ def _cast_pair_votes(
 
 def _full_rank_signs(noise: Noise, direction: int, parameters: int) -> np.ndarray:
     """(parameters,) int64: a sign for every weight."""
-    words = philox.words(
-        noise.seed, philox.FULL_RANK_SIGNS, direction, noise.step, -(-parameters // 32)
-    )
+    words = philox.words(noise.seed, philox.FULL_RANK_SIGNS, direction, noise.step, -(-parameters // 32))
     return philox.signs(words, 0, parameters).astype(np.int64)
 
 

@@ -194,9 +194,8 @@ class Ballot:
 
 
 def vote(
-    chunk: list[Byte], num_layers: int, gains_d: np.ndarray, branches: Branches, ballot: Ballot,
-    first_row: int,
-) -> None:  # fmt: skip
+    chunk: list[Byte], num_layers: int, gains_d: np.ndarray, branches: Branches, ballot: Ballot, first_row: int
+) -> None:
     """Members branch off wherever the readers have been, and what they credit votes.
 
     gains_d : the last norm's
@@ -204,9 +203,7 @@ def vote(
     """
     rows_b = first_row + np.arange(len(chunk[0].tokens_b))
     wires = [
-        _credit_the_end(
-            byte, f"layers.{num_layers - 1}.mlp", gains_d, branches, ballot, len(chunk) * rows_b + t
-        )
+        _credit_the_end(byte, f"layers.{num_layers - 1}.mlp", gains_d, branches, ballot, len(chunk) * rows_b + t)
         for t, byte in enumerate(chunk)
     ]
     _credit_along_the_wire(chunk, wires, num_layers, ballot)
@@ -249,10 +246,7 @@ def _credit_along_the_wire(chunk, wires, num_layers, ballot) -> None:
             ahead[i] = round_shift((129 - f) * e_bd, 8) * lives_on_b1
 
             ballot.matrix(layer + "mlp.w_down", ballot.narrow(down_kind, down_bd), byte)
-            for z, kind, credit_bd in (
-                ("f", gate_kind, gate_bd),
-                ("h", candidate_kind, candidate_bd),
-            ):
+            for z, kind, credit_bd in (("f", gate_kind, gate_bd), ("h", candidate_kind, candidate_bd)):
                 narrow_bd = ballot.narrow(kind, credit_bd)
                 ballot.matrix(f"{layer}gru.w_{z}", narrow_bd, byte)
                 ballot.matrix(f"{layer}gru.u_{z}", narrow_bd, byte)

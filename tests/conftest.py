@@ -32,10 +32,7 @@ TEXTS = [
 def forge(checkpoint: Path) -> None:
     """Make a checkpoint's manifest agree with its files, whatever they are now."""
     files = {
-        path.name: {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in checkpoint.iterdir()
         if path.name != "manifest.json"
     }

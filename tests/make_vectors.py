@@ -66,9 +66,7 @@ def random_bytes(seed, index, count):
 def random_states(seed, count, layers, d):
     """States of -127..127."""
     drawn = iter(random_bytes(seed, 1, count * layers * d))
-    return [
-        [[next(drawn) % 255 - 127 for _ in range(d)] for _ in range(layers)] for _ in range(count)
-    ]
+    return [[[next(drawn) % 255 - 127 for _ in range(d)] for _ in range(layers)] for _ in range(count)]
 
 
 def random_weights(seed, d, layers):
@@ -88,18 +86,13 @@ def extreme_weights(seed, d, layers):
     weights = oracle.initial_weights(seed, d, layers, "paper")
     for number, name in enumerate(weights):
         drawn = iter(random_bytes(seed, 2 + number, 256 * d))
-        weights[name] = oracle.map_tensor(
-            lambda _, b=drawn: 127 - 254 * (next(b) & 1), weights[name]
-        )
+        weights[name] = oracle.map_tensor(lambda _, b=drawn: 127 - 254 * (next(b) & 1), weights[name])
     return weights
 
 
 def step_weights(seed, layers, d=D):
     """A model for a step file: coarse weights, and two rows of the head at the limits."""
-    weights = {
-        name: oracle.map_tensor(lambda w: w // 8 * 8, w)
-        for name, w in random_weights(seed, d, layers).items()
-    }
+    weights = {name: oracle.map_tensor(lambda w: w // 8 * 8, w) for name, w in random_weights(seed, d, layers).items()}
     weights["head.weight"][0] = [127] * d
     weights["head.weight"][1] = [-127] * d
     return weights
@@ -114,9 +107,7 @@ def wide_weights(seed, d):
     up = weights["layers.0.mlp.w_up"]
     up[d:] = [[0] * d for _ in up[d:]]
     weights["head.weight"][ord("e")] = [127 if w > 0 else -127 for w in weights["head.weight"][77]]
-    weights["ln_out.weight"] = [
-        g if j % 4 == 1 else 0 for j, g in enumerate(weights["ln_out.weight"])
-    ]
+    weights["ln_out.weight"] = [g if j % 4 == 1 else 0 for j, g in enumerate(weights["ln_out.weight"])]
     return weights
 
 
@@ -146,13 +137,9 @@ def saturated_weights(seed):
 
 def unrounded_master(weights):
     """Master weights that round to `weights`, some of them just so."""
-    fractions = {
-        name: iter([0, -(2**15), 2**15 - 1, 5, 0, 0, -60, 9000] * 4096) for name in weights
-    }
+    fractions = {name: iter([0, -(2**15), 2**15 - 1, 5, 0, 0, -60, 9000] * 4096) for name in weights}
     return {
-        name: oracle.map_tensor(
-            lambda w, f=fractions[name]: oracle.clip((w << 16) + next(f), -127 << 16, 127 << 16), w
-        )
+        name: oracle.map_tensor(lambda w, f=fractions[name]: oracle.clip((w << 16) + next(f), -127 << 16, 127 << 16), w)
         for name, w in weights.items()
     }
 
@@ -192,9 +179,7 @@ def branch_vectors(weights, seed, step, branches, lr, squares=0, count=3, stream
     master = first_master = unrounded_master(weights)
     first_weights = weights
     assert oracle.from_master(master) == weights
-    row_squares = {
-        name: [squares] * len(rows) for name, rows in oracle.zero_squares(weights).items()
-    }
+    row_squares = {name: [squares] * len(rows) for name, rows in oracle.zero_squares(weights).items()}
     first_squares = row_squares
     tokens = [chunks[:streams] for chunks in branch_texts(count)]
     states = [random_states(seed, streams, layers, d)]
@@ -262,9 +247,7 @@ def text_with_resets(seed, count):
 VECTORS = {
     "forward_d16_l1": lambda: forward_vectors(random_weights(1, 16, 1), text_with_resets(1, 10)),
     "forward_d16_l2": lambda: forward_vectors(random_weights(2, 16, 2), text_with_resets(2, 10)),
-    "forward_d64_l1_extreme": lambda: forward_vectors(
-        extreme_weights(3, 64, 1), text_with_resets(3, 8)
-    ),
+    "forward_d64_l1_extreme": lambda: forward_vectors(extreme_weights(3, 64, 1), text_with_resets(3, 8)),
     "step_branches_d16_l1": lambda: branch_vectors(weak_head_weights(11), 11, 0, 16, 26_000),
     "step_branches_d16_l2": lambda: branch_vectors(
         step_weights(2**40 + 12, 2), 2**40 + 12, 61, 16, 13_000, squares=90_000, count=2
@@ -272,9 +255,7 @@ VECTORS = {
     "step_branches_d64_l1_few": lambda: branch_vectors(
         wide_weights(13, 64), 13, 5, 16, 2_000, squares=1_000, count=2, streams=1
     ),
-    "step_branches_saturated": lambda: branch_vectors(
-        saturated_weights(15), 2**64 - 15, 2**32 - 3, 16, 60_000
-    ),
+    "step_branches_saturated": lambda: branch_vectors(saturated_weights(15), 2**64 - 15, 2**32 - 3, 16, 60_000),
     "step_paper": lambda: paper_vectors(1, 14, 70, 4),
 }
 

@@ -386,9 +386,7 @@ def read_token(weights, h, byte, change=None):
         f = add(product(u, f"{gru}.w_f"), product(h[i], f"{gru}.u_f"), vector(f"{gru}.b_f"))
         past = [(f_k + 127) * h_k >> 8 for f_k, h_k in zip(f, h[i], strict=True)]
         c = add(product(u, f"{gru}.w_h"), product(past, f"{gru}.u_h"), vector(f"{gru}.b_h"))
-        h_i = [
-            h_k + ((f_k + 127) * (c_k - h_k) >> 8) for h_k, f_k, c_k in zip(h[i], f, c, strict=True)
-        ]
+        h_i = [h_k + ((f_k + 127) * (c_k - h_k) >> 8) for h_k, f_k, c_k in zip(h[i], f, c, strict=True)]
         new_h.append(h_i)
         x_h = add(x, h_i)
         y = product(norm(x_h, vector(f"layers.{i}.ln2.weight")), f"{mlp}.w_up")
@@ -542,11 +540,7 @@ def limit(a):
 
 def kinds(layers):
     """The kinds of credit that are narrowed, in order."""
-    return [
-        "embedding",
-        "gain",
-        *(f"{k}.{i}" for i in range(layers) for k in ("gate", "cand", "down")),
-    ]
+    return ["embedding", "gain", *(f"{k}.{i}" for i in range(layers) for k in ("gate", "cand", "down"))]
 
 
 def chunk_credit(ln_out, tokens, text, ends):
@@ -562,13 +556,8 @@ def chunk_credit(ln_out, tokens, text, ends):
     for t in reversed(range(len(tokens))):
         x, c_end, credit = tokens[t].x, ends[t], credits[t]
         rho = 2**14 // max(1, sum(map(abs, x)) // d)
-        credit["gain"] = [
-            c * round_shift(x_j * rho, 6) >> 8 for c, x_j in zip(c_end, x, strict=True)
-        ]
-        wire = [
-            limit(round_shift(c * round_shift(g * rho, 6), 8))
-            for c, g in zip(c_end, ln_out, strict=True)
-        ]
+        credit["gain"] = [c * round_shift(x_j * rho, 6) >> 8 for c, x_j in zip(c_end, x, strict=True)]
+        wire = [limit(round_shift(c * round_shift(g * rho, 6), 8)) for c, g in zip(c_end, ln_out, strict=True)]
         for i in reversed(range(depth)):
             layer = tokens[t].layers[i]
             credit[f"down.{i}"], credit[f"cand.{i}"], credit[f"gate.{i}"] = [], [], []
@@ -598,10 +587,7 @@ def narrow(a, s):
 
 def next_shifts(shifts, totals, count):
     """The shifts of the next step; count is B T D."""
-    return [
-        (total // count // 4).bit_length() if total else s
-        for s, total in zip(shifts, totals, strict=True)
-    ]
+    return [(total // count // 4).bit_length() if total else s for s, total in zip(shifts, totals, strict=True)]
 
 
 def add_outer(z, v, x):
@@ -631,9 +617,7 @@ def add_model_votes(z, token, byte, narrowed, pushed):
         else:
             z[name] = [z_k + v_k for z_k, v_k in zip(z[name], v, strict=True)]
     row = z["embedding.weight"][byte]
-    z["embedding.weight"][byte] = [
-        z_k + v_k for z_k, v_k in zip(row, narrowed["embedding"], strict=True)
-    ]
+    z["embedding.weight"][byte] = [z_k + v_k for z_k, v_k in zip(row, narrowed["embedding"], strict=True)]
 
 
 @dataclass
@@ -648,18 +632,7 @@ class EggResult:
     ends: list  # per stream, c of each byte
 
 
-def egg_votes(
-    weights,
-    chunks,
-    states,
-    seed,
-    step,
-    count,
-    shifts,
-    z=None,
-    change=None,
-    add_votes=add_model_votes,
-):
+def egg_votes(weights, chunks, states, seed, step, count, shifts, z=None, change=None, add_votes=add_model_votes):
     """Everything in a step but the choice of the text and the update.
 
     chunks : what each of the step's streams reads, each chunk with the last byte's target
@@ -720,10 +693,7 @@ def update_row(master, square, z, step, lr):
     z = [clip(v, -VOTE_LIMIT, VOTE_LIMIT) for v in z]
     square += ((dot(z, z) << 4) // len(z) - square) // min(128, step + 1)
     factor = (lr << 16) // max(1, math.isqrt(square))
-    moved = [
-        clip(m + round_shift(v * factor, 14), -MASTER_LIMIT, MASTER_LIMIT)
-        for m, v in zip(master, z, strict=True)
-    ]
+    moved = [clip(m + round_shift(v * factor, 14), -MASTER_LIMIT, MASTER_LIMIT) for m, v in zip(master, z, strict=True)]
     return moved, square
 
 
@@ -732,11 +702,7 @@ def update(master, squares, z, step, lr):
     new_master, new_squares = {}, {}
     for name, m in master.items():
         is_matrix = isinstance(m[0], list)
-        rows = (
-            zip(m, squares[name], z[name], strict=True)
-            if is_matrix
-            else [(m, *squares[name], z[name])]
-        )
+        rows = zip(m, squares[name], z[name], strict=True) if is_matrix else [(m, *squares[name], z[name])]
         moved = [update_row(*row, step, lr) for row in rows]
         new_master[name] = [row for row, _ in moved] if is_matrix else moved[0][0]
         new_squares[name] = [square for _, square in moved]
@@ -784,15 +750,7 @@ class EggRun:
         self.master, self.squares = to_master(weights), zero_squares(weights)
 
     def cast(self, chunks, states):
-        return egg_votes(
-            from_master(self.master),
-            chunks,
-            states,
-            self.seed,
-            self.step,
-            self.branches,
-            self.shifts,
-        )
+        return egg_votes(from_master(self.master), chunks, states, self.seed, self.step, self.branches, self.shifts)
 
 
 def egg_step(run, lr):

@@ -96,16 +96,7 @@ def text_votes(weights, adapter, chunks, states, seed, step, count, shifts):
     """oracle.egg_votes for an adapter's factors."""
     votes = {name: oracle.zeros(shape) for name, shape in shapes(adapter).items()}
     return oracle.egg_votes(
-        weights,
-        chunks,
-        states,
-        seed,
-        step,
-        count,
-        shifts,
-        votes,
-        lambda: Adapted(adapter),
-        add_votes,
+        weights, chunks, states, seed, step, count, shifts, votes, lambda: Adapted(adapter), add_votes
     )
 
 
@@ -157,9 +148,6 @@ def merged(w, a, b):
     """W + B A / 64, rounded half up and limited."""
     columns = list(zip(*a, strict=True))
     return [
-        [
-            clip8(w_nk + round_shift(dot(b_n, column), 6))
-            for w_nk, column in zip(row, columns, strict=True)
-        ]
+        [clip8(w_nk + round_shift(dot(b_n, column), 6)) for w_nk, column in zip(row, columns, strict=True)]
         for row, b_n in zip(w, b, strict=True)
     ]

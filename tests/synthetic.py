@@ -13,10 +13,7 @@ def documents(count: int, seed: int = 0) -> list[bytes]:
     """Sentences of words drawn by the counter-based generator."""
     drawn = words(seed, 99, np.arange(count), 0, 40)
     return [
-        (
-            " ".join(WORDS[int(w) % len(WORDS)] for w in row[: 20 + int(row[0]) % 20]) + ".\n"
-        ).encode()
-        for row in drawn
+        (" ".join(WORDS[int(w) % len(WORDS)] for w in row[: 20 + int(row[0]) % 20]) + ".\n").encode() for row in drawn
     ]
 
 

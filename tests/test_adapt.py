@@ -11,14 +11,7 @@ from synthetic import documents
 from egg import data
 from egg.cli.corpus import CorpusText
 from egg.errors import EggError
-from egg.model.adapter import (
-    adapter_shape,
-    evolving,
-    initial_factors,
-    matrices_of,
-    merge,
-    read_adapter,
-)
+from egg.model.adapter import adapter_shape, evolving, initial_factors, matrices_of, merge, read_adapter
 from egg.model.network import read_model
 from egg.run.adaptation import AdapterEvolution, adapt
 
@@ -51,17 +44,13 @@ def text(tmp_path_factory):
 def adapted(egg, model, text, tmp_path):
     """An adapter of a few steps."""
     out = tmp_path / "adapted"
-    status, _, err = egg(
-        "adapt", model, "--data", text, "--rank", 2, "--tokens", 20 * 64, "--out", out, *FLAGS
-    )  # fmt: skip
+    status, _, err = egg("adapt", model, "--data", text, "--rank", 2, "--tokens", 20 * 64, "--out", out, *FLAGS)
     assert status == 0, err
     return out
 
 
 def test_a_folder_of_an_adapter(adapted, model, egg, text):
-    assert {p.name for p in adapted.iterdir()} == {
-        "adapter.safetensors", "config.json", "metrics.jsonl", "loss.png",
-    }  # fmt: skip
+    assert {p.name for p in adapted.iterdir()} == {"adapter.safetensors", "config.json", "metrics.jsonl", "loss.png"}
     lines = [json.loads(line) for line in (adapted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 21))
     about = json.loads((adapted / "config.json").read_text())["adapter"]
@@ -71,9 +60,18 @@ def test_a_folder_of_an_adapter(adapted, model, egg, text):
     adapter = read_adapter(adapted, shape, weights)
     assert adapter.shape.matrices == matrices_of(shape, "gru,w_down,head")
     status, out, _ = egg(
-        "eval", model, "--adapter", adapted / "adapter.safetensors", "--data", text,
-        "--backend", "numpy", "--json", "--split", "all",
-    )  # fmt: skip
+        "eval",
+        model,
+        "--adapter",
+        adapted / "adapter.safetensors",
+        "--data",
+        text,
+        "--backend",
+        "numpy",
+        "--json",
+        "--split",
+        "all",
+    )
     plain = egg("eval", model, "--data", text, "--backend", "numpy", "--json", "--split", "all")
     assert status == 0
     assert json.loads(out)["bits_per_byte"] < json.loads(plain[1])["bits_per_byte"] - 0.3
@@ -85,9 +83,8 @@ def test_equal_seeds_give_equal_adapters_on_every_backend(adapted, model, text, 
     for seed, same in ((0, True), (1, False)):
         out = tmp_path / f"again-{seed}"
         status, _, err = egg(
-            "adapt", model, "--data", text, "--rank", 2, "--tokens", 20 * 64,
-            "--out", out, *flags, "--seed", seed,
-        )  # fmt: skip
+            "adapt", model, "--data", text, "--rank", 2, "--tokens", 20 * 64, "--out", out, *flags, "--seed", seed
+        )
         assert status == 0, err
         files = [(folder / "adapter.safetensors").read_bytes() for folder in (adapted, out)]
         assert (files[0] == files[1]) == same
@@ -95,8 +92,7 @@ def test_equal_seeds_give_equal_adapters_on_every_backend(adapted, model, text, 
 
 def test_samples_with_an_adapter(adapted, model, egg):
     drawn = [
-        egg("sample", model, "--length", 60, "--backend", "numpy", *more)[1]
-        for more in ([], ["--adapter", adapted])
+        egg("sample", model, "--length", 60, "--backend", "numpy", *more)[1] for more in ([], ["--adapter", adapted])
     ]
     assert drawn[0] != drawn[1]
 
@@ -129,7 +125,7 @@ def test_all_weights(model, text, egg, tmp_path):
     out = tmp_path / "full"
     status, printed, err = egg(
         "adapt", model, "--data", text, "--rank", "full", "--tokens", 20 * 64, "--out", out, *FLAGS
-    )  # fmt: skip
+    )
     assert status == 0, err
     shape, weights, _ = read_model(out)
     assert (weights != read_model(model)[1]).any()
@@ -142,9 +138,8 @@ def test_all_weights(model, text, egg, tmp_path):
 def test_merge(adapted, model, text, egg, tmp_path, more):
     out = tmp_path / "merged"
     status, printed, err = egg(
-        "adapt", "merge", model, "--adapter", adapted, "--out", out, "--data", text,
-        "--backend", "numpy", *more,
-    )  # fmt: skip
+        "adapt", "merge", model, "--adapter", adapted, "--out", out, "--data", text, "--backend", "numpy", *more
+    )
     assert status == 0, err
     shape, weights, _ = read_model(out)
     base = read_model(model)[1]
@@ -164,9 +159,7 @@ def test_what_cannot_be_merged(adapted, model, text, egg, tmp_path):
         (["--out", tmp_path / "no", "--eval-bytes", -3], "--eval-bytes -3"),
         (["--out", tmp_path / "file"], "--out"),
     ):
-        status, out, err = egg(
-            "adapt", "merge", model, "--adapter", adapted, "--data", text, *flags
-        )
+        status, out, err = egg("adapt", "merge", model, "--adapter", adapted, "--data", text, *flags)
         assert status == 2 and says in err and err.count("\n") == 1
     assert not (tmp_path / "no").exists()
 
@@ -175,9 +168,7 @@ def test_a_merge_by_hand():
     shape = Shape(16, 1)
     layout = adapter_shape(shape, 1, "w_up")
     factors = {"A": np.full((1, 16), 32), "B": np.arange(64)[:, None]}
-    adapter = Adapter(
-        layout, layout.flatten({f"layers.0.mlp.w_up.{k}": v for k, v in factors.items()})
-    )
+    adapter = Adapter(layout, layout.flatten({f"layers.0.mlp.w_up.{k}": v for k, v in factors.items()}))
     weights = np.full(shape.parameters, 100, np.int8)
     merged = shape.views(merge(weights, adapter))
     # 32 n / 64, rounded half up, added to 100 and limited
@@ -197,9 +188,7 @@ def test_initial_factors():
 def test_matrices():
     shape = Shape(16, 2)
     assert matrices_of(shape, "gru,mlp,head") == shape.matrices
-    assert matrices_of(shape, "head, w_up") == (
-        "layers.0.mlp.w_up", "layers.1.mlp.w_up", "head.weight",
-    )  # fmt: skip
+    assert matrices_of(shape, "head, w_up") == ("layers.0.mlp.w_up", "layers.1.mlp.w_up", "head.weight")
     assert matrices_of(shape, "layers.1.gru.u_h") == ("layers.1.gru.u_h",)
     for wrong in ("", "gru,", "embedding", "ln1"):
         with pytest.raises(EggError, match="no matrix"):
@@ -235,9 +224,7 @@ def test_a_folder_with_an_adapter_is_not_written_over(adapted, model, text, egg)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_and_saves(
-    model, text, egg, tmp_path, monkeypatch, number, status
-):
+def test_a_signal_finishes_the_step_and_saves(model, text, egg, tmp_path, monkeypatch, number, status):
     step = AdapterEvolution.step
 
     def interrupted(self):
@@ -259,17 +246,24 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
     out = tmp_path / "command"
     spec = sorted(text.iterdir())[0]
     status, _, err = egg(
-        "adapt", model, "--data", spec, "--rank", rank or "full", "--member-tokens", 4 * 64,
-        "--out", out, *FLAGS,
-    )  # fmt: skip
+        "adapt", model, "--data", spec, "--rank", rank or "full", "--member-tokens", 4 * 64, "--out", out, *FLAGS
+    )
     assert status == 0, err
     shape, weights, _ = read_model(model)
     corpus = data.open_corpus(str(spec))
     validation = corpus.split(corpus.validation_split or corpus.splits[0])
     found = adapt(
-        get_backend("numpy"), shape, weights, CorpusText(corpus.split(corpus.training_split)),
-        validation, rank=rank, tokens=4 * 64, measurements=2, streams=8, seq_len=8,
-    )  # fmt: skip
+        get_backend("numpy"),
+        shape,
+        weights,
+        CorpusText(corpus.split(corpus.training_split)),
+        validation,
+        rank=rank,
+        tokens=4 * 64,
+        measurements=2,
+        streams=8,
+        seq_len=8,
+    )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [tokens for tokens, _ in found.curve] == [0, 128, 256]
     assert found.after == lines[-1]["validation_bits_per_byte"]

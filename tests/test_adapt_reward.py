@@ -22,7 +22,7 @@ WEIGHTS = initial_weights(SHAPE, 3, "paper")
 LAYOUT = adapter_shape(SHAPE, 1, "gru,mlp,head")
 SETTINGS = RewardSettings(
     steps=20, population_size=128, length=12, temperature=1.0, sigma_shift=0, step_size=8 << 16, seed=1
-)  # fmt: skip
+)
 BAD = """
 import os
 import signal
@@ -92,10 +92,26 @@ def module(tmp_path, monkeypatch):
 
 def adapt(egg, model, reward, *more):
     return egg(
-        "adapt", model, "--reward", reward, "--prompts", model.parent / "prompts.txt",
-        "--out", model.parent / "out", "--backend", "numpy", "--length", 12, "--rank", 1,
-        "--population-size", 32, "--tokens", 4 * 32 * 12, *more,
-    )  # fmt: skip
+        "adapt",
+        model,
+        "--reward",
+        reward,
+        "--prompts",
+        model.parent / "prompts.txt",
+        "--out",
+        model.parent / "out",
+        "--backend",
+        "numpy",
+        "--length",
+        12,
+        "--rank",
+        1,
+        "--population-size",
+        32,
+        "--tokens",
+        4 * 32 * 12,
+        *more,
+    )
 
 
 def test_the_rewards_that_come_with_it():
@@ -118,9 +134,7 @@ def test_members_write_what_sampling_writes():
     """Members with factors as they are write the samples of egg sample, whatever stands beside them."""
     model = BACKEND.prepare(SHAPE, WEIGHTS)
     prompts, numbers = [b"one", b"longer prompt", b""], np.array([4, 0, 7])
-    texts, tokens = write(
-        lambda *state: BACKEND.forward(model, *state), SHAPE, prompts, numbers, SETTINGS
-    )
+    texts, tokens = write(lambda *state: BACKEND.forward(model, *state), SHAPE, prompts, numbers, SETTINGS)
     for prompt, number, text in zip(prompts, numbers.tolist(), texts, strict=True):
         sampling = Sampling(length=12, seed=1, count=number + 1)
         assert generate(BACKEND, SHAPE, WEIGHTS, prompt, sampling)[number] == text
@@ -135,9 +149,7 @@ def test_pair_votes_are_sums_of_outer_products():
     strings = philox.words(5, philox.ADAPTER_SIGNS, np.arange(3), 9, LAYOUT.sign_words)
     for name, t in LAYOUT.tensors.items():
         a, b = philox.signs(strings, t.a, t.shape[0]), philox.signs(strings, t.b, t.shape[1])
-        expected = sum(
-            int(f) * np.outer(a[i].astype(int), b[i].astype(int)) for i, f in enumerate(fitness)
-        )
+        expected = sum(int(f) * np.outer(a[i].astype(int), b[i].astype(int)) for i, f in enumerate(fitness))
         np.testing.assert_array_equal(votes[name], expected)
 
 
@@ -157,14 +169,10 @@ def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):
     status, _, err = adapt(egg, model, "own_rewards:letters")
     assert status == 0, err
     out = model.parent / "out"
-    assert {p.name for p in out.iterdir()} == {
-        "adapter.safetensors", "config.json", "metrics.jsonl", "reward.png",
-    }  # fmt: skip
+    assert {p.name for p in out.iterdir()} == {"adapter.safetensors", "config.json", "metrics.jsonl", "reward.png"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert (
-        json.loads((out / "config.json").read_text())["adapter"]["reward"] == "own_rewards:letters"
-    )
+    assert json.loads((out / "config.json").read_text())["adapter"]["reward"] == "own_rewards:letters"
     assert egg("sample", model, "--adapter", out, "--length", 5, "--backend", "numpy")[0] == 0
     assert read_model(model)[1].tobytes() == WEIGHTS.tobytes()
 

@@ -58,10 +58,7 @@ def test_forward_equals(numba, case):
     for sequences, length in ((1, 1), (21, 4)):
         tokens = text_of(rng, sequences, length)
         states = drawn(rng, (sequences, shape.num_layers, shape.hidden_size), 40)
-        expected, got = (
-            b.forward(b.prepare(shape, weights, adapter), tokens, states)
-            for b in (REFERENCE, numba)
-        )
+        expected, got = (b.forward(b.prepare(shape, weights, adapter), tokens, states) for b in (REFERENCE, numba))
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
         assert (REFERENCE.forward(plain, tokens, states)[0] != expected[0]).any()
@@ -95,9 +92,7 @@ def test_pairs_equal(numba, case):
         tokens = text_of(rng, 2 * pairs, length)
         states = drawn(rng, (2 * pairs, shape.num_layers, shape.hidden_size), 40)
         expected, got = (
-            b.read_adapter_pairs(
-                b.prepare(shape, weights, adapter), tokens, states, Noise(7, 11, sigma_shift)
-            )
+            b.read_adapter_pairs(b.prepare(shape, weights, adapter), tokens, states, Noise(7, 11, sigma_shift))
             for b in (REFERENCE, numba)
         )
         np.testing.assert_array_equal(got[0], expected[0])
@@ -155,13 +150,7 @@ def test_lifts_make_sixteen_one():
 def test_shapes_that_cannot_be():
     shape = Shape(16, 1)
     names = chosen(shape, "gru")
-    for rank, matrices in (
-        (0, names),
-        (17, names),
-        (1, ()),
-        (1, names[::-1]),
-        (1, ("embedding.weight",)),
-    ):
+    for rank, matrices in ((0, names), (17, names), (1, ()), (1, names[::-1]), (1, ("embedding.weight",))):
         with pytest.raises(BackendError) as error:
             AdapterShape(shape, rank, matrices)
         assert "\n" not in str(error.value)

@@ -12,9 +12,7 @@ from egg.model.parameters import initial_weights
 def test_tables_equal_the_oracles():
     np.testing.assert_array_equal(arithmetic.exp2_table(), oracle.exp2_table())
     for fraction in (16, 256):
-        np.testing.assert_array_equal(
-            arithmetic.log2_thresholds(fraction), oracle.log2_thresholds(fraction)
-        )
+        np.testing.assert_array_equal(arithmetic.log2_thresholds(fraction), oracle.log2_thresholds(fraction))
     expected = [oracle.normal_quantile(m) for m in range(65536)]
     np.testing.assert_array_equal(arithmetic.normal_table(), expected)
 
@@ -47,15 +45,11 @@ def test_floor_log2_at_every_threshold_and_beside_it(fraction):
 def test_rounding_is_half_up_and_a_shift_down_for_both_signs():
     v = np.arange(-4096, 4097)
     for s in (-3, 0, 1, 2, 7):
-        np.testing.assert_array_equal(
-            arithmetic.round_shift(v, s), [oracle.round_shift(int(x), s) for x in v]
-        )
+        np.testing.assert_array_equal(arithmetic.round_shift(v, s), [oracle.round_shift(int(x), s) for x in v])
         exact = v * 8 // 2 ** (s + 3)
         np.testing.assert_array_equal(arithmetic.shift_right(v, s), exact)
     for m in (1, 2, 3, 16, 127):
-        np.testing.assert_array_equal(
-            arithmetic.round_div(v, m), [oracle.round_div(int(x), m) for x in v]
-        )
+        np.testing.assert_array_equal(arithmetic.round_div(v, m), [oracle.round_div(int(x), m) for x in v])
 
 
 def test_norm_over_every_value_gain_and_mean():
@@ -67,10 +61,7 @@ def test_norm_over_every_value_gain_and_mean():
             row = np.concatenate([x[:, None], rest], 1)
             row[:, 1] = np.clip(mean + mean - np.abs(x), 0, 127)
             total = np.abs(row).sum(1) // row.shape[1]
-            expected = [
-                oracle.clip8((int(v) * gain) // max(1, int(t)))
-                for v, t in zip(x, total, strict=True)
-            ]
+            expected = [oracle.clip8((int(v) * gain) // max(1, int(t))) for v, t in zip(x, total, strict=True)]
             got = reference.norm(row, np.full(row.shape[1], gain))[:, 0]
             np.testing.assert_array_equal(got, expected)
 

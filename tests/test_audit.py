@@ -215,12 +215,20 @@ def test_classes_of_x86(kind):
 @pytest.mark.parametrize(
     ("mnemonic", "operands", "kind"),
     [
-        ("fmul", "v0.4s, v1.4s, v2.4s", FLOATING), ("scvtf", "d0, x1", FLOATING), ("fcvtzs", "x0, d0", FLOATING),
-        ("fcmp", "s0, s1", FLOATING), ("fmadd", "d0, d1, d2, d3", FLOATING), ("sdot", "v0.4s, v1.16b, v2.16b", DOT),
-        ("add", "v0.4s, v1.4s, v2.4s", VECTOR), ("add", "x0, x1, x2", SCALAR), ("ldp", "q0, q1, [x0]", MEMORY),
-        ("fmov", "s0, w1", MEMORY), ("b.ne", "#0x10", CONTROL), ("madd", "x0, x1, x2, x3", SCALAR),
+        ("fmul", "v0.4s, v1.4s, v2.4s", FLOATING),
+        ("scvtf", "d0, x1", FLOATING),
+        ("fcvtzs", "x0, d0", FLOATING),
+        ("fcmp", "s0, s1", FLOATING),
+        ("fmadd", "d0, d1, d2, d3", FLOATING),
+        ("sdot", "v0.4s, v1.16b, v2.16b", DOT),
+        ("add", "v0.4s, v1.4s, v2.4s", VECTOR),
+        ("add", "x0, x1, x2", SCALAR),
+        ("ldp", "q0, q1, [x0]", MEMORY),
+        ("fmov", "s0, w1", MEMORY),
+        ("b.ne", "#0x10", CONTROL),
+        ("madd", "x0, x1, x2, x3", SCALAR),
     ],
-)  # fmt: skip
+)
 def test_classes_of_aarch64(mnemonic, operands, kind):
     assert classify(mnemonic, operands, "aarch64") == kind
 

@@ -58,9 +58,7 @@ def test_forward_vectors(backend, name):
     assert set(tensors) == set(shape.tensors)
     model = backend.prepare(shape, shape.flatten(tensors))
     tokens = file["tokens"]
-    logits, states = backend.forward(
-        model, tokens[None, :-1], np.zeros((1, layers, hidden_size), np.int8)
-    )
+    logits, states = backend.forward(model, tokens[None, :-1], np.zeros((1, layers, hidden_size), np.int8))
     np.testing.assert_array_equal(logits[0], file["logits"])
     np.testing.assert_array_equal(states[0], file["final_state"])
     np.testing.assert_array_equal(scores(logits[0], tokens[1:]), file["score_sixteenths"])
@@ -71,9 +69,7 @@ def test_paper_step_vectors(backend):
     shape = Shape(16, int(file["layers"]))
     weights = file["weights"]
     noise = Noise(int(file["seed"]), int(file["step"]), int(file["sigma_shift"]))
-    totals, states = backend.run_pairs(
-        backend.prepare(shape, weights), file["tokens"], file["states"], noise
-    )
+    totals, states = backend.run_pairs(backend.prepare(shape, weights), file["tokens"], file["states"], noise)
     np.testing.assert_array_equal(totals, file["scores"])
     np.testing.assert_array_equal(states, file["new_states"])
     fitness = np.sign(totals[0::2] - totals[1::2]).astype(np.int8)
@@ -136,8 +132,7 @@ def test_branch_votes_equal(fast, hidden_size, num_layers):
         weights = weights_of(shape, rng, scale)
         tokens, states, draw = drawn_step(shape, rng, streams, length, branches)
         expected, got = (
-            b.cast_votes(b.prepare(shape, weights), tokens, states, draw, first_row=77)
-            for b in (REFERENCE, fast)
+            b.cast_votes(b.prepare(shape, weights), tokens, states, draw, first_row=77) for b in (REFERENCE, fast)
         )
         assert_same_votes(expected, got, shape)
         assert not scale or expected.votes.any()
@@ -151,9 +146,7 @@ def test_branch_votes_in_tiny_blocks(fast, monkeypatch):
     weights = weights_of(shape, rng, 16)
     for length in (3, 21):
         tokens, states, draw = drawn_step(shape, rng, 37, length, 64)
-        expected, got = (
-            b.cast_votes(b.prepare(shape, weights), tokens, states, draw) for b in (REFERENCE, fast)
-        )
+        expected, got = (b.cast_votes(b.prepare(shape, weights), tokens, states, draw) for b in (REFERENCE, fast))
         assert_same_votes(expected, got, shape)
 
 
@@ -176,8 +169,7 @@ def test_pairs_equal(fast, hidden_size, num_layers):
         states = rng.integers(-127, 128, (2 * pairs, num_layers, hidden_size)).astype(np.int8)
         noise = Noise(2**64 - 1, 5, sigma_shift)
         expected, got = (
-            b.run_pairs(b.prepare(shape, weights), tokens, states, noise, first_pair=3)
-            for b in (REFERENCE, fast)
+            b.run_pairs(b.prepare(shape, weights), tokens, states, noise, first_pair=3) for b in (REFERENCE, fast)
         )
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
@@ -251,13 +243,10 @@ def test_arrays_that_are_not_contiguous_are_read_as_what_they_are(fast):
     weights = np.repeat(weights_of(shape, rng, 16), 2)[::2]
     states = np.asfortranarray(rng.integers(-127, 128, (6, 2, 16)).astype(np.int8))
     tokens = text_of(rng, 6, 4)
-    expected, got = (
-        b.forward(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, fast)
-    )
+    expected, got = (b.forward(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, fast))
     np.testing.assert_array_equal(got[0], expected[0])
     expected, got = (
-        b.run_pairs(b.prepare(shape, weights), tokens[:3], states, Noise(1, 1, 4))
-        for b in (REFERENCE, fast)
+        b.run_pairs(b.prepare(shape, weights), tokens[:3], states, Noise(1, 1, 4)) for b in (REFERENCE, fast)
     )
     np.testing.assert_array_equal(got[0], expected[0])
 

@@ -22,8 +22,10 @@ LONG = text_of(*(RANDOM[i : i + 77].tobytes() for i in range(0, 5000, 77)))
 def test_pairs_are_counted_within_documents():
     counts = pair_counts(text_of(b"ab", b"", b"aab"))
     assert {(a, b): counts[a, b] for a, b in zip(*np.nonzero(counts), strict=True)} == {
-        (0, 97): 2, (97, 98): 2, (97, 97): 1,
-    }  # fmt: skip
+        (0, 97): 2,
+        (97, 98): 2,
+        (97, 97): 1,
+    }
 
 
 @pytest.mark.parametrize("training", [text_of(b""), text_of(b"abcab"), LONG])

@@ -16,8 +16,19 @@ from egg.cli import bench as cli_bench
 from egg.errors import EggError
 
 SMALL = "--hidden-size 16 --num-layers 1 --readers 4 --backend numpy --seconds 0".split()
-ROW = {"name", "recipe", "hidden_size", "num_layers", "readers", "tokens_per_second",
-       "gmacs", "fraction_of_peak", "spread", "seconds", "repeats"}  # fmt: skip
+ROW = {
+    "name",
+    "recipe",
+    "hidden_size",
+    "num_layers",
+    "readers",
+    "tokens_per_second",
+    "gmacs",
+    "fraction_of_peak",
+    "spread",
+    "seconds",
+    "repeats",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +85,11 @@ def test_the_figures_of_a_row():
     assert lost.rates == [None, 1000, None]
     assert cli_bench.row_facts(lost, 0.016)["gmacs"] is None
     assert cli_bench.table([lost], 0.016)[2].split("|")[5:9] == [
-        " -        ", " 1 k to -          ", " -      ", " -       ",
-    ]  # fmt: skip
+        " -        ",
+        " 1 k to -          ",
+        " -      ",
+        " -       ",
+    ]
 
 
 def test_parts_are_added_and_taken_off(monkeypatch):
@@ -138,9 +152,7 @@ def test_branches_and_votes_from_what_can_be_timed():
         job = make_ready(case(name, readers=2, width=64), get_backend("numpy"))
         few, many = f + v + 16 * b, f + v + 64 * b
         first, *others = (job.factor, *(factor for factor, _ in job.others))
-        return sum(
-            np.multiply((first, *others), {"branches": (many, few), "votes": (few, many, f)}[name])
-        )
+        return sum(np.multiply((first, *others), {"branches": (many, few), "votes": (few, many, f)}[name]))
 
     assert left("branches") == pytest.approx(64 * b)
     assert left("votes") == pytest.approx(v)
@@ -155,7 +167,7 @@ def test_branches_and_votes_from_what_can_be_timed():
         ({"only": "generate", "hidden_size": 64, "num_layers": 7}, {("generate", 64, 7)}),
         ({"recipe": "paper", "hidden_size": 1024}, {("step", 1024, 2)}),
     ],
-)  # fmt: skip
+)
 def test_flags_narrow_the_plan(arguments, expected):
     found = {(c.name, c.shape.hidden_size, c.shape.num_layers) for c in plan(**arguments)}
     assert found == expected
@@ -166,10 +178,7 @@ def test_flags_narrow_the_plan(arguments, expected):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (
-            "--only speed",
-            "--only speed: choose forward, branches, votes, update, step, eval, generate",
-        ),
+        ("--only speed", "--only speed: choose forward, branches, votes, update, step, eval, generate"),
         ("--recipe salad", "--recipe salad: choose egg, paper"),
         ("--recipe paper --only eval", "leave --recipe out"),
         ("--hidden-size 16", "--num-layers"),
@@ -234,7 +243,7 @@ def test_numba_is_measured(egg):
 
 @pytest.mark.parametrize(
     "call", ["forward", "run_pairs", "cast_votes", "cast_pair_votes", "update_rows", "update_master", "update_signs"]
-)  # fmt: skip
+)
 def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
     right = getattr(NumpyBackend, call)
 

@@ -5,14 +5,7 @@ from math import log2
 import numpy as np
 import pytest
 from egg.kernels import Adapter, AdapterShape, Draw, Shape, get_backend, philox, reference
-from egg.kernels.arithmetic import (
-    FIRST_SHIFTS,
-    MASTER_BITS,
-    VOTE_MEAN,
-    product_shift,
-    round_div,
-    round_shift,
-)
+from egg.kernels.arithmetic import FIRST_SHIFTS, MASTER_BITS, VOTE_MEAN, product_shift, round_div, round_shift
 from egg.kernels.reference_branches import Branches, hadamard, head_votes, log2_4096
 from synthetic import corpus
 
@@ -54,9 +47,7 @@ def test_the_transform_is_the_matrix(size):
 
 def test_the_logarithm_is_within_three():
     rng = np.random.default_rng(0)
-    v = np.unique(
-        [*range(1, 2**16), *(2 ** rng.uniform(16, 23, 20000)).astype(int), 2**23 - 1]
-    ).astype(np.int64)
+    v = np.unique([*range(1, 2**16), *(2 ** rng.uniform(16, 23, 20000)).astype(int), 2**23 - 1]).astype(np.int64)
     assert np.abs(log2_4096(v) - 4096 * np.log2(v)).max() < 3
     np.testing.assert_array_equal(log2_4096(1 << np.arange(23)), 4096 * np.arange(23))
 
@@ -170,10 +161,7 @@ def test_fewer_branches_are_others_at_every_step():
     assert (fewer.votes != again.votes).any()
     name = "layers.0.mlp.w_down"
     a, b, c = (shape.views(v.votes.astype(float))[name] for v in (whole, fewer, again))
-    for part in (
-        b,
-        c,
-    ):  # noisier, of the same mind: the cosine of 16 of 64 directions is about a half
+    for part in (b, c):  # noisier, of the same mind: the cosine of 16 of 64 directions is about a half
         assert (a * part).sum() > 0.2 * np.linalg.norm(a) * np.linalg.norm(part)
     np.testing.assert_array_equal(*(shape.views(v.votes)["head.weight"] for v in (whole, fewer)))
 
@@ -205,9 +193,7 @@ def test_a_nul_keeps_credit_from_what_came_before():
     parts = parts + shape.views(after.votes)["layers.0.gru.u_f"]
     np.testing.assert_array_equal(gates(tokens), parts)
     tokens[0, 2] = 4
-    follows = cast(
-        shape, weights, tokens[:, 2:], cast(shape, weights, tokens[:, :3], states).states
-    )
+    follows = cast(shape, weights, tokens[:, 2:], cast(shape, weights, tokens[:, :3], states).states)
     parts = shape.views(cast(shape, weights, tokens[:, :3], states).votes)["layers.0.gru.u_f"]
     parts = parts + shape.views(follows.votes)["layers.0.gru.u_f"]
     assert (gates(tokens) != parts).any()
@@ -248,8 +234,7 @@ def test_an_adapter_is_voted_on_in_b_alone():
     layout.views(factors)["layers.1.gru.w_h.A"][0, 7] = 64  # 64 >> shift(16) is 1
     one = cast(shape, weights, tokens, states, adapter=Adapter(layout, factors))
     np.testing.assert_array_equal(
-        layout.views(one.votes)["layers.1.gru.w_h.B"][:, 0],
-        shape.views(plain.votes)["layers.1.gru.w_h"][:, 7],
+        layout.views(one.votes)["layers.1.gru.w_h.B"][:, 0], shape.views(plain.votes)["layers.1.gru.w_h"][:, 7]
     )
 
 
@@ -260,9 +245,7 @@ def test_update_rows():
     master = weights.astype(np.int32) << MASTER_BITS
     squares = np.zeros(len(starts) - 1, np.int64)
     none = np.zeros(shape.parameters, np.int32)
-    np.testing.assert_array_equal(
-        BACKEND.update_rows(shape, master, squares, none, 0, 1 << 16), weights
-    )
+    np.testing.assert_array_equal(BACKEND.update_rows(shape, master, squares, none, 0, 1 << 16), weights)
     assert not squares.any() and (master == weights.astype(np.int32) << MASTER_BITS).all()
 
     # A row of the embedding, by hand: one vote of 12 in 16 weights, twice.
@@ -298,9 +281,7 @@ def test_update_master_rounds_and_stays_in_range():
     votes = np.zeros(shape.parameters, np.int64)
     votes[:4] = -(2**20), 2**20, 3, -3
     weights = BACKEND.update_master(shape, master, votes, 1 << 31)
-    np.testing.assert_array_equal(
-        master[:5], [-127 * 256, 127 * 256, 126 * 256 + 2, 126 * 256 - 1, 126 * 256]
-    )
+    np.testing.assert_array_equal(master[:5], [-127 * 256, 127 * 256, 126 * 256 + 2, 126 * 256 - 1, 126 * 256])
     np.testing.assert_array_equal(weights[:5], [-127, 127, 126, 126, 126])
     assert weights.dtype == np.int8
 
@@ -316,9 +297,8 @@ def test_sixty_steps_learn():
     for step in range(steps):
         at = (starts[:, None] + step * length + np.arange(length + 1)) % text.size
         cast = BACKEND.cast_votes(
-            BACKEND.prepare(shape, weights), text[at], states,
-            Draw(0, step, 16, shifts), first_row=streams * step,
-        )  # fmt: skip
+            BACKEND.prepare(shape, weights), text[at], states, Draw(0, step, 16, shifts), first_row=streams * step
+        )
         states = cast.states
         means = cast.totals // (streams * length * 16) // VOTE_MEAN
         lengths = np.array([int(m).bit_length() for m in means])

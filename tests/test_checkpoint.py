@@ -43,8 +43,11 @@ def test_what_is_saved_is_read_back(tmp_path):
     folder = save(tmp_path)
     assert folder == tmp_path / "checkpoints" / "step-00000003"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "manifest.json", "model.safetensors", "state.safetensors",
-    ]  # fmt: skip
+        "config.json",
+        "manifest.json",
+        "model.safetensors",
+        "state.safetensors",
+    ]
     np.testing.assert_array_equal(checkpoint.read_weights(folder, SHAPE), weights(3))
     state = checkpoint.read_state(folder, LAYOUT)
     assert state["step"].tolist() == [3] and state["states"].shape == (4, 1, 16)
@@ -67,10 +70,7 @@ def test_the_newest_is_found_by_number(tmp_path):
     (tmp_path / "checkpoints" / "step-1").mkdir()  # somebody's own
     (tmp_path / "checkpoints" / "step-999999999").touch()
     assert checkpoint.find(tmp_path).name == "step-100000000"
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)][:2] == [
-        "step-00000009",
-        "step-00000020",
-    ]
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)][:2] == ["step-00000009", "step-00000020"]
     one = tmp_path / "checkpoints" / "step-00000009"
     assert checkpoint.find(one) == one
 
@@ -94,8 +94,11 @@ def test_a_checkpoint_appears_whole_and_at_once(tmp_path, monkeypatch):
 
     def spy_rename(path, target):
         assert {p.name for p in path.iterdir()} == {
-            "config.json", "manifest.json", "model.safetensors", "state.safetensors",
-        }  # fmt: skip
+            "config.json",
+            "manifest.json",
+            "model.safetensors",
+            "state.safetensors",
+        }
         seen.append(target.name)
         return rename(path, target)
 

@@ -73,18 +73,12 @@ def test_a_pair_leaves_the_weights_as_they_were():
 def test_it_learns_a_little_and_equals(numba):
     shape = Shape(16, 1)
     start = initial_weights(shape, 3, "paper")
-    settings = ClassicSettings(
-        steps=12, population_size=32, sequences=4, seq_len=8, step_size=2 << 16
-    )
-    runs = [
-        ClassicEvolution(b, shape, start, ArrayText(TEXT), settings) for b in (REFERENCE, numba)
-    ]
+    settings = ClassicSettings(steps=12, population_size=32, sequences=4, seq_len=8, step_size=2 << 16)
+    runs = [ClassicEvolution(b, shape, start, ArrayText(TEXT), settings) for b in (REFERENCE, numba)]
     for _ in range(settings.steps):
         bits = [run.step() for run in runs]
         assert bits[0] == bits[1]
         np.testing.assert_array_equal(runs[0].weights, runs[1].weights)
-    before, after = (
-        evaluate(REFERENCE, shape, w, TEXT).bits_per_byte for w in (start, runs[0].weights)
-    )
+    before, after = (evaluate(REFERENCE, shape, w, TEXT).bits_per_byte for w in (start, runs[0].weights))
     assert after < before - 0.2
     assert np.abs(runs[0].weights).max() <= 125

@@ -31,9 +31,16 @@ from egg.view.screen import CONTROLS
 
 ROOT = Path(__file__).parent.parent
 KEYS = [
-    "step", "tokens", "train_integer_bits_per_byte", "validation_bits_per_byte", "step_size",
-    "changed_share", "clipped_share", "tokens_per_second", "seconds",
-]  # fmt: skip
+    "step",
+    "tokens",
+    "train_integer_bits_per_byte",
+    "validation_bits_per_byte",
+    "step_size",
+    "changed_share",
+    "clipped_share",
+    "tokens_per_second",
+    "seconds",
+]
 
 
 def metrics(run: Path) -> list[dict]:
@@ -47,13 +54,17 @@ def test_a_run_directory(train, tmp_path):
     run = tmp_path / "run"
     out = train("--steps", 10, "--out", run)
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.jsonl", "loss.png", "report.html", "checkpoints", "best.json", "run.toml",
-    }  # fmt: skip
+        "config.json",
+        "metrics.jsonl",
+        "loss.png",
+        "report.html",
+        "checkpoints",
+        "best.json",
+        "run.toml",
+    }
     lines = metrics(run)
     best = min((line["validation_bits_per_byte"], line["step"]) for line in (lines[3], lines[7]))[1]
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {
-        f"step-{n:08d}" for n in (6, 9, 10, best)
-    }
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {f"step-{n:08d}" for n in (6, 9, 10, best)}
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert [line["tokens"] for line in lines] == [128 * n for n in range(1, 11)]
     for line in lines:
@@ -73,13 +84,7 @@ def test_a_run_directory(train, tmp_path):
     assert config["corpus"]["fingerprint"]
     # What was chosen is told, and what it was made with.
     assert config["evolution"]["branches"] == 16 and 0.89 < config["evolution"]["step_size"] < 0.9
-    assert (
-        lines[0]["step_size"]
-        == config["evolution"]["step_size"]
-        > lines[1]["step_size"]
-        > lines[9]["step_size"]
-        > 0
-    )
+    assert lines[0]["step_size"] == config["evolution"]["step_size"] > lines[1]["step_size"] > lines[9]["step_size"] > 0
     made_with = config["made_with"]
     assert made_with["egg"] == __version__ and made_with["backend"].startswith("numpy: ")
     assert made_with["cpu"] and set(made_with) <= {"egg", "commit", "cpu", "backend"}
@@ -100,9 +105,16 @@ def test_eval_says_what_the_end_of_training_says(train, egg, tmp_path):
     assert status == 0
     result = json.loads(text)
     assert list(result) == [
-        "bits_per_byte", "byte_perplexity", "word_perplexity", "integer_bits_per_byte",
-        "documents", "bytes", "words", "seconds", "backend",
-    ]  # fmt: skip
+        "bits_per_byte",
+        "byte_perplexity",
+        "word_perplexity",
+        "integer_bits_per_byte",
+        "documents",
+        "bytes",
+        "words",
+        "seconds",
+        "backend",
+    ]
     assert result["bits_per_byte"] == metrics(run)[-1]["validation_bits_per_byte"]
     assert f"{result['bits_per_byte']:.4f}" in out
     assert result["byte_perplexity"] == 2 ** result["bits_per_byte"]
@@ -121,9 +133,7 @@ def test_the_end_of_a_run_tells_how_good_it_is(train, egg, tables, tmp_path):
     corpus = data.open_corpus(str(tables))
     simple = baselines(corpus.split("train"), corpus.split("validation"))
     table = out.partition("$ egg sample ")[0]  # lines of the sample are set in as well
-    rows = {
-        line[:13].strip(): line[13:].split()[0] for line in table.splitlines() if line[:2] == "  "
-    }
+    rows = {line[:13].strip(): line[13:].split()[0] for line in table.splitlines() if line[:2] == "  "}
     assert rows["bigram"] == f"{simple.bigram:.4f}" and rows["unigram"] == f"{simple.unigram:.4f}"
     assert rows["gzip -9"] == f"{simple.gzip:.4f}"
     # All of the validation split, not the part that is measured on the way.
@@ -143,9 +153,7 @@ def test_a_best_before_the_end_is_named(train, tmp_path, monkeypatch):
 
     bits = {4: 5.0, 6: 6.0}
     monkeypatch.setattr(
-        trainer.Trainer,
-        "_evaluate",
-        lambda self: Evaluation(bits[self.evolution.step_number], 8.0, 1, 210, 0.0),
+        trainer.Trainer, "_evaluate", lambda self: Evaluation(bits[self.evolution.step_number], 8.0, 1, 210, 0.0)
     )
     run = tmp_path / "run"
     out = train("--steps", 6, "--out", run)
@@ -178,9 +186,13 @@ def test_eval_beside_simpler_models(train, egg, tmp_path, tables):
     assert status == 0, err
     found = json.loads(out)["baselines"]
     assert found == {
-        "trigram": strong.trigram, "bigram": simple.bigram, "unigram": simple.unigram,
-        "xz": strong.xz, "zstd": strong.zstd, "gzip": simple.gzip,
-    }  # fmt: skip
+        "trigram": strong.trigram,
+        "bigram": simple.bigram,
+        "unigram": simple.unigram,
+        "xz": strong.xz,
+        "zstd": strong.zstd,
+        "gzip": simple.gzip,
+    }
     lines = egg(*arguments)[1].splitlines()
     table = [float(line.split()[1 + line.startswith("  this model")]) for line in lines[7:]]
     assert len(table) == 7 and table == sorted(table)
@@ -238,9 +250,14 @@ def test_eval_of_a_bare_model_needs_data(train, egg, tmp_path, book):
 def test_a_text_without_validation_is_measured_on_itself(egg, tmp_path, book):
     run = tmp_path / "run"
     status, out, err = egg(
-        "train", *"--preset quickstart --hidden-size 16 --num-layers 1 --streams 8".split(),
-        *"--steps 2 --backend numpy".split(), "--data", book, "--out", run,
-    )  # fmt: skip
+        "train",
+        *"--preset quickstart --hidden-size 16 --num-layers 1 --streams 8".split(),
+        *"--steps 2 --backend numpy".split(),
+        "--data",
+        book,
+        "--out",
+        run,
+    )
     assert status == 0, err
     assert "no text back for validation" in out
     assert json.loads((run / "config.json").read_text())["run"]["data"] == str(book)
@@ -253,16 +270,30 @@ def test_a_run_of_recipe_paper(train, egg, tmp_path):
     assert metrics(run)[-1]["tokens"] == 2 * 32 * 10
     assert [k for k in KEYS if k not in metrics(run)[-1]] == ["step_size"]
     there = json.loads((run / "config.json").read_text())["evolution"]
-    assert there == {
-        "recipe": "paper", "seq_len": 10, "population_size": 32, "sigma_shift": 3, "seed": 0
-    }  # fmt: skip
+    assert there == {"recipe": "paper", "seq_len": 10, "population_size": 32, "sigma_shift": 3, "seed": 0}
     assert egg("eval", run, "--backend", "numpy")[0] == 0
 
 
 def test_flags_override_the_preset_and_later_ones_win(train, tmp_path):
     run = tmp_path / "run"
-    train("--preset", "base", "--preset", "paper", "--recipe", "egg", "--tokens", "1e12",
-          "--seed", 1, "--seed=2", "--steps=2", "--out", tmp_path / "other", "--out", run)  # fmt: skip
+    train(
+        "--preset",
+        "base",
+        "--preset",
+        "paper",
+        "--recipe",
+        "egg",
+        "--tokens",
+        "1e12",
+        "--seed",
+        1,
+        "--seed=2",
+        "--steps=2",
+        "--out",
+        tmp_path / "other",
+        "--out",
+        run,
+    )
     config = json.loads((run / "config.json").read_text())
     assert config["preset"] == "paper" and config["model"]["hidden_size"] == 16
     assert config["run"]["eval_bytes"] == 262_144  # of the preset
@@ -279,7 +310,7 @@ def test_flags_override_the_preset_and_later_ones_win(train, tmp_path):
         ("--member-tokens", "300", 3),
         ("--member_tokens=300", None, 3),
         ("--minutes", "1e-9", 1),
-    ],  # fmt: skip,
+    ],
 )
 def test_one_stop_replaces_those_of_the_preset(train, tmp_path, flag, value, steps):
     run = tmp_path / "run"
@@ -374,8 +405,13 @@ def test_equal_seeds_give_equal_runs(train, tmp_path):
 
 
 def test_train_py_is_egg_train(tables, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *"--hidden-size 16 --num-layers 1".split(),
-               *"--streams 8 --steps 1 --backend numpy --data".split(), str(tables)]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *"--hidden-size 16 --num-layers 1".split(),
+        *"--streams 8 --steps 1 --backend numpy --data".split(),
+        str(tables),
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("runs/nano-*/checkpoints/step-00000001"))) == 1
@@ -392,10 +428,7 @@ def test_the_first_command_learns(tmp_path):
 
     command = "--preset quickstart --tokens 100K --threads 2".split()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *command],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+        [sys.executable, str(ROOT / "train.py"), *command], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.glob("runs/quickstart-*")
@@ -421,9 +454,7 @@ def test_help_shows_the_chosen_presets_values(egg):
     status, out, _ = egg("train", "--preset", "paper", "--help")
     assert status == 0
     words = " ".join(out.replace("│", " ").split())
-    assert (
-        "(default: 262144)" in words and "(default: paper)" in words and "(default: 10G)" in words
-    )
+    assert "(default: 262144)" in words and "(default: paper)" in words and "(default: 10G)" in words
     assert "--hidden-size" in words and "--model" not in words and "vocab" not in words
     for name, line in PRESET_HELP.items():
         assert f"{name} {line}" in words
@@ -536,9 +567,17 @@ def test_bad_input_gets_one_line_and_writes_nothing(egg, tables, tmp_path, monke
     file.touch()
     monkeypatch.chdir(tmp_path)
     status, _, err = egg(
-        "train", "--hidden-size", 16, "--steps", 1, "--backend", "numpy", "--data", tables,
+        "train",
+        "--hidden-size",
+        16,
+        "--steps",
+        1,
+        "--backend",
+        "numpy",
+        "--data",
+        tables,
         *arguments.format(file=file, tmp=tmp_path).split(),
-    )  # fmt: skip
+    )
     assert status == 2
     assert says in one_line(err)
     assert os.listdir(tmp_path) == ["file"]
@@ -650,9 +689,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(egg, tables, tmp_path,
         ("config.json", lambda p: p.unlink(), "has no config.json"),
     ],
 )
-def test_damaged_and_foreign_models_are_told_in_one_line(
-    train, egg, tmp_path, command, name, damage, says
-):
+def test_damaged_and_foreign_models_are_told_in_one_line(train, egg, tmp_path, command, name, damage, says):
     train("--steps", 1, "--out", tmp_path / "run")
     folder = tmp_path / "run/checkpoints/step-00000001"
     damage(folder / name)
@@ -724,18 +761,24 @@ def test_a_folder_that_cannot_be_written_is_refused(egg, tables, tmp_path):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("4096", 4096), ("-3", -3), ("10_000_000", 10**7), ("10,000", 10**4), ("10M", 10**7),
-        ("1e9", 10**9), ("0.5G", 5 * 10**8), ("2k", 2000), ("1B", 10**9), ("1.5e3", 1500),
+        ("4096", 4096),
+        ("-3", -3),
+        ("10_000_000", 10**7),
+        ("10,000", 10**4),
+        ("10M", 10**7),
+        ("1e9", 10**9),
+        ("0.5G", 5 * 10**8),
+        ("2k", 2000),
+        ("1B", 10**9),
+        ("1.5e3", 1500),
         ("18446744073709551615", 2**64 - 1),
     ],
-)  # fmt: skip
+)
 def test_whole_numbers(text, value):
     assert whole_number(text) == value
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "1.5", "M", "1e-3", "nan", "inf", "1e400", "0x10", "1 2"]
-)
+@pytest.mark.parametrize("text", ["", "x", "1.5", "M", "1e-3", "nan", "inf", "1e400", "0x10", "1 2"])
 def test_what_is_no_whole_number(text):
     with pytest.raises(ValueError, match="no integer"):
         whole_number(text)
@@ -757,9 +800,7 @@ class Terminal(io.StringIO):
         return True
 
 
-STATUS = Status(
-    12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0, 0.0231, 0.0004, 0.3725
-)  # fmt: skip
+STATUS = Status(12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0, 0.0231, 0.0004, 0.3725)
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 120, 200])
@@ -783,9 +824,7 @@ def test_the_live_view_fits_the_terminal(monkeypatch, columns):
             assert figure in text
         assert "0.3725" in text
     rows = [line for line in text.splitlines() if "3.400" in line]
-    assert all(
-        ("3.512" in row) == (columns >= 80) and ("3.490" in row) == (columns >= 100) for row in rows
-    )
+    assert all(("3.512" in row) == (columns >= 80) and ("3.490" in row) == (columns >= 100) for row in rows)
 
 
 def test_a_terminal_that_cannot_move_gets_plain_lines(monkeypatch):
@@ -820,11 +859,23 @@ def test_plain_lines_come_seldom(monkeypatch):
 
 def test_figures_are_short():
     assert [count(n) for n in (0, 999, 1000, 9994, 9996, 45_310_000, 999_600, 1e9)] == [
-        "0", "999", "1.00k", "9.99k", "10.0k", "45.3M", "1.00M", "1.00G",
-    ]  # fmt: skip
+        "0",
+        "999",
+        "1.00k",
+        "9.99k",
+        "10.0k",
+        "45.3M",
+        "1.00M",
+        "1.00G",
+    ]
     assert [duration(s) for s in (0, 67, 3599.6, 7384, 300_000, float("inf"))] == [
-        "0:00", "1:07", "1:00:00", "2:03:04", "3d 11h", "?",
-    ]  # fmt: skip
+        "0:00",
+        "1:07",
+        "1:00:00",
+        "2:03:04",
+        "3d 11h",
+        "?",
+    ]
 
 
 def test_measured_bits_are_those_of_the_weights(train, tmp_path, tables):

@@ -21,10 +21,7 @@ def comparison(tmp_path, tables):
     lines = [f'{flag[2:].replace("-", "_")} = "{value}"' for flag, value in flags.items()]
     path = tmp_path / "small.toml"
     path.write_text(
-        "\n".join(
-            [f"data = '{tables}'", "steps = 8", "seeds = [3, 5]", *lines]
-            + ["[all]", "[short]", "seq_len = 2"]
-        )
+        "\n".join([f"data = '{tables}'", "steps = 8", "seeds = [3, 5]", *lines] + ["[all]", "[short]", "seq_len = 2"])
     )
     return path
 
@@ -35,10 +32,7 @@ def test_top_level_settings_are_common_and_tables_override(tmp_path):
     configurations, seeds = read_comparison(path)
     assert seeds == [7]
     common = {"preset": "quickstart", "steps": "9", "recipe": "egg"}
-    assert configurations == [
-        Configuration("a", common),
-        Configuration("b", common | {"steps": "4"}),
-    ]
+    assert configurations == [Configuration("a", common), Configuration("b", common | {"steps": "4"})]
     assert configurations[1].flags() == ["--preset=quickstart", "--steps=4", "--recipe=egg"]
 
 
@@ -47,9 +41,7 @@ def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, mon
     status, shown, err = egg("compare", comparison, "--out", out)
     assert status == 0, err
     results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert [(r["name"], r["seed"]) for r in results] == [
-        ("all", 3), ("short", 3), ("all", 5), ("short", 5),
-    ]  # fmt: skip
+    assert [(r["name"], r["seed"]) for r in results] == [("all", 3), ("short", 3), ("all", 5), ("short", 5)]
     streams, length = (int(SMALL[SMALL.index(flag) + 1]) for flag in ("--streams", "--seq-len"))
     tokens = {"all": 8 * streams * length, "short": 8 * streams * 2}
     assert all(r["tokens"] == tokens[r["name"]] for r in results)

@@ -43,12 +43,7 @@ def test_bash_completes(script):
     assert completed(script, "egg", "") >= set(COMMANDS)
     assert completed(script, "egg", "tr") == {"train"}
     assert completed(script, "egg", "train", "--hid") == {"--hidden-size"}
-    assert completed(script, "egg", "train", "--preset", "") == {
-        "quickstart",
-        "nano",
-        "base",
-        "paper",
-    }
+    assert completed(script, "egg", "train", "--preset", "") == {"quickstart", "nano", "base", "paper"}
     assert completed(script, "egg", "train", "--backend", "nu") == {"numpy", "numba"}
     assert completed(script, "egg", "inspect", "") >= {"kernels", "model", "trace", "arithmetic"}
     assert completed(script, "egg", "inspect", "kernels", "--au") == {"--audit"}

@@ -42,9 +42,7 @@ def test_pieces_change_nothing(monkeypatch, rows):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [b"", b"x", b"\0", b"\0\0a\0", b"a" * 700, bytes(range(256)) * 3, b"\xff" * 255, TEXT[:777]],
-    ids=range(8),
+    "text", [b"", b"x", b"\0", b"\0\0a\0", b"a" * 700, bytes(range(256)) * 3, b"\xff" * 255, TEXT[:777]], ids=range(8)
 )
 def test_any_bytes_come_back(text):
     for streams in range(1, 1 + max(1, len(text) // 256)):

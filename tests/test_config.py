@@ -30,11 +30,7 @@ from egg.errors import EggError
         (ModelConfig, {"hidden_size": 0}, "power of four"),
         (ModelConfig, {"num_layers": 0}, "layers"),
         (EvolutionConfig, {"streams": 0}, "--streams 0"),
-        (
-            EvolutionConfig,
-            {"streams": 8193, "seq_len": 16},
-            "--streams 8193 of --seq-len 16: at most 131,072",
-        ),
+        (EvolutionConfig, {"streams": 8193, "seq_len": 16}, "--streams 8193 of --seq-len 16: at most 131,072"),
         (EvolutionConfig, {"population_size": 40}, "--population-size: recipe egg has none"),
         (EvolutionConfig, {"sigma_shift": 3}, "--sigma-shift: recipe egg has none"),
         (EvolutionConfig, {"population_size": 0, "recipe": "paper"}, "--population-size 0"),

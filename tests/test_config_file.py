@@ -23,9 +23,7 @@ def settings(run) -> dict:
 def test_a_runs_file_begins_the_same_run(train, egg, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train("--steps", 7, "--seed", 5, "--keep", 1, "--preset", "base", "--out", first)
-    status, _, err = egg(
-        "train", "--config", first / "run.toml", "--backend", "numpy", "--out", second
-    )
+    status, _, err = egg("train", "--config", first / "run.toml", "--backend", "numpy", "--out", second)
     assert status == 0, err
     assert files(first) == files(second)
 
@@ -50,8 +48,7 @@ def test_flags_override_the_file_and_the_file_the_preset(egg, tables, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["stdlib", 'a "b"\\c', "tab\tline\n\r\f\b", "\x01\x1f\x7f", "¡é 漢 \U0001f95a", "no'ne", "-x"],
+    "text", ["stdlib", 'a "b"\\c', "tab\tline\n\r\f\b", "\x01\x1f\x7f", "¡é 漢 \U0001f95a", "no'ne", "-x"]
 )
 def test_texts_come_back(tmp_path, text):
     config = replace(PRESETS["nano"], run=RunConfig(data=text, keep="all", minutes=0.1))
@@ -126,8 +123,6 @@ def test_a_resumed_run_has_its_settings(train, egg, tmp_path):
 
 def test_a_file_in_the_way_is_not_overwritten(egg, tables, tmp_path):
     (tmp_path / "run.toml").write_text("# mine\nsteps = 1\n")
-    status, _, err = egg(
-        "train", "--config", tmp_path / "run.toml", "--data", tables, "--out", tmp_path
-    )
+    status, _, err = egg("train", "--config", tmp_path / "run.toml", "--data", tables, "--out", tmp_path)
     assert status == 2 and "give another folder" in err
     assert os.listdir(tmp_path) == ["run.toml"]

@@ -36,9 +36,7 @@ def test_cuda_sources_compile(architecture, hidden_size):
     options = defines(shape, tile_for(hidden_size, SHARED[architecture]))
     for name, entries in KERNELS.items():
         settings = ("-std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v")
-        compiled, log, code, _ = compiler.compile_source(
-            source(name), settings + (options if name in SHAPED else ())
-        )
+        compiled, log, code, _ = compiler.compile_source(source(name), settings + (options if name in SHAPED else ()))
         assert compiled, f"{name}: {log}"
         assert all(entry.encode() in code for entry in entries)
         spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
@@ -107,9 +105,7 @@ def test_the_tile_of_the_launcher_is_the_tile_of_the_source(folder):
         tile = tile_for(hidden_size, SHARED["sm_90"])
         options = defines(Shape(hidden_size, 1), tile)
         text = source("tile.cuh") + 'extern "C" int shared_bytes() { return SHARED_BYTES; }\n'
-        assert cuda_host.call_int(folder, text, options, "shared_bytes") == tile.shared_bytes(
-            hidden_size
-        )
+        assert cuda_host.call_int(folder, text, options, "shared_bytes") == tile.shared_bytes(hidden_size)
 
 
 DIVISIONS = """
@@ -166,9 +162,7 @@ def test_recipe_egg_is_refused_in_one_line(host):
         host.update_rows(None, None, None, None, 0, 0)
 
 
-def test_training_of_recipe_egg_ends_in_that_line_before_anything_is_written(
-    host, monkeypatch, egg, tmp_path
-):
+def test_training_of_recipe_egg_ends_in_that_line_before_anything_is_written(host, monkeypatch, egg, tmp_path):
     (tmp_path / "text").write_text("A text to train on. " * 999)
     monkeypatch.setattr("egg.cli.train.get_backend", lambda *args, **settings: host)
     out = tmp_path / "run"
@@ -229,9 +223,7 @@ def test_a_population_of_65536_fits(memory):
     device, shape, pairs = Scales(memory), Shape(256, 6), 1 << 15
     one, noise = CupyBackend(device), Noise(0, 0, 4)
     model = one.prepare(shape, np.zeros(shape.parameters, np.int8))
-    scores, after = one.run_pairs(
-        model, np.zeros((pairs, 5), np.uint8), np.zeros((2 * pairs, 6, 256), np.int8), noise
-    )
+    scores, after = one.run_pairs(model, np.zeros((pairs, 5), np.uint8), np.zeros((2 * pairs, 6, 256), np.int8), noise)
     blocks = [grid[0] for kernel, grid in device.launched if kernel == "forward_pairs"]
     assert device.most < memory and (len(blocks) > 1) == (memory < 10**9)
     assert sum(blocks) == 2 * pairs // model.tile.members  # every block is whole tiles
@@ -262,11 +254,7 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
     status, out, err = egg(*command, "--json")
     assert status == 0, err
     facts = json.loads(out)
-    assert (facts["backend"], facts["peak_gmacs"], facts["peak_median_gmacs"]) == (
-        "cupy",
-        1002,
-        1001,
-    )
+    assert (facts["backend"], facts["peak_gmacs"], facts["peak_median_gmacs"]) == ("cupy", 1002, 1001)
     (row,) = facts["rows"]
     assert row["repeats"] == 3 and row["tokens_per_second"] > 0
     status, out, err = egg(*command)
@@ -294,9 +282,13 @@ def fake_cupy(**changes):
         driverGetVersion=lambda: changes.get("driver", 0),
         runtimeGetVersion=lambda: 12090,
         getDeviceProperties=lambda n: {
-            "major": 7, "minor": 5, "name": b"Tesla T4", "sharedMemPerBlockOptin": 1, "multiProcessorCount": 1,
+            "major": 7,
+            "minor": 5,
+            "name": b"Tesla T4",
+            "sharedMemPerBlockOptin": 1,
+            "multiProcessorCount": 1,
         },
-    )  # fmt: skip
+    )
     cuda = types.SimpleNamespace(runtime=runtime, Device=lambda n: None)
     return types.SimpleNamespace(cuda=cuda, __version__="14")
 
@@ -326,13 +318,7 @@ def test_what_the_driver_refuses_later_is_one_line(monkeypatch):
         raise FakeError("cudaErrorIllegalAddress: an illegal address\nwas met")
 
     cupy = fake_cupy()
-    properties = {
-        "major": 9,
-        "minor": 0,
-        "name": b"H100",
-        "sharedMemPerBlockOptin": 1,
-        "multiProcessorCount": 1,
-    }
+    properties = {"major": 9, "minor": 0, "name": b"H100", "sharedMemPerBlockOptin": 1, "multiProcessorCount": 1}
     cupy.cuda.runtime.getDeviceProperties = lambda n: properties
     cupy.cuda.Device = lambda n: contextlib.nullcontext()
     cupy.cuda.driver = types.SimpleNamespace(CUDADriverError=FakeError)

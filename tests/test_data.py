@@ -249,7 +249,5 @@ def test_import_reads_nothing_and_loads_no_heavy_library():
         "import sys, egg.data\n"
         "print([m for m in ('pyarrow', 'datasets', 'tqdm', 'egg.kernels', 'egg.model') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -186,9 +186,7 @@ def test_mixture_of_undivided_parts_is_undivided(parts):
     (parts / "d.txt").write_text("d" * 90)
     mixed = open_corpus(f"{parts / 'c.txt'},{parts / 'd.txt'}")
     assert mixed.splits == ("all",)
-    assert mixed.split("all").tobytes() == b"\0" + b"\0".join(
-        [b"c" * 200, b"d" * 90, b"d" * 90, b"d" * 90]
-    )
+    assert mixed.split("all").tobytes() == b"\0" + b"\0".join([b"c" * 200, b"d" * 90, b"d" * 90, b"d" * 90])
 
 
 def test_mixture_depends_on_weights_and_parts(parts):

@@ -100,12 +100,8 @@ def test_clear_takes_damaged_and_begun_corpora_too(books):
 def test_clear_leaves_what_another_process_prepares(books):
     folder = open_corpus(str(books / "one.txt")).folder
     with locked(folder, print):
-        code = (
-            "from egg.data import clear, DataError\ntry: clear()\nexcept DataError as e: print(e)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        code = "from egg.data import clear, DataError\ntry: clear()\nexcept DataError as e: print(e)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "being prepared by another process" in done.stdout
     assert names() == ["one.txt"]
 

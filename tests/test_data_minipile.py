@@ -186,12 +186,7 @@ def test_without_network_one_line_names_the_ways_out(tmp_path):
     for spec in ("minipile", "some/thing"):
         begun = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", code, spec],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
+            [sys.executable, "-c", code, spec], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
         assert time.monotonic() - begun < 30
         assert done.stdout.count("\n") == 1
@@ -202,9 +197,7 @@ def test_without_network_one_line_names_the_ways_out(tmp_path):
 
 def test_hub_that_does_not_answer_is_given_up(monkeypatch):
     monkeypatch.setattr(minipile, "LOOKUP_SECONDS", 0.1)
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "dataset_info", lambda *args, **options: time.sleep(5)
-    )
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *args, **options: time.sleep(5))
     begun = time.monotonic()
     assert "no answer in" in refusal("minipile")
     assert time.monotonic() - begun < 4

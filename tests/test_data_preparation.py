@@ -45,10 +45,7 @@ def test_second_opening_reads_the_cache(book, cache):
     before = (cache / "corpora" / folder / "all.bin").stat()
     assert open_with_notices(book) == (b"\0first edition", "")
     assert (cache / "corpora" / folder / "all.bin").stat() == before
-    assert sorted(path.name for path in (cache / "corpora" / folder).iterdir()) == [
-        "all.bin",
-        "manifest.json",
-    ]
+    assert sorted(path.name for path in (cache / "corpora" / folder).iterdir()) == ["all.bin", "manifest.json"]
 
 
 def test_changed_source_is_prepared_anew(book):
@@ -75,9 +72,7 @@ def test_damaged_corpus_is_prepared_again_with_a_notice(book, cache, name, damag
     assert open_with_notices(book)[1] == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [("empty.txt", ""), ("rows.jsonl", "nope"), ("gone.jsonl", '{"a": "b"}')]
-)
+@pytest.mark.parametrize(("name", "text"), [("empty.txt", ""), ("rows.jsonl", "nope"), ("gone.jsonl", '{"a": "b"}')])
 def test_failed_preparation_leaves_nothing_and_tells_nothing(tmp_path, cache, name, text):
     (tmp_path / name).write_text(text)
     notices = []
@@ -118,12 +113,7 @@ def test_interrupted_preparation_goes_on_after_its_last_piece(tmp_path, cache, m
 
         return read
 
-    source = Source(
-        "made",
-        "made",
-        {"kind": "test"},
-        lambda: Contents({split: reader(split) for split in documents}),
-    )
+    source = Source("made", "made", {"kind": "test"}, lambda: Contents({split: reader(split) for split in documents}))
     folder = corpus_folder(source)
     notices = []
 
@@ -225,9 +215,7 @@ def test_processes_that_prepare_the_same_corpus_at_once_all_succeed(tmp_path, ca
     for number in range(40):
         (texts / f"{number}.txt").write_bytes(os.urandom(50_000).replace(b"\0", b""))
     command = [sys.executable, "-c", OPEN, str(texts)]
-    running = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)
-    ]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     results = {process.communicate()[0].splitlines()[-1] for process in running}
     assert [process.returncode for process in running] == [0] * 4
     assert results == {open_corpus(str(texts)).fingerprint}
@@ -236,13 +224,9 @@ def test_processes_that_prepare_the_same_corpus_at_once_all_succeed(tmp_path, ca
 
 def test_lock_goes_with_a_killed_process(book, cache):
     folder = corpus_folder(path_source(str(book), "text"))
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    waiting = subprocess.Popen(
-        [sys.executable, "-c", OPEN, str(book)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    waiting = subprocess.Popen([sys.executable, "-c", OPEN, str(book)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert "waiting for another process" in waiting.stdout.readline()
     time.sleep(0.1)
     assert waiting.poll() is None

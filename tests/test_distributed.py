@@ -110,9 +110,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(train, ranks, tables, tmp_path
     # On two ranks, from where three stopped.
     status, _, err = ranks(3, TRAIN, "--out", tmp_path / "2", *flags, "--steps", 8)
     assert status == 0, err
-    status, out, err = ranks(
-        2, TRAIN, "--resume", tmp_path / "2", "--backend", "numpy", "--steps", 11
-    )
+    status, out, err = ranks(2, TRAIN, "--resume", tmp_path / "2", "--backend", "numpy", "--steps", 11)
     assert status == 0, err
     assert f"going on from {tmp_path / '2/checkpoints/step-00000008'}" in out
     both = files(tmp_path / "2"), files(tmp_path / "one")
@@ -139,9 +137,7 @@ Trainer.train = told
 sys.exit(run("train", sys.argv[1:], prog="egg train"))
 """
     flags = [*SMALL, "--data", str(tables), "--out", str(tmp_path / "run")]
-    status, out, err = ranks(
-        2, "-c", program, *flags, "--schedule-tokens", "time", "--minutes", 0.02
-    )
+    status, out, err = ranks(2, "-c", program, *flags, "--schedule-tokens", "time", "--minutes", 0.02)
     assert status == 0, err
     assert "the step size follows the time" in out
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
@@ -217,9 +213,7 @@ def test_a_rank_that_dies_ends_the_job_in_one_line(start, egg, tables, tmp_path,
     # The launcher kills the others too, on a busy machine before they have spoken: then it has told of the death.
     for attempt in range(3):
         run = tmp_path / f"run-{attempt}"
-        job = start(
-            2, TRAIN, *SMALL, "--data", tables, "--out", run, "--steps", 10**6, "--eval-every", 0
-        )
+        job = start(2, TRAIN, *SMALL, "--data", tables, "--out", run, "--steps", 10**6, "--eval-every", 0)
         wait_for(lambda run=run: len(saved_steps(run)) > 2)
         os.kill(process_of(run, rank), signal.SIGKILL)
         began = time.monotonic()
@@ -231,9 +225,7 @@ def test_a_rank_that_dies_ends_the_job_in_one_line(start, egg, tables, tmp_path,
             break
     line = f"egg: rank {rank} of 2 has died: the job ends, its last checkpoint stands"
     assert told_so == [line] or (not told_so and "Killed" in out + err)
-    status, out, err = egg(
-        "train", "--resume", run, "--backend", "numpy", "--steps", 10**6, "--minutes", 1e-9
-    )
+    status, out, err = egg("train", "--resume", run, "--backend", "numpy", "--steps", 10**6, "--minutes", 1e-9)
     assert status == 0, err
 
 
@@ -254,14 +246,8 @@ def test_a_signal_to_the_job_saves_and_ends_it(start, tables, tmp_path):
     ("code", "line"),
     [
         ("", "egg: --steps 0: must be 1 or more"),
-        (
-            "Evolution.step = lambda self: fail('no') if self.ranks.rank else step(self)",
-            "egg: rank 1 of 2: no",
-        ),
-        (
-            "Trainer._save = lambda self, log: fail('disk') if log else save(self, log)",
-            "egg: disk",
-        ),
+        ("Evolution.step = lambda self: fail('no') if self.ranks.rank else step(self)", "egg: rank 1 of 2: no"),
+        ("Trainer._save = lambda self, log: fail('disk') if log else save(self, log)", "egg: disk"),
     ],
 )
 def test_what_is_wrong_is_told_once(ranks, tables, tmp_path, code, line):
@@ -287,12 +273,7 @@ sys.exit(run("train", sys.argv[1:], prog="egg train"))
 def alone(code: str, **environment) -> subprocess.CompletedProcess:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "OMPI", "SLURM"))}
     return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=kept | environment,
-        timeout=60,
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=kept | environment, timeout=60
     )
 
 
@@ -341,7 +322,7 @@ def test_other_commands_are_for_one_process(egg, monkeypatch):
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2)),
         ({"PMI_RANK": "x", "PMI_SIZE": "8"}, (0, 1)),
     ],
-)  # fmt: skip
+)
 def test_launchers_are_known_by_their_environment(monkeypatch, environment, expected):
     for names in distributed.LAUNCHERS:
         for name in names:

@@ -74,7 +74,7 @@ def test_a_continuation_is_a_sample(sampling, monkeypatch):
     for number, prompt in enumerate(PROMPTS):
         samples = MODEL.generate(
             prompt, 15, temperature=sampling.temperature, top_k=sampling.top_k, seed=7, count=number + 1
-        )  # fmt: skip
+        )
         expected.append(samples[number])
     for side_by_side in (64, 3, 1):
         monkeypatch.setattr(module, "SIDE_BY_SIDE", side_by_side)
@@ -91,8 +91,6 @@ def test_stops_are_left_out_with_what_follows():
     found = continuations(NUMPY, SHAPE, WEIGHTS, PROMPTS, sampling, stops)
     for text, stopped in zip(texts, found, strict=True):
         at = min([text.find(stop) for stop in stops if stop in text], default=len(text))
-        assert stopped == text[:at] or (
-            text.startswith(stopped) and not any(s in stopped for s in stops)
-        )
+        assert stopped == text[:at] or (text.startswith(stopped) and not any(s in stopped for s in stops))
     assert found[0] == texts[0][: min(texts[0].find(s) for s in stops if s in texts[0])]
     assert len(found[0]) <= 7 and len(found[1]) <= 3

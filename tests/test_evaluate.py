@@ -32,13 +32,7 @@ def random_documents(count: int, longest: int, seed: int = 2) -> list[bytes]:
 
 
 def figures(result) -> tuple:
-    return (
-        result.bits_per_byte,
-        result.integer_bits_per_byte,
-        result.byte_perplexity,
-        result.documents,
-        result.bytes,
-    )
+    return (result.bits_per_byte, result.integer_bits_per_byte, result.byte_perplexity, result.documents, result.bytes)
 
 
 def logit_rows() -> np.ndarray:
@@ -121,9 +115,7 @@ def test_each_document_by_itself_is_what_it_is_among_others(monkeypatch):
 
     def found(**settings):
         scored, read = [], []
-        whole = evaluate(
-            NUMPY, SHAPE, weights, text_of(documents), scored=scored.append, read=read.append, **settings
-        )  # fmt: skip
+        whole = evaluate(NUMPY, SHAPE, weights, text_of(documents), scored=scored.append, read=read.append, **settings)
         assert [d.index for d in scored] == list(range(40))
         assert sum(read) == sum(map(len, documents)) + 40
         assert sum(d.bits for d in scored) == pytest.approx(whole.bits_per_byte * whole.bytes)
@@ -146,9 +138,7 @@ def test_words_are_counted_as_in_lm_evaluation_harness():
 
 
 def test_word_perplexity():
-    result = Evaluation(
-        bits_per_byte=2.5, integer_bits_per_byte=2.5, documents=1, bytes=12, seconds=0
-    )
+    result = Evaluation(bits_per_byte=2.5, integer_bits_per_byte=2.5, documents=1, bytes=12, seconds=0)
     log_likelihood = -2.5 * 12 * math.log(2)
     assert result.word_perplexity(3) == pytest.approx(math.exp(-log_likelihood / 3))
     assert Evaluation(8.0, 8.0, 1, 1000, 0.0).word_perplexity(1) == math.inf

@@ -56,9 +56,7 @@ def read(functions: ctypes.CDLL, model: Model, tokens: np.ndarray) -> np.ndarray
     assert not state[64:-64].any()
     for t, byte in enumerate(tokens.tolist()):
         functions.egg_read(
-            ctypes.c_void_p(state.ctypes.data + 64),
-            ctypes.c_uint8(byte),
-            ctypes.c_void_p(logits[t + 1].ctypes.data),
+            ctypes.c_void_p(state.ctypes.data + 64), ctypes.c_uint8(byte), ctypes.c_void_p(logits[t + 1].ctypes.data)
         )
     assert (state[:64] == 99).all() and (state[-64:] == 99).all()
     assert (logits[0] == 99).all() and (logits[-1] == 99).all()
@@ -73,8 +71,12 @@ def random_text(length: int, seed: int) -> np.ndarray:
 
 CASES = [
     *[(16, 1 + seed % 3, seed, "normal") for seed in range(20)],
-    (16, 2, 1, "any"), (16, 2, 2, "extreme"), (16, 1, 3, "zero"), (64, 1, 4, "normal"), (64, 1, 5, "extreme"),
-]  # fmt: skip
+    (16, 2, 1, "any"),
+    (16, 2, 2, "extreme"),
+    (16, 1, 3, "zero"),
+    (64, 1, 4, "normal"),
+    (64, 1, 5, "extreme"),
+]
 
 
 @pytest.mark.parametrize(("size", "layers", "seed", "kind"), CASES)
@@ -125,9 +127,7 @@ def test_the_program_says_what_eval_says(tmp_path, flags):
         documents = [*documents, bytes(rng.integers(1, 256, 99, dtype=np.uint8))]
         text = b"\0".join(documents)
         done = subprocess.run([program], input=text, capture_output=True, check=True)
-        bits, size = re.fullmatch(
-            r"(\d+\.\d{6}) bits per byte, (\d+) bytes\n", done.stdout.decode()
-        ).groups()
+        bits, size = re.fullmatch(r"(\d+\.\d{6}) bits per byte, (\d+) bytes\n", done.stdout.decode()).groups()
         exact = evaluate(NUMPY, model.shape, model.weights, np.frombuffer(b"\0" + text, np.uint8))
         assert int(size) == exact.bytes
         assert -1.1e-6 < float(bits) - round(exact.bits_per_byte, 6) < 1e-7

@@ -57,15 +57,11 @@ def begin(egg, tables):
 @pytest.mark.parametrize(
     ("operation", "numbers"),
     [("fsync", (1, 8, 15, 22)), ("rename", (1, 2, 3)), ("replace", (1, 2, 3)), ("write", (2, 6, 17))],
-)  # fmt: skip
-def test_a_disk_that_fails_loses_nothing(
-    begin, egg, train, tmp_path, monkeypatch, operation, numbers
-):
+)
+def test_a_disk_that_fails_loses_nothing(begin, egg, train, tmp_path, monkeypatch, operation, numbers):
     whole = tmp_path / "whole"
     train(*STEPS, "--out", whole)
-    for number, code in zip(
-        numbers, (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT), strict=False
-    ):
+    for number, code in zip(numbers, (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT), strict=False):
         run = tmp_path / f"{operation}-{number}"
         with monkeypatch.context() as patch:
             calls = fail_at(patch, operation, number, code)

@@ -18,9 +18,35 @@ from conftest import forge
 from egg.run.trainer import Trainer
 
 VALUES = (
-    0, -1, 1, 3, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, 1e308, -0.0, float("nan"), float("inf"),
-    None, True, "", "x", "\0", "all", "egg", "paper", "é" * 300, [], [[]], {}, {"": {}}, [0] * 1000,
-)  # fmt: skip
+    0,
+    -1,
+    1,
+    3,
+    2**31,
+    2**63,
+    2**64,
+    -(2**63),
+    10**30,
+    0.5,
+    1e308,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    None,
+    True,
+    "",
+    "x",
+    "\0",
+    "all",
+    "egg",
+    "paper",
+    "é" * 300,
+    [],
+    [[]],
+    {},
+    {"": {}},
+    [0] * 1000,
+)
 
 
 def flip(content: bytes, chance: random.Random) -> bytes:
@@ -105,9 +131,7 @@ def mutate(path: Path, chance: random.Random) -> None:
 def tree(folder: Path) -> dict[str, bytes]:
     """All files but best.json, which follows from others, and is mended."""
     return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and p.name != "best.json"
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "best.json"
     }
 
 
@@ -196,9 +220,7 @@ def fuzz_settings(egg, train, idle, folder: Path, count: int, seed: int) -> dict
             content = "\n".join(lines).encode()
         path.write_bytes(content)
         with idle():
-            status, out, err = egg(
-                "train", "--config", path, "--backend", "numpy", "--out", out_folder
-            )
+            status, out, err = egg("train", "--config", path, "--backend", "numpy", "--out", out_folder)
         says = f"{content!r}: {status}\n{out}\n{err}"
         assert status in (0, 2), says
         ours = [line for line in err.splitlines() if line.startswith("egg: ")]

@@ -85,8 +85,7 @@ def test_anisotropy_of_what_is_known():
 
 
 @pytest.mark.parametrize(
-    ("name", "dimension", "embedded", "off"),
-    [(*m, 0.1) for m in MANIFOLDS if m[1] <= 5] + [("ball", 10, 64, 0.2)],
+    ("name", "dimension", "embedded", "off"), [(*m, 0.1) for m in MANIFOLDS if m[1] <= 5] + [("ball", 10, 64, 0.2)]
 )
 def test_estimators_on_manifolds_of_known_dimension(name, dimension, embedded, off):
     points = cloud(name, dimension, embedded, 1500, seed=4)
@@ -119,17 +118,7 @@ def test_geometry_of_a_runs_checkpoints(egg, train, tmp_path):
     out, letters = tmp_path / "shapes", tmp_path / "letters.txt"
     letters.write_bytes(np.random.default_rng(0).integers(97, 123, 4000, np.uint8).tobytes())
     status, shown, err = egg(
-        "geometry",
-        *saved,
-        "--data",
-        letters,
-        "--points",
-        100,
-        "--stride",
-        2,
-        "--out",
-        out,
-        "--json",
+        "geometry", *saved, "--data", letters, "--points", 100, "--stride", 2, "--out", out, "--json"
     )
     assert status == 0, err
     found = json.loads(shown)
@@ -151,9 +140,7 @@ def test_geometry_as_a_table(egg, train, tmp_path, monkeypatch, tables, book):
     train("--steps", 2, "--out", tmp_path / "run")
     for columns in (80, 120):
         monkeypatch.setenv("COLUMNS", str(columns))
-        status, shown, err = egg(
-            "geometry", tmp_path / "run", "--data", book, "--points", 64, "--out", tmp_path
-        )
+        status, shown, err = egg("geometry", tmp_path / "run", "--data", book, "--points", 64, "--out", tmp_path)
         assert status == 0 and "anisotropy" in shown and "16/1" in shown, err
         assert max(map(len, shown.splitlines())) <= columns
 

@@ -20,10 +20,7 @@ RUNS = {
         ModelConfig(16, 2),
         EvolutionConfig(streams=5, seq_len=7, schedule_tokens=10**6, schedule="cosine", seed=5),
     ),
-    "paper": (
-        ModelConfig(16, 2),
-        EvolutionConfig(recipe="paper", population_size=24, seq_len=20, seed=3),
-    ),
+    "paper": (ModelConfig(16, 2), EvolutionConfig(recipe="paper", population_size=24, seq_len=20, seed=3)),
 }
 PINNED = {
     "egg": (
@@ -59,13 +56,7 @@ def golden(run, backend):
 
 @pytest.mark.parametrize(
     ("name", "threads"),
-    [
-        ("numpy", None),
-        ("numba", 1),
-        ("numba", 2),
-        ("numba", 3),
-        pytest.param("cupy", None, marks=pytest.mark.cuda),
-    ],
+    [("numpy", None), ("numba", 1), ("numba", 2), ("numba", 3), pytest.param("cupy", None, marks=pytest.mark.cuda)],
 )
 @pytest.mark.parametrize("run", RUNS)
 def test_golden_run(run, name, threads, request):

@@ -199,9 +199,7 @@ def test_trace_as_a_page(egg, run, tmp_path, monkeypatch):
     text = (tmp_path / "trace.html").read_text(encoding="utf-8")
     page = self_contained(text)
     assert "<script>alert" not in text and [t for t, _ in page.tags].count("script") == 2
-    assert "".join(c for c, *_ in page.data["characters"]) == TEXT.replace("\n", "⏎").replace(
-        "\t", "⇥"
-    )
+    assert "".join(c for c, *_ in page.data["characters"]) == TEXT.replace("\n", "⏎").replace("\t", "⇥")
     assert page.data["bytes"] == [0, *TEXT.encode()]
     assert len(page.data["stages"]) == len(stage_names(Shape(16, 1)))
     assert all(len(stage["min"]) == len(page.data["bytes"]) for stage in page.data["stages"])
@@ -211,8 +209,13 @@ def test_trace_as_a_page(egg, run, tmp_path, monkeypatch):
 
 def test_bytes_that_are_no_characters_are_shown_as_such():
     assert characters(b"a\xc3\xa9\xff\n\x1b\xe2\x80\xae") == [
-        ("a", 1, 1), ("é", 2, 2), ("�", 4, 1), ("⏎", 5, 1), ("�", 6, 1), ("�", 7, 3),
-    ]  # fmt: skip
+        ("a", 1, 1),
+        ("é", 2, 2),
+        ("�", 4, 1),
+        ("⏎", 5, 1),
+        ("�", 6, 1),
+        ("�", 7, 3),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -280,8 +283,14 @@ def test_a_narrow_table_is_printed_in_parts():
     console(out, width=20).print(table("Counts", ["step", "vector", "scalar"], rows))
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert lines[0] == ["Counts"]
-    parts = (["step", "vector"], ["forward", "1,234,567"], ["vote", "12"],
-             ["step", "scalar"], ["forward", "89"], ["vote", "3"])  # fmt: skip
+    parts = (
+        ["step", "vector"],
+        ["forward", "1,234,567"],
+        ["vote", "12"],
+        ["step", "scalar"],
+        ["forward", "89"],
+        ["vote", "3"],
+    )
     assert [words for words in lines[1:] if words and "─" not in words[0]] == list(parts)
 
 

@@ -107,9 +107,7 @@ def test_the_cuda_backend_is_integer_only(show, disassembler):
     result = json.loads(show("--audit", "--json")[1])
     assert result["passed"] and result["instructions"]["float"] == 0 and result["compiled_for"]
     assert result["instructions"]["dot"] > 50 and result["instructions"]["vector"] > 1000
-    assert {row["path"] for row in result["functions"]} == {
-        "forward", "perturbation", "vote", "update"
-    }  # fmt: skip
+    assert {row["path"] for row in result["functions"]} == {"forward", "perturbation", "vote", "update"}
     assert len(result["functions"]) == sum(map(len, sources.KERNELS.values()))
 
 
@@ -126,13 +124,15 @@ def test_a_float_multiply_and_a_division_are_caught(show, floats, disassembler):
 def test_text_of_a_disassembler_is_read():
     lines = sass.parse(TEXT)["halve"]
     assert [(function, offset, mnemonic) for function, offset, mnemonic, _ in lines] == [
-        ("halve", 0, "LDC"), ("halve", 16, "BRA"), ("halve", 32, "IMAD.WIDE"), ("halve", None, ".L_x_1"),
-        ("halve", 48, "FMUL"), ("$__internal_0_$__cuda_sm20_div_s64", 64, "I2F.U64.RP"),
-    ]  # fmt: skip
+        ("halve", 0, "LDC"),
+        ("halve", 16, "BRA"),
+        ("halve", 32, "IMAD.WIDE"),
+        ("halve", None, ".L_x_1"),
+        ("halve", 48, "FMUL"),
+        ("$__internal_0_$__cuda_sm20_div_s64", 64, "I2F.U64.RP"),
+    ]
     assert lines[1][3] == "`(.L_x_1) @!P0"
-    (row,) = sass.parse(
-        "\t\tFunction : add\n        /*0080*/  @P1 IADD3 R0, R0, 0x3, RZ ;  /* 0x0000 */\n"
-    )["add"]
+    (row,) = sass.parse("\t\tFunction : add\n        /*0080*/  @P1 IADD3 R0, R0, 0x3, RZ ;  /* 0x0000 */\n")["add"]
     assert row == ("add", 128, "IADD3", "R0, R0, 0x3, RZ @P1")
 
 
@@ -144,10 +144,13 @@ def test_text_of_a_disassembler_is_read():
         (SCALAR, "UIADD3 ULOP3.LUT USHF.L.U32 UFLO.U32 UISETP.GT.AND"),
         (MEMORY, "LDG.E.64 STS.128 LDSM.16.M88.4 IMAD.MOV.U32 MOV S2UR SHFL.BFLY REDG.E.ADD.64.STRONG.GPU ULDC.64"),
         (CONTROL, "BRA EXIT BAR.SYNC.DEFER_BLOCKING CALL.REL.NOINC NOP WARPSYNC"),
-        (FLOATING, "FADD FMUL FFMA.RM FSEL FSETP.GT.AND DMUL HFMA2.MMA HMMA.16816.F32 MUFU.RCP I2F.RP I2FP.F32.S32 "
-                   "F2I.FTZ.U32.TRUNC.NTZ F2FP.BF16.PACK_AB UFADD RED.E.ADD.F32.FTZ.RN.STRONG.GPU NEVERHEARDOF"),
+        (
+            FLOATING,
+            "FADD FMUL FFMA.RM FSEL FSETP.GT.AND DMUL HFMA2.MMA HMMA.16816.F32 MUFU.RCP I2F.RP I2FP.F32.S32 "
+            "F2I.FTZ.U32.TRUNC.NTZ F2FP.BF16.PACK_AB UFADD RED.E.ADD.F32.FTZ.RN.STRONG.GPU NEVERHEARDOF",
+        ),
     ],
-)  # fmt: skip
+)
 def test_classes_of_sass(kind, mnemonics):
     for mnemonic in mnemonics.split():
         assert sass.classify(mnemonic) == kind, mnemonic

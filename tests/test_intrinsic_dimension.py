@@ -49,9 +49,7 @@ class Text:
 
 @pytest.fixture(scope="module")
 def weights():
-    return initial_weights(
-        SHAPE, 3, "paper"
-    )  # whose head is not zero, so that all tensors have votes
+    return initial_weights(SHAPE, 3, "paper")  # whose head is not zero, so that all tensors have votes
 
 
 # Subspaces
@@ -116,7 +114,7 @@ def test_the_smallest_subspace_by_interpolation():
     assert smallest([10, 1000, 5000], np.array([0.8, 1.0, 1.0])) == pytest.approx(100)
     assert smallest([10, 1000, 5000], np.array([1.6, 2.0, 2.0])) == pytest.approx(100)
     # A larger subspace that gains less does not hide what a smaller one gained.
-    assert smallest([10, 100, 1000, 9000], np.array([0.8, 0.1, 1.0, 1.0])) == pytest.approx(100 * 10**0.5)  # fmt: skip
+    assert smallest([10, 100, 1000, 9000], np.array([0.8, 0.1, 1.0, 1.0])) == pytest.approx(100 * 10**0.5)
     assert smallest([10, 1000, 5000], np.array([0.95, 0.1, 1.0])) == 10
     assert smallest([10, 1000, 5000], np.array([0.1, 0.9, 1.0])) == 1000
     assert smallest([10, 10, 5000], np.array([0.1, 0.95, 1.0])) == 10
@@ -158,10 +156,7 @@ def test_step_factors_are_chosen_with_the_first_seed():
 
 
 def test_the_best_step_factor_is_not_the_last_that_was_tried():
-    for factors, asked in (
-        ((1.0, 2.0, 4.0), [1, 2, 4, 0.5, 0.25]),
-        ((0.125, 0.0625), [0.125, 0.0625, 0.25, 0.5, 1]),
-    ):
+    for factors, asked in (((1.0, 2.0, 4.0), [1, 2, 4, 0.5, 0.25]), ((0.125, 0.0625), [0.125, 0.0625, 0.25, 0.5, 1])):
         measured, trials = swept([[0.1], [0.6], [1.0]], factors)
         assert [t.step_factor for t in trials[: len(asked)]] == asked
         assert {gain.step_factor for gain in measured.gains} == {0.5}
@@ -200,9 +195,7 @@ def test_records_outlive_a_kill_while_one_is_written(tmp_path):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize(
-    "line", ["{}", "[]", "nonsense", '{"trial": 3}', '{"trial": {"base": "x"}}', "\xff"]
-)
+@pytest.mark.parametrize("line", ["{}", "[]", "nonsense", '{"trial": 3}', '{"trial": {"base": "x"}}', "\xff"])
 def test_a_line_that_is_no_result(tmp_path, line):
     Records(tmp_path).add(Result(trial(), 10, 4.0, 0.1))
     path = tmp_path / "results.jsonl"
@@ -225,9 +218,7 @@ def call(egg, train, tmp_path, tables):
     ).split()
 
     def run(*arguments, out="out"):
-        return egg(
-            "intrinsic-dimension", *saved, "--data", tables, *small, "--out", tmp_path / out, *arguments,
-        )  # fmt: skip
+        return egg("intrinsic-dimension", *saved, "--data", tables, *small, "--out", tmp_path / out, *arguments)
 
     return run
 
@@ -250,7 +241,7 @@ def test_a_sweep_that_is_interrupted_goes_on(call, tmp_path, monkeypatch):
     monkeypatch.setattr(cli_intrinsic_dimension, "tune", interrupted)
     assert call()[0] == 130
     assert len((tmp_path / "out/results.jsonl").read_text().splitlines()) == 5
-    monkeypatch.setattr(cli_intrinsic_dimension, "tune", lambda *a, **s: made.append(a) or tune(*a, **s))  # fmt: skip
+    monkeypatch.setattr(cli_intrinsic_dimension, "tune", lambda *a, **s: made.append(a) or tune(*a, **s))
     status, shown, err = call("--json")
     assert status == 0, err
     assert len(made) == 2 * 4 * 2  # nothing was measured twice

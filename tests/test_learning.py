@@ -17,8 +17,7 @@ def test_a_short_training_falls_below_the_unigram_entropy(branches):
     pytest.importorskip("numba")
     text, held_out = synthetic.corpus(400), synthetic.corpus(40, seed=1)
     config = Config(
-        model=ModelConfig(64, 1),
-        evolution=EvolutionConfig(schedule_tokens=TOKENS[branches], branches=branches),
+        model=ModelConfig(64, 1), evolution=EvolutionConfig(schedule_tokens=TOKENS[branches], branches=branches)
     )
     backend = get_backend("numba")
     training = evolution(config, backend, CorpusText(text))

@@ -44,26 +44,23 @@ def tasks(tmp_path, monkeypatch):
     ]
     path = folder / "documents.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    common = (
-        f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {path}\ntest_split: test\n"
-    )
+    common = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {path}\ntest_split: test\n"
     for name, rest in {
         "rolling": (
             'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{text}}"\n'
-            "metric_list:\n" + "".join(
-                f"  - metric: {m}\n" for m in ("word_perplexity", "byte_perplexity", "bits_per_byte")
-            )
+            "metric_list:\n"
+            + "".join(f"  - metric: {m}\n" for m in ("word_perplexity", "byte_perplexity", "bits_per_byte"))
         ),
         "choice": (
             'output_type: multiple_choice\ndoc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\n'
-            "doc_to_target: answer\ntarget_delimiter: \"\"\nmetric_list:\n  - metric: acc\n"
+            'doc_to_target: answer\ntarget_delimiter: ""\nmetric_list:\n  - metric: acc\n'
         ),
         "generate": (
             'output_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{text}}"\n'
             'generation_kwargs:\n  until: ["e"]\n  max_gen_toks: 20\n'
             "metric_list:\n  - metric: exact_match\n"
         ),
-    }.items():  # fmt: skip
+    }.items():
         (folder / f"{name}.yaml").write_text(f"task: egg_{name}\n{common}{rest}", encoding="utf-8")
     return folder
 
@@ -80,9 +77,7 @@ def evaluated(model, tasks, name: str) -> dict:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    return lm_eval.simple_evaluate(
-        model=model, tasks=[f"egg_{name}"], task_manager=manager, bootstrap_iters=0
-    )
+    return lm_eval.simple_evaluate(model=model, tasks=[f"egg_{name}"], task_manager=manager, bootstrap_iters=0)
 
 
 def test_bits_per_byte_are_those_of_egg_eval(model, run, tasks, egg):
@@ -99,9 +94,7 @@ def test_choices_are_scored_after_their_context(model, tasks):
     assert len(samples) == len(DOCUMENTS)
     for sample in samples:
         begin = sample["doc"]["question"].encode()
-        for choice, ((found, greedy),) in zip(
-            sample["doc"]["choices"], sample["resps"], strict=True
-        ):
+        for choice, ((found, greedy),) in zip(sample["doc"]["choices"], sample["resps"], strict=True):
             bits = exact(model.model, begin, choice.encode())
             assert float(found) == pytest.approx(-bits * math.log(2), rel=1e-9)
             assert greedy in (False, "False")
@@ -128,9 +121,7 @@ def test_what_is_generated_is_the_greedy_sample(model, tasks):
 def test_how_a_task_asks_for_bytes(model):
     settings = model._settings
     assert settings({}) == (Sampling(256, 0.0), ())
-    sampling, until = settings(
-        {"until": "\n", "max_new_tokens": 5, "do_sample": True, "temperature": 0.7, "top_k": 3}
-    )
+    sampling, until = settings({"until": "\n", "max_new_tokens": 5, "do_sample": True, "temperature": 0.7, "top_k": 3})
     assert (sampling.length, sampling.temperature, sampling.top_k) == (5, 0.7, 3)
     assert until == (b"\n",)
     sampling, until = settings({"until": ["ü", ""], "do_sample": False, "temperature": 0.7})
@@ -153,11 +144,23 @@ def test_the_entry_point_names_the_model():
 def test_the_command_line(run, tasks, egg, tmp_path):
     done = subprocess.run(
         [
-            PROGRAM, "run", "--model", "egg", "--model_args", f"path={run},backend=numpy",
-            "--tasks", "egg_rolling", "--include_path", tasks, "--output_path", tmp_path / "out",
+            PROGRAM,
+            "run",
+            "--model",
+            "egg",
+            "--model_args",
+            f"path={run},backend=numpy",
+            "--tasks",
+            "egg_rolling",
+            "--include_path",
+            tasks,
+            "--output_path",
+            tmp_path / "out",
         ],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(path.read_text())["results"]["egg_rolling"]

@@ -28,21 +28,9 @@ def words(text):
 
 # The three "philox4x32 10" lines of Random123's kat_vectors: counter, key, output.
 KNOWN_ANSWERS = [
-    (
-        "00000000 00000000 00000000 00000000",
-        "00000000 00000000",
-        "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
-    ),
-    (
-        "ffffffff ffffffff ffffffff ffffffff",
-        "ffffffff ffffffff",
-        "408f276d 41c83b0e a20bc7c6 6d5451fd",
-    ),
-    (
-        "243f6a88 85a308d3 13198a2e 03707344",
-        "a4093822 299f31d0",
-        "d16cfe09 94fdcceb 5001e420 24126ea1",
-    ),
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
 ]
 
 
@@ -88,19 +76,13 @@ def test_shift():
 
 
 def test_exp2_table():
-    expected = [
-        int((16 * Decimal(2) ** (Decimal(j) / 16)).to_integral_value(ROUND_FLOOR))
-        for j in range(256)
-    ]
+    expected = [int((16 * Decimal(2) ** (Decimal(j) / 16)).to_integral_value(ROUND_FLOOR)) for j in range(256)]
     assert oracle.exp2_table() == expected
 
 
 @pytest.mark.parametrize("n", [16, 256])
 def test_log2_thresholds(n):
-    expected = [
-        int((Decimal(2) ** (31 + Decimal(j) / n)).to_integral_value(ROUND_CEILING))
-        for j in range(1, n)
-    ]
+    expected = [int((Decimal(2) ** (31 + Decimal(j) / n)).to_integral_value(ROUND_CEILING)) for j in range(1, n)]
     assert oracle.log2_thresholds(n) == [2**31, *expected]
 
 
@@ -150,9 +132,7 @@ def test_initial_weights():
     egg = oracle.initial_weights(5, 16, 1, "egg")
     paper = oracle.initial_weights(5, 16, 1, "paper")
     assert {row[0] for row in egg["embedding.weight"]} == {64}
-    assert [row[1:] for row in egg["embedding.weight"]] == [
-        row[1:] for row in paper["embedding.weight"]
-    ]
+    assert [row[1:] for row in egg["embedding.weight"]] == [row[1:] for row in paper["embedding.weight"]]
     zero = {name for name, matrix in egg.items() if np.ndim(matrix) == 2 and not np.any(matrix)}
     grows = ("gru.w_f", "gru.u_f", "gru.u_h", "mlp.w_down")
     assert zero == {"head.weight", *(f"layers.0.{name}" for name in grows)}
@@ -191,8 +171,7 @@ def plain_matrix(weights, name, perturbation):
     a, b = perturbation.direction[name]
     step = perturbation.r * 2 ** (4 - perturbation.sigma_shift)
     return [
-        [w + step * a_n * b_k for w, b_k in zip(row, b, strict=True)]
-        for row, a_n in zip(weights[name], a, strict=True)
+        [w + step * a_n * b_k for w, b_k in zip(row, b, strict=True)] for row, a_n in zip(weights[name], a, strict=True)
     ]
 
 
@@ -224,10 +203,7 @@ def test_a_zero_byte_forgets_the_state(small_model):
     h = make_vectors.random_states(1, 1, 1, 16)[0]
     fresh = oracle.read_token(small_model, oracle.zeros((1, 16)), 0)
     assert oracle.read_token(small_model, h, 0) == fresh
-    assert (
-        oracle.read_token(small_model, h, 1).h
-        != oracle.read_token(small_model, oracle.zeros((1, 16)), 1).h
-    )
+    assert oracle.read_token(small_model, h, 1).h != oracle.read_token(small_model, oracle.zeros((1, 16)), 1).h
 
 
 def layer_of(**values):
@@ -283,17 +259,14 @@ def test_branches_are_drawn_from_streams_8_and_9():
     assert few.m == every.m
     assert few.moves == every.moves[:16]
     k, v = few.rows[3], 77
-    r = sum(
-        w * s * h for w, s, h in zip(head[v], few.signs, oracle.hadamard_row(k, 64), strict=True)
-    )
+    r = sum(w * s * h for w, s, h in zip(head[v], few.signs, oracle.hadamard_row(k, 64), strict=True))
     assert few.moves[3][v] == oracle.round_shift(r, few.m)
 
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 24, 127])
 def test_a_logit_moves_by_one_to_two_sixteenths_on_average(scale):
     head = [
-        [oracle.clip8(scale * w // 16) for w in row]
-        for row in make_vectors.random_weights(21, 64, 1)["head.weight"]
+        [oracle.clip8(scale * w // 16) for w in row] for row in make_vectors.random_weights(21, 64, 1)["head.weight"]
     ]
     branches = oracle.draw_branches(head, 5, 9, 64)
     mean = np.mean(np.abs(branches.moves))
@@ -332,14 +305,10 @@ def test_branch_logarithm_is_within_three():
 
 
 def test_score_of_a_branch():
-    assert oracle.branch_exponentials() == [
-        min(32767, floor(2 ** (15 - f / 16))) for f in range(16)
-    ]
+    assert oracle.branch_exponentials() == [min(32767, floor(2 ** (15 - f / 16))) for f in range(16)]
     logits = [(37 * v) % 200 - 120 for v in range(256)]
     top = max(logits) - 3
-    exact = (
-        log2(sum(2 ** ((v - top - 48) / 16) for v in logits)) + 15
-    )  # of the likelihoods in E's units
+    exact = log2(sum(2 ** ((v - top - 48) / 16) for v in logits)) + 15  # of the likelihoods in E's units
     for target in (0, 9, 255):
         found = oracle.branch_score(logits, top, target)
         assert abs(found - (256 * logits[target] - 4096 * exact)) < 50
@@ -426,11 +395,7 @@ def test_credit_of_a_later_byte_ends_at_a_reset():
     tokens = [token_of(None, [layer_of(x=8)]) for _ in range(3)]
     ends = [[0] * 16, [0] * 16, [64] * 16]
     # 64 * 512 / 256 = 128 at the last byte, half of it a byte before, and half again.
-    for text, expected in (
-        ([1, 2, 3, 4], [32, 64, 128]),
-        ([0, 2, 0, 4], [0, 0, 128]),
-        ([1, 0, 3, 0], [0, 64, 128]),
-    ):
+    for text, expected in (([1, 2, 3, 4], [32, 64, 128]), ([0, 2, 0, 4], [0, 0, 128]), ([1, 0, 3, 0], [0, 64, 128])):
         found = first_unit(oracle.chunk_credit([16] * 16, tokens, text, ends))
         assert [credit["cand.0"] // 128 for credit in found] == expected
         assert [credit["embedding"] for credit in found] == [0, 0, 128]
@@ -448,24 +413,23 @@ def test_credit_along_the_wire_is_limited():
 
 def test_shifts_of_the_next_step():
     assert oracle.first_shifts(2) == [5, 6, 11, 12, 5, 11, 12, 5]
-    assert oracle.kinds(2) == [
-        "embedding",
-        "gain",
-        "gate.0",
-        "cand.0",
-        "down.0",
-        "gate.1",
-        "cand.1",
-        "down.1",
-    ]
+    assert oracle.kinds(2) == ["embedding", "gain", "gate.0", "cand.0", "down.0", "gate.1", "cand.1", "down.1"]
     totals = [0, 1, 3999, 4000, 7999, 8000]  # means of 0 to 8, quarters of 0, 0, 0, 1, 1, 2
     assert oracle.next_shifts([5, 6, 7, 8, 9, 10], totals, 1000) == [5, 0, 0, 1, 1, 2]
 
 
 def test_narrowing_rounds_half_up_and_limits():
     assert [oracle.narrow(a, 2) for a in (-512, -507, -6, -2, 1, 2, 6, 506, 510)] == [
-        -127, -127, -1, 0, 0, 1, 2, 127, 127,
-    ]  # fmt: skip
+        -127,
+        -127,
+        -1,
+        0,
+        0,
+        1,
+        2,
+        127,
+        127,
+    ]
 
 
 def test_votes_are_products_of_what_is_pushed_and_what_was_read():
@@ -499,9 +463,7 @@ def test_votes_are_products_of_what_is_pushed_and_what_was_read():
         assert np.array_equal(z, expected[name]), name
     assert token.inputs["layers.1.gru.u_f"] == h[1]
     still = {name for name, z in result.votes.items() if not np.any(z)}
-    assert still == {
-        f"layers.{i}.{name}" for i in range(2) for name in ("ln1.weight", "ln2.weight", "mlp.w_up")
-    }
+    assert still == {f"layers.{i}.{name}" for i in range(2) for name in ("ln1.weight", "ln2.weight", "mlp.w_up")}
 
 
 def start_of(name, d, layers):
@@ -538,12 +500,7 @@ def test_every_limit_is_met_in_the_vectors(monkeypatch):
 
     tokens = [token for tokens in usual.tokens for token in tokens]
     for name in ("f", "c", "d", "x_h", "x"):
-        limited = [
-            abs(v) == 127
-            for token in tokens
-            for layer in token.layers
-            for v in getattr(layer, name)
-        ]
+        limited = [abs(v) == 127 for token in tokens for layer in token.layers for v in getattr(layer, name)]
         assert any(limited) and not all(limited), name
     sums = [acc << 2 for token in tokens for acc in token.accumulators]
     assert min(sums) < -32512 and max(sums) > 32767
@@ -584,9 +541,7 @@ def test_rows_of_a_model():
     z["head.weight"][3][0] = 10
     z["ln_out.weight"] = [1] * 16
     new_master, new_squares = oracle.update(master, squares, z, 0, 65536)
-    assert [
-        len(squares[name]) for name in ("head.weight", "ln_out.weight", "layers.0.mlp.w_down")
-    ] == [256, 1, 16]
+    assert [len(squares[name]) for name in ("head.weight", "ln_out.weight", "layers.0.mlp.w_down")] == [256, 1, 16]
     assert new_squares["head.weight"] == [100 if row == 3 else 0 for row in range(256)]
     assert new_squares["ln_out.weight"] == [16]
     assert new_master["ln_out.weight"] == [65 << 16] * 16
@@ -717,18 +672,14 @@ CASES = [  # hidden size, layers, branches, streams, bytes, scale of the weights
 def test_votes_of_a_backend_are_the_oracles(backend, case):
     d, layers, branches, streams, length, scale = case
     shape, rng = Shape(d, layers), np.random.default_rng(scale)
-    flat_weights = np.clip(np.round(rng.normal(size=shape.parameters) * scale), -127, 127).astype(
-        np.int8
-    )
+    flat_weights = np.clip(np.round(rng.normal(size=shape.parameters) * scale), -127, 127).astype(np.int8)
     weights = {name: view.tolist() for name, view in shape.views(flat_weights).items()}
     tokens = rng.integers(0, 256, (streams, length + 1)).astype(np.uint8)
     tokens[0, length // 2] = 0
     states = rng.integers(-127, 128, (streams, layers, d)).astype(np.int8)
     shifts = np.array(oracle.first_shifts(layers), np.int64) + rng.integers(0, 4, shape.vote_kinds)
     step = 1_234_567
-    expected = oracle.egg_votes(
-        weights, tokens.tolist(), states.tolist(), 77, step, branches, shifts.tolist()
-    )
+    expected = oracle.egg_votes(weights, tokens.tolist(), states.tolist(), 77, step, branches, shifts.tolist())
     model, draw = backend.prepare(shape, flat_weights), Draw(77, step, branches, shifts)
     first = streams * step
     cast = backend.cast_votes(model, tokens, states, draw, first_row=first)
@@ -740,9 +691,7 @@ def test_votes_of_a_backend_are_the_oracles(backend, case):
         np.testing.assert_array_equal(z, expected.votes[name], name)
     votes_left, totals_left, score_left = votes, cast.totals, cast.score
     for i in range(streams):  # what ranks do
-        part = backend.cast_votes(
-            model, tokens[i : i + 1], states[i : i + 1], draw, first_row=first + i
-        )
+        part = backend.cast_votes(model, tokens[i : i + 1], states[i : i + 1], draw, first_row=first + i)
         votes_left = votes_left - part.votes
         totals_left = totals_left - part.totals
         score_left -= part.score
@@ -798,6 +747,4 @@ def test_a_run_is_the_oracles(backend):
         assert run.shifts.tolist() == expected.shifts
         np.testing.assert_array_equal(run.squares, flat_squares(expected.squares))
         np.testing.assert_array_equal(run.master, flat(run.shape, expected.master, np.int32))
-    np.testing.assert_array_equal(
-        run.weights, flat(run.shape, oracle.from_master(expected.master), np.int8)
-    )
+    np.testing.assert_array_equal(run.weights, flat(run.shape, oracle.from_master(expected.master), np.int8))

@@ -53,11 +53,7 @@ def test_votes_are_the_oracles(backend, case):
     shifts = [4, 5, *[10, 11, 3] * case[0]]
     expected = oracle_adapter.text_votes(weights, adapter, texts, states, SEED, 7, 16, shifts)
     cast = backend.cast_votes(
-        model,
-        np.array(texts, np.uint8),
-        np.array(states, np.int8),
-        Draw(SEED, 7, 16, np.array(shifts)),
-        first_row=14,
+        model, np.array(texts, np.uint8), np.array(states, np.int8), Draw(SEED, 7, 16, np.array(shifts)), first_row=14
     )
     assert cast.score == expected.score
     assert cast.totals.tolist() == expected.totals
@@ -71,8 +67,7 @@ def test_an_adapter_of_zeros_reads_as_the_model():
     """And B votes with z: the votes of the model's matrix are products of the same pushes."""
     weights, adapter, _, layout, _ = made(*CASES[0])
     adapter = {
-        name: oracle.zeros((len(rows), len(rows[0]))) if name.endswith(".B") else rows
-        for name, rows in adapter.items()
+        name: oracle.zeros((len(rows), len(rows[0]))) if name.endswith(".B") else rows for name, rows in adapter.items()
     }
     text, states = [[65, 66]], make_vectors.random_states(1, 1, 1, 16)
     shifts = oracle.first_shifts(1)
@@ -118,9 +113,7 @@ def test_pairs_are_the_oracles(case):
     weights, adapter, model, _, _ = made(*case)
     states = make_vectors.random_states(1, 4, case[0], 16)
     tokens = np.array([[65], [65], [0], [66]], np.uint8)
-    logits, after = REFERENCE.read_adapter_pairs(
-        model, tokens, np.array(states, np.int8), Noise(SEED, 9, 1)
-    )
+    logits, after = REFERENCE.read_adapter_pairs(model, tokens, np.array(states, np.int8), Noise(SEED, 9, 1))
     for member, h in enumerate(states):
         direction = oracle_adapter.draw_direction(SEED, member // 2, 9, adapter)
         adapted = oracle_adapter.Adapted(adapter, direction, 1 - 2 * (member % 2), 1)
@@ -135,10 +128,7 @@ def test_masters_of_rewards_are_the_oracles(backend):
     rng = np.random.default_rng(0)
     master = rng.integers(-127 * 256, 127 * 256 + 1, layout.parameters).astype(np.int16)
     votes = rng.integers(-(2**12), 2**12, layout.parameters)
-    expected = [
-        oracle_adapter.moved(m, z, multiplier)
-        for m, z in zip(master.tolist(), votes.tolist(), strict=True)
-    ]
+    expected = [oracle_adapter.moved(m, z, multiplier) for m, z in zip(master.tolist(), votes.tolist(), strict=True)]
     weights = backend.update_master(layout, master, votes, multiplier)
     assert master.tolist() == expected
     assert weights.tolist() == [(m + 128) >> 8 for m in expected]
@@ -156,9 +146,7 @@ def test_fitness_is_the_oracles():
     for scores in (rng.normal(size=10), rng.integers(0, 3, 24) / 7, np.zeros(2)):
         fitness = pair_fitness(scores)
         assert fitness.tolist() == oracle_adapter.ranked_fitness(scores.tolist())
-        assert ranked_multiplier(4 << 16, fitness) == oracle_adapter.multiplier(
-            4 << 16, fitness.tolist()
-        )
+        assert ranked_multiplier(4 << 16, fitness) == oracle_adapter.multiplier(4 << 16, fitness.tolist())
 
 
 def test_a_merge_is_the_oracles():

@@ -38,9 +38,7 @@ def test_one_run_is_drawn_into_its_folder(egg, runs):
     lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert [p[0] for p in run["train"]] == [line["tokens"] for line in lines]
     measured = [line for line in lines if "validation_bits_per_byte" in line]
-    assert [p[2] for p in run["validation"]] == [
-        float(f"{line['validation_bits_per_byte']:.5g}") for line in measured
-    ]
+    assert [p[2] for p in run["validation"]] == [float(f"{line['validation_bits_per_byte']:.5g}") for line in measured]
     assert [p[1] for p in run["validation"]] == [round(line["seconds"], 2) for line in measured]
     assert all(run["figures"])
 
@@ -116,16 +114,10 @@ def test_what_cannot_be_drawn(egg, runs, tmp_path, arguments, says):
 # Elsewhere
 
 
-@pytest.mark.parametrize(
-    ("flag", "module"), [("--tensorboard", "tensorboardX"), ("--wandb", "wandb")]
-)
-def test_without_the_extra_there_is_one_line_and_no_run(
-    egg, tables, tmp_path, monkeypatch, flag, module
-):
+@pytest.mark.parametrize(("flag", "module"), [("--tensorboard", "tensorboardX"), ("--wandb", "wandb")])
+def test_without_the_extra_there_is_one_line_and_no_run(egg, tables, tmp_path, monkeypatch, flag, module):
     monkeypatch.setitem(sys.modules, module, None)
-    status, out, err = egg(
-        "train", flag, "--data", tables, "--backend", "numpy", "--out", tmp_path / "run"
-    )
+    status, out, err = egg("train", flag, "--data", tables, "--backend", "numpy", "--out", tmp_path / "run")
     assert status == 2 and f"pip install 'egg[{flag[2:]}]'" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -160,10 +152,7 @@ def test_the_same_numbers_go_elsewhere(train, tmp_path, monkeypatch, flag):
     train(flag, "--steps", 5, "--out", tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     wanted = [
-        (line["step"], name, value)
-        for line in lines
-        for name, value in line.items()
-        if name not in ("step", "seconds")
+        (line["step"], name, value) for line in lines for name, value in line.items() if name not in ("step", "seconds")
     ]
     assert Recorded.last.logged == wanted and Recorded.last.closed
 
@@ -176,9 +165,7 @@ def test_tensorboard_reads_what_was_written(train, tmp_path):
     events.Reload()
     shown = [(e.step, e.value) for e in events.Scalars("train_integer_bits_per_byte")]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert shown == [
-        (line["step"], pytest.approx(line["train_integer_bits_per_byte"])) for line in lines
-    ]
+    assert shown == [(line["step"], pytest.approx(line["train_integer_bits_per_byte"])) for line in lines]
 
 
 # Pictures

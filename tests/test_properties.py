@@ -21,9 +21,7 @@ from egg.ranks.distributed import Ranks
 from egg.run.trainer import Trainer
 
 # The fixtures give folders and caches, which examples may share.
-FEW = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SHAPE = Shape(16, 1)
 
 
@@ -33,8 +31,7 @@ class Cut(Exception):
 
 @FEW
 @given(
-    documents=st.lists(st.lists(st.binary(max_size=40), max_size=4), min_size=1, max_size=12),
-    cut=st.integers(0, 12),
+    documents=st.lists(st.lists(st.binary(max_size=40), max_size=4), min_size=1, max_size=12), cut=st.integers(0, 12)
 )
 def test_tokens_are_the_documents_each_after_a_nul(tmp_path_factory, documents, cut):
     left = [b"".join(blocks).replace(b"\0", b"") for blocks in documents]
@@ -99,9 +96,7 @@ def test_ranks_share_everything_once_and_evenly(items, size):
     at=st.floats(0, 1, exclude_max=True),
     bit=st.integers(0, 7),
 )
-def test_a_checkpoint_is_read_back_and_any_change_is_found(
-    tmp_path_factory, step, seed, name, at, bit
-):
+def test_a_checkpoint_is_read_back_and_any_change_is_found(tmp_path_factory, step, seed, name, at, bit):
     run = tmp_path_factory.mktemp("run")
     drawn = np.random.default_rng(seed)
     weights = drawn.integers(-127, 128, SHAPE.parameters).astype(np.int8)
@@ -168,7 +163,7 @@ def test_a_state_is_taken_where_training_can_have_left_it(step, state, master, s
         st.binary(max_size=60).map(lambda raw: b'{"text": "' + raw + b'"}'),
     ),
     suffix=st.sampled_from([".txt", ".jsonl", ".parquet", ".gz", ".zst", ".jsonl.gz", ".jsonl.zst"]),
-)  # fmt: skip
+)
 @example(content=b"[" * 200_000, suffix=".jsonl")
 @example(content=b'{"text": "\\ud800 \xff"}', suffix=".jsonl")
 @example(content=b"\xff\xfe\0\0\xc3", suffix=".txt")
@@ -197,19 +192,15 @@ NUMBERS = st.one_of(
     st.floats().map(str),
     st.sampled_from("0 1 16 64 1e9 10M 1e999999999 0x10 1_6 ½ ٣ none all time egg paper nano".split()),
     st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=8),
-)  # fmt: skip
+)
 
 
 @FEW
 @given(
     command=st.sampled_from(["train", "train", "train", "eval", "sample", "nothing"]),
-    flags=st.lists(
-        st.tuples(st.sampled_from(FLAGS), NUMBERS, st.booleans()), min_size=1, max_size=4
-    ),
+    flags=st.lists(st.tuples(st.sampled_from(FLAGS), NUMBERS, st.booleans()), min_size=1, max_size=4),
 )
-def test_any_command_line_is_heeded_or_refused_in_one_line(
-    egg, tables, tmp_path, monkeypatch, command, flags
-):
+def test_any_command_line_is_heeded_or_refused_in_one_line(egg, tables, tmp_path, monkeypatch, command, flags):
     monkeypatch.setattr(Trainer, "finished", property(lambda self: True))
     monkeypatch.chdir(tmp_path)
     arguments = ["--data", tables, "--backend", "numpy", "--out", tmp_path / "run"]

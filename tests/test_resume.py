@@ -97,12 +97,7 @@ def test_a_checkpoints_line_is_on_disk_before_it(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", spy)
     train("--steps", 7, "--out", run)
-    assert logged == [
-        (3, 3),
-        (4, 4),
-        (6, 6),
-        (7, 7),
-    ]  # the first measurement, at 4, is the best yet
+    assert logged == [(3, 3), (4, 4), (6, 6), (7, 7)]  # the first measurement, at 4, is the best yet
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
@@ -115,8 +110,7 @@ def test_a_run_killed_at_any_moment_goes_on(train, tables, tmp_path):
     kills = 0
     for saved in (1, 12, 25, 43):
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *(goes_on if kills else start)],
-            stdout=subprocess.DEVNULL,
+            [sys.executable, str(ROOT / "train.py"), *(goes_on if kills else start)], stdout=subprocess.DEVNULL
         )
         while process.poll() is None:
             if len(list((run / "checkpoints").glob("step-*"))) >= saved:
@@ -128,16 +122,12 @@ def test_a_run_killed_at_any_moment_goes_on(train, tables, tmp_path):
     assert kills == 4
     for folder in (run / "checkpoints").glob("step-*"):
         assert len(list(folder.iterdir())) == 4
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *goes_on], check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *goes_on], check=True, stdout=subprocess.DEVNULL)
     assert files(run) == files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_and_saves(
-    train, resume, egg, tables, tmp_path, monkeypatch, number
-):
+def test_a_signal_finishes_the_step_and_saves(train, resume, egg, tables, tmp_path, monkeypatch, number):
     run = tmp_path / "a run"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     step = Evolution.step
@@ -167,9 +157,7 @@ def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's "&" has it ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
     monkeypatch.setattr(Evolution, "step", twice)
     flags = "--hidden-size 16 --num-layers 1 --streams 8 --log-every 1 --backend numpy".split()
     try:
@@ -183,13 +171,7 @@ def test_a_finished_run_is_left_alone(train, resume, tmp_path):
     run = tmp_path / "run"
     train("--steps", 3, "--out", run)
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file()}
-    for arguments in (
-        (),
-        ("--steps", 2),
-        ("--tokens", 384),
-        ("--member-tokens", 384),
-        ("--minutes", 1e-9),
-    ):
+    for arguments in ((), ("--steps", 2), ("--tokens", 384), ("--member-tokens", 384), ("--minutes", 1e-9)):
         status, out, err = resume(run, *arguments)
         assert status == 0, err
         assert "nothing to do" in out
@@ -213,11 +195,21 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
     run = tmp_path / "run"
     train("--steps", 2, "--seed", 3, "--out", run)
     for arguments in (
-        ["--seed", 4], ["--hidden-size", 64], ["--num-layers", 2], ["--population-size", 64],
-        ["--streams", 64], ["--branches", 8], ["--seq-len", 4], ["--schedule-tokens", 5],
-        ["--preset", "base"], ["--data", book],
-        ["--data-column", "words"], ["--recipe", "paper"], ["--step-size", 1], ["--sigma-shift", 3],
-    ):  # fmt: skip
+        ["--seed", 4],
+        ["--hidden-size", 64],
+        ["--num-layers", 2],
+        ["--population-size", 64],
+        ["--streams", 64],
+        ["--branches", 8],
+        ["--seq-len", 4],
+        ["--schedule-tokens", 5],
+        ["--preset", "base"],
+        ["--data", book],
+        ["--data-column", "words"],
+        ["--recipe", "paper"],
+        ["--step-size", 1],
+        ["--sigma-shift", 3],
+    ):
         status, _, err = resume(run, "--steps", 3, *arguments)
         assert status == 2
         assert arguments[0] in err and err.count("\n") == 1, err
@@ -225,9 +217,26 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
     assert status == 2 and "--out" in err
     assert not (tmp_path / "elsewhere").exists()
     status, _, err = resume(
-        run, "--steps", 3, "--out", f"{run}/", "--seed", 3, "--preset", "nano", "--data", tables,
-        "--threads", 1, "--eval-every", 1, "--eval-bytes", 100, "--checkpoint-every", 1,
-    )  # fmt: skip
+        run,
+        "--steps",
+        3,
+        "--out",
+        f"{run}/",
+        "--seed",
+        3,
+        "--preset",
+        "nano",
+        "--data",
+        tables,
+        "--threads",
+        1,
+        "--eval-every",
+        1,
+        "--eval-bytes",
+        100,
+        "--checkpoint-every",
+        1,
+    )
     assert status == 0, err
 
 
@@ -333,10 +342,18 @@ def test_a_run_of_an_older_version_is_read_but_not_trained_on(train, egg, resume
         there = json.loads(path.read_text())
         del there["made_with"]
         there["evolution"] = {
-            "recipe": "egg", "population_size": 32, "group_size": 16, "seq_len": 4, "sigma_shift": None,
-            "perturbation": "sign", "seed": 0, "schedule_tokens": 10_000, "step_size": None,
-            "schedule": "linear", "final_step_share": 0.05,
-        }  # fmt: skip
+            "recipe": "egg",
+            "population_size": 32,
+            "group_size": 16,
+            "seq_len": 4,
+            "sigma_shift": None,
+            "perturbation": "sign",
+            "seed": 0,
+            "schedule_tokens": 10_000,
+            "step_size": None,
+            "schedule": "linear",
+            "final_step_share": 0.05,
+        }
         stops = {"member_tokens": there["run"].pop("tokens")}
         del there["run"]["log_every"]
         path.write_text(json.dumps(there | {"format": 1, "run": there["run"] | stops}))
@@ -350,9 +367,11 @@ def test_a_run_of_an_older_version_is_read_but_not_trained_on(train, egg, resume
     saved = run / "checkpoints/step-00000004"
     forge(saved)
     for command in (
-        ["eval", run, "--backend", "numpy"], ["sample", run, "--backend", "numpy", "--length", 9],
-        ["export", run, "--to", "c", "--out", tmp_path / "c"], ["plot", run],
-    ):  # fmt: skip
+        ["eval", run, "--backend", "numpy"],
+        ["sample", run, "--backend", "numpy", "--length", 9],
+        ["export", run, "--to", "c", "--out", tmp_path / "c"],
+        ["plot", run],
+    ):
         status, _, err = egg(*command)
         assert status == 0, err
     assert trained_for(saved, checkpoint.read_config(saved)) == 4 * 32 * 4
@@ -380,9 +399,7 @@ def test_a_resumed_run_may_change_backend_and_threads(train, egg, tmp_path):
     run = tmp_path / "run"
     train("--steps", 3, "--out", run)
     for steps, threads in ((4, 1), (6, 2)):
-        status, _, err = egg(
-            "train", "--resume", run, "--steps", steps, "--backend", "numba", "--threads", threads
-        )
+        status, _, err = egg("train", "--resume", run, "--steps", steps, "--backend", "numba", "--threads", threads)
         assert status == 0, err
     name = "checkpoints/step-00000006/{}.safetensors"
     for part in ("model", "state"):

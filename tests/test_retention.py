@@ -26,9 +26,7 @@ def measured(monkeypatch):
 
     def measurements(at: dict[int, float]) -> None:
         monkeypatch.setattr(
-            trainer.Trainer,
-            "_evaluate",
-            lambda self: Evaluation(at[self.evolution.step_number], 8.0, 1, 1, 0.0),
+            trainer.Trainer, "_evaluate", lambda self: Evaluation(at[self.evolution.step_number], 8.0, 1, 1, 0.0)
         )
 
     return measurements
@@ -56,18 +54,14 @@ def test_the_best_and_the_last_few_stay(train, measured, egg, tmp_path):
     run = tmp_path / "run"
     out = train("--steps", 20, "--keep", 2, "--out", run)
     assert steps(run) == [8, 18, 20]  # of equals the first
-    assert best(run) == {
-        "step": 8, "validation_bits_per_byte": 4.5, "checkpoint": "checkpoints/step-00000008",
-    }  # fmt: skip
+    assert best(run) == {"step": 8, "validation_bits_per_byte": 4.5, "checkpoint": "checkpoints/step-00000008"}
     assert checkpoint.find(run / "best") == run / best(run)["checkpoint"]
     assert checkpoint.find(run).name == "step-00000020"
     assert egg("eval", run / "best", "--backend", "numpy")[0] == 0
     assert "4.5" in out
 
 
-def test_a_longer_run_forgets_what_was_measured_at_the_shorter_ones_end(
-    train, measured, egg, tmp_path
-):
+def test_a_longer_run_forgets_what_was_measured_at_the_shorter_ones_end(train, measured, egg, tmp_path):
     measured({4: 5.0, 8: 4.5, 10: 4.4, 12: 4.9, 16: 4.8})
     run, whole = tmp_path / "run", tmp_path / "whole"
     train("--steps", 10, "--keep", 1, "--out", run)
@@ -80,9 +74,7 @@ def test_a_longer_run_forgets_what_was_measured_at_the_shorter_ones_end(
     ours, theirs = files(run), files(whole)
     for name in ours:
         # config.json holds the stop of its time, and the manifest its checksum
-        if not name.startswith(
-            ("checkpoints/step-00000008/config", "checkpoints/step-00000008/man")
-        ):
+        if not name.startswith(("checkpoints/step-00000008/config", "checkpoints/step-00000008/man")):
             assert ours[name] == theirs[name], name
 
 
@@ -104,8 +96,7 @@ def test_without_measurements_there_is_no_best(train, tmp_path, egg):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [("{", "cannot be read"), ("[]", "cannot be read"), ('{"step": 77}', "which is not there")],
+    ("content", "says"), [("{", "cannot be read"), ("[]", "cannot be read"), ('{"step": 77}', "which is not there")]
 )
 def test_a_best_that_cannot_be(train, egg, tmp_path, content, says):
     run = tmp_path / "run"
@@ -128,10 +119,7 @@ def test_nothing_is_removed_before_the_next_is_complete(train, egg, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", spy)
         assert egg("train", "--resume", run, "--steps", 6, "--backend", "numpy")[0] == 0
-    assert seen == [
-        ("writing-step-00000006", ["step-00000003"]),
-        ("step-00000003", ["step-00000003", "step-00000006"]),
-    ]
+    assert seen == [("writing-step-00000006", ["step-00000003"]), ("step-00000003", ["step-00000003", "step-00000006"])]
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000006"]
 
 
@@ -141,7 +129,4 @@ def test_what_a_killed_run_left_half_done_is_cleared(train, egg, tmp_path):
     for name in ("removing-step-00000001", "writing-step-00000005"):
         (run / "checkpoints" / name).mkdir()
     assert egg("train", "--resume", run, "--steps", 4, "--backend", "numpy")[0] == 0
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
-        "step-00000003",
-        "step-00000004",
-    ]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]

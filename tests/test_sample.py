@@ -59,10 +59,7 @@ def plain_choice(logits: list[int], u: int, temperature_256: int, top_k: int) ->
     if temperature_256 == 0:
         return order[0]
     kept = set(order[: top_k or 256])
-    weight = [
-        plain_weight(max(logits) - logits[v], temperature_256) if v in kept else 0
-        for v in range(256)
-    ]
+    weight = [plain_weight(max(logits) - logits[v], temperature_256) if v in kept else 0 for v in range(256)]
     r, total = u * sum(weight) >> 64, 0
     for v in range(256):
         total += weight[v]
@@ -116,8 +113,7 @@ def test_choices_are_those_of_the_definition(temperature_256, top_k):
     drawn[:10:2], drawn[1:10:2] = 0, 2**64 - 1
     weights = sampling_weights(temperature_256) if temperature_256 else None
     expected = [
-        plain_choice(row, u, temperature_256, top_k)
-        for row, u in zip(rows.tolist(), drawn.tolist(), strict=True)
+        plain_choice(row, u, temperature_256, top_k) for row, u in zip(rows.tolist(), drawn.tolist(), strict=True)
     ]
     got = choose(rows, drawn, weights, top_k)
     assert got.dtype == np.uint8
@@ -197,11 +193,7 @@ def test_samples_are_equal_on_numpy_and_numba():
     except BackendError as error:
         pytest.skip(str(error))
     for shape in (SHAPE, Shape(64, 2)):
-        for arguments in (
-            {"temperature": 0},
-            {"count": 20},
-            {"temperature": 0.6, "top_k": 9, "seed": 5, "count": 3},
-        ):
+        for arguments in ({"temperature": 0}, {"count": 20}, {"temperature": 0.6, "top_k": 9, "seed": 5, "count": 3}):
             of = [model(b, shape).generate("naïve", 40, **arguments) for b in (NUMPY, numba)]
             assert of[0] == of[1]
 
@@ -241,7 +233,7 @@ def test_the_prompt_is_the_beginning_of_a_document():
 @pytest.mark.parametrize(
     ("temperature", "in_256"),
     [(0, 0), (0.001, 0), (1 / 512, 1), (0.7, 179), (1, 256), (1.0, 256), (1e9, 2**20), (1e308, 2**20)],
-)  # fmt: skip
+)
 def test_temperatures_are_rounded_half_up(temperature, in_256):
     assert Sampling(temperature=temperature).temperature_256 == in_256
 
@@ -253,12 +245,25 @@ def test_temperatures_beyond_the_bound_have_its_weights():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("temperature", -0.5), ("temperature", float("nan")), ("temperature", float("inf")),
-        ("temperature", "1"), ("temperature", None), ("top_k", -1), ("top_k", 257), ("top_k", 2.5),
-        ("length", 0), ("length", -3), ("length", 2**32 + 1), ("length", "9"), ("count", 0),
-        ("count", 2**33), ("seed", -1), ("seed", 2**64), ("seed", 0.0),
+        ("temperature", -0.5),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", "1"),
+        ("temperature", None),
+        ("top_k", -1),
+        ("top_k", 257),
+        ("top_k", 2.5),
+        ("length", 0),
+        ("length", -3),
+        ("length", 2**32 + 1),
+        ("length", "9"),
+        ("count", 0),
+        ("count", 2**33),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", 0.0),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_are_refused(name, value):
     with pytest.raises(EggError, match=name.replace("_", "-")) as refused:
         model().generate("x", **{"length": 5, name: value})
@@ -273,12 +278,7 @@ def test_bad_prompts_are_refused(prompt):
 
 def test_pieces_come_in_order_and_early():
     def steps():  # three samples of at most 4 bytes: 0 and 1 are ended by a NUL, 2 by its length
-        for numbers, text in (
-            ([0, 1, 2], b"adg"),
-            ([0, 1, 2], b"b\0h"),
-            ([0, 2], b"\0i"),
-            ([2], b"j"),
-        ):
+        for numbers, text in (([0, 1, 2], b"adg"), ([0, 1, 2], b"b\0h"), ([0, 2], b"\0i"), ([2], b"j")):
             seen.append("step")
             yield np.array(numbers), np.frombuffer(text, np.uint8)
 
@@ -286,9 +286,17 @@ def test_pieces_come_in_order_and_early():
     for piece in in_order(steps(), Sampling(4, count=3)):
         seen.append(piece)
     assert seen == [
-        "step", (0, b"a"), "step", (0, b"b"), "step", (0, b"\0"), (1, b"d\0"), (2, b"ghi"),
-        "step", (2, b"j"),
-    ]  # fmt: skip
+        "step",
+        (0, b"a"),
+        "step",
+        (0, b"b"),
+        "step",
+        (0, b"\0"),
+        (1, b"d\0"),
+        (2, b"ghi"),
+        "step",
+        (2, b"j"),
+    ]
 
 
 # The command
@@ -313,16 +321,26 @@ def test_characters_are_shown_whole_and_at_once():
         screen.write(bytes([byte]))
         shown.append(out.buffer.getvalue().decode())
     assert shown == [
-        "a", "a", "aé", "aé", "aé", "aé€", "aé€", "aé€", "aé€", "aé€😀", "aé€😀\ufffd",
-        "aé€😀\ufffdb", "aé€😀\ufffdb", "aé€😀\ufffdb",
-    ]  # fmt: skip
+        "a",
+        "a",
+        "aé",
+        "aé",
+        "aé",
+        "aé€",
+        "aé€",
+        "aé€",
+        "aé€",
+        "aé€😀",
+        "aé€😀\ufffd",
+        "aé€😀\ufffdb",
+        "aé€😀\ufffdb",
+        "aé€😀\ufffdb",
+    ]
     screen.end()
     assert out.buffer.getvalue().decode() == "aé€😀\ufffdb\ufffd\n".replace("\n", os.linesep)
 
 
-@pytest.mark.parametrize(
-    ("terminal", "shown"), [(True, "a\ufffd[2J\t\ufffd\n"), (False, "a\x1b[2J\t\x9b\n")]
-)
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "a\ufffd[2J\t\ufffd\n"), (False, "a\x1b[2J\t\x9b\n")])
 def test_a_terminal_is_spared_control_characters(terminal, shown):
     out = Out(terminal)
     screen = Screen(out)
@@ -359,9 +377,7 @@ def test_the_command_prints_the_prompt_and_the_sample(egg, run):
 
 def test_the_command_prints_many_samples_in_order(egg, run):
     samples = load(run, "numpy").generate("ab", 30, temperature=3.0, count=12)
-    status, out, _ = egg(
-        "sample", run, *"--prompt ab --length 30 --temperature 3 --count 12 --backend numpy".split()
-    )
+    status, out, _ = egg("sample", run, *"--prompt ab --length 30 --temperature 3 --count 12 --backend numpy".split())
     assert status == 0
     assert out == "".join(
         f"--- {i} of 12 ---\n" + text.removesuffix("\n") + "\n"
@@ -381,14 +397,23 @@ def test_the_prompt_comes_from_a_file_or_standard_input(egg, run, tmp_path, monk
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--temperature=-1", "--temperature -1"), ("--temperature nan", "--temperature nan"),
-        ("--temperature warm", "--temperature"), ("--top-k 257", "0 to 256"), ("--top-k=-1", "--top-k"),
-        ("--length 0", "--length"), ("--count 0", "--count"), ("--seed=-1", "--seed"),
-        ("--seed 18446744073709551616", "--seed"), ("--backend tpu", "tpu"), ("--threads 0", "threads"),
-        ("--prompt-file no/such/file", "no/such/file"), ("--prompt-file .", "--prompt-file"),
-        ("--prompt a --prompt-file b", "give one"), ("--promt x", "--prompt"),
+        ("--temperature=-1", "--temperature -1"),
+        ("--temperature nan", "--temperature nan"),
+        ("--temperature warm", "--temperature"),
+        ("--top-k 257", "0 to 256"),
+        ("--top-k=-1", "--top-k"),
+        ("--length 0", "--length"),
+        ("--count 0", "--count"),
+        ("--seed=-1", "--seed"),
+        ("--seed 18446744073709551616", "--seed"),
+        ("--backend tpu", "tpu"),
+        ("--threads 0", "threads"),
+        ("--prompt-file no/such/file", "no/such/file"),
+        ("--prompt-file .", "--prompt-file"),
+        ("--prompt a --prompt-file b", "give one"),
+        ("--promt x", "--prompt"),
     ],
-)  # fmt: skip
+)
 def test_bad_calls_get_one_line(egg, run, arguments, says):
     status, out, err = egg("sample", run, *arguments.split())
     assert (status, out) == (2, "")
@@ -413,10 +438,26 @@ def started(run, *arguments) -> subprocess.Popen:
         "from egg.cli.main import main; sys.exit(main())"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, "sample", run, "--backend", "numpy", "--top-k", "40",
-         "--temperature", "0.5", "--length", "100000000", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            code,
+            "sample",
+            run,
+            "--backend",
+            "numpy",
+            "--top-k",
+            "40",
+            "--temperature",
+            "0.5",
+            "--length",
+            "100000000",
+            *arguments,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")

@@ -59,9 +59,13 @@ def run(arguments) -> None:
                 row["curve"] = classic(*given, arguments.tokens, seed)
             else:
                 found = adapt(
-                    *given, rank=None if kind == "full" else int(kind), seed=seed,
-                    tokens=arguments.tokens, step_factor=arguments.step_factor, measurements=POINTS,
-                )  # fmt: skip
+                    *given,
+                    rank=None if kind == "full" else int(kind),
+                    seed=seed,
+                    tokens=arguments.tokens,
+                    step_factor=arguments.step_factor,
+                    measurements=POINTS,
+                )
                 row |= {"curve": found.curve, "evolved": found.evolved}
                 if found.adapter:
                     merged = evaluate(backend, shape, merge(weights, found.adapter), validation)
@@ -111,9 +115,7 @@ def plot(picture, paths) -> None:
             label = row["kind"] if row["kind"] in ("full", "classic") else f"rank {row['kind']}"
             first = row["seed"] == min(r["seed"] for r in rows)
             tokens, bits = zip(*row["curve"], strict=True)
-            panel.plot(
-                [t / 1e6 for t in tokens], bits, f"C{number}", linewidth=1, label=label if first else None
-            )  # fmt: skip
+            panel.plot([t / 1e6 for t in tokens], bits, f"C{number}", linewidth=1, label=label if first else None)
         panel.set_title(Path(path).stem, fontsize=9)
         panel.set_xlabel("million tokens")
         panel.grid(alpha=0.3)

@@ -155,9 +155,7 @@ def options_of(description):
     parser.add_argument("--turns", type=int, default=0, help=f"text streams in all; 0: {TURNS}")
     parser.add_argument("--lr", type=float, default=5e-3, help="largest step size")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--threads", type=int, default=0, help="0: all cores; one is the fastest at 64/2"
-    )
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores; one is the fastest at 64/2")
     return parser
 
 

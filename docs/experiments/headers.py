@@ -15,10 +15,7 @@ out.mkdir(parents=True, exist_ok=True)
 files = sorted(include.rglob("*.h"))
 if not files:
     sys.exit(f"{include} has no headers: install Python's development files")
-for split, some in (
-    ("train", [f for i, f in enumerate(files) if i % 10]),
-    ("validation", files[::10]),
-):
+for split, some in (("train", [f for i, f in enumerate(files) if i % 10]), ("validation", files[::10])):
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in some]
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     (out / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -175,9 +175,7 @@ def check():
             logits, _ = Model(shape, weights).logits(tokens, torch.zeros(layers, 1, size))
         if not np.array_equal(logits[:, 0].numpy(), expected):
             raise SystemExit(f"{size}/{layers}: logits differ from egg's")
-        print(
-            f"{size}/{layers}, weights of {scale}: {expected.size} logits equal egg's", flush=True
-        )
+        print(f"{size}/{layers}, weights of {scale}: {expected.size} logits equal egg's", flush=True)
 
 
 def main():

@@ -61,9 +61,7 @@ class Sizes:
     """Samples generated side by side."""
 
 
-SIZES = {
-    16: Sizes(1024, 4096, 64), 64: Sizes(1024, 2048, 64), 256: Sizes(256, 512, 32), 1024: Sizes(64, 256, 8),
-}  # fmt: skip
+SIZES = {16: Sizes(1024, 4096, 64), 64: Sizes(1024, 2048, 64), 256: Sizes(256, 512, 32), 1024: Sizes(64, 256, 8)}
 """By hidden size."""
 ONE_BY_ONE = {16: 256, 64: 64, 256: 16, 1024: 2}
 """Members of full rank, by hidden size."""
@@ -111,9 +109,12 @@ class Job:
 
 
 def plan(
-    only: str | None = None, hidden_size: int | None = None, num_layers: int | None = None,
-    readers: int | None = None, recipe: str | None = None,
-) -> list[Case]:  # fmt: skip
+    only: str | None = None,
+    hidden_size: int | None = None,
+    num_layers: int | None = None,
+    readers: int | None = None,
+    recipe: str | None = None,
+) -> list[Case]:
     """The cases to measure; each argument that is not None narrows them.
 
     Raises EggError, one line, for what cannot be measured.
@@ -148,15 +149,11 @@ def plan(
         if only in (None, name)
     ]
     if recipe == "paper" and only not in (None, "step"):
-        raise EggError(
-            f"--only {only} is not of recipe paper, of which a step is timed: leave --recipe out"
-        )
+        raise EggError(f"--only {only} is not of recipe paper, of which a step is timed: leave --recipe out")
     if only == "branches" and not chosen and hidden_size == MIN_BRANCHES and num_layers:
         raise EggError(f"--only branches: with hidden size {hidden_size} they are timed with votes")
     if not [case for case in chosen if only or case.name != PERTURBATION]:
-        models = ", ".join(
-            f"{d}/{layers}" for d, layers in (PERTURBED if only == PERTURBATION else MODELS)
-        )
+        models = ", ".join(f"{d}/{layers}" for d, layers in (PERTURBED if only == PERTURBATION else MODELS))
         raise EggError(f"none of the models {models}: give --hidden-size and --num-layers both")
     return chosen
 
@@ -170,11 +167,7 @@ def _shapes(hidden_size: int | None, num_layers: int | None, models) -> list[Sha
             return [Shape(hidden_size, num_layers)]
         except BackendError as error:
             raise EggError(str(error)) from error
-    return [
-        Shape(d, layers)
-        for d, layers in models
-        if hidden_size in (None, d) and num_layers in (None, layers)
-    ]
+    return [Shape(d, layers) for d, layers in models if hidden_size in (None, d) and num_layers in (None, layers)]
 
 
 def branch_work(shape: Shape) -> int:
@@ -191,10 +184,15 @@ def vote_work(shape: Shape) -> int:
 def make_ready(case: Case, backend: Backend) -> Job:
     """Everything a case needs before the clock starts."""
     return {
-        "forward": _chunk, "branches": _chunk, "votes": _chunk, "update": _update, "step": _step,
-        "eval": _evaluation, "generate": _generation,
+        "forward": _chunk,
+        "branches": _chunk,
+        "votes": _chunk,
+        "update": _update,
+        "step": _step,
+        "eval": _evaluation,
+        "generate": _generation,
         PERTURBATION: _one_by_one if case.recipe == "full rank" else _side_by_side,
-    }[case.name](case, backend)  # fmt: skip
+    }[case.name](case, backend)
 
 
 def _chunk(case: Case, backend: Backend) -> Job:
@@ -208,9 +206,7 @@ def _chunk(case: Case, backend: Backend) -> Job:
     gates, layer = FIRST_SHIFTS
     shifts = np.array([*gates, *layer * shape.num_layers], np.int64)
     count = case.readers * case.seq_len
-    each = {
-        "forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape),
-    }  # fmt: skip
+    each = {"forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape)}
     work = Work(count, count * each[case.name])
 
     def forward():
@@ -288,9 +284,7 @@ def _generation(case: Case, backend: Backend) -> Job:
     sampling = Sampling(length=case.seq_len, count=case.readers)
 
     def draw():
-        drawn = sum(
-            len(numbers) for numbers, _ in stream(backend, case.shape, weights, b"", sampling)
-        )
+        drawn = sum(len(numbers) for numbers, _ in stream(backend, case.shape, weights, b"", sampling))
         # All samples begin with the logits after one NUL; each byte but a sample's last is then read.
         read = 1 + drawn - sampling.count
         return Work(drawn, read * case.shape.multiply_accumulates)

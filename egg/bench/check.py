@@ -44,9 +44,7 @@ def check_full_rank(backend: Backend) -> None:
         same = np.array_equal(moved, expected)
         backend.add_full_rank(moved, noise, 1, -5)
         same &= np.array_equal(moved, weights)
-        votes = (
-            b.cast_full_rank_votes(shape.parameters, fitness, noise) for b in (backend, reference)
-        )
+        votes = (b.cast_full_rank_votes(shape.parameters, fitness, noise) for b in (backend, reference))
         if not same or not np.array_equal(*votes):
             raise EggError(
                 f"backend {backend.name}: full-rank noise differs from the reference at "
@@ -74,10 +72,7 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
             draw = Draw(1, 17, some, shifts)
             cast = backend.cast_votes(model, tokens, states[:STREAMS], draw, first_row=5)
             found["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
-        master, squares = (
-            weights.astype(np.int32) << MASTER_BITS,
-            np.arange(len(shape.row_starts) - 1),
-        )
+        master, squares = (weights.astype(np.int32) << MASTER_BITS, np.arange(len(shape.row_starts) - 1))
         moved = backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15)
         found["update_rows"] = moved, master, squares
     master = weights.astype(np.int16) << REWARD_MASTER_BITS

@@ -51,9 +51,13 @@ class Patience:
 
 
 def measure(
-    cases: list[Case], backend_of: Callable[[], Backend], *, patience: Patience | None = None,
-    beside: Callable[[], None] = lambda: None, notify: Callable[[str], None] = lambda line: None,
-) -> list[Row]:  # fmt: skip
+    cases: list[Case],
+    backend_of: Callable[[], Backend],
+    *,
+    patience: Patience | None = None,
+    beside: Callable[[], None] = lambda: None,
+    notify: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
     """Time all cases, one repeat of each in turn, so that a busy moment of the machine hits them alike.
 
     backend_of : makes a backend; each model has one of its own, which keeps its buffers
@@ -75,9 +79,7 @@ def measure(
         rows.append(Row(case, job.call()))
     spent = [0.0] * len(rows)
     for repeat in range(patience.most):
-        waiting = [
-            i for i, s in enumerate(spent) if repeat < patience.fewest or s < patience.seconds
-        ]
+        waiting = [i for i, s in enumerate(spent) if repeat < patience.fewest or s < patience.seconds]
         if waiting:
             notify(f"repeat {repeat + 1}: {len(waiting)} of {len(rows)} rows")
         for i in waiting:

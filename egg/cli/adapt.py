@@ -12,31 +12,13 @@ import tyro
 from egg import data
 from egg.cli.corpus import facts, open_for_training, text_of
 from egg.cli.folders import folder_for
-from egg.cli.options import (
-    FULL,
-    BackendFlag,
-    ColumnFlag,
-    JsonFlag,
-    ThreadsFlag,
-    parse,
-    rank_of,
-    say,
-)
+from egg.cli.options import FULL, BackendFlag, ColumnFlag, JsonFlag, ThreadsFlag, parse, rank_of, say
 from egg.config import Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
 from egg.evolution.branches import BranchEvolution
 from egg.kernels import get_backend
 from egg.model import checkpoint, hub
-from egg.model.adapter import (
-    ADAPTER,
-    ALL,
-    adapter_shape,
-    base_hash,
-    evolving,
-    merge,
-    read_adapter,
-    tensors_of,
-)
+from egg.model.adapter import ADAPTER, ALL, adapter_shape, base_hash, evolving, merge, read_adapter, tensors_of
 from egg.model.evaluate import evaluate, sample
 from egg.model.network import read_model
 from egg.report.curves import read_curves
@@ -164,33 +146,27 @@ def main(argv: list[str], prog: str) -> int:
 def _adapt(arguments: AdaptArguments) -> int:
     shape, weights, _ = read_model(arguments.path)
     full = arguments.rank.strip().lower() == FULL
-    layout = (
-        None
-        if full
-        else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ADAPTED)
-    )
+    layout = None if full else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ADAPTED)
     config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers))
     out, progress = folder_for(arguments.out), Progress()
-    backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=progress.note
-    )
+    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=progress.note)
     corpus, text, split = open_for_training(arguments.data, arguments.data_column, progress.note)
     measured = sample(corpus.split(split), config.run.eval_bytes)
     before = evaluate(backend, shape, weights, measured).bits_per_byte
     if full:
-        evolution: BranchEvolution = FineTuning(
-            config, backend, text, weights, tensors_of(shape, ALL)
-        )
+        evolution: BranchEvolution = FineTuning(config, backend, text, weights, tensors_of(shape, ALL))
         kind = Trainer
     else:
         evolution = AdapterEvolution(config, backend, text, weights, layout)
         kind = AdapterTrainer
     trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(backend))
     trainer.content["adapter"] = {
-        "rank": FULL if full else layout.rank, "matrices": None if full else list(layout.matrices),
+        "rank": FULL if full else layout.rank,
+        "matrices": None if full else list(layout.matrices),
         "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
-        "base": base_hash(shape, weights), "base_bits_per_byte": before,
-    }  # fmt: skip
+        "base": base_hash(shape, weights),
+        "base_bits_per_byte": before,
+    }
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
         f"{evolving(evolution.layout):,} of {shape.parameters:,} parameters evolve: {what}\n"
@@ -223,15 +199,22 @@ def _config(arguments: AdaptArguments, model: ModelConfig) -> Config:
     if a.tokens < 1:
         raise EggError(f"--tokens {a.tokens}: must be 1 or more")
     evolution = EvolutionConfig(
-        schedule_tokens=a.tokens, step_size=a.step_size, seed=a.seed,
-        streams=a.streams, seq_len=a.seq_len, branches=a.branches,
-    )  # fmt: skip
+        schedule_tokens=a.tokens,
+        step_size=a.step_size,
+        seed=a.seed,
+        streams=a.streams,
+        seq_len=a.seq_len,
+        branches=a.branches,
+    )
     steps = a.tokens // evolution.tokens_per_step
     every = max(1, steps // MEASUREMENTS) if a.eval_every is None else a.eval_every
     run = RunConfig(
-        data=data.absolute(a.data), data_column=a.data_column, tokens=a.tokens,
-        eval_every=every, eval_bytes=a.eval_bytes,
-    )  # fmt: skip
+        data=data.absolute(a.data),
+        data_column=a.data_column,
+        tokens=a.tokens,
+        eval_every=every,
+        eval_bytes=a.eval_bytes,
+    )
     return Config("adapt", model, evolution, run).resolved()
 
 
@@ -258,16 +241,12 @@ def _merge(arguments: MergeArguments) -> int:
         }
     figures = {f"{name}_bits_per_byte": e.bits_per_byte for name, e in figures.items()}
     if figures:
-        figures["cost_bits_per_byte"] = (
-            figures["merged_bits_per_byte"] - figures["adapter_bits_per_byte"]
-        )
+        figures["cost_bits_per_byte"] = figures["merged_bits_per_byte"] - figures["adapter_bits_per_byte"]
     checkpoint.write_model(out, config, shape, merged)
     if arguments.json:
         print(json.dumps({"out": str(out)} | figures))
         return 0
-    print(
-        f"{out}: {int(np.count_nonzero(merged != weights)):,} of {weights.size:,} weights changed"
-    )
+    print(f"{out}: {int(np.count_nonzero(merged != weights)):,} of {weights.size:,} weights changed")
     for name, bits in figures.items():
         print(f"  {name.split('_')[0]:8}{bits:8.4f} bits per byte")
     return 0

@@ -34,9 +34,7 @@ def adapt(arguments) -> int:
     settings = _settings(arguments)
     prompts = _prompts(arguments.prompts)
     out = folder_for(arguments.out)
-    backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
-    )
+    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
     every = arguments.eval_every
     if every is None:
         every = max(1, settings.steps // MEASUREMENTS)
@@ -46,14 +44,17 @@ def adapt(arguments) -> int:
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
         base = base_hash(shape, weights)
         about = {
-            "rank": layout.rank, "matrices": list(layout.matrices), "base": base, "reward": arguments.reward,
-            "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()), "reward_before": before,
-        }  # fmt: skip
+            "rank": layout.rank,
+            "matrices": list(layout.matrices),
+            "base": base,
+            "reward": arguments.reward,
+            "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
+            "reward_before": before,
+        }
         with telling(f"cannot write {out}"):
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(
-                out / checkpoint.CONFIG,
-                checkpoint.json_bytes({"made_with": made_with(backend), "adapter": about}),
+                out / checkpoint.CONFIG, checkpoint.json_bytes({"made_with": made_with(backend), "adapter": about})
             )
             rows: list[dict] = []
             try:
@@ -67,9 +68,7 @@ def adapt(arguments) -> int:
         say(f"stopped at step {len(rows):,}, saved what there is in {out}")
         return 128 + interrupted
     after = rows[-1]["reward"]
-    say(
-        f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}\nreward curve: {out / CURVE}"
-    )
+    say(f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}\nreward curve: {out / CURVE}")
     return 0
 
 
@@ -87,9 +86,7 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
             try:
                 if step == steps or (every and step % every == 0):
                     row["reward"] = evolution.measure()
-                    say(
-                        f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}"
-                    )
+                    say(f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}")
             finally:  # the step is done, whatever becomes of its measurement
                 row["tokens"] = evolution.tokens
                 row["seconds"] = round(time.perf_counter() - began, 4)
@@ -111,16 +108,19 @@ def _settings(arguments) -> RewardSettings:
     Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)
     steps = arguments.tokens // (population * arguments.length)
     if steps < 1:
-        raise EggError(
-            f"--tokens {arguments.tokens}: a step takes up to {population * arguments.length:,}"
-        )
+        raise EggError(f"--tokens {arguments.tokens}: a step takes up to {population * arguments.length:,}")
     size = STEP_SIZE if arguments.step_size is None else arguments.step_size
     if not 0 < size <= 127:
         raise EggError(f"--step-size {size}: must be more than 0, 127 at most")
     return RewardSettings(
-        steps, population, arguments.length, arguments.temperature, sigma_shift,
-        round(size * (1 << STEP_BITS)), arguments.seed,
-    )  # fmt: skip
+        steps,
+        population,
+        arguments.length,
+        arguments.temperature,
+        sigma_shift,
+        round(size * (1 << STEP_BITS)),
+        arguments.seed,
+    )
 
 
 def _prompts(path: str | None) -> list[bytes]:
@@ -139,8 +139,8 @@ def _draw(out: Path, before: float, rows: list[dict]) -> None:
     figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
     panel = figure.subplots()
     panel.plot(
-        [r["step"] for r in rows], [r["members_reward"] for r in rows], alpha=0.45, linewidth=1, label="members, mean",
-    )  # fmt: skip
+        [r["step"] for r in rows], [r["members_reward"] for r in rows], alpha=0.45, linewidth=1, label="members, mean"
+    )
     measured = [(0, before)] + [(r["step"], r["reward"]) for r in rows if "reward" in r]
     panel.plot(*zip(*measured, strict=True), "o-", color="C3", markersize=3, label="the adapter")
     panel.set_xlabel("steps")

@@ -36,7 +36,5 @@ def _bar(total: int, what: str, unit: str, scaled: bool) -> Iterator[Callable[[i
         return
     from tqdm import tqdm
 
-    with tqdm(
-        total=total, desc=what, unit=unit, unit_scale=scaled, leave=False, dynamic_ncols=True
-    ) as shown:
+    with tqdm(total=total, desc=what, unit=unit, unit_scale=scaled, leave=False, dynamic_ncols=True) as shown:
         yield shown.update

@@ -45,9 +45,7 @@ class BenchArguments:
     For example: egg bench --only step --hidden-size 256 --num-layers 1
     """
 
-    only: Annotated[
-        str | None, tyro.conf.arg(metavar="{" + ",".join((*NAMES, PERTURBATION)) + "}")
-    ] = None
+    only: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join((*NAMES, PERTURBATION)) + "}")] = None
     """Measure one thing; none: all."""
     recipe: Annotated[str | None, tyro.conf.arg(metavar="{egg,paper}")] = None
     """Measure one recipe; none: both, paper up to hidden size 256."""
@@ -69,9 +67,7 @@ class BenchArguments:
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(BenchArguments, argv, prog=prog)
-    cases = plan(
-        arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe,
-    )  # fmt: skip
+    cases = plan(arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe)
 
     def backend_of():
         return get_backend(arguments.backend, threads=arguments.threads, device=arguments.device)
@@ -79,9 +75,7 @@ def main(argv: list[str], prog: str) -> int:
     if not arguments.seconds >= 0:
         raise EggError(f"--seconds {arguments.seconds}: must be 0 or more")
     source = commit()  # as it is now, whatever is committed meanwhile
-    backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
-    )
+    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
     say("checking against the reference (the first time also compiles: up to a minute)")
     check(backend, branches=backend.name != "cupy")
     if backend.name == "cupy":
@@ -92,14 +86,17 @@ def main(argv: list[str], prog: str) -> int:
         peaks = DevicePeaks(backend)
     else:
         peaks = Peaks(arguments.threads, arguments.seconds / 160)
-    rows = measure(
-        cases, backend_of, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say
-    )
+    rows = measure(cases, backend_of, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say)
     facts = {
-        **peaks.facts(), "backend": backend.name, "description": backend.description, "cpu": cpu_name(),
-        "versions": versions(), "commit": source, "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **peaks.facts(),
+        "backend": backend.name,
+        "description": backend.description,
+        "cpu": cpu_name(),
+        "versions": versions(),
+        "commit": source,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": f"{prog} {shlex.join(argv)}".strip(),
-    }  # fmt: skip
+    }
     peak = facts["peak_gmacs"]
     members = member_facts([row for row in rows if row.case.name == PERTURBATION])
     rows = [row for row in rows if row.case.name != PERTURBATION]
@@ -174,9 +171,12 @@ class DevicePeaks:
     def facts(self) -> dict:
         """In 1e9 multiply-accumulates a second, the highest and the median."""
         return {
-            "peak_gmacs": _round(max(self._rates)), "peak_median_gmacs": _round(statistics.median(self._rates)),
-            "peak_one_core_gmacs": None, "instruction_set": self._peak.description, "threads": None,
-        }  # fmt: skip
+            "peak_gmacs": _round(max(self._rates)),
+            "peak_median_gmacs": _round(statistics.median(self._rates)),
+            "peak_one_core_gmacs": None,
+            "instruction_set": self._peak.description,
+            "threads": None,
+        }
 
 
 def row_facts(row: Row, peak: float | None) -> dict:
@@ -184,12 +184,19 @@ def row_facts(row: Row, peak: float | None) -> dict:
     case = row.case
     median, low, high = row.rates
     return {
-        "name": case.name, "recipe": case.recipe, "hidden_size": case.shape.hidden_size,
-        "num_layers": case.shape.num_layers, "readers": case.readers, "seq_len": case.seq_len,
-        "tokens_per_second": _round(median), "spread": [_round(low), _round(high)], "gmacs": _round(row.gmacs),
-        "fraction_of_peak": _fraction(row, peak), "seconds": statistics.median(row.seconds),
+        "name": case.name,
+        "recipe": case.recipe,
+        "hidden_size": case.shape.hidden_size,
+        "num_layers": case.shape.num_layers,
+        "readers": case.readers,
+        "seq_len": case.seq_len,
+        "tokens_per_second": _round(median),
+        "spread": [_round(low), _round(high)],
+        "gmacs": _round(row.gmacs),
+        "fraction_of_peak": _fraction(row, peak),
+        "seconds": statistics.median(row.seconds),
         "repeats": len(row.seconds),
-    }  # fmt: skip
+    }
 
 
 def member_facts(rows: list[Row]) -> list[dict]:
@@ -199,13 +206,19 @@ def member_facts(rows: list[Row]) -> list[dict]:
     for shape in dict.fromkeys(row.case.shape for row in rows):
         one, full = (times[shape, rank] for rank in RANKS)
         seconds = [statistics.median(r.seconds) / r.case.readers for r in (one, full)]
-        found.append({
-            "hidden_size": shape.hidden_size, "num_layers": shape.num_layers, "parameters": shape.parameters,
-            "seq_len": one.case.seq_len, "rank_1_members": one.case.readers,
-            "full_rank_members": full.case.readers,
-            "rank_1_seconds_per_member": seconds[0], "full_rank_seconds_per_member": seconds[1],
-            "full_rank_over_rank_1": round(seconds[1] / seconds[0], 2),
-        })  # fmt: skip
+        found.append(
+            {
+                "hidden_size": shape.hidden_size,
+                "num_layers": shape.num_layers,
+                "parameters": shape.parameters,
+                "seq_len": one.case.seq_len,
+                "rank_1_members": one.case.readers,
+                "full_rank_members": full.case.readers,
+                "rank_1_seconds_per_member": seconds[0],
+                "full_rank_seconds_per_member": seconds[1],
+                "full_rank_over_rank_1": round(seconds[1] / seconds[0], 2),
+            }
+        )
     return found
 
 
@@ -214,10 +227,16 @@ def member_table(members: list[dict]) -> list[str]:
     lines = [["model", "parameters", "bytes read", "rank 1, ms per member", "full rank", "times"]]
     for m in members:
         one, full = (1000 * m[f"{rank}_seconds_per_member"] for rank in ("rank_1", "full_rank"))
-        lines.append([
-            f"{m['hidden_size']}/{m['num_layers']}", f"{m['parameters']:,}", str(m["seq_len"]),
-            f"{one:.3g}", f"{full:.3g}", f"{m['full_rank_over_rank_1']:.3g}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                f"{m['hidden_size']}/{m['num_layers']}",
+                f"{m['parameters']:,}",
+                str(m["seq_len"]),
+                f"{one:.3g}",
+                f"{full:.3g}",
+                f"{m['full_rank_over_rank_1']:.3g}",
+            ]
+        )
     return _markdown(lines)
 
 
@@ -247,18 +266,24 @@ def heading(facts: dict) -> list[str]:
 def table(rows: list[Row], peak: float | None) -> list[str]:
     """The rows in Markdown, aligned."""
     lines = [
-        ["timed", "recipe", "model", "readers, T", "tokens/s", "lowest to highest", "GMAC/s",
-         "of peak", "repeats"],
-    ]  # fmt: skip
+        ["timed", "recipe", "model", "readers, T", "tokens/s", "lowest to highest", "GMAC/s", "of peak", "repeats"]
+    ]
     for row in rows:
         case, fraction = row.case, _fraction(row, peak)
         median, low, high = map(_short, row.rates)
-        lines.append([
-            case.name, case.recipe if case.name not in ("eval", "generate") else "-",
-            f"{case.shape.hidden_size}/{case.shape.num_layers}", f"{case.readers:,}, {case.seq_len}",
-            median, f"{low} to {high}", "-" if row.gmacs is None else f"{row.gmacs:.3g}",
-            "-" if fraction is None else f"{100 * fraction:.0f} %", str(len(row.seconds)),
-        ])  # fmt: skip
+        lines.append(
+            [
+                case.name,
+                case.recipe if case.name not in ("eval", "generate") else "-",
+                f"{case.shape.hidden_size}/{case.shape.num_layers}",
+                f"{case.readers:,}, {case.seq_len}",
+                median,
+                f"{low} to {high}",
+                "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+                "-" if fraction is None else f"{100 * fraction:.0f} %",
+                str(len(row.seconds)),
+            ]
+        )
     return _markdown(lines)
 
 
@@ -266,10 +291,7 @@ def _markdown(lines: list[list[str]]) -> list[str]:
     """A table of cells, the first line its heading."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    return [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
+    return ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
 
 
 def _fraction(row: Row, peak: float | None) -> float | None:

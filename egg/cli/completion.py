@@ -36,10 +36,7 @@ def main(argv: list[str], commands: dict[str, tuple[str, str]]) -> int:
     if len(argv) != (2 if argv[0] == PRINT else 3):
         raise EggError(f"{argv[0]}: give a shell{'' if argv[0] == PRINT else ' and a file'}")
     kinds = [
-        Annotated[
-            _arguments(importlib.import_module(module), name),
-            tyro.conf.subcommand(name, description=line),
-        ]
+        Annotated[_arguments(importlib.import_module(module), name), tyro.conf.subcommand(name, description=line)]
         for name, (module, line) in commands.items()
     ]
     complete(Union[tuple(kinds)], argv)  # noqa: UP007, there is no other way to write it
@@ -47,6 +44,4 @@ def main(argv: list[str], commands: dict[str, tuple[str, str]]) -> int:
 
 
 def _arguments(module, name: str) -> type:
-    return getattr(module, "Completed", None) or getattr(
-        module, f"{name.title().replace('-', '')}Arguments"
-    )
+    return getattr(module, "Completed", None) or getattr(module, f"{name.title().replace('-', '')}Arguments")

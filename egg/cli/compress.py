@@ -67,9 +67,7 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
     source, target = _read(arguments.file), target_file(arguments.out, "--out")
     shape, weights, _ = read_model(arguments.model)
-    backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
-    )
+    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
     began = time.perf_counter()
     if packing:
         with bar(len(source), "compressing") as read:
@@ -79,9 +77,8 @@ def main(argv: list[str], prog: str) -> int:
         size = HEADER.unpack(source[: HEADER.size])[3] if len(source) >= HEADER.size else 0
         with bar(size, "decompressing") as read:
             result = decompress(
-                backend, shape, weights, source,
-                name=arguments.file, model_name=arguments.model, read=read,
-            )  # fmt: skip
+                backend, shape, weights, source, name=arguments.file, model_name=arguments.model, read=read
+            )
         small, large = len(source), len(result)
     _write(target, result)
     seconds = time.perf_counter() - began

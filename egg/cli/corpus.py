@@ -35,9 +35,7 @@ def open_for_training(spec: str, column: str, notify) -> tuple[data.Corpus, Corp
     validation = corpus.validation_split
     if validation is None or not corpus.bytes(validation):
         validation = training
-        notify(
-            f"{corpus.name} holds no text back for validation: it is measured on what it trains on"
-        )
+        notify(f"{corpus.name} holds no text back for validation: it is measured on what it trains on")
     return corpus, CorpusText(corpus.split(training)), validation
 
 
@@ -69,9 +67,12 @@ def facts(corpus: data.Corpus) -> dict:
 
 BASELINES = {
     "trigram": "frequencies of three bytes, in the training split",
-    "bigram": "frequencies of pairs of bytes there", "unigram": "frequencies of bytes there",
-    "xz": "xz -9e of the same bytes, by themselves", "zstd": "zstd -19", "gzip": "gzip -9",
-}  # fmt: skip
+    "bigram": "frequencies of pairs of bytes there",
+    "unigram": "frequencies of bytes there",
+    "xz": "xz -9e of the same bytes, by themselves",
+    "zstd": "zstd -19",
+    "gzip": "gzip -9",
+}
 """What is measured beside the model, and how the table explains it."""
 
 
@@ -93,7 +94,5 @@ def simple_models(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str
         say(f"{split} is the training split: unigram, bigram and trigram have seen its text")
     figures = asdict(baselines(training, text)) | asdict(strong_baselines(training, text))
     if figures["fit_bytes"] < training.size:
-        say(
-            f"frequencies are of {count(figures['fit_bytes'])} bytes spread over the training split"
-        )
+        say(f"frequencies are of {count(figures['fit_bytes'])} bytes spread over the training split")
     return {name: figures[name] for name in BASELINES}

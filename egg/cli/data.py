@@ -86,9 +86,7 @@ def _list(prog: str) -> None:
     for corpus in corpora:
         documents = sum(map(corpus.documents, corpus.splits))
         size = sum(map(corpus.bytes, corpus.splits))
-        print(
-            f"{corpus.folder.name}: {count(size)} bytes in {documents:,} documents, {corpus.spec}"
-        )
+        print(f"{corpus.folder.name}: {count(size)} bytes in {documents:,} documents, {corpus.spec}")
     if corpora:
         print(f"in {corpora[0].folder.parent}; {prog} info NAME tells more of one")
 
@@ -98,10 +96,16 @@ def _tell(corpus: data.Corpus) -> None:
     description = data.describe(corpus)
     rows = [COLUMNS]
     for split in description.splits:
-        rows.append((
-            split.name, f"{split.documents:,}", f"{split.bytes:,}", f"{split.nuls_removed:,}",
-            f"{split.unigram_bits:.4f}", f"{split.gzip_bits:.4f}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                split.name,
+                f"{split.documents:,}",
+                f"{split.bytes:,}",
+                f"{split.nuls_removed:,}",
+                f"{split.unigram_bits:.4f}",
+                f"{split.gzip_bits:.4f}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(f"{description.spec}: {description.folder}")
     for row in rows:

@@ -70,9 +70,7 @@ def main(argv: list[str], prog: str) -> int:
     if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
     notices: list[str] = []  # told when the text is there: of a bad one, the error says all
-    backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=notices.append
-    )
+    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=notices.append)
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = split_of(corpus, arguments.split, notices.append)
     for notice in notices:
@@ -101,11 +99,16 @@ def main(argv: list[str], prog: str) -> int:
 
 def _json(result: Evaluation, words: int, backend: str, simple: dict[str, float]) -> str:
     figures = {
-        "bits_per_byte": result.bits_per_byte, "byte_perplexity": result.byte_perplexity,
+        "bits_per_byte": result.bits_per_byte,
+        "byte_perplexity": result.byte_perplexity,
         "word_perplexity": _finite(result.word_perplexity(words)),
-        "integer_bits_per_byte": result.integer_bits_per_byte, "documents": result.documents,
-        "bytes": result.bytes, "words": words, "seconds": round(result.seconds, 4), "backend": backend,
-    }  # fmt: skip
+        "integer_bits_per_byte": result.integer_bits_per_byte,
+        "documents": result.documents,
+        "bytes": result.bytes,
+        "words": words,
+        "seconds": round(result.seconds, 4),
+        "backend": backend,
+    }
     return json.dumps(figures | ({"baselines": simple} if simple else {}))
 
 
@@ -130,11 +133,15 @@ def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
     """A document's line in the file of ``--per-document``; an empty one has no figure a byte."""
     bits, whole = document.bits_per_byte, document.bits / words
     return {
-        "index": document.index, "bytes": document.bytes, "words": words, "bits": document.bits,
-        "bits_per_byte": bits, "byte_perplexity": None if bits is None else 2.0**bits,
+        "index": document.index,
+        "bytes": document.bytes,
+        "words": words,
+        "bits": document.bits,
+        "bits_per_byte": bits,
+        "byte_perplexity": None if bits is None else 2.0**bits,
         "word_perplexity": 2.0**whole if whole < 1024 else None,
         "integer_bits_per_byte": document.integer_bits_per_byte,
-    }  # fmt: skip
+    }
 
 
 def _finite(number: float) -> float | None:

@@ -108,13 +108,9 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | N
     if not corpus.bytes(split):
         say(f"not measured: {corpus.name} has no byte in its split {split}")
         return None
-    backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
-    )
+    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(backend, shape, weights, text, read=read)
-    simple = {
-        name: (bits, BASELINES[name]) for name, bits in simple_models(corpus, split, text).items()
-    }
+    simple = {name: (bits, BASELINES[name]) for name, bits in simple_models(corpus, split, text).items()}
     return Measured(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)

@@ -28,8 +28,7 @@ def new_folder(out: str | None, preset_name: str) -> Path:
     refuse_a_run(run)
     if (run / RUN_TOML).exists():
         raise EggError(
-            f"--out {run} holds a {RUN_TOML}, in whose place the run would write its own: "
-            "give another folder"
+            f"--out {run} holds a {RUN_TOML}, in whose place the run would write its own: give another folder"
         )
     parent = run.absolute()
     while not parent.exists():
@@ -43,9 +42,7 @@ def refuse_a_run(run: Path) -> None:
     """Raises EggError for a folder that holds a run."""
     for name in (checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS):
         if (run / name).exists():
-            raise EggError(
-                f"--out {run} holds a run already: give another folder, or go on with --resume {run}"
-            )
+            raise EggError(f"--out {run} holds a run already: give another folder, or go on with --resume {run}")
 
 
 def folder_for(out: str | None) -> Path:

@@ -9,16 +9,7 @@ import tyro
 from egg import data
 from egg.cli.bar import steps_bar
 from egg.cli.corpus import split_of, text_of
-from egg.cli.options import (
-    BackendFlag,
-    ColumnFlag,
-    JsonFlag,
-    ThreadsFlag,
-    made_folder,
-    one_of,
-    parse,
-    say,
-)
+from egg.cli.options import BackendFlag, ColumnFlag, JsonFlag, ThreadsFlag, made_folder, one_of, parse, say
 from egg.data import SPLITS
 from egg.errors import EggError, telling
 from egg.kernels import get_backend
@@ -42,9 +33,7 @@ class GeometryArguments:
       egg geometry --manifolds
     """
 
-    checkpoints: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CKPT ...]")
-    ] = ()
+    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CKPT ...]")] = ()
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
     data: str | None = None
     """Text to read, as for training; none: what the first model was trained with."""
@@ -97,11 +86,9 @@ def _measure(arguments: GeometryArguments) -> int:
     split = split_of(corpus, arguments.split, say)
     text = corpus.split(split)
     out, measured = made_folder(arguments.out), []
-    with steps_bar(
-        sum(2 * shape.num_layers for _, shape, *_ in models), "measuring", "clouds"
-    ) as done:
+    with steps_bar(sum(2 * shape.num_layers for _, shape, *_ in models), "measuring", "clouds") as done:
         for path, shape, weights, config in models:
-            states = hidden_states(backend, shape, weights, text, arguments.points, arguments.stride)  # fmt: skip
+            states = hidden_states(backend, shape, weights, text, arguments.points, arguments.stride)
             layers = []
             for (layer, kind), cloud in states.items():
                 layers.append(LayerGeometry(layer, kind, measure_cloud(cloud, arguments.neighbors)))
@@ -109,10 +96,14 @@ def _measure(arguments: GeometryArguments) -> int:
             measured.append(Measured(path, shape, trained_for(path, config), layers))
     pictures = [out / LAYERS, out / TRAINING]
     content = {
-        "data": corpus.name, "split": split, "points": len(next(iter(states.values()))),
-        "stride": arguments.stride, "neighbors": arguments.neighbors, "checkpoints": facts(measured),
+        "data": corpus.name,
+        "split": split,
+        "points": len(next(iter(states.values()))),
+        "stride": arguments.stride,
+        "neighbors": arguments.neighbors,
+        "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
-    }  # fmt: skip
+    }
     with telling(f"cannot write {out}", "; give --out"):
         plot_layers(measured, pictures[0])
         plot_training(measured, pictures[1])

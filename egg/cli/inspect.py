@@ -242,9 +242,7 @@ def _text(arguments: TraceArguments) -> bytes:
         return prompt_bytes(arguments.text)
     if arguments.text_file == "-":
         return sys.stdin.buffer.read()
-    with telling(
-        f"--text-file {arguments.text_file}", "; give a text file, or - for standard input"
-    ):
+    with telling(f"--text-file {arguments.text_file}", "; give a text file, or - for standard input"):
         return Path(arguments.text_file).read_bytes()
 
 

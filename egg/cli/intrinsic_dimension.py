@@ -36,13 +36,7 @@ from egg.study.intrinsic_dimension import (
     trials_of,
     tune,
 )
-from egg.study.intrinsic_dimension_view import (
-    CURVES,
-    PICTURE,
-    plot_dimension,
-    plot_gains,
-    print_measured,
-)
+from egg.study.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
 from egg.view.figures import count
 
 SUMMARY = "d90.json"
@@ -61,9 +55,7 @@ class IntrinsicDimensionArguments:
       egg intrinsic-dimension runs/small runs/large --data letters.txt --ranks 1,2,4 --tensors "gru,mlp,head;head"
     """
 
-    checkpoints: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT [CKPT ...]")
-    ]
+    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT [CKPT ...]")]
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
     data: str
     """Text to adapt to, as for training; one that is unlike the pretraining text leaves something to gain."""
@@ -73,9 +65,7 @@ class IntrinsicDimensionArguments:
     """Ranks of adapters, 1 to 16, separated by commas; none: no adapters."""
     tensors: str = "gru,w_down,head;w_down,head;head"
     """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
-    whole: str | None = (
-        "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
-    )
+    whole: str | None = "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
     """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
     tokens: int = 200_000
     """Bytes of text that every adaptation reads, each counted once for each reader."""
@@ -131,9 +121,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     with steps_bar(total, "adapting", "tokens") as done:
         for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
             before = evaluate(backend, shape, weights, validation).bits_per_byte
-            candidate = Candidate(
-                path, shape, weights, base_hash(shape, weights), trained_for(path, config), before
-            )
+            candidate = Candidate(path, shape, weights, base_hash(shape, weights), trained_for(path, config), before)
 
             def run(subspace: Subspace, trial: Trial, c=candidate) -> Result:
                 if trial in records.known:
@@ -141,10 +129,18 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                     return records.known[trial]
                 began = time.perf_counter()
                 after = tune(
-                    backend, c.shape, c.weights, text, validation, subspace, tokens=trial.tokens,
-                    step_factor=trial.step_factor, seed=trial.seed, streams=trial.streams,
+                    backend,
+                    c.shape,
+                    c.weights,
+                    text,
+                    validation,
+                    subspace,
+                    tokens=trial.tokens,
+                    step_factor=trial.step_factor,
+                    seed=trial.seed,
+                    streams=trial.streams,
                     stepped=lambda report: done(per_step),
-                )  # fmt: skip
+                )
                 seconds = round(time.perf_counter() - began, 2)
                 result = Result(trial, subspace.parameters(c.shape), after, seconds)
                 records.add(result)
@@ -166,9 +162,12 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
 
     pictures = [out / PICTURE, out / CURVES]
     content = {
-        "data": name, "tokens": a.tokens, "seeds": a.seeds, "checkpoints": facts(measured),
+        "data": name,
+        "tokens": a.tokens,
+        "seeds": a.seeds,
+        "checkpoints": facts(measured),
         "pictures": [str(path) for path in pictures],
-    }  # fmt: skip
+    }
     with telling(f"cannot write {out}"):
         plot_dimension(measured, pictures[0])
         plot_gains(measured, pictures[1])

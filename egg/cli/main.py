@@ -25,10 +25,7 @@ COMMANDS = {
     "compare": ("egg.cli.compare", "learning side by side: configurations, seeds, curves"),
     "plot": ("egg.cli.plot", "draw the curves of runs"),
     "inspect": ("egg.cli.inspect", "look inside: kernels, weights, a text's way, the tables"),
-    "intrinsic-dimension": (
-        "egg.cli.intrinsic_dimension",
-        "d90: how few parameters suffice to adapt a model",
-    ),
+    "intrinsic-dimension": ("egg.cli.intrinsic_dimension", "d90: how few parameters suffice to adapt a model"),
     "geometry": ("egg.cli.geometry", "the shape of hidden states: anisotropy, intrinsic dimension"),
     "bench": ("egg.cli.bench", "measure the speed, beside what the CPU could do"),
 }
@@ -63,13 +60,10 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
         if wanted := completion.asked([command, *argv]):
             return completion.main(wanted, COMMANDS)
         if command not in COMMANDS:
-            raise EggError(
-                f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)"
-            )
+            raise EggError(f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)")
         if command != "train" and (processes := distributed.launched()[1]) > 1:
             raise EggError(
-                f"{processes} processes were started: only training divides its work among "
-                f"several, start {prog} as one"
+                f"{processes} processes were started: only training divides its work among several, start {prog} as one"
             )
         return importlib.import_module(COMMANDS[command][0]).main(argv, prog)
     except KeyboardInterrupt:
@@ -80,8 +74,7 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
         return 1
     except MemoryError:
         return distributed.fail(
-            "out of memory: a smaller --hidden-size, --num-layers, --seq-len or --streams needs less",
-            2,
+            "out of memory: a smaller --hidden-size, --num-layers, --seq-len or --streams needs less", 2
         )
     except (EggError, DataError, BackendError, OSError) as error:
         return distributed.fail(str(error), 2)

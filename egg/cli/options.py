@@ -28,9 +28,7 @@ COLORS = r"\x1b\[[0-9;]*m"
 _MARKS = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
-def parse(
-    kind: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str | None = None,
-) -> T:  # fmt: skip
+def parse(kind: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str | None = None) -> T:
     """An instance of a dataclass from a command line; a later equal flag wins.
 
     default : what the flags override; its values are what ``--help`` shows
@@ -45,15 +43,10 @@ def parse(
         environment["COLUMNS"] = "10000"  # a complaint in one line can be taken apart
     options = {} if default is None else {"default": default}
     try:
-        with (
-            contextlib.redirect_stdout(shown),
-            contextlib.redirect_stderr(complaint),
-            _environment(environment),
-        ):
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(complaint), _environment(environment):
             return tyro.cli(
-                _MARKS(kind), args=_without_aliases(argv), prog=prog, description="", registry=_registry(),
-                **options,
-            )  # fmt: skip
+                _MARKS(kind), args=_without_aliases(argv), prog=prog, description="", registry=_registry(), **options
+            )
     except SystemExit as stop:
         if not stop.code:
             print(_help(shown.getvalue(), description or kind.__doc__), end="")
@@ -130,19 +123,13 @@ def one_of(*names: str) -> PrimitiveConstructorSpec:
 
 # Flags that several commands have.
 BackendName = Annotated[str, one_of(*BACKENDS)]
-BackendFlag = Annotated[
-    BackendName, tyro.conf.arg(help="What computes; changes the speed, not the result.")
-]
+BackendFlag = Annotated[BackendName, tyro.conf.arg(help="What computes; changes the speed, not the result.")]
 ThreadsFlag = Annotated[
-    int | None,
-    tyro.conf.arg(help="Threads of a CPU backend; none: as many as the process may use."),
+    int | None, tyro.conf.arg(help="Threads of a CPU backend; none: as many as the process may use.")
 ]
-DeviceFlag = Annotated[
-    int | None, tyro.conf.arg(help="Number of the GPU of backend cupy; none: the first.")
-]
+DeviceFlag = Annotated[int | None, tyro.conf.arg(help="Number of the GPU of backend cupy; none: the first.")]
 ColumnFlag = Annotated[
-    str | None,
-    tyro.conf.arg(help="Column of tables that holds the text; none: as in training, or text."),
+    str | None, tyro.conf.arg(help="Column of tables that holds the text; none: as in training, or text.")
 ]
 JsonFlag = Annotated[
     bool,
@@ -155,11 +142,7 @@ def _without_aliases(argv: list[str]) -> list[str]:
     """The same with every flag under its present name."""
     names = "|".join(alias.replace("-", "[-_]") for alias in ALIASES)
     return [
-        re.sub(
-            f"^--({names})(?==|$)",
-            lambda found: "--" + ALIASES[found[1].replace("_", "-")],
-            argument,
-        )
+        re.sub(f"^--({names})(?==|$)", lambda found: "--" + ALIASES[found[1].replace("_", "-")], argument)
         for argument in argv
     ]
 
@@ -266,7 +249,7 @@ def _one_line(complaint: str, prog: str) -> str:
         (r"Missing value for argument '(\S+)'.*", r"\1: a value is missing"),
         (r"Missing from .*?: (\S+) .*", r"\1 is missing"),
         (r"Unrecognized options: (\S+?)(,? .*)?$", r"unknown argument \1"),
-    ):  # fmt: skip
+    ):
         line = re.sub(f"^{pattern}", ours, line)
     line = line.replace("'", "") if ": choose " in line else line
     if "Perhaps you meant:" in rows[:-1]:

@@ -59,9 +59,7 @@ def _lines(runs: list[Curves]) -> dict[str, float]:
                 validation = corpus.training_split
             measured = sample(corpus.split(validation), limit)
             return lines_of(corpus.split(corpus.training_split), measured)
-    say(
-        "the runs' text is not in the cache: no lines of unigram, bigram and gzip (egg data prepare)"
-    )
+    say("the runs' text is not in the cache: no lines of unigram, bigram and gzip (egg data prepare)")
     return {}
 
 

@@ -49,9 +49,7 @@ def main(argv: list[str], prog: str) -> int:
     prompt = _prompt(arguments)
     shape, weights, _ = read_model(arguments.path)
     adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
-    backend = get_backend(
-        arguments.backend, threads=arguments.threads, device=arguments.device, notify=say
-    )
+    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
     sampling = arguments.sampling
     began = time.perf_counter()
     pieces = in_order(stream(backend, shape, weights, prompt, sampling, adapter), sampling)
@@ -72,9 +70,7 @@ def _prompt(arguments: SampleArguments) -> bytes:
         if sys.stdin.isatty():
             say("reading the prompt from the terminal, to the end of input")
         return sys.stdin.buffer.read()
-    with telling(
-        f"--prompt-file {arguments.prompt_file}", "; give a text file, or - for standard input"
-    ):
+    with telling(f"--prompt-file {arguments.prompt_file}", "; give a text file, or - for standard input"):
         return Path(arguments.prompt_file).read_bytes()
 
 

@@ -162,9 +162,12 @@ def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
     default = with_recipe(default, (given(argv, "recipe") or [default.evolution.recipe])[-1])
     presets = "\n".join(f"  {name:10}  {line}" for name, line in PRESET_HELP.items())
     return parse(
-        TrainArguments, argv, prog=prog, description=DESCRIPTION.format(presets=presets, prog=prog),
+        TrainArguments,
+        argv,
+        prog=prog,
+        description=DESCRIPTION.format(presets=presets, prog=prog),
         default=TrainArguments(default.model, default.evolution, default.run, default.preset),
-    )  # fmt: skip
+    )
 
 
 def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
@@ -182,9 +185,7 @@ def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
                     f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and "
                     f"keeps it, leave {flag(name)} away"
                 )
-        return _train(
-            arguments, run, prog, ranks, held, Path(saved) if saved else None, there, damaged
-        )
+        return _train(arguments, run, prog, ranks, held, Path(saved) if saved else None, there, damaged)
 
 
 def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str | None, dict, list[str]]:
@@ -196,9 +197,7 @@ def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str | None, di
         what = "is a file" if run.exists() else "there is no such folder"
         raise EggError(f"--resume {run}: {what}, give the folder of a run")
     if (run / checkpoint.MODEL).exists():
-        raise EggError(
-            f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}"
-        )
+        raise EggError(f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}")
     if given(argv, "config"):
         raise EggError(f"--config: the run in {run} has its settings, leave --config away")
     if not os.access(run, os.W_OK | os.X_OK):
@@ -216,9 +215,15 @@ def _value(config: Config, name: str):
 
 
 def _train(
-    arguments: TrainArguments, run: Path, prog: str, ranks: Alone, held: ExitStack, saved: Path | None = None,
-    there: dict | None = None, damaged: Sequence[str] = (),
-) -> int:  # fmt: skip
+    arguments: TrainArguments,
+    run: Path,
+    prog: str,
+    ranks: Alone,
+    held: ExitStack,
+    saved: Path | None = None,
+    there: dict | None = None,
+    damaged: Sequence[str] = (),
+) -> int:
     """Train in a folder, anew or from a saved checkpoint, and tell how it went.
 
     held : what is let go when the run ends: the lock of its folder
@@ -229,9 +234,7 @@ def _train(
     sinks.check(wanted)
     threads = ranks.threads if arguments.threads is None else arguments.threads
     notices: list[str] = []  # told when text and state are there: of bad ones, the error says all
-    backend = get_backend(
-        arguments.backend, threads=threads, device=arguments.device, notify=notices.append
-    )
+    backend = get_backend(arguments.backend, threads=threads, device=arguments.device, notify=notices.append)
     what, notify = (config.run.data, config.run.data_column), progress.note
     if ranks.size > 1:  # one prepares the text, and tells; all read it
         ranks.lead(lambda: open_for_training(*what, progress.note) and None)

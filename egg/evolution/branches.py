@@ -5,15 +5,7 @@ from typing import Any
 import numpy as np
 
 from egg.evolution.base import Evolution, Text
-from egg.kernels.arithmetic import (
-    FINE,
-    FIRST_SHIFTS,
-    LIMIT,
-    MASTER_BITS,
-    VOCABULARY,
-    VOTE_LIMIT,
-    VOTE_MEAN,
-)
+from egg.kernels.arithmetic import FINE, FIRST_SHIFTS, LIMIT, MASTER_BITS, VOCABULARY, VOTE_LIMIT, VOTE_MEAN
 from egg.kernels.backend import Backend, Draw, Votes
 from egg.kernels.layout import Shape
 from egg.kernels.philox import STREAM_ORDER, words
@@ -33,9 +25,7 @@ class BranchEvolution(Evolution):
         # Both in 2**-16 int8 steps.
         self._first_step = round(c.step_size * (1 << STEP_BITS))
         self._last_step = round(self._first_step * c.final_step_share)
-        self.states = np.zeros(
-            (len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8
-        )
+        self.states = np.zeros((len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8)
         kinds = [*FIRST_SHIFTS[0], *FIRST_SHIFTS[1] * self.shape.num_layers]
         self.shifts = np.array(kinds, np.int64)
         self._order: tuple[int, Any] = (-1, None)
@@ -92,10 +82,12 @@ class BranchEvolution(Evolution):
             return Votes(votes, self.states[:0], np.zeros_like(self.shifts), 0)
         tokens = self.text.read(self.starts[mine] + rounds * c.seq_len, c.seq_len + 1)
         return self.backend.cast_votes(
-            self.prepare(), tokens, self.states[mine],
+            self.prepare(),
+            tokens,
+            self.states[mine],
             Draw(c.seed, self.step_number, c.branches, self.shifts),
             first_row=c.streams * self.step_number + share.start,
-        )  # fmt: skip
+        )
 
     def _turn(self) -> tuple[np.ndarray, int]:
         """The streams whose turn it is, and how many turns each had before."""
@@ -109,15 +101,15 @@ class BranchEvolution(Evolution):
     def state(self):
         """The arrays of a checkpoint, by name."""
         return {
-            "step": np.array([self.step_number], np.int64), "states": self.states, "master": self.master,
-            "squares": self.squares, "shifts": self.shifts,
-        }  # fmt: skip
+            "step": np.array([self.step_number], np.int64),
+            "states": self.states,
+            "master": self.master,
+            "squares": self.squares,
+            "shifts": self.shifts,
+        }
 
     def _load(self, state, layout):
-        same = {
-            name: self.ranks.same(state.get(name), form.shape, form.dtype).copy()
-            for name, form in layout.items()
-        }
+        same = {name: self.ranks.same(state.get(name), form.shape, form.dtype).copy() for name, form in layout.items()}
         self.step_number = int(same["step"][0])
         self.states, self.shifts = same["states"], same["shifts"]
         self.master, self.squares = same["master"], same["squares"]

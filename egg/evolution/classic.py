@@ -49,9 +49,7 @@ class ClassicEvolution:
     weights : (parameters,) int8 to begin with
     """
 
-    def __init__(
-        self, backend: Backend, shape: Shape, weights: np.ndarray, text: Text, settings: ClassicSettings,
-    ):  # fmt: skip
+    def __init__(self, backend: Backend, shape: Shape, weights: np.ndarray, text: Text, settings: ClassicSettings):
         self.backend, self.shape, self.text, self.settings = backend, shape, text, settings
         self.master = weights.astype(np.int16) << REWARD_MASTER_BITS
         self.weights = self._rounded()
@@ -70,9 +68,7 @@ class ClassicEvolution:
             )
         fitness = pair_fitness(found)
         votes = self.backend.cast_full_rank_votes(self.weights.size, fitness, noise)
-        size = scheduled_step_size(
-            s.step_size, s.step_size // 20, "linear", self.step_number * LIMIT, s.steps * LIMIT
-        )
+        size = scheduled_step_size(s.step_size, s.step_size // 20, "linear", self.step_number * LIMIT, s.steps * LIMIT)
         multiplier = ranked_multiplier(size, fitness)
         self.backend.update_master(self.shape, self.master, votes, multiplier)
         self.weights = self._rounded()
@@ -88,9 +84,8 @@ class ClassicEvolution:
 
 
 def read_pair(
-    backend: Backend, shape: Shape, weights: np.ndarray, tokens: np.ndarray, noise: Noise, pair: int,
-    amount: int,
-) -> tuple[int, int]:  # fmt: skip
+    backend: Backend, shape: Shape, weights: np.ndarray, tokens: np.ndarray, noise: Noise, pair: int, amount: int
+) -> tuple[int, int]:
     """Summed scores of the two members of a pair, in 1/256 bit; ``weights`` are moved and put back.
 
     weights : (parameters,) int8, at least ``amount`` within -127..127

@@ -32,9 +32,7 @@ class PaperEvolution(Evolution):
         starts = self.starts[share] + self.step_number * c.seq_len
         tokens = self.text.read(starts, c.seq_len + 1)
         noise, first = (Noise(c.seed, self.step_number, c.sigma_shift), {"first_pair": share.start})
-        scores, self.states = self.backend.run_pairs(
-            self.prepare(), tokens, self.states, noise, **first
-        )
+        scores, self.states = self.backend.run_pairs(self.prepare(), tokens, self.states, noise, **first)
         fitness = np.sign(scores[0::2] - scores[1::2]).astype(np.int8)
         # Fitness alone would do, with every rank casting all votes: that takes longer than this sum of them
         # from a few hundred pairs on (docs/scaling.md).
@@ -47,11 +45,7 @@ class PaperEvolution(Evolution):
     def state(self):
         """The arrays of a checkpoint, by name."""
         states = self.ranks.gather(_by_pairs(self.states), len(self.starts))
-        return {
-            "step": np.array([self.step_number], np.int64),
-            "states": _by_members(states),
-            "weights": self.weights,
-        }
+        return {"step": np.array([self.step_number], np.int64), "states": _by_members(states), "weights": self.weights}
 
     def _load(self, state, layout):
         def same(name: str) -> np.ndarray:
@@ -83,9 +77,7 @@ class PaperEvolution(Evolution):
         e, shape = config.evolution, config.model.shape
         members = -(-e.population_size // ranks)
         width = shape.num_layers * shape.hidden_size
-        return (
-            10 * shape.parameters + members * (2 * width + e.seq_len + 16) + 16 * e.population_size
-        )
+        return 10 * shape.parameters + members * (2 * width + e.seq_len + 16) + 16 * e.population_size
 
 
 def _by_pairs(states: np.ndarray) -> np.ndarray:

@@ -43,9 +43,14 @@ class RewardEvolution:
     """
 
     def __init__(
-        self, backend: Backend, weights: np.ndarray, layout: AdapterShape, prompts: Sequence[bytes],
-        score: Score, settings: RewardSettings,
-    ):  # fmt: skip
+        self,
+        backend: Backend,
+        weights: np.ndarray,
+        layout: AdapterShape,
+        prompts: Sequence[bytes],
+        score: Score,
+        settings: RewardSettings,
+    ):
         self.backend, self.base, self.layout = backend, weights, layout
         self.prompts, self.score, self.settings = prompts, score, settings
         self.weights = initial_factors(layout, settings.seed)
@@ -73,9 +78,7 @@ class RewardEvolution:
         fitness = pair_fitness(np.array(scores))
         votes = cast_adapter_pair_votes(self.layout, fitness, noise)
         done = self.step_number * LIMIT  # any unit will do
-        size = scheduled_step_size(
-            s.step_size, s.step_size // 20, "linear", done, max(1, s.steps * LIMIT)
-        )
+        size = scheduled_step_size(s.step_size, s.step_size // 20, "linear", done, max(1, s.steps * LIMIT))
         multiplier = ranked_multiplier(size, fitness)
         self.weights = self.backend.update_master(self.layout, self.master, votes, multiplier)
         self.step_number += 1
@@ -87,9 +90,7 @@ class RewardEvolution:
         numbers = np.arange(MEASURED)
         prompts = [self.prompts[n % len(self.prompts)] for n in numbers.tolist()]
         before = self.tokens
-        scores = self._write(
-            lambda *state: self.backend.forward(model, *state), prompts, numbers + MEASURED_FROM
-        )
+        scores = self._write(lambda *state: self.backend.forward(model, *state), prompts, numbers + MEASURED_FROM)
         self.tokens = before
         return sum(scores) / len(scores)
 
@@ -97,14 +98,11 @@ class RewardEvolution:
         texts, tokens = write(read, self.layout.base, prompts, numbers, self.settings)
         self.tokens += tokens
         return self.score(
-            [prompt.decode(errors="replace") for prompt in prompts],
-            [text.decode(errors="replace") for text in texts],
+            [prompt.decode(errors="replace") for prompt in prompts], [text.decode(errors="replace") for text in texts]
         )
 
 
-def write(
-    read, shape, prompts: Sequence[bytes], numbers: np.ndarray, settings
-) -> tuple[list[bytes], int]:
+def write(read, shape, prompts: Sequence[bytes], numbers: np.ndarray, settings) -> tuple[list[bytes], int]:
     """What members write after their prompts, up to a NUL, and the bytes they have read.
 
     read : (tokens (n, 1) uint8, states (n, L, D) int8) -> logits (n, 1, 256) int8 and states

@@ -35,9 +35,8 @@ class Measured:
 
 
 def hub_files(
-    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray,
-    measured: Measured | None,
-) -> dict[str, bytes]:  # fmt: skip
+    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray, measured: Measured | None
+) -> dict[str, bytes]:
     """The folder's files by name.
 
     folder : the checkpoint; in a run, its log and its picture are used
@@ -106,16 +105,22 @@ def _metadata(name, config, measured: Measured | None) -> str:
         }
         results = [
             EvalResult(
-                task_type="text-generation", dataset_type=known or corpus or "text", dataset_name=measured.text,
-                metric_type=metric, metric_value=round(value, 6),
+                task_type="text-generation",
+                dataset_type=known or corpus or "text",
+                dataset_name=measured.text,
+                metric_type=metric,
+                metric_value=round(value, 6),
             )
             for metric, value in figures.items()
-        ]  # fmt: skip
+        ]
     return ModelCardData(
-        library_name="egg", pipeline_tag="text-generation",
+        library_name="egg",
+        pipeline_tag="text-generation",
         tags=["egg", "byte-level", "int8", "integer-only", "evolution-strategies"],
-        datasets=[known] if known else None, model_name=name, eval_results=results,
-    ).to_yaml()  # fmt: skip
+        datasets=[known] if known else None,
+        model_name=name,
+        eval_results=results,
+    ).to_yaml()
 
 
 def _use(name: str) -> str:
@@ -141,10 +146,7 @@ def _quality(measured: Measured | None, history) -> str:
     rows += [(bits, name, what) for name, (bits, what) in measured.baselines.items()]
     return (
         f"## How good it is\n\n{measured.text}, {evaluation.bytes:,} bytes in {documents}, each read by itself:\n\n"
-        + _rows(
-            ("", "bits per byte", ""),
-            [(name, f"{bits:.4f}", what) for bits, name, what in sorted(rows)],
-        )
+        + _rows(("", "bits per byte", ""), [(name, f"{bits:.4f}", what) for bits, name, what in sorted(rows)])
         + f"\n\nByte perplexity {evaluation.byte_perplexity:.4f}, word perplexity "
         f"{evaluation.word_perplexity(measured.words):.4g} ({measured.words:,} words), as "
         "lm-evaluation-harness defines them."
@@ -157,9 +159,8 @@ def _data(config) -> str:
     if not sizes:
         return ""
     rows = [(name, f"{size:,}", f"{documents.get(name, 0):,}") for name, size in sizes.items()]
-    return (
-        f"## Data\n\n{corpus.get('name')}, fingerprint `{corpus.get('fingerprint')}`.\n\n"
-        + _rows(("split", "bytes", "documents"), rows)
+    return f"## Data\n\n{corpus.get('name')}, fingerprint `{corpus.get('fingerprint')}`.\n\n" + _rows(
+        ("split", "bytes", "documents"), rows
     )
 
 

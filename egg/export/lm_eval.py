@@ -27,9 +27,16 @@ class EggLM(LM):
     """A trained model, as lm-evaluation-harness asks it."""
 
     def __init__(
-        self, path: str, backend: str = "auto", threads: int | None = None, seed: int = 0,
-        max_gen_toks: int = GENERATED, batch_size=None, max_batch_size=None, device=None,
-    ) -> None:  # fmt: skip
+        self,
+        path: str,
+        backend: str = "auto",
+        threads: int | None = None,
+        seed: int = 0,
+        max_gen_toks: int = GENERATED,
+        batch_size=None,
+        max_batch_size=None,
+        device=None,
+    ) -> None:
         """Load a model.
 
         path : a run, RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub
@@ -73,9 +80,8 @@ class EggLM(LM):
                 contexts = [_bytes(requests[i].args[0]) for i in numbers]
                 model = self.model
                 texts = continuations(
-                    model.backend, model.shape, model.weights, contexts, sampling, until,
-                    done=shown.update,
-                )  # fmt: skip
+                    model.backend, model.shape, model.weights, contexts, sampling, until, done=shown.update
+                )
                 for i, text in zip(numbers, texts, strict=True):
                     results[i] = text.decode(errors="replace")
                     self.cache_hook.add_partial("generate_until", requests[i].args, results[i])
@@ -84,9 +90,7 @@ class EggLM(LM):
     def _endings(self, texts, disable_tqdm: bool):
         model = self.model
         with tqdm(total=len(texts), desc="egg: reading", disable=disable_tqdm) as shown:
-            return score_endings(
-                model.backend, model.shape, model.weights, texts, read=shown.update
-            )
+            return score_endings(model.backend, model.shape, model.weights, texts, read=shown.update)
 
     def _settings(self, asked: dict) -> tuple[Sampling, tuple[bytes, ...]]:
         """How a task wants bytes drawn, and what stops them; greedy unless it says do_sample or a temperature."""
@@ -99,9 +103,11 @@ class EggLM(LM):
         if temperature and float(asked.get("top_p") or 1) < 1:
             _LOG.warning("egg knows no top_p: %s is left out", asked["top_p"])
         sampling = Sampling(
-            length=self.max_gen_toks if length is None else int(length), temperature=temperature,
-            top_k=int(asked.get("top_k") or 0), seed=self.seed,
-        )  # fmt: skip
+            length=self.max_gen_toks if length is None else int(length),
+            temperature=temperature,
+            top_k=int(asked.get("top_k") or 0),
+            seed=self.seed,
+        )
         return sampling, tuple(_bytes(stop) for stop in until if stop)
 
 

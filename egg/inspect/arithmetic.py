@@ -5,15 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from egg.kernels.arithmetic import (
-    FINE,
-    LIMIT,
-    SIXTEENTHS,
-    VOCABULARY,
-    exp2_table,
-    floor_log2,
-    log2_thresholds,
-)
+from egg.kernels.arithmetic import FINE, LIMIT, SIXTEENTHS, VOCABULARY, exp2_table, floor_log2, log2_thresholds
 from egg.kernels.philox import words
 from egg.kernels.reference import scores
 
@@ -56,9 +48,12 @@ def division() -> dict[str, Any]:
         wrong += int(np.count_nonzero(product >> shifts[m] != v // m))
         float_wrong += int(np.count_nonzero(np.floor(v * (1.0 / m)) != v // m))
     return {
-        "quotients": LIMIT * len(v), "wrong": wrong, "wrong_by_float64_reciprocal": float_wrong,
-        "largest_product": largest, "headroom_bits": float(31 - np.log2(largest)),
-    }  # fmt: skip
+        "quotients": LIMIT * len(v),
+        "wrong": wrong,
+        "wrong_by_float64_reciprocal": float_wrong,
+        "largest_product": largest,
+        "headroom_bits": float(31 - np.log2(largest)),
+    }
 
 
 def score_bias(spread: int) -> dict[str, float]:
@@ -83,12 +78,16 @@ def score_bias(spread: int) -> dict[str, float]:
     coarse = -scores(logits, targets) / SIXTEENTHS
     fine = -scores(logits, targets, FINE) / FINE
     return {
-        "spread_bits": spread / 16, "exact": float(exact.mean()), "integer_16": float(coarse.mean()),
-        "integer_256": float(fine.mean()), "bias_16": float((coarse - exact).mean()),
-        "bias_256": float((fine - exact).mean()), "of_powers": float((floored_powers - exact).mean()),
+        "spread_bits": spread / 16,
+        "exact": float(exact.mean()),
+        "integer_16": float(coarse.mean()),
+        "integer_256": float(fine.mean()),
+        "bias_16": float((coarse - exact).mean()),
+        "bias_256": float((fine - exact).mean()),
+        "of_powers": float((floored_powers - exact).mean()),
         "of_logarithm_16": float((coarse - floored_powers).mean()),
         "of_logarithm_256": float((fine - floored_powers).mean()),
-    }  # fmt: skip
+    }
 
 
 def facts() -> dict[str, Any]:
@@ -97,18 +96,23 @@ def facts() -> dict[str, Any]:
     worst = int(np.abs(error).argmax())
     found: dict[str, Any] = {
         "exp2": {
-            "table": table.tolist(), "worst_relative_error": float(error[worst]), "worst_at": worst,
-            "mean_relative_error": float(error.mean()), "worst_bits": float(np.log2(1 + error).min()),
+            "table": table.tolist(),
+            "worst_relative_error": float(error[worst]),
+            "worst_at": worst,
+            "mean_relative_error": float(error.mean()),
+            "worst_bits": float(np.log2(1 + error).min()),
         },
         "division": division(),
         "score": [score_bias(spread) for spread in SPREADS],
-    }  # fmt: skip
+    }
     for fraction in (SIXTEENTHS, FINE):
         v, off = logarithms(fraction)
         found[f"log2_{fraction}"] = {
-            "thresholds": log2_thresholds(fraction).tolist(), "worst_error_bits": float(off.min()),
-            "worst_at": int(v[off.argmin()]), "mean_error_bits": float(off.mean()),
-        }  # fmt: skip
+            "thresholds": log2_thresholds(fraction).tolist(),
+            "worst_error_bits": float(off.min()),
+            "worst_at": int(v[off.argmin()]),
+            "mean_error_bits": float(off.mean()),
+        }
     return found
 
 
@@ -120,21 +124,22 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     rows = []
     for first in range(0, VOCABULARY, 16):
         row = e["table"][first : first + 16]
-        rows.append([
-            f"e[{first}..{first + 15}]", f"{row[0]:,}", f"{row[8]:,}", f"{row[15]:,}", _worst(first),
-        ])  # fmt: skip
+        rows.append([f"e[{first}..{first + 15}]", f"{row[0]:,}", f"{row[8]:,}", f"{row[15]:,}", _worst(first)])
     columns = ["an octave", "first", "ninth", "last", "worst error"]
-    out.print(
-        table("Powers of two: e[j] = floor(16 * 2^(j/16)), of a logit j = l + 128", columns, rows)
-    )
+    out.print(table("Powers of two: e[j] = floor(16 * 2^(j/16)), of a logit j = l + 128", columns, rows))
     rows = []
     for fraction in (SIXTEENTHS, FINE):
         f = found[f"log2_{fraction}"]
         thresholds = f["thresholds"]
         rows.append(
-            [f"1/{fraction} bit", f"{len(thresholds)}", f"{thresholds[1]:,}", f"{f['worst_error_bits']:.5f}",
-             f"{f['mean_error_bits']:.5f}"]
-        )  # fmt: skip
+            [
+                f"1/{fraction} bit",
+                f"{len(thresholds)}",
+                f"{thresholds[1]:,}",
+                f"{f['worst_error_bits']:.5f}",
+                f"{f['mean_error_bits']:.5f}",
+            ]
+        )
     columns = ["step", "thresholds", "the second", "worst, bits", "mean, bits"]
     title = "Logarithm: floor(n * log2(S / 16)), by the top bit and thresholds ceil(2^(31 + j/n))"
     out.print(table(title, columns, rows))
@@ -146,10 +151,17 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
         f"largest product {d['largest_product']:,}, {d['headroom_bits']:.2f} doublings below int32's end\n"
     )
     rows = [
-        [f"{s['spread_bits']:.2f}", f"{s['exact']:.4f}", f"{s['integer_16']:.4f}", f"{s['bias_16']:+.4f}",
-         f"{s['of_powers']:+.4f}", f"{s['of_logarithm_16']:+.4f}", f"{s['bias_256']:+.4f}"]
+        [
+            f"{s['spread_bits']:.2f}",
+            f"{s['exact']:.4f}",
+            f"{s['integer_16']:.4f}",
+            f"{s['bias_16']:+.4f}",
+            f"{s['of_powers']:+.4f}",
+            f"{s['of_logarithm_16']:+.4f}",
+            f"{s['bias_256']:+.4f}",
+        ]
         for s in found["score"]
-    ]  # fmt: skip
+    ]
     columns = ["logits' spread, bits", "exact", "score", "error", "by e", "by log2", "in 1/256"]
     out.print(table("Surprise in bits: exact, and by the integer score", columns, rows))
     out.print(
@@ -185,7 +197,7 @@ def plot_arithmetic(path: Path) -> None:
     _, fine = logarithms(FINE)
     c.plot(v / 65536, coarse, linewidth=0.9, label="1/16 bit: score_16")
     c.plot(v / 65536, fine, linewidth=0.9, label="1/256 bit: score_256")
-    c.axhline(coarse.mean(), color="gray", linestyle="--", linewidth=1, label=f"mean {coarse.mean():.4f}")  # fmt: skip
+    c.axhline(coarse.mean(), color="gray", linestyle="--", linewidth=1, label=f"mean {coarse.mean():.4f}")
     c.set_xlabel("S / 65,536, one octave")
     c.set_ylabel("bits")
     c.set_title("Error of the integer logarithm of S")

@@ -28,11 +28,14 @@ class NumbaKernels:
         """What is known of each kernel, for JSON and for the list."""
         return [
             {
-                "name": kernel.name, "path": kernel.path, "purpose": kernel.purpose,
-                "signatures": kernel.signatures(), "compiled_into": list(kernel.called_by),
+                "name": kernel.name,
+                "path": kernel.path,
+                "purpose": kernel.purpose,
+                "signatures": kernel.signatures(),
+                "compiled_into": list(kernel.called_by),
             }
             for kernel in self.kernels.values()
-        ]  # fmt: skip
+        ]
 
     def source(self, name: str) -> str:
         """A kernel as it is written."""
@@ -66,9 +69,7 @@ class NumbaKernels:
         for function, counts in result.counts.items():
             path = "around them" if function in self._others else self._path_of(function)
             rows.append((path, function, {kind: counts[kind] for kind in CLASSES}))
-        return sorted(
-            rows, key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else 99, row[1])
-        )
+        return sorted(rows, key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else 99, row[1]))
 
     def _one(self, name: str):
         return self.kernels[chosen(name, list(self.kernels))]
@@ -85,8 +86,12 @@ class NumpyKernels:
         from egg.kernels import reference
 
         self._members = {}
-        for where, prefix in ((reference, ""), (reference.Model, "Model."),
-                              (reference.Perturbed, "Perturbed."), (type(backend), "NumpyBackend.")):  # fmt: skip
+        for where, prefix in (
+            (reference, ""),
+            (reference.Model, "Model."),
+            (reference.Perturbed, "Perturbed."),
+            (type(backend), "NumpyBackend."),
+        ):
             for name, value in vars(where).items():
                 ours = getattr(value, "__module__", None) == reference.__name__
                 if inspect.isfunction(value) and ours and not name.startswith("__"):
@@ -98,19 +103,20 @@ class NumpyKernels:
 
         return [
             {
-                "name": name, "path": "reference", "purpose": self._purpose(name, function),
-                "signatures": [str(inspect.signature(function))], "compiled_into": [],
+                "name": name,
+                "path": "reference",
+                "purpose": self._purpose(name, function),
+                "signatures": [str(inspect.signature(function))],
+                "compiled_into": [],
             }
             for name, function in self._members.items()
-        ]  # fmt: skip
+        ]
 
     @staticmethod
     def _purpose(name: str, function) -> str:
         from egg.kernels.backend import Backend as Calls
 
-        documented = function.__doc__ or getattr(
-            getattr(Calls, name.rpartition(".")[2], None), "__doc__", None
-        )
+        documented = function.__doc__ or getattr(getattr(Calls, name.rpartition(".")[2], None), "__doc__", None)
         return (documented or "").strip().partition("\n")[0]
 
     def source(self, name: str) -> str:
@@ -155,10 +161,9 @@ def list_kernels(facts: list[dict], heading: str, out) -> None:
         out.print(Text(heading, style="bold"))
         out.print()
     for heading, some in (
-        ("called by the backend, each with machine code of its own",
-         [k for k in facts if not k["compiled_into"]]),
+        ("called by the backend, each with machine code of its own", [k for k in facts if not k["compiled_into"]]),
         ("compiled into these", [k for k in facts if k["compiled_into"]]),
-    ):  # fmt: skip
+    ):
         if not some:
             continue
         out.print(Text(heading, style="bold underline"))
@@ -188,7 +193,7 @@ def audit_facts(shown: NumbaKernels, result: Audit) -> dict:
             for f in result.findings
         ],
         "verdict": result.verdict(),
-    }  # fmt: skip
+    }
 
 
 def print_audit(shown: NumbaKernels, result: Audit, out) -> None:

@@ -10,9 +10,13 @@ from egg.kernels.cuda import compiler, sass, sources
 
 SHAPE = Shape(256, 6)  # whose kernels are shown
 PATHS = {
-    "prepare.pack_matrix": "forward", "prepare.draw_signs": "perturbation", "forward": "forward",
-    "votes": "vote", "pairs": "perturbation", "update": "update",
-}  # fmt: skip
+    "prepare.pack_matrix": "forward",
+    "prepare.draw_signs": "perturbation",
+    "forward": "forward",
+    "votes": "vote",
+    "pairs": "perturbation",
+    "update": "update",
+}
 """What a kernel is for, by its source or by itself."""
 
 
@@ -45,12 +49,14 @@ class CudaKernels:
         """What is known of each kernel, for JSON and for the list."""
         return [
             {
-                "name": name, "path": self._path_of(name),
+                "name": name,
+                "path": self._path_of(name),
                 "purpose": self._text(name).partition("\n")[0].lstrip("/ "),
-                "signatures": [self._signature(name)], "compiled_into": [],
+                "signatures": [self._signature(name)],
+                "compiled_into": [],
             }
             for name in sorted(self._sources, key=lambda name: ORDER.index(self._path_of(name)))
-        ]  # fmt: skip
+        ]
 
     def source(self, name: str) -> str:
         """A kernel as it is written, after its file's name."""
@@ -82,18 +88,14 @@ class CudaKernels:
         result = Audit()
         for name in self._sources:
             counts = result.counts[name] = Counter()
-            for function, offset, mnemonic, operands in self._disassembled(name)[
-                name.partition(".")[2]
-            ]:
+            for function, offset, mnemonic, operands in self._disassembled(name)[name.partition(".")[2]]:
                 if offset is None:
                     continue
                 kind = sass.classify(mnemonic)
                 counts[kind] += 1
                 if kind == FLOATING:
                     where = name if function == name.partition(".")[2] else function
-                    result.findings.append(
-                        Finding(name, where, offset, f"{mnemonic} {operands}".strip())
-                    )
+                    result.findings.append(Finding(name, where, offset, f"{mnemonic} {operands}".strip()))
             result.objects[name] = sum(counts.values()) * sass.INSTRUCTION_BYTES
         return result
 
@@ -121,9 +123,7 @@ class CudaKernels:
         """A kernel with the comment above it."""
         lines = (sources.FOLDER / self._sources[name]).read_text(encoding="utf-8").split("\n")
         entry = re.compile(rf"(?:^|\s){re.escape(name.partition('.')[2])}\(")
-        last = next(
-            i for i, line in enumerate(lines) if entry.search(line) and not line.startswith("//")
-        )
+        last = next(i for i, line in enumerate(lines) if entry.search(line) and not line.startswith("//"))
         # The launch bounds have a line of their own
         first = last if lines[last].startswith('extern "C"') else last - 1
         while first and lines[first - 1].startswith("//"):

@@ -78,11 +78,16 @@ def _facts(name: str, weights: np.ndarray, before: np.ndarray | None) -> TensorF
     shares = counts(weights) / weights.size
     shares = shares[shares > 0]
     return TensorFacts(
-        name, weights.shape, weights.nbytes, int(wide.min()), int(wide.max()),
-        int(np.abs(wide).sum(dtype=np.int64)) / weights.size, abs(float(-(shares * np.log2(shares)).sum())),
+        name,
+        weights.shape,
+        weights.nbytes,
+        int(wide.min()),
+        int(wide.max()),
+        int(np.abs(wide).sum(dtype=np.int64)) / weights.size,
+        abs(float(-(shares * np.log2(shares)).sum())),
         np.count_nonzero(np.abs(wide) == LIMIT) / weights.size,
         None if before is None else np.count_nonzero(weights != before) / weights.size,
-    )  # fmt: skip
+    )
 
 
 def counts(weights: np.ndarray) -> np.ndarray:
@@ -93,25 +98,37 @@ def counts(weights: np.ndarray) -> np.ndarray:
 def facts(model: Inspected) -> dict[str, Any]:
     """The table as JSON."""
     return {
-        "path": model.path, "hidden_size": model.shape.hidden_size, "num_layers": model.shape.num_layers,
-        "parameters": model.shape.parameters, "tensors": [asdict(tensor) for tensor in model.tensors],
+        "path": model.path,
+        "hidden_size": model.shape.hidden_size,
+        "num_layers": model.shape.num_layers,
+        "parameters": model.shape.parameters,
+        "tensors": [asdict(tensor) for tensor in model.tensors],
         "all": asdict(model.whole),
-    }  # fmt: skip
+    }
 
 
 def print_model(model: Inspected, out) -> None:
     """Print the table."""
     from egg.view.screen import table
 
-    columns = ["tensor", "shape", "bytes", "min", "max", "mean |w|", "entropy", "at ±127", "changed"]  # fmt: skip
+    columns = ["tensor", "shape", "bytes", "min", "max", "mean |w|", "entropy", "at ±127", "changed"]
     rows = []
     for t in [*model.tensors, model.whole]:
         shape = " x ".join(map(str, t.shape)) if t is not model.whole else ""
         changed = "-" if t.changed_share is None else f"{100 * t.changed_share:.1f} %"
         rows.append(
-            [t.name, shape, f"{t.bytes:,}", str(t.min), str(t.max), f"{t.mean_magnitude:.2f}",
-             f"{t.entropy_bits:.3f}", f"{100 * t.limit_share:.2f} %", changed]
-        )  # fmt: skip
+            [
+                t.name,
+                shape,
+                f"{t.bytes:,}",
+                str(t.min),
+                str(t.max),
+                f"{t.mean_magnitude:.2f}",
+                f"{t.entropy_bits:.3f}",
+                f"{100 * t.limit_share:.2f} %",
+                changed,
+            ]
+        )
     styles = [None] * len(model.tensors) + ["bold"]
     title = (
         f"{model.path}: hidden size {model.shape.hidden_size}, {model.shape.num_layers} layers, "

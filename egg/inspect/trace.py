@@ -17,9 +17,22 @@ from egg.model.evaluate import surprises
 
 LONGEST = 20_000  # bytes of a text: a page about more would be too large to open
 LAYER_STAGES = (
-    "ln1", "gru.w_f", "gru.u_f", "gate", "past", "gru.w_h", "gru.u_h", "candidate", "state", "gru",
-    "ln2", "mlp.w_up", "mlp.middle", "mlp.w_down", "mlp",
-)  # fmt: skip
+    "ln1",
+    "gru.w_f",
+    "gru.u_f",
+    "gate",
+    "past",
+    "gru.w_h",
+    "gru.u_h",
+    "candidate",
+    "state",
+    "gru",
+    "ln2",
+    "mlp.w_up",
+    "mlp.middle",
+    "mlp.w_down",
+    "mlp",
+)
 """What happens in a layer, in order; names of matrices are the sums of their products."""
 LIKELY = 5  # expected bytes that are kept of each position
 
@@ -86,9 +99,7 @@ def trace(shape: Shape, weights: np.ndarray, text: bytes) -> Trace:
     if not text:
         raise EggError("the text is empty: give at least one byte to trace")
     if len(text) > LONGEST:
-        raise EggError(
-            f"the text has {len(text):,} bytes: at most {LONGEST:,} can be traced at once"
-        )
+        raise EggError(f"the text has {len(text):,} bytes: at most {LONGEST:,} can be traced at once")
     if 0 in text:
         raise EggError("the text has a NUL in it, which separates documents: give one of them")
     tokens = np.frombuffer(b"\0" + text, np.uint8)
@@ -105,9 +116,15 @@ def trace(shape: Shape, weights: np.ndarray, text: bytes) -> Trace:
     targets = tokens[1:]
     chosen = np.take_along_axis(logits[:-1], targets[:, None].astype(np.intp), 1)
     return Trace(
-        text, tokens, logits, stages, surprises(logits[:-1], targets), likely.astype(np.uint8),
-        np.take_along_axis(exact, likely, 1), (logits[:-1] > chosen).sum(1),
-    )  # fmt: skip
+        text,
+        tokens,
+        logits,
+        stages,
+        surprises(logits[:-1], targets),
+        likely.astype(np.uint8),
+        np.take_along_axis(exact, likely, 1),
+        (logits[:-1] > chosen).sum(1),
+    )
 
 
 def stage_names(shape: Shape) -> list[str]:
@@ -128,9 +145,7 @@ def _stage(name: str, values: np.ndarray, shape: Shape) -> Stage:
         headroom = 31 - np.log2(np.maximum(largest, 1))
     elif name.endswith(".gate"):
         openness = ((values + LIMIT) / (2 * LIMIT)).mean(1)
-    return Stage(
-        name, is_sum, values.min(1), values.max(1), magnitudes.mean(1), clipped.mean(1), headroom, openness,
-    )  # fmt: skip
+    return Stage(name, is_sum, values.min(1), values.max(1), magnitudes.mean(1), clipped.mean(1), headroom, openness)
 
 
 def facts(traced: Trace) -> dict[str, Any]:
@@ -164,9 +179,12 @@ def position(traced: Trace, t: int) -> dict[str, Any]:
 
 def _numbers(stage: Stage, t: int) -> dict[str, Any]:
     there = {
-        "stage": stage.name, "min": int(stage.min[t]), "max": int(stage.max[t]),
-        "mean_magnitude": float(stage.mean_magnitude[t]), "share_clipped": float(stage.clipped[t]),
-    }  # fmt: skip
+        "stage": stage.name,
+        "min": int(stage.min[t]),
+        "max": int(stage.max[t]),
+        "mean_magnitude": float(stage.mean_magnitude[t]),
+        "share_clipped": float(stage.clipped[t]),
+    }
     if stage.headroom_bits is not None:
         there["headroom_bits"] = float(stage.headroom_bits[t])
     if stage.openness is not None:

@@ -49,13 +49,18 @@ def _data(traced: Trace) -> dict[str, Any]:
         ],
         "stages": [
             {
-                "name": stage.name, "sum": stage.is_sum, "min": stage.min.tolist(), "max": stage.max.tolist(),
-                "mean": stage.mean_magnitude.round(1).tolist(), "clipped": stage.clipped.round(4).tolist(),
-                "headroom": _rounded(stage.headroom_bits, 1), "open": _rounded(stage.openness, 3),
+                "name": stage.name,
+                "sum": stage.is_sum,
+                "min": stage.min.tolist(),
+                "max": stage.max.tolist(),
+                "mean": stage.mean_magnitude.round(1).tolist(),
+                "clipped": stage.clipped.round(4).tolist(),
+                "headroom": _rounded(stage.headroom_bits, 1),
+                "open": _rounded(stage.openness, 3),
             }
             for stage in traced.stages
         ],
-    }  # fmt: skip
+    }
 
 
 def _rounded(values, digits: int) -> list[float] | None:

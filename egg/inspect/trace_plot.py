@@ -33,9 +33,14 @@ def plot_trace(traced: Trace, path: Path) -> None:
     middle.legend(fontsize=8, ncols=6, loc="upper right")
     shares = np.array([100 * stage.clipped[1:] for stage in traced.stages])
     image = low.imshow(
-        shares, aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0,
-        vmax=max(1.0, float(shares.max())), extent=(0.5, len(at) + 0.5, len(shares) - 0.5, -0.5),
-    )  # fmt: skip
+        shares,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="magma_r",
+        vmin=0,
+        vmax=max(1.0, float(shares.max())),
+        extent=(0.5, len(at) + 0.5, len(shares) - 0.5, -0.5),
+    )
     names = [stage.name.removesuffix(".weight") for stage in traced.stages]
     low.set_yticks(range(len(names)), names, fontsize=7)
     figure.colorbar(image, ax=low, label="share clipped, %", pad=0.01)

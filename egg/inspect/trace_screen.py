@@ -25,21 +25,12 @@ def print_trace(traced: Trace, byte: int | None, out) -> None:
     bits = traced.surprise_bits
     out.print(Text("Surprise in bits: ", style="bold") + _legend())
     out.print(colored(traced))
-    out.print(
-        f"\n{len(bits):,} bytes, {bits.mean():.3f} bits per byte, "
-        f"perplexity {2.0 ** bits.mean():.2f}\n"
-    )
+    out.print(f"\n{len(bits):,} bytes, {bits.mean():.3f} bits per byte, perplexity {2.0 ** bits.mean():.2f}\n")
     if byte is None:
         out.print(_bytes(traced, range(1, len(traced.tokens))[:MOST_BYTES]))
         if len(bits) > MOST_BYTES:
             out.print(f"and {len(bits) - MOST_BYTES:,} bytes more (--html, --json)")
-        out.print(
-            _stages(
-                traced.stages,
-                f"Stages, over all {len(traced.tokens)} bytes, the NUL among them",
-                None,
-            )
-        )
+        out.print(_stages(traced.stages, f"Stages, over all {len(traced.tokens)} bytes, the NUL among them", None))
     else:
         if byte:
             out.print(_bytes(traced, [byte]))
@@ -98,10 +89,17 @@ def _bytes(traced: Trace, positions):
     for t in positions:
         bits = traced.surprise_bits[t - 1]
         rows.append(
-            [str(t), shown(traced.tokens[t]), _bits(bits), f"{100 * 2.0**-bits:.1f} %", str(traced.rank[t - 1] + 1),
-             shown(traced.expected[t - 1, 0]), f"{100 * traced.probabilities[t - 1, 0]:.1f} %",
-             " ".join(f"{gate.openness[t]:.2f}" for gate in gates[:6])]
-        )  # fmt: skip
+            [
+                str(t),
+                shown(traced.tokens[t]),
+                _bits(bits),
+                f"{100 * 2.0**-bits:.1f} %",
+                str(traced.rank[t - 1] + 1),
+                shown(traced.expected[t - 1, 0]),
+                f"{100 * traced.probabilities[t - 1, 0]:.1f} %",
+                " ".join(f"{gate.openness[t]:.2f}" for gate in gates[:6]),
+            ]
+        )
         styles.append(None)
     columns = ["#", "byte", "surprise", "had", "rank", "expected", "with", "gates open, by layer"]
     return table("Bytes", columns, rows, left=0, styles=styles)
@@ -119,12 +117,17 @@ def _stages(stages: list[Stage], title: str, t: int | None):
     for stage in stages:
         where = slice(None) if t is None else slice(t, t + 1)
         rows.append(
-            [stage.name.removesuffix(".weight"), "sum" if stage.is_sum else "int8",
-             f"{stage.min[where].min():,}", f"{stage.max[where].max():,}",
-             f"{stage.mean_magnitude[where].mean():,.1f}",
-             f"{100 * stage.clipped[where].mean():.2f} %", _cell(stage.headroom_bits, where, np.min, ".1f"),
-             _cell(stage.openness, where, np.mean, ".3f")]
-        )  # fmt: skip
+            [
+                stage.name.removesuffix(".weight"),
+                "sum" if stage.is_sum else "int8",
+                f"{stage.min[where].min():,}",
+                f"{stage.max[where].max():,}",
+                f"{stage.mean_magnitude[where].mean():,.1f}",
+                f"{100 * stage.clipped[where].mean():.2f} %",
+                _cell(stage.headroom_bits, where, np.min, ".1f"),
+                _cell(stage.openness, where, np.mean, ".3f"),
+            ]
+        )
         styles.append("dim" if stage.is_sum else None)
     columns = ["stage", "", "min", "max", "mean |v|", "clipped", "headroom", "open"]
     return table(title, columns, rows, left=2, styles=styles)

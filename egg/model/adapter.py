@@ -63,9 +63,13 @@ def evolving(layout: Layout, names: Collection[str] | None = None) -> int:
 
 
 def named(
-    names: Sequence[str], chosen: str, flag: str, what: str, kinds: Sequence[str],
+    names: Sequence[str],
+    chosen: str,
+    flag: str,
+    what: str,
+    kinds: Sequence[str],
     groups: Mapping[str, Collection[str]] | None = None,
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """Those of the names that a flag's value chooses, in their order.
 
     chosen : names, parts of names between dots, and keys of ``groups``, separated by commas
@@ -73,9 +77,7 @@ def named(
     """
     groups, found = groups or {}, set()
     for part in (part.strip() for part in chosen.split(",")):
-        here = groups.get(part) or {
-            n for n in names if part and (part == n or part in n.split("."))
-        }
+        here = groups.get(part) or {n for n in names if part and (part == n or part in n.split("."))}
         if not here:
             raise EggError(
                 f"{flag} {chosen}: {part!r} is no {what} of the model: choose of {', '.join(kinds)}, "
@@ -121,9 +123,13 @@ def file_bytes(adapter: Adapter, base: str) -> bytes:
     """
     layout = adapter.shape
     about = {
-        "format": FORMAT, "base": base, "rank": layout.rank, "matrices": layout.matrices,
-        "hidden_size": layout.base.hidden_size, "num_layers": layout.base.num_layers,
-    }  # fmt: skip
+        "format": FORMAT,
+        "base": base,
+        "rank": layout.rank,
+        "matrices": layout.matrices,
+        "hidden_size": layout.base.hidden_size,
+        "num_layers": layout.base.num_layers,
+    }
     tensors = {n: np.ascontiguousarray(v) for n, v in layout.views(adapter.factors).items()}
     return save(tensors, {FORMAT_KEY: json.dumps(about)})
 
@@ -147,9 +153,7 @@ def read_adapter(path: str | Path, shape: Shape, weights: np.ndarray) -> Adapter
         version, base = about["format"], about["base"]
         rank, matrices = int(about["rank"]), tuple(about["matrices"])
     except (KeyError, ValueError, TypeError):
-        raise EggError(
-            f"--adapter {path}: no adapter of egg: its metadata has no {FORMAT_KEY}"
-        ) from None
+        raise EggError(f"--adapter {path}: no adapter of egg: its metadata has no {FORMAT_KEY}") from None
     if version != FORMAT:
         raise EggError(f"--adapter {path} has format {version}, this program reads {FORMAT}")
     if base != base_hash(shape, weights):

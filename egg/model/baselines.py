@@ -57,9 +57,7 @@ class StrongBaselines:
     """After zstd -19 of them."""
 
 
-def strong_baselines(
-    training: np.ndarray, text: np.ndarray, limit: int = FIT_BYTES
-) -> StrongBaselines:
+def strong_baselines(training: np.ndarray, text: np.ndarray, limit: int = FIT_BYTES) -> StrongBaselines:
     """As ``baselines``; needs 400 MB of memory, and a second for each megabyte of ``text``."""
     return StrongBaselines(trigram_bits(training, text, limit), xz_bits(text), zstd_bits(text))
 

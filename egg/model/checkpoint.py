@@ -161,9 +161,7 @@ def _verify(path: Path) -> None:
         size, sha256 = facts["bytes"], facts["sha256"]
         there = path.stat().st_size
         if there != size:
-            raise EggError(
-                f"{path} is damaged: {there:,} bytes, its {MANIFEST} says {size!r}"[:400]
-            )
+            raise EggError(f"{path} is damaged: {there:,} bytes, its {MANIFEST} says {size!r}"[:400])
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise EggError(f"{path} is damaged: its bytes have not the checksum in {MANIFEST}")
@@ -181,9 +179,8 @@ def _read_json(path: Path) -> Any:
 
 
 def save_checkpoint(
-    run: Path, step: int, config: dict[str, Any], shape: Shape, weights: np.ndarray,
-    state: dict[str, np.ndarray],
-) -> Path:  # fmt: skip
+    run: Path, step: int, config: dict[str, Any], shape: Shape, weights: np.ndarray, state: dict[str, np.ndarray]
+) -> Path:
     """Write a run's checkpoint and return its folder; it appears under its name when it is whole.
 
     config : what config.json holds
@@ -310,9 +307,7 @@ def read_weights(folder: Path, shape: Shape) -> np.ndarray:
         names = set(file.keys())
         for name, tensor in shape.tensors.items():
             if name not in names:
-                raise EggError(
-                    f"{path} has no tensor {name!r}: it is no model of {_describe(shape)}"
-                )
+                raise EggError(f"{path} has no tensor {name!r}: it is no model of {_describe(shape)}")
             dtype, there = _form(file, name)
             if dtype != "I8" or there != tensor.shape:
                 raise EggError(
@@ -343,9 +338,7 @@ def read_state(folder: Path, layout: dict[str, Form]) -> dict[str, np.ndarray]:
         names = set(file.keys())
         for name, form in layout.items():
             if name not in names:
-                raise EggError(
-                    f"{path}: the training state has no {name!r}: it belongs to another recipe or version"
-                )
+                raise EggError(f"{path}: the training state has no {name!r}: it belongs to another recipe or version")
             kind, there = _form(file, name)
             kind, wanted = _NAMES.get(kind, kind), np.dtype(form.dtype).name
             if (kind, there) != (wanted, form.shape):

@@ -37,9 +37,14 @@ def model_hash(shape: Shape, weights: np.ndarray) -> bytes:
 
 
 def compress(
-    backend: Backend, shape: Shape, weights: np.ndarray, text: bytes, *, streams: int | None = None,
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: bytes,
+    *,
+    streams: int | None = None,
     read: Callable[[int], None] | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """A text's compressed file; the same on every backend and with any number of threads.
 
     weights : (parameters,) int8
@@ -52,8 +57,7 @@ def compress(
     streams = default_streams(len(text)) if streams is None else streams
     if not 1 <= streams <= most:
         raise EggError(
-            f"--streams {streams}: {len(text):,} bytes have room for 1 to {most:,} segments of "
-            f"{SEGMENT >> 10} KiB"
+            f"--streams {streams}: {len(text):,} bytes have room for 1 to {most:,} segments of {SEGMENT >> 10} KiB"
         )
     encoder = get_coder(backend).Encoder()
     model = backend.prepare(shape, weights)
@@ -83,16 +87,28 @@ def compress(
             piece.result()
     code = encoder.finish()
     header = HEADER.pack(
-        MAGIC, VERSION, streams, len(text), len(code), model_hash(shape, weights),
-        hashlib.sha256(text).digest(), zlib.crc32(code),
-    )  # fmt: skip
+        MAGIC,
+        VERSION,
+        streams,
+        len(text),
+        len(code),
+        model_hash(shape, weights),
+        hashlib.sha256(text).digest(),
+        zlib.crc32(code),
+    )
     return header + struct.pack("<I", zlib.crc32(header)) + code
 
 
 def decompress(
-    backend: Backend, shape: Shape, weights: np.ndarray, packed: bytes, *, name: str, model_name: str,
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    packed: bytes,
+    *,
+    name: str,
+    model_name: str,
     read: Callable[[int], None] | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """The text of a compressed file.
 
     weights : (parameters,) int8, those it was compressed with
@@ -137,8 +153,7 @@ def _open(shape, weights, packed: bytes, name: str, model_name: str):
     _, version, streams, size, length, model, checksum, code_crc = HEADER.unpack(header)
     if version != VERSION:
         raise EggError(
-            f"{name} has format {version}, this program reads {VERSION}: "
-            "decompress with the version that wrote it"
+            f"{name} has format {version}, this program reads {VERSION}: decompress with the version that wrote it"
         )
     if not 1 <= streams <= max(1, size // SEGMENT):
         raise EggError(f"{name} is damaged: {size:,} bytes cannot be in {streams:,} segments")

@@ -12,9 +12,15 @@ SIDE_BY_SIDE = 64  # prompts: bounds memory
 
 
 def continuations(
-    backend: Backend, shape: Shape, weights: np.ndarray, prompts: Sequence[bytes], sampling: Sampling,
-    until: Sequence[bytes] = (), *, done: Callable[[int], None] | None = None,
-) -> list[bytes]:  # fmt: skip
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    prompts: Sequence[bytes],
+    sampling: Sampling,
+    until: Sequence[bytes] = (),
+    *,
+    done: Callable[[int], None] | None = None,
+) -> list[bytes]:
     """One sample after each prompt, which ends before the first of ``until``, or before a NUL.
 
     weights : (parameters,) int8

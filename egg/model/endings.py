@@ -20,9 +20,13 @@ class Ending:
 
 
 def score_endings(
-    backend: Backend, shape: Shape, weights: np.ndarray, texts: Sequence[tuple[bytes, bytes]], *,
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    texts: Sequence[tuple[bytes, bytes]],
+    *,
     read: Callable[[int], None] | None = None,
-) -> list[Ending]:  # fmt: skip
+) -> list[Ending]:
     """Score the second part of each text after the first, read from state zero after a NUL.
 
     weights : (parameters,) int8
@@ -36,9 +40,7 @@ def score_endings(
     endings: list[Ending] = [Ending(0.0, True)] * len(texts)
     for first in range(0, len(order), LANES):
         lanes = order[first : first + LANES]
-        for i, ending in zip(
-            lanes, _score(backend, model, shape, [texts[i] for i in lanes]), strict=True
-        ):
+        for i, ending in zip(lanes, _score(backend, model, shape, [texts[i] for i in lanes]), strict=True):
             endings[i] = ending
         if read:
             read(len(lanes))

@@ -86,10 +86,16 @@ class DocumentScore:
 
 
 def evaluate(
-    backend: Backend, shape: Shape, weights: np.ndarray, text: np.ndarray, *, lanes: int = LANES,
-    read: Callable[[int], None] | None = None, scored: Callable[[DocumentScore], None] | None = None,
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: np.ndarray,
+    *,
+    lanes: int = LANES,
+    read: Callable[[int], None] | None = None,
+    scored: Callable[[DocumentScore], None] | None = None,
     adapter: Adapter | None = None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Score every byte of every document with unperturbed weights.
 
     weights : (parameters,) int8
@@ -114,9 +120,7 @@ def evaluate(
                     read(size)
 
             waiting = deque()
-            for logits, targets, numbers, size in _read(
-                backend, model, shape, text, starts, ends, lanes
-            ):
+            for logits, targets, numbers, size in _read(backend, model, shape, text, starts, ends, lanes):
                 waiting.append((scorer.submit(_score, logits, targets, numbers), size))
                 if len(waiting) > 2:
                     add(*waiting.popleft())
@@ -270,9 +274,7 @@ def _lanes(sizes: np.ndarray, lanes: int) -> list[list[int]]:
     return [rows[lane] for _, lane in sorted(heap, key=lambda item: (-item[0], item[1]))]
 
 
-def _score(
-    logits: np.ndarray, targets: np.ndarray, numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _score(logits: np.ndarray, targets: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the stretches of a piece that belong to one document.
 
     returns : the documents' numbers (n,), and (n, 3) int64: surprise in 2**-FRACTION_BITS bit, score in

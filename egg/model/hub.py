@@ -23,9 +23,7 @@ def fetch(path: str | Path) -> str | Path:
 
     name, revision = match.groups()
     try:
-        return huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=[CONFIG, MODEL]
-        )
+        return huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[CONFIG, MODEL])
     except (OSError, ValueError) as error:  # among them all of the library's own
         why = str(error).strip().splitlines() or [type(error).__name__]
         raise EggError(

@@ -56,9 +56,15 @@ class Model:
         return scores(self.logits(tokens[:-1]), tokens[1:])
 
     def generate(
-        self, prompt: bytes | str, length: int, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0,
+        self,
+        prompt: bytes | str,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
         count: int = 1,
-    ) -> list[bytes]:  # fmt: skip
+    ) -> list[bytes]:
         """Text that goes on from a prompt, drawn byte by byte with integers alone.
 
         prompt : read from state zero as the beginning of a document (a NUL is read before it); of a
@@ -81,9 +87,7 @@ class Model:
         return generate(self.backend, self.shape, self.weights, prompt_bytes(prompt), sampling)
 
 
-def load(
-    path: str | Path, backend: str = "auto", threads: int | None = None, device: int | None = None
-) -> Model:
+def load(path: str | Path, backend: str = "auto", threads: int | None = None, device: int | None = None) -> Model:
     """The model in a folder.
 
     path : a run (its newest checkpoint), RUN/best, a checkpoint, or any folder with a model.safetensors and a

@@ -44,8 +44,11 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, low, high in (
             # positions and samples are 32-bit words of the generator's counter
-            ("length", 1, 2**32), ("top_k", 0, VOCABULARY), ("seed", 0, 2**64 - 1), ("count", 1, 2**32),
-        ):  # fmt: skip
+            ("length", 1, 2**32),
+            ("top_k", 0, VOCABULARY),
+            ("seed", 0, 2**64 - 1),
+            ("count", 1, 2**32),
+        ):
             _check_whole(name, getattr(self, name), low, high)
         number = self.temperature
         if not isinstance(number, Real) or not (math.isfinite(number) and number >= 0):
@@ -84,9 +87,7 @@ def prompt_bytes(prompt: bytes | str) -> bytes:
     raise EggError(f"the prompt is a {type(prompt).__name__}: bytes or a str is needed")
 
 
-def generate(
-    backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling
-) -> list[bytes]:
+def generate(backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling) -> list[bytes]:
     """All samples: what follows the prompt, up to the length or to a NUL, which is left out.
 
     weights : (parameters,) int8
@@ -97,9 +98,7 @@ def generate(
     return [bytes(texts[i].removesuffix(b"\0")) for i in range(sampling.count)]
 
 
-def in_order(
-    steps: Iterator[tuple[np.ndarray, np.ndarray]], sampling: Sampling
-) -> Iterator[tuple[int, bytes]]:
+def in_order(steps: Iterator[tuple[np.ndarray, np.ndarray]], sampling: Sampling) -> Iterator[tuple[int, bytes]]:
     """What ``stream`` yields, sample after sample, each piece as early as that order allows.
 
     yields : a sample's number and its next bytes, at least one; a NUL is a sample's last byte
@@ -117,9 +116,13 @@ def in_order(
 
 
 def stream(
-    backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling,
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    prompt: bytes,
+    sampling: Sampling,
     adapter: Adapter | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate position after position, for all samples that go on.
 
     weights : (parameters,) int8
@@ -179,9 +182,7 @@ def draws(seed: int, numbers: np.ndarray, position: int, count: int) -> np.ndarr
     return words[..., 0] | words[..., 1] << np.uint64(32)
 
 
-def choose(
-    logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int
-) -> np.ndarray:
+def choose(logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int) -> np.ndarray:
     """The next byte of each sample.
 
     logits : (n, 256) int8 in sixteenths of a bit

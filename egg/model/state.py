@@ -30,9 +30,7 @@ def check_state(state: dict[str, np.ndarray], layout: dict[str, Form]) -> None:
     for name, form in layout.items():
         there = state.get(name)
         if there is None:
-            raise EggError(
-                f"the training state has no {name!r}: it belongs to another recipe or version"
-            )
+            raise EggError(f"the training state has no {name!r}: it belongs to another recipe or version")
         if there.shape != form.shape or there.dtype != form.dtype:
             raise EggError(
                 f"the training state's {name!r} is {there.dtype}{list(there.shape)}, this "

@@ -314,9 +314,7 @@ def _bind_gpu(local_rank: int) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         nodes = os.listdir("/dev") if os.path.isdir("/dev") else []
-        found = sorted(
-            int(name[6:]) for name in nodes if name.startswith("nvidia") and name[6:].isdigit()
-        )
+        found = sorted(int(name[6:]) for name in nodes if name.startswith("nvidia") and name[6:].isdigit())
         devices = [str(i) for i in range(len(found))]
     else:
         devices = [device for device in visible.split(",") if device]

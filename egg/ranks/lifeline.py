@@ -33,9 +33,7 @@ class Lifelines:
     one_machine : whether all ranks are on it: then nothing listens to the network
     """
 
-    def __init__(
-        self, rank: int, size: int, everyone: Callable[[np.ndarray], np.ndarray], *, one_machine: bool,
-    ):  # fmt: skip
+    def __init__(self, rank: int, size: int, everyone: Callable[[np.ndarray], np.ndarray], *, one_machine: bool):
         self.rank, self.size = rank, size
         self._ended = False
         self._peers: dict[socket.socket, int] = {}
@@ -43,9 +41,7 @@ class Lifelines:
         host = "127.0.0.1" if one_machine else socket.gethostname()
         server, port = None, 0
         if children:
-            server = socket.create_server(
-                ("127.0.0.1" if one_machine else "", 0), backlog=len(children)
-            )
+            server = socket.create_server(("127.0.0.1" if one_machine else "", 0), backlog=len(children))
             port = server.getsockname()[1]
         # The token is rank 0's; addresses are exchanged when all who are connected to do listen.
         own = secrets.token_bytes(TOKEN) + port.to_bytes(4, "big") + host.encode()

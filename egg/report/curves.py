@@ -65,17 +65,21 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
     rows[FIGURES[0]] = speeds[1:] or speeds
     figures = {key: smooth(_array(rows[key])) for key in FIGURES}
     return Curves(
-        run, name or run.resolve().name, config, steps, smooth(_array(rows["train"])), _array(rows[VALIDATION]),
-        figures, at,
-    )  # fmt: skip
+        run,
+        name or run.resolve().name,
+        config,
+        steps,
+        smooth(_array(rows["train"])),
+        _array(rows[VALIDATION]),
+        figures,
+        at,
+    )
 
 
 def names(runs: list[Path]) -> list[str]:
     """Short names that differ: folders' own, or their paths where two are alike."""
     short = [run.resolve().name for run in runs]
-    return [
-        name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)
-    ]
+    return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
 
 
 def smooth(points: np.ndarray, most: int = POINTS) -> np.ndarray:

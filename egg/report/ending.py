@@ -19,9 +19,15 @@ SAMPLING = Sampling(length=200, temperature=0.8)
 
 
 def report(
-    run: Path, evolution: Evolution, outcome: Outcome, drawn: list[Path], corpus, split: str,
-    measured: np.ndarray, progress: Progress,
-) -> None:  # fmt: skip
+    run: Path,
+    evolution: Evolution,
+    outcome: Outcome,
+    drawn: list[Path],
+    corpus,
+    split: str,
+    measured: np.ndarray,
+    progress: Progress,
+) -> None:
     """Tell how a run ended.
 
     drawn : paths of the loss curve and of the report
@@ -46,9 +52,7 @@ def report(
                 text = whole
                 evaluation = evaluate(evolution.backend, evolution.shape, evolution.weights, text)
             else:
-                progress.note(
-                    f"measured on a sample of {split}; on all of it: egg eval {_quoted(run)}"
-                )
+                progress.note(f"measured on a sample of {split}; on all of it: egg eval {_quoted(run)}")
         training = corpus.split(corpus.training_split)
         progress.note(f"{_table(evaluation, text, training, corpus, split)}\n")
     progress.note(_sample(run, evolution, progress))
@@ -80,9 +84,7 @@ def _sample(run: Path, evolution: Evolution, progress: Progress) -> str:
     shown = text.decode(errors="replace").translate(CONTROLS)
     shown = shown.encode(encoding, "replace").decode(encoding)
     lines = [f"  {line}" for line in shown.splitlines()] or ["  (the model ends it at once)"]
-    command = (
-        f"egg sample {_quoted(run)} --length {SAMPLING.length} --temperature {SAMPLING.temperature}"
-    )
+    command = f"egg sample {_quoted(run)} --length {SAMPLING.length} --temperature {SAMPLING.temperature}"
     return "\n".join([f"$ {command}", *lines])
 
 

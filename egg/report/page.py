@@ -63,10 +63,16 @@ def _runs(runs: Sequence[Curves]) -> str:
         bits = run.validation[:, 2]
         tokens, seconds = run.end
         rows.append(
-            (run.name, f"{run.steps:,}", count(tokens), duration(seconds),
-             f"{bits[-1]:.4f}" if len(bits) else "-", f"{bits.min():.4f}" if len(bits) else "-",
-             count(tokens / seconds) if seconds else "-")
-        )  # fmt: skip
+            (
+                run.name,
+                f"{run.steps:,}",
+                count(tokens),
+                duration(seconds),
+                f"{bits[-1]:.4f}" if len(bits) else "-",
+                f"{bits.min():.4f}" if len(bits) else "-",
+                count(tokens / seconds) if seconds else "-",
+            )
+        )
     return _table(rows)
 
 

@@ -24,35 +24,34 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
     figure = Figure(figsize=(11, 4.5), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     seconds = max(run.end[1] for run in runs)
-    per, unit = (3600, "hours") if seconds > 7200 else (60, "minutes") if seconds > 120 else (1, "seconds")  # fmt: skip
-    for panel, column, scale, label in (
-        (panels[0], 0, 1, "tokens"),
-        (panels[1], 1, per, f"wall time, {unit}"),
-    ):
+    per, unit = (3600, "hours") if seconds > 7200 else (60, "minutes") if seconds > 120 else (1, "seconds")
+    for panel, column, scale, label in ((panels[0], 0, 1, "tokens"), (panels[1], 1, per, f"wall time, {unit}")):
         for number, run in enumerate(runs):
             color = f"C{number % 10}"
             alone = len(runs) == 1
             name = "training, integer score" if alone else None
-            panel.plot(
-                run.train[:, column] / scale, run.train[:, 2], color=color, alpha=0.45, linewidth=1, label=name
-            )  # fmt: skip
+            panel.plot(run.train[:, column] / scale, run.train[:, 2], color=color, alpha=0.45, linewidth=1, label=name)
             if len(run.validation):
                 at, bits = run.validation[:, column] / scale, run.validation[:, 2]
                 style = "o-" if len(bits) < 60 else "-"
                 told = f"{bits[-1]:.3f} at the end, {bits.min():.3f} at best"
                 told = f"validation, exact: {told}" if alone else f"{run.name}: {told}"
-                panel.plot(
-                    at, bits, style, color="C3" if alone else color, markersize=3, label=told
-                )
+                panel.plot(at, bits, style, color="C3" if alone else color, markersize=3, label=told)
             elif not alone:
                 panel.plot([], [], color=color, label=f"{run.name}: not measured")
         for name, bits in lines.items():
             panel.axhline(bits, color="gray", linestyle="--", linewidth=0.8)
             panel.annotate(
-                f"{name} {bits:.2f}", (1, bits), xycoords=("axes fraction", "data"), xytext=(-4, 2),
-                textcoords="offset points", ha="right", fontsize=7.5, color="dimgray",
+                f"{name} {bits:.2f}",
+                (1, bits),
+                xycoords=("axes fraction", "data"),
+                xytext=(-4, 2),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7.5,
+                color="dimgray",
                 bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
-            )  # fmt: skip
+            )
         panel.set_xlabel(label)
         panel.set_xlim(left=0)
         if column == 0:  # a thousandth of an hour is no unit: 500m would be read as 500 minutes

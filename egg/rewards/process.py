@@ -28,9 +28,7 @@ class Reward:
         self.spec, self._timeout = spec, timeout
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, module, function, list(sys.path)), daemon=True
-        )
+        self._process = context.Process(target=_serve, args=(theirs, module, function, list(sys.path)), daemon=True)
         self._process.start()
         theirs.close()
         self._answer(START_SECONDS)
@@ -44,8 +42,7 @@ class Reward:
         try:
             if not self._ours.poll(seconds):
                 raise EggError(
-                    f"--reward {self.spec} took more than {seconds:g} s and was ended: does it hang? "
-                    "(--reward-timeout)"
+                    f"--reward {self.spec} took more than {seconds:g} s and was ended: does it hang? (--reward-timeout)"
                 )
             kind, content = self._ours.recv()
         except EOFError:

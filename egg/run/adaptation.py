@@ -12,16 +12,7 @@ from egg.evolution.branches import BranchEvolution
 from egg.kernels import Adapter, AdapterShape, Shape
 from egg.kernels.backend import Backend, Votes
 from egg.model import checkpoint
-from egg.model.adapter import (
-    ADAPTER,
-    ALL,
-    adapter_shape,
-    base_hash,
-    evolving,
-    file_bytes,
-    initial_factors,
-    tensors_of,
-)
+from egg.model.adapter import ADAPTER, ALL, adapter_shape, base_hash, evolving, file_bytes, initial_factors, tensors_of
 from egg.model.evaluate import Evaluation, evaluate
 from egg.run.log import RunLog
 from egg.run.trainer import Trainer
@@ -60,9 +51,7 @@ class FineTuning(BranchEvolution):
     tensors : names of those that move; votes on the others are left out
     """
 
-    def __init__(
-        self, config, backend: Backend, text, weights: np.ndarray, tensors: Collection[str]
-    ):
+    def __init__(self, config, backend: Backend, text, weights: np.ndarray, tensors: Collection[str]):
         super().__init__(config, backend, text)
         self.begin_from(weights)
         self.still = [t.slice for name, t in self.shape.tensors.items() if name not in tensors]
@@ -99,10 +88,20 @@ class Adaptation:
 
 
 def adapt(
-    backend: Backend, shape: Shape, weights: np.ndarray, text: Text, validation: np.ndarray, *,
-    rank: int | None, tensors: str | None = None, tokens: int, step_factor: float = 1.0,
-    measurements: int = 10, stepped: Callable[[StepReport], None] = lambda report: None, **settings,
-) -> Adaptation:  # fmt: skip
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: Text,
+    validation: np.ndarray,
+    *,
+    rank: int | None,
+    tensors: str | None = None,
+    tokens: int,
+    step_factor: float = 1.0,
+    measurements: int = 10,
+    stepped: Callable[[StepReport], None] = lambda report: None,
+    **settings,
+) -> Adaptation:
     """Adapt a model to a text, without a folder: what ``egg adapt`` does, byte for byte.
 
     weights : (parameters,) int8

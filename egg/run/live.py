@@ -19,10 +19,8 @@ class Live:
 
         self._console = Console(
             file=stream, force_terminal=True, highlight=False, emoji=False, markup=False, soft_wrap=True
-        )  # fmt: skip
-        self._live = RichLive(
-            console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
+        self._live = RichLive(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._unicode = "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
         self._curve: list[float] = []
         self._every, self._shown = 1, 0  # one of so many statuses goes into the curve

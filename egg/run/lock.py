@@ -45,9 +45,7 @@ def _acquire(path: Path) -> int | None:
                 os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
                 return descriptor
         except BlockingIOError:
-            raise EggError(
-                f"{path.parent} is in use by {_holder(descriptor)}: wait for it, or stop it first"
-            ) from None
+            raise EggError(f"{path.parent} is in use by {_holder(descriptor)}: wait for it, or stop it first") from None
         except OSError:  # a file system without locks, or a full disk: the run itself will tell
             return descriptor
         except BaseException:

@@ -60,9 +60,7 @@ class WandB:
         identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
         try:
             run.mkdir(parents=True, exist_ok=True)
-            self._run = wandb.init(
-                project="egg", name=name, id=identity, resume="allow", config=config, dir=str(run)
-            )  # fmt: skip
+            self._run = wandb.init(project="egg", name=name, id=identity, resume="allow", config=config, dir=str(run))
         except Exception as error:  # wandb's own errors derive from it alone
             raise EggError(f"--wandb: {error} (WANDB_MODE=offline keeps it here)") from error
 

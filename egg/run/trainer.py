@@ -53,9 +53,15 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, evolution: Evolution, validation: np.ndarray, corpus: dict[str, Any], run: Path,
-        progress: Progress | None = None, made_with: dict[str, str] | None = None,
-    ):  # fmt: skip
+        self,
+        config: Config,
+        evolution: Evolution,
+        validation: np.ndarray,
+        corpus: dict[str, Any],
+        run: Path,
+        progress: Progress | None = None,
+        made_with: dict[str, str] | None = None,
+    ):
         self.config, self.evolution, self.validation = config.resolved(), evolution, validation
         self.ranks = evolution.ranks
         self.run_folder = run
@@ -120,10 +126,7 @@ class Trainer:
 
     def _begin(self) -> RunLog:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
-        with telling(
-            f"cannot write {self.run_folder}",
-            "; give another folder with --out, or free space there",
-        ):
+        with telling(f"cannot write {self.run_folder}", "; give another folder with --out, or free space there"):
             self.run_folder.mkdir(parents=True, exist_ok=True)
             for name, content in self._settings().items():
                 checkpoint.replace_file(self.run_folder / name, content)
@@ -175,11 +178,7 @@ class Trainer:
         """The line of the steps since the last one."""
         report, (steps, bits, spent) = self._report, self._window
         self._window = 0, 0.0, 0.0
-        record = {
-            "step": report.step,
-            "tokens": report.tokens,
-            "train_integer_bits_per_byte": bits / steps,
-        }
+        record = {"step": report.step, "tokens": report.tokens, "train_integer_bits_per_byte": bits / steps}
         if measure:
             self._measured = self._evaluate()
             record[VALIDATION] = self._measured.bits_per_byte
@@ -205,9 +204,7 @@ class Trainer:
         if log is None:
             return
         log.flush()  # a checkpoint's line is there when the checkpoint is
-        checkpoint.save_checkpoint(
-            self.run_folder, e.step_number, self.content, e.shape, e.weights, state
-        )
+        checkpoint.save_checkpoint(self.run_folder, e.step_number, self.content, e.shape, e.weights, state)
         retention.name_best(self.run_folder, log.best)
         best = self._best.step if self._best else None
         retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best)
@@ -243,13 +240,19 @@ class Trainer:
         known = self._shown > 1
         self.progress.show(
             Status(
-                report.step, report.tokens, train, self._measured and self._measured.bits_per_byte,
-                best and best.bits_per_byte, speed if known else None,
+                report.step,
+                report.tokens,
+                train,
+                self._measured and self._measured.bits_per_byte,
+                best and best.bits_per_byte,
+                speed if known else None,
                 min(1.0, max(self._shares(self._seconds()), default=0.0)),
-                self._seconds_left(speed) if known else None, report.changed_share, report.clipped_share,
+                self._seconds_left(speed) if known else None,
+                report.changed_share,
+                report.clipped_share,
                 report.step_size,
             )
-        )  # fmt: skip
+        )
 
     def _seconds_left(self, speed: float) -> float:
         stop, e = self.config.run, self.evolution

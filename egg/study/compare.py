@@ -102,9 +102,7 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
         settings = {"preset": "quickstart"} | _renamed(common) | _renamed(own)
         for key, value in settings.items():
             if key in KEPT_BACK or isinstance(value, dict | list | bool):
-                raise EggError(
-                    f"{path}: {name} cannot set {key} = {value!r}: a comparison does that itself"
-                )
+                raise EggError(f"{path}: {name} cannot set {key} = {value!r}: a comparison does that itself")
         configurations.append(Configuration(name, {k: str(v) for k, v in settings.items()}))
     return configurations, seeds
 
@@ -114,9 +112,7 @@ def _renamed(settings: dict) -> dict:
     return {"tokens" if key == "member_tokens" else key: v for key, v in settings.items()}
 
 
-def run_comparison(
-    configurations: list[Configuration], seeds: list[int], out: Path, say
-) -> list[Result]:
+def run_comparison(configurations: list[Configuration], seeds: list[int], out: Path, say) -> list[Result]:
     """Run what has no result yet, seed by seed, going on with runs that were interrupted.
 
     say : is told a line about each run
@@ -126,9 +122,7 @@ def run_comparison(
     # All configurations of a seed first: an interrupted comparison compares already
     for seed in seeds:
         for configuration in configurations:
-            done = next(
-                (r for r in results if (r.name, r.seed) == (configuration.name, seed)), None
-            )
+            done = next((r for r in results if (r.name, r.seed) == (configuration.name, seed)), None)
             if done is None:
                 say(f"{configuration.name}, seed {seed}")
                 results.append(_run(configuration, seed, out))
@@ -153,9 +147,7 @@ def read_results(out: Path) -> list[Result]:
         try:
             results.append(Result(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise EggError(
-                f"{path}, line {number} is no result: remove it to run that again"
-            ) from error
+            raise EggError(f"{path}, line {number} is no result: remove it to run that again") from error
     return results
 
 
@@ -176,9 +168,8 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
     *_, last = (record for _, _, record in read_lines(folder / METRICS))
     return Result(
-        configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION],
-        last["seconds"],
-    )  # fmt: skip
+        configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION], last["seconds"]
+    )
 
 
 def _begun(folder: Path) -> bool:
@@ -221,8 +212,7 @@ def _call(arguments: list[str]) -> int:
 
 def _other_settings(where: Path, configuration: Configuration) -> str:
     return (
-        f"{where} has {configuration.name} with other settings: give it another name, "
-        "or the comparison another --out"
+        f"{where} has {configuration.name} with other settings: give it another name, or the comparison another --out"
     )
 
 

@@ -68,9 +68,7 @@ def check_estimators() -> None:
     try:
         import skdim  # noqa: F401
     except ImportError as error:
-        raise EggError(
-            f"intrinsic dimensions need scikit-dimension ({error}): pip install 'egg[geometry]'"
-        ) from None
+        raise EggError(f"intrinsic dimensions need scikit-dimension ({error}): pip install 'egg[geometry]'") from None
 
 
 def measure_cloud(points: np.ndarray, neighbors: int = NEIGHBORS) -> Geometry:
@@ -105,9 +103,7 @@ def facts(measured: list[Measured]) -> list[dict[str, Any]]:
             "num_layers": m.shape.num_layers,
             "parameters": m.shape.parameters,
             "tokens": m.tokens,
-            "layers": [
-                {"layer": row.layer, "kind": row.kind} | asdict(row.geometry) for row in m.layers
-            ],
+            "layers": [{"layer": row.layer, "kind": row.kind} | asdict(row.geometry) for row in m.layers],
         }
         for m in measured
     ]
@@ -124,10 +120,19 @@ def print_geometry(measured: list[Measured], out) -> None:
             g, first = row.geometry, row is m.layers[0]
             tokens = "-" if m.tokens is None else count(m.tokens)
             rows.append(
-                [m.size if first else "", tokens if first else "", str(row.layer), row.kind, _share(g.anisotropy),
-                 _number(g.twonn), _number(g.mle), f"{g.distinct:,}", _number(g.nearest)]
-            )  # fmt: skip
-    columns = ["size", "tokens", "layer", "what", "anisotropy", "TwoNN", "MLE", "distinct", "nearest"]  # fmt: skip
+                [
+                    m.size if first else "",
+                    tokens if first else "",
+                    str(row.layer),
+                    row.kind,
+                    _share(g.anisotropy),
+                    _number(g.twonn),
+                    _number(g.mle),
+                    f"{g.distinct:,}",
+                    _number(g.nearest),
+                ]
+            )
+    columns = ["size", "tokens", "layer", "what", "anisotropy", "TwoNN", "MLE", "distinct", "nearest"]
     out.print(table("Shape of the hidden states", columns, rows, left=4))
     out.print(
         "tokens: of training; state: h, stream: x after the layer; nearest: median distance\n"

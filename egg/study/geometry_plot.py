@@ -8,11 +8,7 @@ from egg.study.states import KINDS
 from egg.view.figures import count
 
 LAYERS, TRAINING = "geometry-layers.png", "geometry-training.png"
-FIGURES = {
-    "anisotropy": "anisotropy",
-    "twonn": "intrinsic dimension, TwoNN",
-    "mle": "intrinsic dimension, MLE",
-}
+FIGURES = {"anisotropy": "anisotropy", "twonn": "intrinsic dimension, TwoNN", "mle": "intrinsic dimension, MLE"}
 NAMES = {"state": "state h", "stream": "stream x"}
 
 
@@ -33,16 +29,14 @@ def plot_layers(measured: list[Measured], path: Path) -> None:
                     at = [r.layer for r in m.layers if r.kind == kind]
                     values = [_value(r, figure_name) for r in m.layers if r.kind == kind]
                     name = _called(m) if kind == "state" else None
-                    panel.plot(at, values, style, color=color, markersize=3.5, linewidth=1.2, label=name)  # fmt: skip
+                    panel.plot(at, values, style, color=color, markersize=3.5, linewidth=1.2, label=name)
             panel.set_xticks(range(some[0].shape.num_layers))
             panel.set_xlabel("layer")
             panel.set_ylabel(label)
             panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
         row[1].set_title(f"{size}: {NAMES['state']} full, {NAMES['stream']} dashed", fontsize=10)
-        row[-1].legend(
-            fontsize=7, title="tokens", title_fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02)
-        )  # fmt: skip
+        row[-1].legend(fontsize=7, title="tokens", title_fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02))
     figure.savefig(path)
 
 
@@ -66,8 +60,8 @@ def plot_training(measured: list[Measured], path: Path) -> None:
                 ]
                 name = f"{size}, layer {layer}, {NAMES[kind]}"
                 panel.plot(
-                    *zip(*found, strict=True), style, color=f"C{number % 10}", markersize=3, linewidth=1.2, label=name,
-                )  # fmt: skip
+                    *zip(*found, strict=True), style, color=f"C{number % 10}", markersize=3, linewidth=1.2, label=name
+                )
         if known:
             panel.set_xscale("log")
             log_axis(panel.xaxis, [m.tokens for m in known])

@@ -54,17 +54,29 @@ FULL = Subspace(None, ALL)
 
 
 def tune(
-    backend: Backend, shape: Shape, weights: np.ndarray, text: Text, validation: np.ndarray,
-    subspace: Subspace, **settings,
-) -> float:  # fmt: skip
+    backend: Backend,
+    shape: Shape,
+    weights: np.ndarray,
+    text: Text,
+    validation: np.ndarray,
+    subspace: Subspace,
+    **settings,
+) -> float:
     """Bits per byte on the validation text of a model that was adapted within a subspace.
 
     settings : as ``egg.run.adaptation.adapt`` has them
     """
     return adapt(
-        backend, shape, weights, text, validation, rank=subspace.rank, tensors=subspace.tensors,
-        measurements=1, **settings,
-    ).after  # fmt: skip
+        backend,
+        shape,
+        weights,
+        text,
+        validation,
+        rank=subspace.rank,
+        tensors=subspace.tensors,
+        measurements=1,
+        **settings,
+    ).after
 
 
 @dataclass(frozen=True)
@@ -201,9 +213,7 @@ class Records:
             except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 usable = False
             if not usable:
-                raise EggError(
-                    f"{self.path}, line {number} is no result: remove it to measure that again"
-                )
+                raise EggError(f"{self.path}, line {number} is no result: remove it to measure that again")
             self.known[result.trial] = result
 
     def add(self, result: Result) -> None:
@@ -227,9 +237,13 @@ def trials_of(subspaces: int, factors: int, seeds: int) -> int:
 
 
 def sweep(
-    candidate: Candidate, subspaces: list[Subspace], setting: Setting, factors: list[float], seeds: list[int],
+    candidate: Candidate,
+    subspaces: list[Subspace],
+    setting: Setting,
+    factors: list[float],
+    seeds: list[int],
     run: Callable[[Subspace, Trial], Result],
-) -> Iterator[Gain]:  # fmt: skip
+) -> Iterator[Gain]:
     """The gains of every subspace: the first seed tries all step factors, the others take its best.
 
     Where the best of several factors is the least or the largest, half or twice of it is tried too, and so on.
@@ -239,9 +253,7 @@ def sweep(
     for subspace in subspaces:
 
         def bits(factor: float, seed: int, subspace=subspace) -> float:
-            trial = Trial(
-                candidate.base, subspace.rank, subspace.tensors, factor, seed, **asdict(setting)
-            )
+            trial = Trial(candidate.base, subspace.rank, subspace.tensors, factor, seed, **asdict(setting))
             return run(subspace, trial).bits_per_byte
 
         tried = {factor: bits(factor, seeds[0]) for factor in factors}
@@ -253,9 +265,7 @@ def sweep(
             tried[beyond] = bits(beyond, seeds[0])
             best = min(tried, key=tried.__getitem__)
         after = [tried[best]] + [bits(best, seed) for seed in seeds[1:]]
-        yield Gain(
-            subspace, subspace.parameters(candidate.shape), best, [candidate.before - value for value in after],
-        )  # fmt: skip
+        yield Gain(subspace, subspace.parameters(candidate.shape), best, [candidate.before - value for value in after])
 
 
 def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
@@ -318,27 +328,26 @@ def facts(measured: list[Measured]) -> list[dict]:
             "d90_by_seed": [_finite(value) for value in m.by_seed],
             "reached": math.isfinite(m.d90.value),
             "dimensions": [
-                {
-                    "share": share,
-                    "value": _finite(d.value),
-                    "low": _finite(d.low),
-                    "high": _finite(d.high),
-                }
+                {"share": share, "value": _finite(d.value), "low": _finite(d.low), "high": _finite(d.high)}
                 for share, d in m.dimensions.items()
             ],
             "smallest_subspace": m.d90.least,
             "largest_subspace": m.d90.bound,
             "subspaces": [
                 {
-                    "rank": gain.subspace.rank or "whole", "tensors": gain.subspace.tensors,
-                    "parameters": gain.parameters, "step_factor": gain.step_factor, "gain": gain.mean,
-                    "gains": gain.gains, "share": m.share(gain),
+                    "rank": gain.subspace.rank or "whole",
+                    "tensors": gain.subspace.tensors,
+                    "parameters": gain.parameters,
+                    "step_factor": gain.step_factor,
+                    "gain": gain.mean,
+                    "gains": gain.gains,
+                    "share": m.share(gain),
                 }
                 for gain in m.gains
             ],
         }
         for m in measured
-    ]  # fmt: skip
+    ]
 
 
 def _finite(value: float) -> float | None:

@@ -17,19 +17,20 @@ def print_measured(measured: list[Measured], out) -> None:
     rows = []
     for m in measured:
         c, d = m.candidate, m.d90
-        rows.append([
-            c.size, _tokens(m), f"{c.before:.3f}", f"{m.gains[-1].mean:.3f}",
-            *(told(m, m.dimensions[share].value) for share in SHARES),
-            f"{told(m, d.low)} to {told(m, d.high)}",
-            f"{100 * d.value / c.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
-        ])  # fmt: skip
+        rows.append(
+            [
+                c.size,
+                _tokens(m),
+                f"{c.before:.3f}",
+                f"{m.gains[-1].mean:.3f}",
+                *(told(m, m.dimensions[share].value) for share in SHARES),
+                f"{told(m, d.low)} to {told(m, d.high)}",
+                f"{100 * d.value / c.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
+            ]
+        )
     names = [f"d{100 * share:.0f}" for share in SHARES]
     columns = ["size", "trained for", "before", "gain", *names, "interval", "of all"]
-    out.print(
-        table(
-            "Trained parameters that reach 50, 80, 90 % of the gain of all weights", columns, rows, left=2,
-        )
-    )  # fmt: skip
+    out.print(table("Trained parameters that reach 50, 80, 90 % of the gain of all weights", columns, rows, left=2))
     out.print(
         "trained for: tokens; before: bits per byte, unadapted; gain: of all weights, below that;\n"
         f"interval: of d90, {100 * INTERVAL[0]:.0f} to {100 * INTERVAL[1]:.0f} % of resampled seeds; "
@@ -63,9 +64,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
     panel = figure.subplots()
     known = [m for m in measured if m.candidate.pretraining]
     for number, size in enumerate(dict.fromkeys(m.candidate.size for m in known)):
-        some = sorted(
-            (m for m in known if m.candidate.size == size), key=lambda m: m.candidate.pretraining
-        )
+        some = sorted((m for m in known if m.candidate.size == size), key=lambda m: m.candidate.pretraining)
         color, parameters = f"C{number}", some[0].candidate.shape.parameters
         at = [m.candidate.pretraining for m in some]
         values = [m.d90.value if math.isfinite(m.d90.value) else m.d90.bound for m in some]
@@ -74,9 +73,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
             ends = [v if math.isfinite(v) else m.d90.bound for v in (m.d90.low, m.d90.high)]
             panel.plot([x, x], ends, color=color, linewidth=4, alpha=0.3, solid_capstyle="butt")
             if not math.isfinite(m.d90.high):
-                panel.annotate(
-                    "", (x, value * 1.25), (x, value), arrowprops={"arrowstyle": "->", "color": color},
-                )  # fmt: skip
+                panel.annotate("", (x, value * 1.25), (x, value), arrowprops={"arrowstyle": "->", "color": color})
         panel.axhline(parameters, color=color, linewidth=0.8, linestyle=":")
     if known:
         panel.set_xscale("log")
@@ -90,9 +87,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
         panel.legend(fontsize=8)
     panel.set_xlabel("tokens of pretraining")
     panel.set_ylabel("d90, trained parameters")
-    panel.set_title(
-        "dotted: all weights; bars: interval over seeds; arrows: not reached", fontsize=8
-    )
+    panel.set_title("dotted: all weights; bars: interval over seeds; arrows: not reached", fontsize=8)
     panel.grid(alpha=0.3, which="both")
     figure.savefig(path)
 
@@ -124,9 +119,7 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
         panel.axhline(SHARE, color="gray", linestyle="--", linewidth=0.8)
         panel.set_xscale("log")
         log_axis(panel.xaxis, [gain.parameters for m in some for gain in m.gains])
-        panel.set_title(
-            f"{size}; round: adapters, square: whole tensors; lines: best so far", fontsize=8
-        )
+        panel.set_title(f"{size}; round: adapters, square: whole tensors; lines: best so far", fontsize=8)
         panel.set_xlabel("trained parameters")
         panel.set_ylabel("share of the gain of all weights")
         panel.set_ylim(bottom=0)

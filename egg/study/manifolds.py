@@ -31,10 +31,19 @@ class Checked:
 
 
 MANIFOLDS = (
-    ("circle", 1, 64), ("ball", 2, 64), ("swiss roll", 2, 64), ("sphere", 4, 64), ("ball", 5, 16), ("ball", 5, 64),
-    ("ball", 10, 16), ("ball", 10, 64), ("Gaussian", 16, 16), ("ball", 20, 64), ("Gaussian", 20, 64),
+    ("circle", 1, 64),
+    ("ball", 2, 64),
+    ("swiss roll", 2, 64),
+    ("sphere", 4, 64),
+    ("ball", 5, 16),
+    ("ball", 5, 64),
+    ("ball", 10, 16),
+    ("ball", 10, 64),
+    ("Gaussian", 16, 16),
+    ("ball", 20, 64),
+    ("Gaussian", 20, 64),
     ("Gaussian", 64, 64),
-)  # fmt: skip
+)
 """Name, dimension, and that of the space around."""
 
 
@@ -90,10 +99,18 @@ def print_check(found: list[Checked], points: int, out) -> None:
         return f"{value:.2f} ({100 * (value / true - 1):+.0f} %)"
 
     rows = [
-        [c.name, str(c.dimension), str(c.embedded), told(c.twonn, c.dimension), told(c.mle, c.dimension),
-         told(c.twonn_grid, c.dimension), told(c.mle_grid, c.dimension), f"{c.nearest:.1f}"]
+        [
+            c.name,
+            str(c.dimension),
+            str(c.embedded),
+            told(c.twonn, c.dimension),
+            told(c.mle, c.dimension),
+            told(c.twonn_grid, c.dimension),
+            told(c.mle_grid, c.dimension),
+            f"{c.nearest:.1f}",
+        ]
         for c in found
-    ]  # fmt: skip
+    ]
     columns = ["manifold", "true", "in", "TwoNN", "MLE", "TwoNN, int8", "MLE, int8", "nearest"]
     out.print(table(f"Estimates from {points:,} points, mean of {REPEATS}", columns, rows))
     out.print("in: dimension of the space around; int8: of the points rounded to integers")

@@ -14,9 +14,7 @@ from egg.kernels.layout import Shape
 from egg.kernels.reference import Model
 
 BLOCK = 512  # positions that the reference reads together; bounds memory, not results
-STRETCH = (
-    2048  # bytes of a document to be read, if there is a choice: fewer would be its beginning alone
-)
+STRETCH = 2048  # bytes of a document to be read, if there is a choice: fewer would be its beginning alone
 KINDS = {"state": "state", "stream": "mlp"}
 """What is kept of a layer -> the stage of docs/arithmetic.md: the recurrent state h, and the residual stream x that
 leaves the layer."""
@@ -51,17 +49,13 @@ def hidden_states(
     """
     kept = list(_positions(backend, shape, weights, text, points, stride))
     if not kept:
-        raise EggError(
-            f"the text has less than {stride} bytes: give more of it, or a smaller --stride"
-        )
+        raise EggError(f"the text has less than {stride} bytes: give more of it, or a smaller --stride")
     tokens, before = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     if len(tokens) > points:
         even = np.arange(points) * len(tokens) // points
         tokens, before = tokens[even], before[even]
     names = {
-        (layer, kind): f"layers.{layer}.{stage}"
-        for layer in range(shape.num_layers)
-        for kind, stage in KINDS.items()
+        (layer, kind): f"layers.{layer}.{stage}" for layer in range(shape.num_layers) for kind, stage in KINDS.items()
     }
     model = _Recorder(shape, shape.views(weights.astype(np.int64)), set(names.values()))
     found = {key: np.empty((len(tokens), shape.hidden_size), np.int8) for key in names}
@@ -73,9 +67,7 @@ def hidden_states(
     return found
 
 
-def _positions(
-    backend, shape, weights, text, points, stride
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _positions(backend, shape, weights, text, points, stride) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Bytes to read (m,) uint8 with the states before them (m, L, D) int8, a piece of each document at a time."""
     starts, sizes = _stretches(text, points * stride)
     # The longest first: those still going on are the first

@@ -22,9 +22,13 @@ def console(stream=None, width: int | None = None):
     if width is None and not stream.isatty() and "COLUMNS" not in os.environ:
         width = 200  # nobody's window: lines stay whole
     return Console(
-        file=stream, width=width or shutil.get_terminal_size().columns, highlight=False, emoji=False,
-        markup=False, soft_wrap=False,
-    )  # fmt: skip
+        file=stream,
+        width=width or shutil.get_terminal_size().columns,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        soft_wrap=False,
+    )
 
 
 def table(title: str, columns: list[str], rows: list[list], *, left: int = 1, styles=None):
@@ -64,8 +68,7 @@ class _Table:
         while others:
             fitting = 1
             while fitting < len(others) and (
-                _width(self._part([first, *others[: fitting + 1]], 1), console, options)
-                <= options.max_width
+                _width(self._part([first, *others[: fitting + 1]], 1), console, options) <= options.max_width
             ):
                 fitting += 1
             yield self._part([first, *others[:fitting]], 1)
@@ -75,9 +78,7 @@ class _Table:
         from rich import box
         from rich.table import Table
 
-        made = Table(
-            box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", expand=False, padding=(0, gap, 0, 0),
-        )  # fmt: skip
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", expand=False, padding=(0, gap, 0, 0))
         for number in shown:
             side = "left" if number < self.left else "right"
             made.add_column(self.columns[number], justify=side, overflow="ellipsis", no_wrap=True)

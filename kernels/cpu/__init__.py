@@ -22,8 +22,7 @@ def load(threads: int | None = None, notify: Callable[[str], None] | None = None
     chosen = detect()
     if simd.instruction_set not in (None, chosen.name):
         raise BackendError(
-            f"EGG_CPU={chosen.name}: this process has already compiled for {simd.instruction_set}; "
-            "start a new one"
+            f"EGG_CPU={chosen.name}: this process has already compiled for {simd.instruction_set}; start a new one"
         )
     simd.instruction_set = chosen.name
     if "EGG_CPU" in os.environ and chosen.cpu:

@@ -27,15 +27,7 @@ from egg.kernels.cpu.simd import (
     total,
 )
 from egg.kernels.cpu.structures import JIT, OFFSET, Model, gain, product_shift, quad_at, side
-from egg.kernels.cpu.tiles import (
-    COLUMNS,
-    ROWS,
-    clean_tile,
-    fine_tile,
-    moved_tile,
-    narrow_clean_tile,
-    narrow_moved_tile,
-)
+from egg.kernels.cpu.tiles import COLUMNS, ROWS, clean_tile, fine_tile, moved_tile, narrow_clean_tile, narrow_moved_tile
 from numba import njit
 from numba.extending import overload
 
@@ -79,9 +71,7 @@ def through_adapter(model, block, t, tensor, x, x_row, inputs, outputs, out, out
 @overload(through_adapter)
 def _through_adapter(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
     if model.instance_class is not AdaptedModel:
-        return lambda model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine: (
-            False
-        )
+        return lambda model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine: False
 
     def compute(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
         m = load_long(model.number + 8 * tensor)
@@ -187,14 +177,36 @@ def adapted_product(model, block, m, inputs, outputs, out, out_row, flip, fine):
             x, row_bits = block.wide + i * block.wide_row, bits + i * bits_row + (n >> 3)
             if fine:
                 fine_tile(
-                    x, block.wide_row, panel, 4 * width, quads, start + 4 * n, shift - 6,
-                    out + i * out_row + 2 * n, out_row, 0, 0, 0, 0,
-                )  # fmt: skip
+                    x,
+                    block.wide_row,
+                    panel,
+                    4 * width,
+                    quads,
+                    start + 4 * n,
+                    shift - 6,
+                    out + i * out_row + 2 * n,
+                    out_row,
+                    0,
+                    0,
+                    0,
+                    0,
+                )
                 continue
             arguments = (
-                x, block.wide_row, panel, 4 * width, quads, start + 4 * n, shift,
-                out + i * out_row + n, out_row, flip, row_bits, bits_row, block.gains + 8 * i,
-            )  # fmt: skip
+                x,
+                block.wide_row,
+                panel,
+                4 * width,
+                quads,
+                start + 4 * n,
+                shift,
+                out + i * out_row + n,
+                out_row,
+                flip,
+                row_bits,
+                bits_row,
+                block.gains + 8 * i,
+            )
             if columns == COLUMNS:
                 if moves:
                     moved_tile(*arguments)

@@ -11,13 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from egg.kernels.arithmetic import (
-    VOCABULARY,
-    adapter_lift,
-    exp2_table,
-    log2_thresholds,
-    product_shift,
-)
+from egg.kernels.arithmetic import VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
 from egg.kernels.backend import Votes
 from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
@@ -72,9 +66,13 @@ def _places(shape: Shape) -> Places:
         panels += [(t.offset + n * inputs, width, inputs, sums + n) for n in first]
         sums += outputs
     return Places(
-        np.array(panels, np.int64), sums, np.array([t.offset for t in tensors], np.int64), starts,
-        np.array([t.a >> 3 for t in tensors], np.int64), np.array([t.b >> 3 for t in tensors], np.int64),
-    )  # fmt: skip
+        np.array(panels, np.int64),
+        sums,
+        np.array([t.offset for t in tensors], np.int64),
+        starts,
+        np.array([t.a >> 3 for t in tensors], np.int64),
+        np.array([t.b >> 3 for t in tensors], np.int64),
+    )
 
 
 def _columns(shape: Shape) -> tuple[int, int]:
@@ -162,9 +160,7 @@ def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
 def _shares(plan: np.ndarray, parts: int) -> list[int]:
     """Ends of stretches of a plan that cost about the same."""
     cost = np.cumsum(plan[:, votes.OUTPUTS] * plan[:, votes.INPUTS])
-    ends = (
-        np.searchsorted(cost, [cost[-1] * i // parts for i in range(1, parts)]) if len(plan) else []
-    )
+    ends = np.searchsorted(cost, [cost[-1] * i // parts for i in range(1, parts)]) if len(plan) else []
     return [0, *(int(end) + 1 for end in ends), len(plan)]
 
 
@@ -246,18 +242,21 @@ class NumbaBackend:
         wide_row = _wide_row(shape) if adapter else 0
         scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds
         arrays = (
-            _filled((structures.BUFFERS, padded, stride), np.uint8), _filled((padded, 4 * stride), np.uint8),
-            _filled((layers, padded, stride), np.uint8), np.empty((padded, VOCABULARY), np.int8),
-            np.zeros((padded, 2), np.int32), np.zeros((padded if moved else 0, words), np.uint32),
-            _filled((padded, wide_row), np.uint8), aligned(((seen + 1) * VOCABULARY,), np.int16),
+            _filled((structures.BUFFERS, padded, stride), np.uint8),
+            _filled((padded, 4 * stride), np.uint8),
+            _filled((layers, padded, stride), np.uint8),
+            np.empty((padded, VOCABULARY), np.int8),
+            np.zeros((padded, 2), np.int32),
+            np.zeros((padded if moved else 0, words), np.uint32),
+            _filled((padded, wide_row), np.uint8),
+            aligned(((seen + 1) * VOCABULARY,), np.int16),
             aligned((bytes_, layers, structures.SAVED, seen, stride), np.int8),
-            aligned((bytes_, seen, stride), np.int32), aligned((scratch,), np.uint8),
-        )  # fmt: skip
+            aligned((bytes_, seen, stride), np.int32),
+            aligned((scratch,), np.uint8),
+        )
         addresses = [_at(array) for array in arrays]
         addresses.insert(6, wide_row)
-        block = structures.Block(
-            members, padded, stride, length, text, 4 * words, *addresses, *[0] * 5
-        )
+        block = structures.Block(members, padded, stride, length, text, 4 * words, *addresses, *[0] * 5)
         return block, arrays
 
     def members_per_block(self, shape, adapter=None, *, moved: bool = False) -> int:
@@ -295,12 +294,8 @@ class NumbaBackend:
             return logits, states.copy()
 
         def run(first, last):
-            block = self.block(
-                shape, unit * (last - first), tokens.shape[1], moved=unit == 2, adapter=adapter
-            )
-            forward.run_sequences(
-                model, noise, self.tables, block, tokens, states, states_out, unit * first, logits
-            )
+            block = self.block(shape, unit * (last - first), tokens.shape[1], moved=unit == 2, adapter=adapter)
+            forward.run_sequences(model, noise, self.tables, block, tokens, states, states_out, unit * first, logits)
 
         most = self.members_per_block(shape, adapter) // unit
         self.run(run, self.spread(len(tokens) // unit, most, ROWS // unit))
@@ -319,8 +314,8 @@ class NumbaBackend:
         def run(first, last):
             block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
             forward.run_pair_block(
-                model, parameters, self.tables, block, tokens, states, states_out, first, first_pair, scores,
-            )  # fmt: skip
+                model, parameters, self.tables, block, tokens, states, states_out, first, first_pair, scores
+            )
 
         most = self.members_per_block(shape, moved=True) // 2
         self.run(run, self.spread(len(tokens), most, ROWS))
@@ -353,9 +348,20 @@ class NumbaBackend:
             block = self.block(shape, last - first, length, credited=True, adapter=layout)
             block = block._replace(quad=begin * length, **places)
             return branches.read_and_credit(
-                model, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row,
-                rows, gains, totals,
-            )  # fmt: skip
+                model,
+                CLEAN,
+                self.tables,
+                block,
+                branches_,
+                tokens,
+                states,
+                states_out,
+                first,
+                first_row,
+                rows,
+                gains,
+                totals,
+            )
 
         tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
         score = sum(self.run(read, tasks))

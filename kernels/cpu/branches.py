@@ -13,14 +13,7 @@ passes through a product. The credit of all K branches is one fast Walsh-Hadamar
 import numpy as np
 from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, CREDIT_LIMIT, LIMIT
 from egg.kernels.cpu import structures as st
-from egg.kernels.cpu.forward import (
-    fine_head,
-    load_states,
-    log2_of,
-    mean_magnitude,
-    read_token,
-    save_states,
-)
+from egg.kernels.cpu.forward import fine_head, load_states, log2_of, mean_magnitude, read_token, save_states
 from egg.kernels.cpu.score import floor_log2
 from egg.kernels.cpu.signs import LANES, draw_words
 from egg.kernels.cpu.simd import (
@@ -50,15 +43,7 @@ from egg.kernels.cpu.simd import (
     store_word,
     total,
 )
-from egg.kernels.cpu.structures import (
-    JIT,
-    V_CANDIDATE,
-    V_DOWN,
-    V_GATE,
-    quad_at,
-    saved_at,
-    tensor_at,
-)
+from egg.kernels.cpu.structures import JIT, V_CANDIDATE, V_DOWN, V_GATE, quad_at, saved_at, tensor_at
 from egg.kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
 from numba import njit
 
@@ -351,9 +336,7 @@ def vote_along(model, block, draw, tokens, row, i, rows_out):
 
 
 @njit(**JIT)
-def read_and_credit(
-    model, noise, tables, block, draw, tokens, states, states_out, row, first, rows_out, gains, totals
-):  # fmt: skip
+def read_and_credit(model, noise, tables, block, draw, tokens, states, states_out, row, first, rows_out, gains, totals):
     """A block of readers, beginning at stream ``row``, reads its chunk and leaves the rows of its votes.
 
     tokens : (streams, T + 1) uint8

@@ -21,17 +21,17 @@ PATHS = {
     for path, names in {
         "forward": "pack forward tiles structures adapters branches.read_and_credit",
         "perturbation": "signs full_rank forward.project forward.vector branches.draw_branches "
-            "branches.prepare_branches pair_votes.draw_directions structures.gain structures.side "
-            "structures.embedding_sign structures.a_signs structures.b_signs adapters.factor_signs",
+        "branches.prepare_branches pair_votes.draw_directions structures.gain structures.side "
+        "structures.embedding_sign structures.a_signs structures.b_signs adapters.factor_signs",
         "score": "score branches.score_reader",
         "credit": "branches",
         "vote": "votes pair_votes full_rank.sum_signs branches.cast branches.deposit branches.narrow "
-            "branches.vote_along",
+        "branches.vote_along",
         "coding": "coder",
         "update": "votes.integer_root votes.move_rows votes.move_master votes.move_signs",
     }.items()
     for name in names.split()
-}  # fmt: skip
+}
 """What a kernel is for, by its module or by itself: a step of the calculation."""
 # Wrappers that Numba compiles beside each kernel: they unpack arguments.
 CALLS = "calls from Python"
@@ -61,10 +61,7 @@ class Kernel:
         names = list(inspect.signature(self.dispatcher.py_func).parameters)
         shapes = _documented_shapes(self.dispatcher.py_func.__doc__ or "")
         found = dict.fromkeys(
-            ", ".join(
-                f"{name} {_type(kind, shapes.get(name))}"
-                for name, kind in zip(names, kinds, strict=True)
-            )
+            ", ".join(f"{name} {_type(kind, shapes.get(name))}" for name, kind in zip(names, kinds, strict=True))
             for kinds in _compiled(self.dispatcher)
         )
         return list(found)
@@ -76,17 +73,16 @@ class Kernel:
         """
         codes = [_code(self.name, *library) for library in _libraries(self.dispatcher)]
         if not codes:
-            raise BackendError(f"{self.name} has no machine code of its own: it is compiled into "
-                               f"{', '.join(self.called_by)}")  # fmt: skip
+            raise BackendError(
+                f"{self.name} has no machine code of its own: it is compiled into {', '.join(self.called_by)}"
+            )
         return codes
 
     def llvm(self) -> str:
         """LLVM's optimised code, from which the machine code was made."""
         import llvmlite.binding as llvm
 
-        return "\n".join(
-            str(llvm.parse_bitcode(bitcode)) for _, bitcode in _libraries(self.dispatcher)
-        )
+        return "\n".join(str(llvm.parse_bitcode(bitcode)) for _, bitcode in _libraries(self.dispatcher))
 
 
 def kernels(backend) -> dict[str, Kernel]:
@@ -162,9 +158,7 @@ def _referred(where, names: dict) -> Iterator[Dispatcher]:
 
     Directly, as an attribute of a module, or in what an overloaded function stands for.
     """
-    modules = [
-        v for v in names.values() if isinstance(v, ModuleType) and v.__name__.startswith("egg.kernels.")
-    ]
+    modules = [v for v in names.values() if isinstance(v, ModuleType) and v.__name__.startswith("egg.kernels.")]
     for code in _codes(where):
         for name in code.co_names:
             for value in [names.get(name), *(getattr(m, name, None) for m in modules)]:

@@ -33,26 +33,8 @@ from egg.kernels.cpu.simd import (
     store_word,
     total,
 )
-from egg.kernels.cpu.structures import (
-    JIT,
-    OFFSET,
-    gain,
-    product_shift,
-    quad_at,
-    saved_at,
-    side,
-    state_at,
-    tensor_at,
-)
-from egg.kernels.cpu.tiles import (
-    COLUMNS,
-    ROWS,
-    clean_tile,
-    fine_tile,
-    moved_tile,
-    narrow_clean_tile,
-    narrow_moved_tile,
-)
+from egg.kernels.cpu.structures import JIT, OFFSET, gain, product_shift, quad_at, saved_at, side, state_at, tensor_at
+from egg.kernels.cpu.tiles import COLUMNS, ROWS, clean_tile, fine_tile, moved_tile, narrow_clean_tile, narrow_moved_tile
 from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS
 from numba import njit
 
@@ -76,9 +58,7 @@ def product(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_
 
     x, out : addresses of (members, inputs) offset bytes and (members, outputs) bytes; flip OFFSET writes offset bytes
     """
-    if through_adapter(
-        model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, False
-    ):
+    if through_adapter(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, False):
         return
     shift = product_shift(inputs)
     moved = noise.mode == st.MOVED
@@ -93,10 +73,20 @@ def product(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_
         panel = w + (n & -width) * inputs + 4 * (n & (width - 1))
         for i in range(0, block.padded, ROWS):
             arguments = (
-                x + i * x_row, x_row, panel, 4 * width, inputs >> 2, start + 4 * n, shift,
-                out + i * out_row + n, out_row, flip, bits + i * bits_row + (n >> 3), bits_row,
+                x + i * x_row,
+                x_row,
+                panel,
+                4 * width,
+                inputs >> 2,
+                start + 4 * n,
+                shift,
+                out + i * out_row + n,
+                out_row,
+                flip,
+                bits + i * bits_row + (n >> 3),
+                bits_row,
                 block.gains + 8 * i,
-            )  # fmt: skip
+            )
             if columns == COLUMNS:
                 if moved:
                     moved_tile(*arguments)
@@ -130,9 +120,20 @@ def fine_head(model, block, t):
         panel = w + (n & -64) * inputs + 4 * (n & 63)
         for i in range(0, block.padded, ROWS):
             fine_tile(
-                x + i * row, row, panel, 256, inputs >> 2, start + 4 * n, product_shift(inputs) - 6,
-                block.fine + 512 * i + 2 * n, 512, 0, 0, 0, 0,
-            )  # fmt: skip
+                x + i * row,
+                row,
+                panel,
+                256,
+                inputs >> 2,
+                start + 4 * n,
+                product_shift(inputs) - 6,
+                block.fine + 512 * i + 2 * n,
+                512,
+                0,
+                0,
+                0,
+                0,
+            )
 
 
 @njit(**JIT)
@@ -260,12 +261,8 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                     store_i8(to, free(middle) * splat(st.FREE_MIDDLE))
 
         norm_rows(model, noise, tables, block, first + st.LN2, x, read)
-        product(
-            model, noise, block, t, first + st.W_UP, read, stride, d, 4 * d, mid, 4 * stride, OFFSET
-        )
-        product(
-            model, noise, block, t, first + st.W_DOWN, mid, 4 * stride, 4 * d, d, one, stride, 0
-        )
+        product(model, noise, block, t, first + st.W_UP, read, stride, d, 4 * d, mid, 4 * stride, OFFSET)
+        product(model, noise, block, t, first + st.W_DOWN, mid, 4 * stride, 4 * d, d, one, stride, 0)
         if keeps:
             keep_inputs(block, t, inputs + st.X_MID * d, mid, 4 * stride, 4 * d)
         for i in range(members):
@@ -293,8 +290,11 @@ def keep_inputs(block, t, column, x, x_row, count):
         for k in range(0, count, 16):
             interleave_bytes(
                 quad_at(block.x, block.quads, column, k, width, quad),
-                at + k, at + x_row + k, at + 2 * x_row + k, at + 3 * x_row + k,
-            )  # fmt: skip
+                at + k,
+                at + x_row + k,
+                at + 2 * x_row + k,
+                at + 3 * x_row + k,
+            )
 
 
 @njit(**JIT)

@@ -4,16 +4,7 @@ A block of sixteen counters holds the signs of 2,048 weights, which are drawn, u
 """
 
 from egg.kernels.cpu.signs import LANES, philox_lanes
-from egg.kernels.cpu.simd import (
-    address,
-    load_i8,
-    load_i32,
-    select_bits,
-    splat,
-    store_i8,
-    store_i32,
-    store_interleaved,
-)
+from egg.kernels.cpu.simd import address, load_i8, load_i32, select_bits, splat, store_i8, store_i32, store_interleaved
 from egg.kernels.cpu.structures import JIT
 from egg.kernels.philox import FULL_RANK_SIGNS
 from numba import njit
@@ -28,9 +19,13 @@ def draw_chunk(chunk, direction, step, key_0, key_1, words):
     words : (64,) uint32, written
     """
     c0, c1, c2, c3 = philox_lanes(
-        load_i32(address(LANES)) + splat(16 * chunk), splat(FULL_RANK_SIGNS), splat(direction), splat(step),
-        key_0, key_1,
-    )  # fmt: skip
+        load_i32(address(LANES)) + splat(16 * chunk),
+        splat(FULL_RANK_SIGNS),
+        splat(direction),
+        splat(step),
+        key_0,
+        key_1,
+    )
     store_interleaved(address(words), c0, c1, c2, c3)
 
 

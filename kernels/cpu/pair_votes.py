@@ -21,9 +21,7 @@ def draw_directions(directions, step, key_0, key_1, words):
     row = words.shape[1]
     for i in range(len(directions)):
         at = address(words) + 4 * row * i
-        draw_words(
-            DIRECTION_SIGNS, np.int64(directions[i]), step, key_0, key_1, address(LANES), at, row
-        )
+        draw_words(DIRECTION_SIGNS, np.int64(directions[i]), step, key_0, key_1, address(LANES), at, row)
 
 
 @njit(**JIT)

@@ -12,20 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-from egg.kernels.cpu.simd import (
-    BYTES,
-    I32,
-    I64,
-    LANES,
-    V_I32,
-    address,
-    aligned,
-    broadcast,
-    constant,
-    dot4,
-    load,
-    store,
-)
+from egg.kernels.cpu.simd import BYTES, I32, I64, LANES, V_I32, address, aligned, broadcast, constant, dot4, load, store
 from numba import njit, types
 from numba.extending import intrinsic
 

@@ -1,14 +1,7 @@
 """The members' signs, drawn as bits where they are used: Philox4x32-10 of sixteen counters at a time."""
 
 import numpy as np
-from egg.kernels.cpu.simd import (
-    address,
-    load_i32,
-    multiply_high,
-    splat,
-    store_i32,
-    store_interleaved,
-)
+from egg.kernels.cpu.simd import address, load_i32, multiply_high, splat, store_i32, store_interleaved
 from egg.kernels.cpu.structures import JIT
 from egg.kernels.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 from numba import njit
@@ -34,9 +27,7 @@ def draw_words(stream, index, step, key_0, key_1, lanes, out, words):
     """The word string of one draw, ``words`` words in whole sixteens of blocks; lanes is the address of 0..15."""
     counting = load_i32(lanes)
     for block in range(0, (words + 3) >> 2, 16):
-        c0, c1, c2, c3 = philox_lanes(
-            counting + splat(block), splat(stream), splat(index), splat(step), key_0, key_1
-        )
+        c0, c1, c2, c3 = philox_lanes(counting + splat(block), splat(stream), splat(index), splat(step), key_0, key_1)
         store_interleaved(out + 16 * block, c0, c1, c2, c3)
 
 
@@ -46,8 +37,7 @@ def draw_signs(noise, block, stream, first):
     for i in range(0, block.members, 2):
         at = block.words + block.words_row * i
         draw_words(
-            stream, first + (i >> 1), noise.step, noise.key_0, noise.key_1, address(LANES), at,
-            block.words_row >> 2,
-        )  # fmt: skip
+            stream, first + (i >> 1), noise.step, noise.key_0, noise.key_1, address(LANES), at, block.words_row >> 2
+        )
         for j in range(0, block.words_row, 64):
             store_i32(at + block.words_row + j, load_i32(at + j))

@@ -153,9 +153,7 @@ def dot4(b, acc, x, w):
         return dot2(b, dot2(b, acc, *even), b.ashr(x, eight), b.ashr(w, eight))
     x, w = (b.bitcast(v, V_I32) for v in (x, w))
     for at in range(0, 32, 8):
-        x_byte, w_byte = (
-            b.ashr(b.shl(v, constant(V_I32, 24 - at)), constant(V_I32, 24)) for v in (x, w)
-        )
+        x_byte, w_byte = (b.ashr(b.shl(v, constant(V_I32, 24 - at)), constant(V_I32, 24)) for v in (x, w))
         acc = b.add(acc, b.mul(x_byte, w_byte))
     return acc
 
@@ -243,9 +241,7 @@ def _add_magnitudes(b, address, v):
         store(b, b.add(load(b, at, part.type), part), at)
 
 
-load_i16 = define(
-    lambda b, at: b.sext(load(b, at, ir.VectorType(I16, LANES)), V_I32), i32x16, types.int64
-)
+load_i16 = define(lambda b, at: b.sext(load(b, at, ir.VectorType(I16, LANES)), V_I32), i32x16, types.int64)
 interleave_bytes = define(_interleave_bytes, types.void, *[types.int64] * 5)  # to; of four rows
 hadamard16 = define(_hadamard16, i32x16, i32x16)  # Walsh-Hadamard transform, natural order
 add_magnitudes = define(_add_magnitudes, types.void, types.int64, i32x16)  # to 16 int64
@@ -273,9 +269,7 @@ def _add_squares(b, total, at, most):
 
 def _scaled_small(b, at, factor, most, shift):
     factor = b.sext(broadcast(b, b.trunc(factor, I32), ir.VectorType(I32, 8)), V_I64X8)
-    shift_v, half = (
-        broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1)))
-    )
+    shift_v, half = (broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1))))
     parts = [
         b.trunc(b.ashr(b.add(b.mul(part, factor), half), shift_v), ir.VectorType(I32, 8))
         for part in halves(b, limit_to(b, load(b, at, V_I32), most))
@@ -285,9 +279,7 @@ def _scaled_small(b, at, factor, most, shift):
 
 def _scaled(b, at, factor, most, shift):
     factor = broadcast(b, factor, V_I64X8)
-    shift_v, half = (
-        broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1)))
-    )
+    shift_v, half = (broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1))))
     bound = constant(V_I64X8, 1 << 30)
     parts = []
     for part in halves(b, limit_to(b, load(b, at, V_I32), most)):
@@ -319,10 +311,7 @@ scaled_small = define(_scaled_small, i32x16, *[types.int64] * 4)
 # 16 x 16, rows to columns
 transpose_words = define(_transpose_words, types.void, *[types.int64] * 4)
 sum_bytes = define(
-    lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), load(b, at, BYTES)),
-    i32x16,
-    i32x16,
-    types.int64,
+    lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), load(b, at, BYTES)), i32x16, i32x16, types.int64
 )  # acc + the sums of four signed bytes
 splat = define(lambda b, s: broadcast(b, b.trunc(s, I32), V_I32), i32x16, types.int64)
 load_i8 = define(lambda b, at: b.sext(load(b, at, V_I8), V_I32), i32x16, types.int64)
@@ -330,9 +319,7 @@ load_i32 = define(lambda b, at: load(b, at, V_I32), i32x16, types.int64)
 load_offset = define(_load_offset, i32x16, types.int64)
 store_i8 = define(lambda b, at, v: store(b, b.trunc(v, V_I8), at), types.void, types.int64, i32x16)
 store_i32 = define(lambda b, at, v: store(b, v, at), types.void, types.int64, i32x16)
-store_offset = define(
-    lambda b, at, v: store(b, flip_offset(b, b.trunc(v, V_I8)), at), types.void, types.int64, i32x16
-)
+store_offset = define(lambda b, at, v: store(b, flip_offset(b, b.trunc(v, V_I8)), at), types.void, types.int64, i32x16)
 store_interleaved = define(_store_interleaved, types.void, types.int64, *[i32x16] * 4)
 clip8_lanes = define(clip8, i32x16, i32x16)
 absolute = define(lambda b, v: call(b, "llvm.abs.v16i32", V_I32, v, I1(0)), i32x16, i32x16)
@@ -344,15 +331,9 @@ total = define(_total, types.int64, i32x16)  # of all lanes, in int32
 load_byte = define(lambda b, at: b.sext(load(b, at, I8), I64), types.int64, types.int64)
 load_word = define(lambda b, at: b.sext(load(b, at, I32), I64), types.int64, types.int64)
 load_long = define(lambda b, at: load(b, at, I64), types.int64, types.int64)
-leading_zeros = define(
-    lambda b, v: call(b, "llvm.ctlz.i64", I64, v, I1(0)), types.int64, types.int64
-)
-store_byte = define(
-    lambda b, at, v: store(b, b.trunc(v, I8), at), types.void, types.int64, types.int64
-)
-store_word = define(
-    lambda b, at, v: store(b, b.trunc(v, I32), at), types.void, types.int64, types.int64
-)
+leading_zeros = define(lambda b, v: call(b, "llvm.ctlz.i64", I64, v, I1(0)), types.int64, types.int64)
+store_byte = define(lambda b, at, v: store(b, b.trunc(v, I8), at), types.void, types.int64, types.int64)
+store_word = define(lambda b, at, v: store(b, b.trunc(v, I32), at), types.void, types.int64, types.int64)
 
 
 def _operator(symbol, emit, right):
@@ -360,9 +341,7 @@ def _operator(symbol, emit, right):
 
     @overload(symbol)
     def overloaded(x, y):
-        if x is i32x16 and (
-            y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))
-        ):
+        if x is i32x16 and (y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))):
             return lambda x, y: operation(x, y)
 
 
@@ -418,9 +397,7 @@ def _branch_weights(b, below):
             for shift, unused in ((0, 0x8000), (8, 0x0080)):  # a byte with its top bit set gives 0
                 table = ir.Constant(byte_type, [(v >> shift) & 255 for v in values] * 2)
                 byte = b.or_(b.shl(index, constant(half_type, shift)), constant(half_type, unused))
-                looked_up = call(
-                    b, "llvm.x86.avx2.pshuf.b", byte_type, table, b.bitcast(byte, byte_type)
-                )
+                looked_up = call(b, "llvm.x86.avx2.pshuf.b", byte_type, table, b.bitcast(byte, byte_type))
                 value = b.or_(value, b.bitcast(looked_up, half_type))
             parts.append(value)
         value = shuffle(b, *parts, range(2 * LANES))
@@ -505,9 +482,8 @@ def _add_signed_bytes(b, acc, address, bits):
 # acc, 64 bytes, 64 bits
 add_signed_bytes = define(_add_signed_bytes, i32x16, i32x16, types.int64, types.int64)
 add_products = define(
-    lambda b, acc, x, w: dot4(b, acc, load(b, x, BYTES), load(b, w, BYTES)),
-    i32x16, i32x16, types.int64, types.int64,
-)  # fmt: skip
+    lambda b, acc, x, w: dot4(b, acc, load(b, x, BYTES), load(b, w, BYTES)), i32x16, i32x16, types.int64, types.int64
+)
 
 
 @intrinsic

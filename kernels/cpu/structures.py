@@ -10,8 +10,7 @@ OFFSET = offset()  # of the bytes of a matrix input, see simd.py
 JIT = {
     "nogil": True,
     "error_model": "numpy",
-    "cache": instruction_set
-    is not None,  # else this was not imported by ``load``, which says where
+    "cache": instruction_set is not None,  # else this was not imported by ``load``, which says where
 }
 
 CLEAN, MOVED = range(2)  # modes of a block: weights as they are, or each member's own
@@ -105,9 +104,7 @@ class Block(NamedTuple):
     fine: int  # (padded, 256) int16: logits in 1/4096 bit
     saved: int  # (T, L, SAVED, padded, stride) int8
     wire: int  # (T, padded, stride) int32: credit at the wire's end
-    scratch: (
-        int  # (256 + 2 D + 16 L + 16 kinds,) int32 and int64 words of one reader, see branches.py
-    )
+    scratch: int  # (256 + 2 D + 16 L + 16 kinds,) int32 and int64 words of one reader, see branches.py
     # what they leave for the votes' products, see votes.py; quads are rows of four members at one byte
     quads: int  # of the whole step
     quad: int  # the block's first

@@ -80,9 +80,7 @@ def _product_tile(vectors, kind):
     """
 
     @intrinsic
-    def tile(
-        typing_context, x, x_row, w, w_step, quads, start, shift, out, out_row, flip, bits, bits_row, gains
-    ):  # fmt: skip
+    def tile(typing_context, x, x_row, w, w_step, quads, start, shift, out, out_row, flip, bits, bits_row, gains):
         signature = types.void(*[types.int64] * 13)
 
         def codegen(context, b, _, values):

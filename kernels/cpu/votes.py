@@ -63,10 +63,16 @@ def sum_panels(plan, first, last, v, x, z, quads, votes, add):
             x_at = source + 4 * quads * (plan[panel, X] + (k & -width)) + 4 * (k & (width - 1))
             for n in range(0, outputs, ROWS):
                 arguments = (
-                    rows + 4 * n, 4 * outputs, x_at, 4 * width, quads,
-                    address(votes) + 4 * (plan[panel, Z] + n * inputs + k), 4 * inputs, add,
+                    rows + 4 * n,
+                    4 * outputs,
+                    x_at,
+                    4 * width,
+                    quads,
+                    address(votes) + 4 * (plan[panel, Z] + n * inputs + k),
+                    4 * inputs,
+                    add,
                     address(totals) + 4 * n,
-                )  # fmt: skip
+                )
                 if columns == COLUMNS:
                     vote_tile(*arguments)
                 else:

@@ -9,14 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from egg.kernels.arithmetic import SIXTEENTHS, VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds
 from egg.kernels.backend import Noise
-from egg.kernels.cuda.sources import (
-    Tile,
-    defines,
-    packed_bytes,
-    packed_offsets,
-    sign_words,
-    tile_for,
-)
+from egg.kernels.cuda.sources import Tile, defines, packed_bytes, packed_offsets, sign_words, tile_for
 from egg.kernels.cuda.tables import pair_tables
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import key_words
@@ -58,9 +51,15 @@ class CupyBackend:
     def _forward(self, prepared: Prepared, kernel, members, *arguments):
         shape, tile = prepared.shape, prepared.tile
         self._launch(
-            "forward.cu", kernel, (-(-members // tile.members), 1), prepared.weights, prepared.packed,
-            *arguments, shaped=(shape, tile), shared=tile.shared_bytes(shape.hidden_size),
-        )  # fmt: skip
+            "forward.cu",
+            kernel,
+            (-(-members // tile.members), 1),
+            prepared.weights,
+            prepared.packed,
+            *arguments,
+            shaped=(shape, tile),
+            shared=tile.shared_bytes(shape.hidden_size),
+        )
 
     def _elements(self, count: int) -> tuple[int, int]:
         """A grid of one-dimensional work; the kernels stride over what it does not cover."""
@@ -71,9 +70,16 @@ class CupyBackend:
         width = sign_words(shape)
         words = self.device.empty((count, width), np.uint32)
         self._launch(
-            "prepare.cu", "draw_signs", self._elements(count * width // 4), words, np.int32(count),
-            np.int32(width // 4), np.uint32(first), np.uint32(noise.step), *_key(noise),
-        )  # fmt: skip
+            "prepare.cu",
+            "draw_signs",
+            self._elements(count * width // 4),
+            words,
+            np.int32(count),
+            np.int32(width // 4),
+            np.uint32(first),
+            np.uint32(noise.step),
+            *_key(noise),
+        )
         return words
 
     def _block(self, count: int, each: int, unit: int = 1) -> int:
@@ -106,9 +112,14 @@ class CupyBackend:
                 t = shape.tensors[name]
                 size = packed_bytes(t.shape)
                 self._launch(
-                    "prepare.cu", "pack_matrix", self._elements(size // 4), flat[t.slice],
-                    packed[at : at + size], np.int32(t.shape[0]), np.int32(t.shape[1]),
-                )  # fmt: skip
+                    "prepare.cu",
+                    "pack_matrix",
+                    self._elements(size // 4),
+                    flat[t.slice],
+                    packed[at : at + size],
+                    np.int32(t.shape[0]),
+                    np.int32(t.shape[1]),
+                )
         return Prepared(shape, tile, flat, packed)
 
     def forward(self, prepared, tokens, states):
@@ -127,9 +138,16 @@ class CupyBackend:
             after = self.device.empty((members, *layers), np.int8)
             out = self.device.empty((members, length, VOCABULARY), np.int8)
             self._forward(
-                prepared, "forward_clean", members, read, np.int32(length),
-                self.device.put(states[part]), after, out, np.int64(members),
-            )  # fmt: skip
+                prepared,
+                "forward_clean",
+                members,
+                read,
+                np.int32(length),
+                self.device.put(states[part]),
+                after,
+                out,
+                np.int64(members),
+            )
             results.append((self.device.get(out), self.device.get(after)))
         return _joined(results)
 
@@ -152,10 +170,20 @@ class CupyBackend:
             after = self.device.empty((2 * count, *layers), np.int8)
             sums = self.device.empty((2 * count,), np.int32)
             self._forward(
-                prepared, "forward_pairs", 2 * count, self._exp2, self._thresholds, words, read,
-                np.int32(length), self.device.put(states[members]), after, sums, np.int64(2 * count),
+                prepared,
+                "forward_pairs",
+                2 * count,
+                self._exp2,
+                self._thresholds,
+                words,
+                read,
+                np.int32(length),
+                self.device.put(states[members]),
+                after,
+                sums,
+                np.int64(2 * count),
                 np.int32(4 - noise.sigma_shift),
-            )  # fmt: skip
+            )
             results.append((self.device.get(sums), self.device.get(after)))
         return _joined(results)
 
@@ -183,9 +211,18 @@ class CupyBackend:
             v = device.empty((rows, v_columns), np.int8)
             x = device.empty((rows, x_columns), np.int8)
             self._launch(
-                "pairs.cu", "expand_signs", (rows, len(stretches)), words, part, stretches, v, x,
-                np.int32(sign_words(shape)), np.int32(v_columns), np.int32(x_columns),
-            )  # fmt: skip
+                "pairs.cu",
+                "expand_signs",
+                (rows, len(stretches)),
+                words,
+                part,
+                stretches,
+                v,
+                x,
+                np.int32(sign_words(shape)),
+                np.int32(v_columns),
+                np.int32(x_columns),
+            )
             self._sum(matrices, v, x, votes, rows)
             self._sum_vectors(vectors, v, votes, rows)
         return device.get(votes)
@@ -206,44 +243,68 @@ class CupyBackend:
     def _sum(self, places, v, x, votes, rows):
         size, slices = self._slices(rows, len(places))
         self._launch(
-            "votes.cu", "sum_matrices", (len(places), slices), v, x, places, votes, np.int32(rows),
-            np.int32(size), np.int32(v.shape[1]), np.int32(x.shape[1]), threads=128,
-        )  # fmt: skip
+            "votes.cu",
+            "sum_matrices",
+            (len(places), slices),
+            v,
+            x,
+            places,
+            votes,
+            np.int32(rows),
+            np.int32(size),
+            np.int32(v.shape[1]),
+            np.int32(x.shape[1]),
+            threads=128,
+        )
 
     def _sum_vectors(self, places, v, votes, rows):
         size, slices = self._slices(rows, len(places))
         self._launch(
-            "votes.cu", "sum_vectors", (len(places), slices), v, places, votes, np.int32(rows),
-            np.int32(size), np.int32(v.shape[1]),
-        )  # fmt: skip
+            "votes.cu",
+            "sum_vectors",
+            (len(places), slices),
+            v,
+            places,
+            votes,
+            np.int32(rows),
+            np.int32(size),
+            np.int32(v.shape[1]),
+        )
 
     def update_master(self, layout, master, votes, multiplier):
         device, size = self.device, layout.parameters
         moved = device.put(_checked(master, np.int16, (size,), "master"))
         weights = device.empty((size,), np.int8)
         self._launch(
-            "update.cu", "move_master", self._elements(size), moved,
-            device.put(_checked(votes, np.int64, (size,), "votes")), np.int64(multiplier), weights,
+            "update.cu",
+            "move_master",
+            self._elements(size),
+            moved,
+            device.put(_checked(votes, np.int64, (size,), "votes")),
+            np.int64(multiplier),
+            weights,
             np.int64(size),
-        )  # fmt: skip
+        )
         master[...] = device.get(moved)
         return device.get(weights)
 
     def update_signs(self, weights, votes, threshold):
         moved = self.device.put(_checked(weights, np.int8, weights.shape, "weights"))
         self._launch(
-            "update.cu", "move_signs", self._elements(len(weights)), moved,
-            self.device.put(_checked(votes, np.int64, weights.shape, "votes")), np.int64(threshold),
+            "update.cu",
+            "move_signs",
+            self._elements(len(weights)),
+            moved,
+            self.device.put(_checked(votes, np.int64, weights.shape, "votes")),
+            np.int64(threshold),
             np.int64(len(weights)),
-        )  # fmt: skip
+        )
         return self.device.get(moved)
 
 
 def _joined(results):
     """Arrays of blocks as those of all; of a single block as they are, large as they may be."""
-    return (
-        results[0] if len(results) == 1 else tuple(map(np.concatenate, zip(*results, strict=True)))
-    )
+    return results[0] if len(results) == 1 else tuple(map(np.concatenate, zip(*results, strict=True)))
 
 
 def _key(noise: Noise):

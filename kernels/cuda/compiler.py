@@ -22,9 +22,7 @@ def library():
     for folder in folders("lib", "lib64"):
         for path in sorted(folder.glob("libnvrtc.so.*")) + sorted(folder.glob("libnvrtc.so")):
             return ctypes.CDLL(str(path))
-    raise BackendError(
-        f"the CUDA kernels cannot be compiled: NVRTC is not installed: {INSTALL} brings it"
-    )
+    raise BackendError(f"the CUDA kernels cannot be compiled: NVRTC is not installed: {INSTALL} brings it")
 
 
 def version() -> str:

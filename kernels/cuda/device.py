@@ -22,9 +22,7 @@ class CupyDevice:
         try:
             import cupy
         except ImportError as error:
-            raise BackendError(
-                f"backend cupy: CuPy cannot be imported ({_first_line(error)}): {INSTALL}"
-            ) from error
+            raise BackendError(f"backend cupy: CuPy cannot be imported ({_first_line(error)}): {INSTALL}") from error
         self._cupy = cupy
         runtime = cupy.cuda.runtime
         try:
@@ -32,9 +30,7 @@ class CupyDevice:
         except runtime.CUDARuntimeError as error:
             raise BackendError(f"backend cupy: {_no_device(runtime, error)}") from error
         if not 0 <= number < count:
-            raise BackendError(
-                f"backend cupy: no device {number}: this machine has {count}, numbered from 0"
-            )
+            raise BackendError(f"backend cupy: no device {number}: this machine has {count}, numbered from 0")
         self._number, self._device = number, cupy.cuda.Device(number)
         properties = runtime.getDeviceProperties(number)
         capability = properties["major"], properties["minor"]
@@ -80,9 +76,7 @@ class CupyDevice:
                 return self._cupy.asnumpy(array)
             from cupyx import empty_pinned
 
-            return self._cupy.ascontiguousarray(array).get(
-                out=empty_pinned(array.shape, array.dtype)
-            )
+            return self._cupy.ascontiguousarray(array).get(out=empty_pinned(array.shape, array.dtype))
 
     def empty(self, shape, dtype):
         """An array of left-over contents."""

@@ -36,10 +36,26 @@ class Peak:
         from cupy_backends.cuda.libs import cublas
 
         cublas.gemmEx(
-            get_cublas_handle(), OPERATION_T, OPERATION_N, SIDE, SIDE, SIDE,
-            self._one.ctypes.data, self._a.data.ptr, INT8, SIDE, self._b.data.ptr, INT8, SIDE,
-            self._zero.ctypes.data, self._c.data.ptr, INT32, SIDE, COMPUTE_INT32, DEFAULT_ALGORITHM,
-        )  # fmt: skip
+            get_cublas_handle(),
+            OPERATION_T,
+            OPERATION_N,
+            SIDE,
+            SIDE,
+            SIDE,
+            self._one.ctypes.data,
+            self._a.data.ptr,
+            INT8,
+            SIDE,
+            self._b.data.ptr,
+            INT8,
+            SIDE,
+            self._zero.ctypes.data,
+            self._c.data.ptr,
+            INT32,
+            SIDE,
+            COMPUTE_INT32,
+            DEFAULT_ALGORITHM,
+        )
 
     def measure(self, repeats: int = 10) -> float:
         """1e9 multiply-accumulates a second, over some products in a row."""

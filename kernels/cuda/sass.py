@@ -37,9 +37,7 @@ _CONTROL = re.compile(
 )
 _FLOATING_TYPE = re.compile(r"\.(BF16|F16|F32|F64)")
 
-_LINE = re.compile(
-    r"\s*\{?\s*/\*([0-9a-f]{4,})\*/\s+\{?\s*(@!?U?P\w+\s+)?([A-Z]\w*(?:\.\w+)*)\s*([^;]*);"
-)
+_LINE = re.compile(r"\s*\{?\s*/\*([0-9a-f]{4,})\*/\s+\{?\s*(@!?U?P\w+\s+)?([A-Z]\w*(?:\.\w+)*)\s*([^;]*);")
 _SECTION = re.compile(r"//-+ \.text\.(\S+)|\s*Function : (\S+)")
 _LABEL = re.compile(r"\s*(\$[\w$]+|\.L[\w$]+):")
 
@@ -54,8 +52,7 @@ def classify(mnemonic: str) -> str:
         return MEMORY
     if _MEMORY.fullmatch(name) and _FLOATING_TYPE.search(mnemonic):  # atomic sums of floats
         return FLOATING
-    for kind, names in ((DOT, _DOT), (VECTOR, _VECTOR), (SCALAR, _SCALAR), (MEMORY, _MEMORY),
-                        (CONTROL, _CONTROL)):  # fmt: skip
+    for kind, names in ((DOT, _DOT), (VECTOR, _VECTOR), (SCALAR, _SCALAR), (MEMORY, _MEMORY), (CONTROL, _CONTROL)):
         if names.fullmatch(name):
             return kind
     return FLOATING
@@ -101,8 +98,6 @@ def disassemble(code: bytes) -> dict[str, list[tuple[str, int | None, str, str]]
         done = subprocess.run([tool, option, str(path)], capture_output=True, text=True)
     kernels = parse(done.stdout)
     if done.returncode or not any(kernels.values()):
-        why = next(
-            iter((done.stderr or done.stdout).strip().splitlines()), "it printed no instruction"
-        )
+        why = next(iter((done.stderr or done.stdout).strip().splitlines()), "it printed no instruction")
         raise BackendError(f"SASS cannot be read: {tool}: {why}")
     return kernels

@@ -18,12 +18,7 @@ KERNELS = {
 SHAPED = ("forward.cu",)
 """Sources compiled for a shape; the others serve all."""
 WARPS = 8
-TILES = {
-    16: ((128, 16),),
-    64: ((128, 32),),
-    256: ((128, 128), (64, 64), (32, 32)),
-    1024: ((32, 32), (16, 16)),
-}
+TILES = {16: ((128, 16),), 64: ((128, 32),), 256: ((128, 128), (64, 64), (32, 32)), 1024: ((32, 32), (16, 16))}
 """Hidden size -> members a block of threads carries, and those of a warp's part; the first that fits is taken."""
 GATE_MATRICES = ("w_f", "u_f", "w_h", "u_h")
 
