@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from egg.data.errors import DataError
 
 FORMAT = 1

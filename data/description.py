@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from egg.data.corpus import Corpus, split_path
 from egg.data.errors import DataError
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+
 from egg.kernels.layout import AdapterShape, Layout, Shape
 
 

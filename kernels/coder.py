@@ -5,6 +5,7 @@ narrows to its share. ``egg.kernels.cpu.coder`` is the same, compiled.
 """
 
 import numpy as np
+
 from egg.kernels.arithmetic import coding_table
 
 FLOOR = 1 << 56  # the range stays at or above it: 2**22 times what weights can sum to

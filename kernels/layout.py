@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
 from egg.kernels.arithmetic import VOCABULARY
 
 HIDDEN_SIZES = (16, 64, 256, 1024)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import isqrt
 
 import numpy as np
+
 from egg.kernels import philox
 from egg.kernels.arithmetic import (
     FINE,

@@ -8,6 +8,7 @@ that the fast backends rely on are asserted.
 from dataclasses import dataclass
 
 import numpy as np
+
 from egg.kernels import philox
 from egg.kernels.arithmetic import (
     BRANCH_BITS,

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from egg.kernels import BackendError, get_backend
 
 from egg.cli.main import main
+from egg.kernels import BackendError, get_backend
 
 SMALL = (
     "--hidden-size 16 --num-layers 1 --streams 16 --seq-len 8 --schedule-tokens 10000 "

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from egg.kernels.cuda.sources import KERNELS, source
 
 HEADER = Path(__file__).parent / "cuda_host.h"

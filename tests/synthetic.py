@@ -1,6 +1,7 @@
 """Text that tests learn from: a small vocabulary with structure, the same on every machine."""
 
 import numpy as np
+
 from egg.kernels.philox import words
 
 WORDS = (

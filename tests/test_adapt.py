@@ -5,12 +5,12 @@ import signal
 
 import numpy as np
 import pytest
-from egg.kernels import Adapter, Shape, get_backend
 from synthetic import documents
 
 from egg import data
 from egg.cli.corpus import CorpusText
 from egg.errors import EggError
+from egg.kernels import Adapter, Shape, get_backend
 from egg.model.adapter import adapter_shape, evolving, initial_factors, matrices_of, merge, read_adapter
 from egg.model.network import read_model
 from egg.run.adaptation import AdapterEvolution, adapt

@@ -5,11 +5,11 @@ import signal
 
 import numpy as np
 import pytest
-from egg.kernels import Adapter, Noise, Shape, get_backend
-from egg.kernels.reference import cast_adapter_pair_votes
 
 from egg import rewards
 from egg.evolution.reward import RewardEvolution, RewardSettings, pair_fitness, write
+from egg.kernels import Adapter, Noise, Shape, get_backend
+from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import adapter_shape, initial_factors, read_adapter
 from egg.model.network import read_model
 from egg.model.parameters import initial_weights

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from egg.kernels import Adapter, AdapterShape, BackendError, Draw, Noise, Shape, get_backend
 from egg.kernels.arithmetic import adapter_lift, product_shift
 

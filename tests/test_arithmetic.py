@@ -3,9 +3,9 @@
 import numpy as np
 import oracle
 import pytest
+
 from egg.kernels import arithmetic, philox, reference
 from egg.kernels.layout import BackendError, Shape
-
 from egg.model.parameters import initial_weights
 
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from egg.kernels import BackendError, audit, get_backend
 from egg.kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR, Code, classify
 

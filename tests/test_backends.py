@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from egg.kernels import BackendError, Draw, Noise, Shape, get_backend
 from egg.kernels.reference import scores
 

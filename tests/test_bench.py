@@ -4,8 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from egg.kernels import Shape, get_backend
-from egg.kernels.reference import NumpyBackend
 
 from egg.bench import cases as bench
 from egg.bench import check as bench_check
@@ -14,6 +12,8 @@ from egg.bench.cases import Case, Job, Work, make_ready, plan
 from egg.bench.timing import Patience, Row, measure
 from egg.cli import bench as cli_bench
 from egg.errors import EggError
+from egg.kernels import Shape, get_backend
+from egg.kernels.reference import NumpyBackend
 
 SMALL = "--hidden-size 16 --num-layers 1 --readers 4 --backend numpy --seconds 0".split()
 ROW = {

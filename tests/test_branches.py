@@ -4,11 +4,11 @@ from math import log2
 
 import numpy as np
 import pytest
+from synthetic import corpus
+
 from egg.kernels import Adapter, AdapterShape, Draw, Shape, get_backend, philox, reference
 from egg.kernels.arithmetic import FIRST_SHIFTS, MASTER_BITS, VOTE_MEAN, product_shift, round_div, round_shift
 from egg.kernels.reference_branches import Branches, hadamard, head_votes, log2_4096
-from synthetic import corpus
-
 from egg.model.parameters import initial_weights
 
 BACKEND = get_backend("numpy")

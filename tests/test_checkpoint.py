@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import forge
-from egg.kernels import Shape
 from safetensors.numpy import load_file, save_file
 
 import egg as library
 from egg.config import Config, ModelConfig, to_json
 from egg.errors import EggError
+from egg.kernels import Shape
 from egg.model import checkpoint
 from egg.model.state import STEP, Form
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from egg.kernels import Noise, Shape, get_backend
-from egg.kernels.philox import FULL_RANK_SIGNS, words
 from synthetic import documents
 
 from egg.bench.cases import ArrayText
 from egg.evolution.classic import ClassicEvolution, ClassicSettings, read_pair
+from egg.kernels import Noise, Shape, get_backend
+from egg.kernels.philox import FULL_RANK_SIGNS, words
 from egg.model.evaluate import evaluate
 from egg.model.parameters import initial_weights
 

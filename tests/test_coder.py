@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from egg.kernels import coder, get_backend, get_coder
 from egg.kernels.arithmetic import coding_table
-
 from egg.model.evaluate import surprises
 
 NUMPY, NUMBA = (get_coder(get_backend(name)) for name in ("numpy", "numba"))

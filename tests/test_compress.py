@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from egg.kernels import Shape, get_backend
 
 from egg.errors import EggError
+from egg.kernels import Shape, get_backend
 from egg.model import compress as module
 from egg.model.compress import HEADER, compress, decompress, model_hash
 from egg.model.evaluate import evaluate

@@ -10,14 +10,15 @@ import weakref
 import cuda_host
 import numpy as np
 import pytest
+from test_backends import text_of, weights_of
+from test_golden import PINNED, golden
+
 from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
 from egg.kernels.cuda import backend as cuda_backend
 from egg.kernels.cuda import compiler, peak, sources
 from egg.kernels.cuda.backend import CupyBackend
 from egg.kernels.cuda.device import CupyDevice
 from egg.kernels.cuda.sources import KERNELS, SHAPED, defines, source, tile_for
-from test_backends import text_of, weights_of
-from test_golden import PINNED, golden
 
 REFERENCE = get_backend("numpy")
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10}  # bytes a block may have

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from egg.data import SPLITS, Corpus, DataError, open_corpus
 from egg.data.stdlib import stdlib_files, stdlib_split
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import zstandard
+
 from egg.data import DataError, open_corpus
 from egg.data import pieces as pieces_module
 from egg.data.cache import corpus_folder, partial_folder
@@ -204,6 +205,7 @@ def test_mixture_needs_something_to_train_on(parts):
 def test_every_reader_goes_on_where_it_was_interrupted(parts, monkeypatch, kind):
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     from egg.data.local import path_source
 
     monkeypatch.setattr(pieces_module, "PIECE", 500)

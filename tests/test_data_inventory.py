@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from egg.data import DataError, clear, describe, list_corpora, open_corpus
 from egg.data.cache import locked, partial_folder
 

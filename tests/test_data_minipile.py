@@ -12,6 +12,7 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from egg.data import SPLITS, DataError, minipile, open_corpus
 from egg.data import pieces as pieces_module
 from egg.data.cache import corpora_folder

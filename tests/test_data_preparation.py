@@ -9,6 +9,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+
 from egg.data import DataError, open_corpus
 from egg.data import pieces as pieces_module
 from egg.data.cache import corpus_folder, partial_folder

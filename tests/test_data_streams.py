@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from egg.data import read_chunks, stream_starts
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from egg.kernels import Shape, get_backend
 
+from egg.kernels import Shape, get_backend
 from egg.model import continuations as module
 from egg.model import endings
 from egg.model.continuations import continuations

@@ -6,9 +6,9 @@ from decimal import Decimal, getcontext
 
 import numpy as np
 import pytest
-from egg.kernels import Shape, get_backend, reference
 
 from egg.errors import EggError
+from egg.kernels import Shape, get_backend, reference
 from egg.model import evaluate as module
 from egg.model.evaluate import Evaluation, count_words, evaluate, sample, scores, surprises
 from egg.model.network import Model

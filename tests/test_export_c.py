@@ -8,9 +8,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from egg.kernels import Shape, get_backend
 
 from egg.export.c import c_source
+from egg.kernels import Shape, get_backend
 from egg.model.evaluate import evaluate, surprises
 from egg.model.network import Model
 

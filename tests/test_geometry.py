@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 from conftest import SMALL
-from egg.kernels import Shape, get_backend
-from egg.kernels.reference import Model
 
 from egg.errors import EggError
+from egg.kernels import Shape, get_backend
+from egg.kernels.reference import Model
 from egg.model.parameters import initial_weights
 from egg.study.geometry import FEWEST, measure_cloud
 from egg.study.manifolds import MANIFOLDS, cloud

@@ -8,14 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import forge
-from egg.kernels import Shape, get_backend
-from egg.kernels.arithmetic import product_shift
-from egg.kernels.reference import norm
 
 from egg.inspect.arithmetic import division, logarithms, powers, score_bias
 from egg.inspect.model import measure
 from egg.inspect.trace import stage_names, trace
 from egg.inspect.trace_screen import characters
+from egg.kernels import Shape, get_backend
+from egg.kernels.arithmetic import product_shift
+from egg.kernels.reference import norm
 from egg.model.network import load
 
 PNG = b"\x89PNG"

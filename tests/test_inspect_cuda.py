@@ -3,11 +3,11 @@
 import json
 
 import pytest
+
+from egg.inspect import kernels_cuda
 from egg.kernels import BackendError, Shape, cuda
 from egg.kernels.audit import CONTROL, DOT, FLOATING, MEMORY, SCALAR, VECTOR
 from egg.kernels.cuda import compiler, sass, sources, toolkit
-
-from egg.inspect import kernels_cuda
 
 TEXT = """
 //--------------------- .text.halve          --------------------------

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("numba")
 
 import llvmlite.binding as llvm  # noqa: E402
+
 from egg.kernels.cpu.isa import INSTRUCTION_SETS  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -55,8 +56,9 @@ def test_a_second_instruction_set_in_one_process_is_refused(monkeypatch):
 
 def test_neon_compiles_to_dot_products(monkeypatch):
     """No machine here runs it: what LLVM makes of a tile's step for AArch64 is at least the instruction meant."""
-    from egg.kernels.cpu import simd
     from llvmlite import ir
+
+    from egg.kernels.cpu import simd
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 from conftest import SMALL
-from egg.kernels import Shape, get_backend
 
 from egg.cli import intrinsic_dimension as cli_intrinsic_dimension
 from egg.errors import EggError
+from egg.kernels import Shape, get_backend
 from egg.model.adapter import ALL, evolving, tensors_of
 from egg.model.parameters import initial_weights
 from egg.run.adaptation import FineTuning, adapt

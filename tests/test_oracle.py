@@ -9,6 +9,7 @@ import make_vectors
 import numpy as np
 import oracle
 import pytest
+
 from egg.kernels import get_backend
 from egg.kernels.arithmetic import branch_table
 from egg.kernels.backend import Draw

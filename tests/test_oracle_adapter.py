@@ -5,11 +5,11 @@ import numpy as np
 import oracle
 import oracle_adapter
 import pytest
+
+from egg.evolution.reward import pair_fitness
 from egg.kernels import get_backend
 from egg.kernels.backend import Adapter, Draw, Noise
 from egg.kernels.layout import AdapterShape, Shape
-
-from egg.evolution.reward import pair_fitness
 from egg.model.adapter import initial_factors, merge
 from egg.optimizer import ranked_multiplier
 

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 from conftest import forge
-from egg.data import DataError, open_corpus, read_chunks
-from egg.data.source import Contents, Source
-from egg.data.tokens import prepare
-from egg.kernels import Shape
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from egg.config import EvolutionConfig
+from egg.data import DataError, open_corpus, read_chunks
+from egg.data.source import Contents, Source
+from egg.data.tokens import prepare
 from egg.errors import EggError
 from egg.evolution.branches import BranchEvolution
+from egg.kernels import Shape
 from egg.model import checkpoint
 from egg.model.state import Form, check_state
 from egg.ranks.distributed import Ranks

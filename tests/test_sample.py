@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from egg.kernels import BackendError, Shape, get_backend, philox
-from egg.kernels.arithmetic import sampling_table, sampling_weights
 
 from egg.cli.sample import Screen
 from egg.errors import EggError
+from egg.kernels import BackendError, Shape, get_backend, philox
+from egg.kernels.arithmetic import sampling_table, sampling_weights
 from egg.model import sample as module
 from egg.model.network import Model, load
 from egg.model.sample import Sampling, choose, draws, in_order, inverse

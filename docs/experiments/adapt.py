@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from egg.kernels import get_backend
 
 from egg.cli.corpus import open_for_training
 from egg.evolution.classic import ClassicEvolution, ClassicSettings
+from egg.kernels import get_backend
 from egg.model.adapter import merge
 from egg.model.evaluate import evaluate, sample
 from egg.model.network import read_model

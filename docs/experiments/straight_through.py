@@ -32,12 +32,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from backprop import LANES, TURNS, Streams, bits_per_byte, options_of, splits, train
-from egg.kernels import Shape
-from egg.kernels.arithmetic import LIMIT, SIXTEENTHS, WINDOW, product_shift
 from torch import nn
 from torch.nn import functional
 
 import egg
+from egg.kernels import Shape
+from egg.kernels.arithmetic import LIMIT, SIXTEENTHS, WINDOW, product_shift
 from egg.model import checkpoint
 from egg.model.parameters import initial_weights
 

@@ -16,8 +16,9 @@ def load(threads: int | None = None, notify: Callable[[str], None] | None = None
     notify : is told in one line if nothing has been compiled for this CPU before
     Raises BackendError if EGG_CPU names an instruction set that is not there.
     """
-    from egg.kernels.cpu import simd
     from numba.core import config
+
+    from egg.kernels.cpu import simd
 
     chosen = detect()
     if simd.instruction_set not in (None, chosen.name):

@@ -10,6 +10,9 @@ one holds nothing of it. Members' factors move, their weights do not, so both ru
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
+from numba.extending import overload
+
 from egg.kernels.arithmetic import LIMIT, adapter_lift
 from egg.kernels.backend import Adapter
 from egg.kernels.cpu.simd import (
@@ -28,8 +31,6 @@ from egg.kernels.cpu.simd import (
 )
 from egg.kernels.cpu.structures import JIT, OFFSET, Model, gain, product_shift, quad_at, side
 from egg.kernels.cpu.tiles import COLUMNS, ROWS, clean_tile, fine_tile, moved_tile, narrow_clean_tile, narrow_moved_tile
-from numba import njit
-from numba.extending import overload
 
 RANKS = 16  # places for z among the votes' inputs: one vector
 # Of AdaptedModel.members: pairs whose factors move; readers whose z is kept for votes

@@ -11,6 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+
 from egg.kernels.arithmetic import VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
 from egg.kernels.backend import Votes
 from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes

@@ -11,6 +11,8 @@ passes through a product. The credit of all K branches is one fast Walsh-Hadamar
 """
 
 import numpy as np
+from numba import njit
+
 from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, CREDIT_LIMIT, LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.forward import fine_head, load_states, log2_of, mean_magnitude, read_token, save_states
@@ -45,7 +47,6 @@ from egg.kernels.cpu.simd import (
 )
 from egg.kernels.cpu.structures import JIT, V_CANDIDATE, V_DOWN, V_GATE, quad_at, saved_at, tensor_at
 from egg.kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
-from numba import njit
 
 
 @njit(**JIT)

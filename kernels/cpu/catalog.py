@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
+from numba import types
+from numba.core.dispatcher import Dispatcher
+
 from egg.kernels.audit import Code, elf_functions
 from egg.kernels.backend import Adapter, Draw, Noise
 from egg.kernels.cpu.adapters import OVERLOADS
 from egg.kernels.layout import AdapterShape, BackendError, Shape
-from numba import types
-from numba.core.dispatcher import Dispatcher
 
 PATHS = {
     name: path

@@ -1,10 +1,11 @@
 """``egg.kernels.coder``, compiled: a byte costs two passes over its 256 logits."""
 
 import numpy as np
+from numba import njit, uint64
+
 from egg.kernels.arithmetic import coding_table
 from egg.kernels.coder import FULL
 from egg.kernels.cpu.structures import JIT
-from numba import njit, uint64
 
 BYTES_AT_MOST = 3  # of code for a byte: log2(2**34 / 1116) < 24 bits
 

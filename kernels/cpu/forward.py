@@ -10,6 +10,8 @@ offset bytes, see simd.py.
 """
 
 import numpy as np
+from numba import njit
+
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.adapters import moves_factors, through_adapter
@@ -36,7 +38,6 @@ from egg.kernels.cpu.simd import (
 from egg.kernels.cpu.structures import JIT, OFFSET, gain, product_shift, quad_at, saved_at, side, state_at, tensor_at
 from egg.kernels.cpu.tiles import COLUMNS, ROWS, clean_tile, fine_tile, moved_tile, narrow_clean_tile, narrow_moved_tile
 from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS
-from numba import njit
 
 
 @njit(**JIT)

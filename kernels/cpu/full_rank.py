@@ -3,11 +3,12 @@
 A block of sixteen counters holds the signs of 2,048 weights, which are drawn, used and forgotten.
 """
 
+from numba import njit
+
 from egg.kernels.cpu.signs import LANES, philox_lanes
 from egg.kernels.cpu.simd import address, load_i8, load_i32, select_bits, splat, store_i8, store_i32, store_interleaved
 from egg.kernels.cpu.structures import JIT
 from egg.kernels.philox import FULL_RANK_SIGNS
-from numba import njit
 
 CHUNK = 2048  # weights
 

@@ -1,8 +1,9 @@
 """Weights as the tiles read them: packed once per step, panel by panel, with what accumulators begin with."""
 
+from numba import njit
+
 from egg.kernels.cpu.simd import address, load_word, splat, store_i32, store_word, sum_bytes, transpose_words
 from egg.kernels.cpu.structures import JIT, OFFSET
-from numba import njit
 
 
 @njit(**JIT)

@@ -4,11 +4,12 @@ Four directions make a quad of rows. Their signs are drawn again from the genera
 """
 
 import numpy as np
+from numba import njit
+
 from egg.kernels.cpu.signs import LANES, draw_words
 from egg.kernels.cpu.simd import address, select_bits, splat, store_i32
 from egg.kernels.cpu.structures import JIT, quad_at
 from egg.kernels.philox import DIRECTION_SIGNS
-from numba import njit
 
 
 @njit(**JIT)

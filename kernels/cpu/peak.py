@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-from egg.kernels.cpu.simd import BYTES, I32, I64, LANES, V_I32, address, aligned, broadcast, constant, dot4, load, store
 from numba import njit, types
 from numba.extending import intrinsic
+
+from egg.kernels.cpu.simd import BYTES, I32, I64, LANES, V_I32, address, aligned, broadcast, constant, dot4, load, store
 
 TILES = ((4, 4), (1, 8), (2, 2), (1, 2))
 """Words broadcast a step, and vectors of weights: their product is the number of vectors of sums."""

@@ -1,8 +1,9 @@
 """The integer score of a byte from 256 logits."""
 
+from numba import njit
+
 from egg.kernels.cpu.simd import exp2, leading_zeros, load_byte, load_i8, load_long, splat, total
 from egg.kernels.cpu.structures import JIT
-from numba import njit
 
 
 @njit(**JIT)

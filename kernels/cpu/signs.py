@@ -1,10 +1,11 @@
 """The members' signs, drawn as bits where they are used: Philox4x32-10 of sixteen counters at a time."""
 
 import numpy as np
+from numba import njit
+
 from egg.kernels.cpu.simd import address, load_i32, multiply_high, splat, store_i32, store_interleaved
 from egg.kernels.cpu.structures import JIT
 from egg.kernels.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
-from numba import njit
 
 # Compiled in as a constant: its address holds, a local array's would not
 LANES = np.arange(16, dtype=np.int32)

@@ -13,11 +13,12 @@ offset adds, 128 * sum(W), is taken off where an accumulator starts.
 import operator
 
 import numpy as np
-from egg.kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
+
+from egg.kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))

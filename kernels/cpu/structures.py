@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from egg.kernels.cpu.simd import instruction_set, leading_zeros, load_long, load_word, offset
 from numba import njit
+
+from egg.kernels.cpu.simd import instruction_set, leading_zeros, load_long, load_word, offset
 
 OFFSET = offset()  # of the bytes of a matrix input, see simd.py
 

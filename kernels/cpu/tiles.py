@@ -8,6 +8,10 @@ Right factors are packed in panels of 64 (or 16) columns: for every four inputs 
 the panel's columns lie side by side in 32-bit lanes, so that a step of the product loads whole vectors.
 """
 
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
 from egg.kernels.arithmetic import BRANCH_BITS, LIMIT
 from egg.kernels.cpu import simd
 from egg.kernels.cpu.simd import (
@@ -28,9 +32,6 @@ from egg.kernels.cpu.simd import (
     load,
     store,
 )
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 ROWS = 4
 V_I16 = ir.VectorType(I16, LANES)

@@ -9,6 +9,8 @@ matrix has no more. Sums are int32: |Z| <= 2**17 rows * 127 * 127 < 2**31.
 """
 
 import numpy as np
+from numba import njit
+
 from egg.kernels.arithmetic import LIMIT, MASTER_BITS, REWARD_MASTER_BITS, VOTE_LIMIT, WINDOW
 from egg.kernels.cpu.simd import (
     add_squares,
@@ -27,7 +29,6 @@ from egg.kernels.cpu.simd import (
 )
 from egg.kernels.cpu.structures import JIT
 from egg.kernels.cpu.tiles import COLUMNS, ROWS, narrow_vote_tile, vote_tile
-from numba import njit
 
 # Columns of a plan, which has a row for each panel of a matrix's outputs: where Z begins there, the panel's outputs,
 # the matrix's inputs (0: a vector), the columns before the panel's v and before the matrix's x, whose x it is (0, or 1:

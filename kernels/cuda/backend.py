@@ -7,6 +7,7 @@ sources in its place.
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from egg.kernels.arithmetic import SIXTEENTHS, VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds
 from egg.kernels.backend import Noise
 from egg.kernels.cuda.sources import Tile, defines, packed_bytes, packed_offsets, sign_words, tile_for

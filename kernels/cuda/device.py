@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import numpy as np
+
 from egg.kernels.cuda.sources import source
 from egg.kernels.layout import BackendError
 

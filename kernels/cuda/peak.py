@@ -1,6 +1,7 @@
 """What the device can do at the most: a large int8 product by cuBLAS, beside which the kernels are measured."""
 
 import numpy as np
+
 from egg.kernels.layout import BackendError
 
 SIDE = 8192

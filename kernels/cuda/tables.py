@@ -1,6 +1,7 @@
 """Where the votes of each tensor lie, as tables for votes.cu."""
 
 import numpy as np
+
 from egg.kernels.layout import Shape
 
 SIDE = 64  # of a tile of votes
