@@ -11,7 +11,7 @@ import pytest
 
 from egg.model.sample import Sampling
 
-pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'egg[lm-eval]'")
+pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'egg-lm[lm-eval]'")
 
 DOCUMENTS = [
     "def main():\n    return 1\n",
