@@ -440,6 +440,13 @@ def test_the_first_command_learns(tmp_path):
     assert metrics(run)[-1]["validation_bits_per_byte"] < unigram - 0.5
 
 
+def test_without_the_harness_there_is_one_line(egg, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    status, out, err = egg("lm-eval", "run", "--help")
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert "pip install 'egg-lm[lm-eval]'" in err
+
+
 # Help
 
 

@@ -181,4 +181,4 @@ def test_without_scikit_dimension(egg, monkeypatch):
     monkeypatch.setitem(sys.modules, "skdim", None)
     status, out, err = egg("geometry", "--manifolds")
     assert (status, out) == (2, "") and err.count("\n") == 1
-    assert "pip install 'egg[geometry]'" in err
+    assert "pip install 'egg-lm[geometry]'" in err

@@ -3,15 +3,16 @@
 import json
 import math
 import subprocess
-import sysconfig
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
+from egg.errors import EggError
 from egg.model.sample import Sampling
 
-pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'egg[lm-eval]'")
+pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'egg-lm[lm-eval]'")
 
 DOCUMENTS = [
     "def main():\n    return 1\n",
@@ -20,8 +21,7 @@ DOCUMENTS = [
     "x",
     "the quick brown fox jumps over the lazy dog. " * 20,
 ]
-HOOK = Path(sysconfig.get_path("purelib"), "egg_lm_eval.pth")
-PROGRAM = Path(sysconfig.get_path("scripts"), "lm_eval")
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -128,38 +128,35 @@ def test_how_a_task_asks_for_bytes(model):
     assert sampling.temperature == 0 and until == ("ü".encode(),)
 
 
-def test_the_entry_point_names_the_model():
-    from lm_eval.api.registry import get_model
-
+@pytest.mark.parametrize("arguments", [{}, {"path": "a", "pretrained": "b"}])
+def test_one_name_for_the_model(arguments):
     from egg.export.lm_eval import EggLM
 
-    assert get_model("egg") is EggLM
-    found = [e for e in entry_points(group="lm_eval.models") if e.name == "egg"]
+    with pytest.raises(EggError, match="pretrained=CKPT or path=CKPT"):
+        EggLM(**arguments)
+
+
+def test_the_entry_point_names_the_model():
+    from egg.export.lm_eval import EggLM
+
+    found = entry_points(group="lm_eval.models", name="egg")
     if not found:
         pytest.skip("egg is not installed: pip install -e .")
-    assert found[0].value == "egg.export.lm_eval:EggLM"
+    assert {e.load() for e in found} == {EggLM}
 
 
-@pytest.mark.skipif(not (HOOK.exists() and PROGRAM.exists()), reason="egg is not installed")
-def test_the_command_line(run, tasks, egg, tmp_path):
-    done = subprocess.run(
-        [
-            PROGRAM,
-            "run",
-            "--model",
-            "egg",
-            "--model_args",
-            f"path={run},backend=numpy",
-            "--tasks",
-            "egg_rolling",
-            "--include_path",
-            tasks,
-            "--output_path",
-            tmp_path / "out",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
+def lm_eval(*arguments) -> subprocess.CompletedProcess:
+    """Runs ``egg lm-eval ARGUMENTS`` in a process of its own: the harness keeps the streams that it logs to."""
+    code = "from egg.cli.main import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "lm-eval", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "path"])
+def test_the_command_line(run, tasks, egg, tmp_path, name):
+    done = lm_eval(
+        *("run", "--model", "egg", "--model_args", f"{name}={run},backend=numpy"),
+        *("--tasks", "egg_rolling", "--include_path", tasks, "--output_path", tmp_path / "out"),
     )
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "out").rglob("results_*.json")
@@ -168,3 +165,10 @@ def test_the_command_line(run, tasks, egg, tmp_path):
     ours = json.loads(egg("eval", run, "--data", text, "--json", "--backend", "numpy")[1])
     assert results["bits_per_byte,none"] == pytest.approx(ours["bits_per_byte"], rel=1e-11)
     assert "bits_per_byte" in done.stdout
+
+
+def test_help_and_exit_status_are_the_harness_s():
+    done = lm_eval("--help")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: lm-eval")
+    done = lm_eval("no-such-command")
+    assert (done.returncode, done.stdout) == (2, "") and "no-such-command" in done.stderr

@@ -118,7 +118,7 @@ def test_what_cannot_be_drawn(egg, runs, tmp_path, arguments, says):
 def test_without_the_extra_there_is_one_line_and_no_run(egg, tables, tmp_path, monkeypatch, flag, module):
     monkeypatch.setitem(sys.modules, module, None)
     status, out, err = egg("train", flag, "--data", tables, "--backend", "numpy", "--out", tmp_path / "run")
-    assert status == 2 and f"pip install 'egg[{flag[2:]}]'" in err and err.count("\n") == 1
+    assert status == 2 and f"pip install 'egg-lm[{flag[2:]}]'" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

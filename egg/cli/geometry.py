@@ -25,7 +25,7 @@ class GeometryArguments:
     """Measure the shape of a model's hidden states over a text: per layer, anisotropy and local intrinsic dimension.
 
     The states are those of the integer kernels; the analysis is float64. Writes geometry-layers.png,
-    geometry-training.png and geometry.json. Needs pip install 'egg[geometry]'.
+    geometry-training.png and geometry.json. Needs pip install 'egg-lm[geometry]'.
 
     For example:
       egg geometry runs/quickstart/checkpoints/*

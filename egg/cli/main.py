@@ -24,6 +24,7 @@ COMMANDS = {
     "data": ("egg.cli.data", "prepare text, tell what it is like, empty the cache"),
     "compare": ("egg.cli.compare", "learning side by side: configurations, seeds, curves"),
     "plot": ("egg.cli.plot", "draw the curves of runs"),
+    "lm-eval": ("egg.cli.lm_eval", "run lm-evaluation-harness, which then knows the model egg"),
     "inspect": ("egg.cli.inspect", "look inside: kernels, weights, a text's way, the tables"),
     "intrinsic-dimension": ("egg.cli.intrinsic_dimension", "d90: how few parameters suffice to adapt a model"),
     "geometry": ("egg.cli.geometry", "the shape of hidden states: anisotropy, intrinsic dimension"),

@@ -90,9 +90,9 @@ class TrainArguments:
     """Threads of a CPU backend; none: as many as the process may use, shared by a machine's ranks."""
     device: DeviceFlag = None
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Log to RUN/tensorboard too; needs pip install 'egg[tensorboard]'."""
+    """Log to RUN/tensorboard too; needs pip install 'egg-lm[tensorboard]'."""
     wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Log to Weights & Biases too; needs pip install 'egg[wandb]'."""
+    """Log to Weights & Biases too; needs pip install 'egg-lm[wandb]'."""
 
     @property
     def trained(self) -> Config:

@@ -1,4 +1,4 @@
-"""The model ``egg`` of lm-evaluation-harness: ``lm_eval run --model egg --model_args path=CKPT --tasks ...``.
+"""The model ``egg`` of lm-evaluation-harness: ``egg lm-eval run --model egg --model_args pretrained=CKPT --tasks ...``.
 
 A model reads bytes: texts are their UTF-8, a token is a byte. Every text begins a document, after a NUL, as in
 ``egg eval``, so that equal texts have equal bits per byte.
@@ -9,9 +9,9 @@ import math
 from collections import defaultdict
 
 from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
+from egg.errors import EggError
 from egg.model.continuations import continuations
 from egg.model.endings import score_endings
 from egg.model.network import load
@@ -22,13 +22,12 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 _LOG = logging.getLogger(__name__)
 
 
-@register_model("egg")
 class EggLM(LM):
     """A trained model, as lm-evaluation-harness asks it."""
 
     def __init__(
         self,
-        path: str,
+        path: str | None = None,
         backend: str = "auto",
         threads: int | None = None,
         seed: int = 0,
@@ -36,17 +35,23 @@ class EggLM(LM):
         batch_size=None,
         max_batch_size=None,
         device=None,
+        pretrained: str | None = None,
     ) -> None:
         """Load a model.
 
         path : a run, RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub
+        pretrained : the same, as the harness's own models call it; one of the two is given
         backend, threads : as for ``egg.load``; results do not depend on them
         seed : of what is drawn where a task asks for sampling
         max_gen_toks : bytes generated at the most, where a task does not say
         batch_size, max_batch_size, device : are of no use here, and may be given all the same
+        Raises EggError for both of path and pretrained, or neither, and for what ``egg.load`` cannot read.
         """
         super().__init__()
-        self.model = load(str(path), backend, None if threads is None else int(threads))
+        if (path is None) == (pretrained is None):
+            raise EggError("the model egg: give pretrained=CKPT or path=CKPT in --model_args, one of the two")
+        name = path if pretrained is None else pretrained
+        self.model = load(str(name), backend, None if threads is None else int(threads))
         self.seed, self.max_gen_toks = int(seed), int(max_gen_toks)
 
     @property

@@ -95,4 +95,4 @@ def _module(name: str):
     try:
         return importlib.import_module(EXTRAS[name])
     except ImportError as error:
-        raise EggError(f"--{name}: {error}; pip install 'egg[{name}]'") from error
+        raise EggError(f"--{name}: {error}; pip install 'egg-lm[{name}]'") from error

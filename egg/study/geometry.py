@@ -68,7 +68,8 @@ def check_estimators() -> None:
     try:
         import skdim  # noqa: F401
     except ImportError as error:
-        raise EggError(f"intrinsic dimensions need scikit-dimension ({error}): pip install 'egg[geometry]'") from None
+        advice = "pip install 'egg-lm[geometry]'"
+        raise EggError(f"intrinsic dimensions need scikit-dimension ({error}): {advice}") from None
 
 
 def measure_cloud(points: np.ndarray, neighbors: int = NEIGHBORS) -> Geometry:

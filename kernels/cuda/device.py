@@ -9,7 +9,7 @@ from egg.kernels.layout import BackendError
 
 LEAST_CAPABILITY = (8, 0)  # of the devices that have the tensor cores' mma.m16n8k32
 PINNED = 1 << 20  # bytes from which pinned memory is worth it
-INSTALL = "pip install -e '.[cuda]' (CUDA 12) or '.[cuda13]'"
+INSTALL = "pip install 'egg-lm[cuda]' (CUDA 12) or 'egg-lm[cuda13]'"
 
 
 class CupyDevice:
