@@ -22,13 +22,12 @@ PARTIAL = ".partial"
 
 def cache_root(cache: Path | None = None) -> Path:
     """Return the cache folder: the argument, else `EGG_CACHE`, else the platform's own."""
-    if cache is None:
-        cache = os.environ.get("EGG_CACHE") or None
-    if cache is None:
+    folder = cache or os.environ.get("EGG_CACHE")
+    if not folder:
         import platformdirs
 
-        cache = platformdirs.user_cache_dir("egg", appauthor=False)
-    return Path(os.path.expanduser(cache)).absolute()
+        folder = platformdirs.user_cache_dir("egg", appauthor=False)
+    return Path(os.path.expanduser(folder)).absolute()
 
 
 def corpora_folder(cache: Path | None = None) -> Path:

@@ -102,7 +102,7 @@ def _ask_hub(dataset: str) -> str | None:
 
     Asked first because `datasets` itself would try again for minutes.
     """
-    import datasets
+    import datasets.config
     from huggingface_hub import HfApi
     from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError
 
@@ -139,10 +139,10 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def _offline() -> Iterator[None]:
     """Keep `datasets` to what it has in its own cache; it would try the network for long."""
-    import datasets
+    import datasets.config
     import huggingface_hub
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     for place in places:
         place.HF_HUB_OFFLINE = True
@@ -171,7 +171,7 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
 
 def _check_disk(dataset: str, builder: Any, cache: Path | None, notify: Notify) -> None:
     """State the disk space that is needed, and raise DataError if it is not there."""
-    import datasets
+    import datasets.config
     from huggingface_hub.constants import HF_HUB_CACHE
 
     text = builder.info.dataset_size

@@ -364,9 +364,9 @@ def tokens_of_a_step(there: Any, where: str) -> int:
     """
     evolution = there.get("evolution")
     if there.get("format") == 1 and isinstance(evolution, dict):
-        sizes = evolution.get("population_size"), evolution.get("seq_len")
-        if all(type(size) is int and size > 0 for size in sizes):
-            return sizes[0] * sizes[1]
+        readers, length = evolution.get("population_size"), evolution.get("seq_len")
+        if type(readers) is int and type(length) is int and readers > 0 and length > 0:
+            return readers * length
     return from_json(there, where).tokens_per_step
 
 

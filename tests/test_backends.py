@@ -191,7 +191,7 @@ def test_pair_votes_equal(fast, pairs):
 def test_rows_move_equally_and_clip(fast):
     rng = np.random.default_rng(0)
     for shape in (Shape(16, 1), Shape(256, 1)):
-        rows = len(shape.row_starts) - 1
+        rows = shape.rows
         for step, step_size, scale in ((0, 26214, 2**30), (5, 26214, 900), (70, 127 << 16, 3)):
             votes = rng.integers(-scale, scale, shape.parameters).astype(np.int32)
             votes[::3] = rng.integers(-3, 4, len(votes[::3]))

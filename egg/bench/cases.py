@@ -235,7 +235,7 @@ def _chunk(case: Case, backend: Backend) -> Job:
 def _update(case: Case, backend: Backend) -> Job:
     shape = case.shape
     master = initial_weights(shape, 0, "paper").astype(np.int32) << MASTER_BITS
-    squares = np.zeros(len(shape.row_starts) - 1, np.int64)
+    squares = np.zeros(shape.rows, np.int64)
     votes = np.random.default_rng(0).integers(-(1 << 12), 1 << 12, shape.parameters, np.int32)
     work = Work(case.readers * case.seq_len, 0)
 
@@ -248,12 +248,11 @@ def _update(case: Case, backend: Backend) -> Job:
 
 def _step(case: Case, backend: Backend) -> Job:
     shape, readers, length = case.shape, case.readers, case.seq_len
-    count = {"streams": readers} if case.recipe == "egg" else {"population_size": readers}
-    config = Config(
-        "bench",
-        ModelConfig(shape.hidden_size, shape.num_layers),
-        EvolutionConfig(recipe=case.recipe, seq_len=length, **count),
-    )
+    if case.recipe == "egg":
+        settings = EvolutionConfig(recipe="egg", seq_len=length, streams=readers)
+    else:
+        settings = EvolutionConfig(recipe="paper", seq_len=length, population_size=readers)
+    config = Config("bench", ModelConfig(shape.hidden_size, shape.num_layers), settings)
     training = evolution(config, backend, ArrayText(_text(1 << 13)))
     work = readers * length * shape.multiply_accumulates
     if case.recipe == "egg":

@@ -21,6 +21,7 @@ class Text(Protocol):
 
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
         """(len(starts), length) uint8 from each start on, wrapping round at the end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,10 @@ class Evolution(ABC):
         Raises EggError if a part is missing or of another shape, dtype or range.
         """
         layout = self.state_layout(self.shape, self.config, self.text.size)
+        state = state or {}
         if self.ranks.leader:
             check_state(state, layout)
-        self._load(state or {}, layout)
+        self._load(state, layout)
 
     @abstractmethod
     def _load(self, state: dict[str, np.ndarray], layout: dict[str, Form]) -> None:

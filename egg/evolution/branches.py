@@ -37,7 +37,7 @@ class BranchEvolution(Evolution):
         weights : (layout.parameters,) int8
         """
         self.master = weights.astype(np.int32) << MASTER_BITS
-        self.squares = np.zeros(len(self.layout.row_starts) - 1, np.int64)
+        self.squares = np.zeros(self.layout.rows, np.int64)
         # No votes move nothing; a backend without this recipe says so here, before anything is written.
         votes = np.zeros(self.layout.parameters, np.int32)
         self.weights = self.backend.update_rows(self.layout, self.master, self.squares, votes, 0, 0)
@@ -131,7 +131,7 @@ class BranchEvolution(Evolution):
             "step": STEP,
             "states": Form((cls.stream_count(config, text_size), *layers), np.int8, -LIMIT, LIMIT),
             "master": Form((shape.parameters,), np.int32, -most, most),
-            "squares": Form((len(shape.row_starts) - 1,), np.int64, 0, VOTE_LIMIT**2 << 4),
+            "squares": Form((shape.rows,), np.int64, 0, VOTE_LIMIT**2 << 4),
             "shifts": Form((shape.vote_kinds,), np.int64, 0, 31),
         }
 

@@ -132,4 +132,5 @@ class CudaKernels:
 
     def _signature(self, name: str) -> str:
         head = re.search(r'extern "C" __global__ (.*?\))\s*\{', self._text(name), re.DOTALL)
+        assert head, f"{name} is no kernel"
         return " ".join(head[1].split())

@@ -77,10 +77,12 @@ class Alone:
 
     def spread(self, rows: np.ndarray | None, items: int, row: tuple[int, ...]) -> np.ndarray:
         """This rank's share of (items, *row) int8, which rank 0 has; the opposite of ``gather``."""
+        assert rows is not None
         return rows
 
     def same(self, array: np.ndarray | None, shape: tuple[int, ...], dtype) -> np.ndarray:
         """Rank 0's array for all."""
+        assert array is not None
         return array
 
     def agree(self, number: int) -> int:
@@ -176,12 +178,11 @@ class Ranks(Alone):
         for share in self._shares(items):
             counts.append(min(share, left))
             left -= counts[-1]
-        out = np.empty((sum(counts), *rows.shape[1:]), np.int8) if self.leader else None
         mine, kind = np.ascontiguousarray(rows[: counts[self.rank]]), self._rows(rows)
-        to = [out, counts, None, kind] if self.leader else None
-        self._comm.Gatherv([mine, len(mine), kind], to)
+        out = np.empty((sum(counts), *rows.shape[1:]), np.int8) if self.leader else rows
+        self._comm.Gatherv([mine, len(mine), kind], [out, counts, None, kind] if self.leader else None)
         kind.Free()
-        return out if self.leader else rows
+        return out
 
     def spread(self, rows, items, row):
         self._wait()
@@ -281,18 +282,17 @@ def fail(line: str, status: int) -> int:
     elif not rank:
         tell(line)
     if _joined:
-        _leave(line, status)
+        _leave(_joined, line, status)
     return status
 
 
-def _leave(line: str, status: int) -> NoReturn:
-    if _joined.rank:
+def _leave(ranks: Ranks, line: str, status: int) -> NoReturn:
+    if ranks.rank:
         time.sleep(GRACE)  # the first rank's word ends this process meanwhile
-        tell(f"rank {_joined.rank} of {_joined.size}: {line}")
+        tell(f"rank {ranks.rank} of {ranks.size}: {line}")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    _joined.lifelines.leave(status)
-    raise AssertionError("leave never returns")
+    ranks.lifelines.leave(status)
 
 
 def _threads(node) -> int:

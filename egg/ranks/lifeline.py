@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 
@@ -92,16 +93,17 @@ class Lifelines:
         with selectors.DefaultSelector() as selector:
             for peer, number in self._peers.items():
                 peer.settimeout(None)
-                selector.register(peer, selectors.EVENT_READ, number)
+                selector.register(peer, selectors.EVENT_READ, (peer, number))
             while selector.get_map():
                 for key, _ in selector.select():
+                    peer, number = key.data
                     try:
-                        word = key.fileobj.recv(1)
+                        word = peer.recv(1)
                     except OSError:
                         word = b""
                     if not self._ended:
-                        self._follow(key.data, word)
-                    selector.unregister(key.fileobj)
+                        self._follow(number, word)
+                    selector.unregister(peer)
 
     def _follow(self, number: int, word: bytes) -> None:
         """A peer has left: leave too, and tell it if nobody else does."""
@@ -114,7 +116,7 @@ class Lifelines:
             time.sleep(1.0)
         self.leave(LOST)
 
-    def leave(self, status: int) -> None:
+    def leave(self, status: int) -> NoReturn:
         """End this process at once, and with it the others; never returns."""
         for peer in self._peers:
             try:

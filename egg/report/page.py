@@ -1,6 +1,6 @@
 """report.html: runs' curves, figures and settings on one page that needs nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from egg.report.curves import Curves
@@ -100,7 +100,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     return there
 
 
-def _table(rows: list[tuple], bold: set[int] = frozenset()) -> str:
+def _table(rows: list[tuple], bold: Collection[int] = ()) -> str:
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     for number, row in enumerate(body, 1):

@@ -137,7 +137,7 @@ def compile_all(backend) -> None:
         draw = Draw(0, 0, d, np.zeros(shape.vote_kinds, np.int64))
         backend.forward(model, tokens, states)
         cast = backend.cast_votes(model, tokens, states, draw)
-        squares = np.zeros(len(shape.row_starts) - 1, np.int64)
+        squares = np.zeros(shape.rows, np.int64)
         backend.update_rows(shape, weights.astype(np.int32), squares, cast.votes, 0, 1)
         layout = AdapterShape(shape, 1, shape.matrices)
         adapter = Adapter(layout, np.ones(layout.parameters, np.int8))
