@@ -223,8 +223,8 @@ class CupyBackend:
                 np.int32(v_columns),
                 np.int32(x_columns),
             )
-            self._sum(matrices, v, x, votes, rows)
-            self._sum_vectors(vectors, v, votes, rows)
+            self._sum("sum_matrices", matrices, (v, x), votes, rows, threads=128)
+            self._sum("sum_vectors", vectors, (v,), votes, rows)
         return device.get(votes)
 
     def _table(self, shape: Shape):
@@ -240,36 +240,11 @@ class CupyBackend:
         size = -(-rows // slices // 32) * 32
         return size, -(-rows // size)
 
-    def _sum(self, places, v, x, votes, rows):
+    def _sum(self, kernel, places, signs, votes, rows, threads=THREADS):
         size, slices = self._slices(rows, len(places))
-        self._launch(
-            "votes.cu",
-            "sum_matrices",
-            (len(places), slices),
-            v,
-            x,
-            places,
-            votes,
-            np.int32(rows),
-            np.int32(size),
-            np.int32(v.shape[1]),
-            np.int32(x.shape[1]),
-            threads=128,
-        )
-
-    def _sum_vectors(self, places, v, votes, rows):
-        size, slices = self._slices(rows, len(places))
-        self._launch(
-            "votes.cu",
-            "sum_vectors",
-            (len(places), slices),
-            v,
-            places,
-            votes,
-            np.int32(rows),
-            np.int32(size),
-            np.int32(v.shape[1]),
-        )
+        columns = (np.int32(array.shape[1]) for array in signs)
+        counts = np.int32(rows), np.int32(size), *columns
+        self._launch("votes.cu", kernel, (len(places), slices), *signs, places, votes, *counts, threads=threads)
 
     def update_master(self, layout, master, votes, multiplier):
         device, size = self.device, layout.parameters
