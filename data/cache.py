@@ -37,8 +37,8 @@ def corpora_folder(cache: Path | None = None) -> Path:
 
 def corpus_folder(source: Source, cache: Path | None = None) -> Path:
     """Return the folder of a source's prepared corpus, `<name>-<key>`."""
-    facts = json.dumps([FORMAT, source.identity], sort_keys=True)
-    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    identity = json.dumps([FORMAT, source.identity], sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", source.name).strip("-.")[:48] or "corpus"
     return corpora_folder(cache) / f"{name}-{key}"
 

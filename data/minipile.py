@@ -154,12 +154,12 @@ def _offline() -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bars(wanted: bool) -> Iterator[None]:
-    """Leave the progress bars of `datasets` and of the hub out unless they are wanted."""
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Leave the progress bars of `datasets` and of the hub out unless they are shown."""
     from datasets import utils as datasets_utils
     from huggingface_hub import utils as hub_utils
 
-    quiet = [module for module in (datasets_utils, hub_utils) if not wanted and not module.are_progress_bars_disabled()]
+    quiet = [module for module in (datasets_utils, hub_utils) if not shown and not module.are_progress_bars_disabled()]
     for module in quiet:
         module.disable_progress_bars()
     try:

@@ -30,29 +30,29 @@ MARGIN = 16 << 20
 def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> None:
     """Write a source's documents to `folder`, going on from an interrupted attempt if any.
 
-    The caller holds the folder's lock. `notify` is told of it, without a progress bar as soon as
+    The caller holds the folder's lock. `notify` hears of it; without a progress bar as soon as
     the source has given its first bytes: of one that cannot be read, the error says all. Raises
     DataError if the source cannot be read or has an empty split, or the folder cannot be written.
     """
-    told = False
+    announced = False
 
-    def tell() -> None:
-        nonlocal told
-        if not told:
-            told = True
+    def announce() -> None:
+        nonlocal announced
+        if not announced:
+            announced = True
             notify(f"preparing {source.spec} in {folder}")
 
     if progress:
-        tell()
+        announce()
     contents = source.load()
     partial = partial_folder(folder)
     with writing(partial):
         done = _begin(source, contents, partial, notify)
-    told = told or done > 0
+    announced = announced or done > 0
     try:
         _check_disk(contents, partial, done)
         splits: dict[str, dict[str, Any]] = {}
-        with _progress_bar(source.name, contents.size_hint, progress, tell) as report:
+        with _progress_bar(source.name, contents.size_hint, progress, announce) as report:
             for split, read in contents.readers.items():
                 with SplitWriter(partial, split, report) as writer:
                     if not writer.complete:
@@ -139,13 +139,13 @@ def _check_disk(contents: Contents, partial: Path, done: int) -> None:
 
 
 @contextmanager
-def _progress_bar(name: str, size_hint: int | None, progress: bool, tell: Callable[[], None]) -> Iterator[Report]:
+def _progress_bar(name: str, size_hint: int | None, progress: bool, announce: Callable[[], None]) -> Iterator[Report]:
     """Show bytes, documents and time left; gives the function to call with news of them.
 
-    tell : called instead, where no bar is wanted, when there are bytes
+    announce : called instead, where no bar is wanted, when there are bytes
     """
     if not progress:
-        yield lambda split, size, documents: tell() if size else None
+        yield lambda split, size, documents: announce() if size else None
         return
     from tqdm import tqdm
 

@@ -160,14 +160,14 @@ def list_kernels(facts: list[dict], heading: str, out) -> None:
     if heading:
         out.print(Text(heading, style="bold"))
         out.print()
-    for heading, some in (
+    for heading, kernels in (
         ("called by the backend, each with machine code of its own", [k for k in facts if not k["compiled_into"]]),
         ("compiled into these", [k for k in facts if k["compiled_into"]]),
     ):
-        if not some:
+        if not kernels:
             continue
         out.print(Text(heading, style="bold underline"))
-        for kernel in some:
+        for kernel in kernels:
             name = Text.assemble((kernel["name"], "bold cyan"), f"  {kernel['path']}")
             if kernel["compiled_into"]:
                 name.append(f", into {', '.join(kernel['compiled_into'])}", style="dim")

@@ -60,7 +60,7 @@ class Reward:
 
 def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     """Answer lists of (prompt, text) with ("scores", list) or ("error", what is wrong), until the other end closes."""
-    # Ctrl-C is told to all: the command finishes its step
+    # Ctrl-C reaches every process: the command finishes its step
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path[:] = ["", *path]
     try:
@@ -72,12 +72,12 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
         return
     while True:
         try:
-            there = pipe.recv()
+            samples = pipe.recv()
         except EOFError:
             return
         try:
             scores = []
-            for prompt, text in there:
+            for prompt, text in samples:
                 value = float(score(text, prompt) if both else score(text))
                 if not math.isfinite(value):
                     raise ValueError(f"returned {value} for {text[:40]!r}")

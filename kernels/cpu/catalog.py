@@ -245,8 +245,8 @@ def _code(name: str, machine_code: bytes, bitcode: bytes) -> Code:
     if machine_code[:4] == b"\x7fELF":
         sections, functions = elf_functions(machine_code)
     else:  # macOS, Windows: LLVM finds the sections, the functions in them stay unnamed
-        there = llvm.ObjectFileRef.from_data(machine_code).sections()
-        sections, functions = tuple(s.data() for s in there if s.is_text() and s.size()), []
+        parts = llvm.ObjectFileRef.from_data(machine_code).sections()
+        sections, functions = tuple(s.data() for s in parts if s.is_text() and s.size()), []
     return Code(
         name,
         machine or platform.machine(),

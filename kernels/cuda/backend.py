@@ -235,8 +235,8 @@ class CupyBackend:
 
     def _slices(self, rows: int, tiles: int) -> tuple[int, int]:
         """Rows of a slice and how many slices: enough to fill the device, few enough rows for int32."""
-        wanted = -(-4 * self.device.multiprocessors // tiles)
-        slices = max(-(-rows // MOST_ROWS), min(wanted, -(-rows // 256)))
+        enough = -(-4 * self.device.multiprocessors // tiles)
+        slices = max(-(-rows // MOST_ROWS), min(enough, -(-rows // 256)))
         size = -(-rows // slices // 32) * 32
         return size, -(-rows // size)
 
