@@ -1,4 +1,4 @@
-"""Text to bytes on disk, and from there to one stream of bytes per group of members."""
+"""Text to bytes on disk, and from there to streams of bytes, one for each reader."""
 
 from egg.data.corpus import SPLITS, Corpus
 from egg.data.description import Description, SplitDescription, describe

@@ -107,7 +107,7 @@ def _reader(files: list[Path], column: str) -> Reader:
 def file_stamps(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
     """Return what changes whenever a file or its split does, as JSON values.
 
-    Raises OSError for a file that is not there.
+    Raises OSError for a missing file.
     """
 
     def rows(files: list[str]) -> Iterator[list[Any]]:
@@ -121,7 +121,7 @@ def file_stamps(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
 def walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[str]:
     """Return the files below a folder as sorted relative POSIX paths, hidden ones left out.
 
-    skips : tells of a file's or folder's name whether to leave it out too
+    skips : whether to leave out a file or folder of this name too
     """
 
     def refuse(error: OSError) -> None:

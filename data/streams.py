@@ -1,4 +1,4 @@
-"""Streams of consecutive bytes for the members of a population."""
+"""Chunks of consecutive bytes, one for each reader."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def read_chunks(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Read `length` consecutive bytes from each start, going on at the front after the end.
+    """Read `length` consecutive bytes from each start, wrapping round at the end.
 
     tokens : (n,) uint8, contiguous
     starts : (g,) int64, any integers; taken modulo n

@@ -178,7 +178,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All that a run's result follows from, the corpus itself aside."""
+    """Everything that determines a run's result, but for the corpus itself."""
 
     preset: str = "nano"
     model: ModelConfig = ModelConfig()
@@ -283,7 +283,7 @@ def without_stops(config: Config) -> Config:
 
 
 def with_recipe(config: Config, recipe: str) -> Config:
-    """The same in a recipe; what the other one alone has goes back to its default."""
+    """The same in a recipe; the other recipe's own fields go back to their defaults."""
     e = config.evolution
     if recipe == e.recipe or recipe not in OWN_FIELDS:
         return config
@@ -301,7 +301,7 @@ def differences(a: Config, b: Config) -> list[str]:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The object that config.json holds; of the recipe's fields those that it has."""
+    """The object that config.json holds, with the fields of the recipe in use."""
     content = {"format": FORMAT, **asdict(config)}
     content["model"]["vocab_size"] = VOCABULARY
     content["evolution"] = {name: content["evolution"][name] for name in config.evolution.used}
@@ -312,7 +312,7 @@ def model_from_json(content: Any, where: str) -> ModelConfig:
     """The ``model`` part of config.json, all that a model needs; other keys are ignored.
 
     where : the file's name, for messages
-    Raises EggError for anything else than a model of this program.
+    Raises EggError for anything but a model of this program.
     """
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise EggError(f'{where} is not a model\'s configuration: it has no "model" object')
@@ -358,7 +358,7 @@ def from_json(content: Any, where: str) -> Config:
 
 
 def tokens_of_a_step(content: Any, where: str) -> int:
-    """Bytes that all readers of a step read together, from what config.json holds, an older version's too.
+    """Bytes that all readers of a step read together, from what config.json holds, also of an older version.
 
     Arguments and errors as for ``from_json``.
     """

@@ -1,4 +1,4 @@
-"""Is compiled code integer only? Disassembles it, counts instructions by class, and names what is not.
+"""Is compiled code integer only? Disassembles it, counts instructions by class, and names every exception.
 
 What is read is the machine code that runs, as the compiler left it; nothing here trusts the source. Capstone decodes
 it. An instruction that it cannot decode, or one on vector registers whose name ends like a floating-point one and is

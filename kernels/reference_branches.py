@@ -42,7 +42,7 @@ class Byte:
     inputs: dict[str, np.ndarray]
     """By matrix, what its product read: (streams, K)."""
     stages: dict[str, np.ndarray]
-    """By stage, its result, as ``Model.seen`` is told it: (streams, N)."""
+    """By stage, its result, as ``Model.seen`` receives it: (streams, N)."""
 
 
 def hadamard(v: np.ndarray) -> np.ndarray:

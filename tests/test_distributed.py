@@ -162,7 +162,7 @@ for dtype, far in ((np.int64, 1 << 40), (np.int32, 1 << 27)):
 for items in (1, 2, 7):
     whole = np.arange(items * 6, dtype=np.int8).reshape(items, 2, 3)
     mine = whole[ranks.share(items)]
-    np.testing.assert_array_equal(ranks.join(mine, items), whole)
+    np.testing.assert_array_equal(ranks.all_rows(mine, items), whole)
     gathered = ranks.gather(mine, items)
     np.testing.assert_array_equal(gathered, whole if ranks.leader else mine)
     for first in range(items + 1):
@@ -342,7 +342,7 @@ def test_each_local_rank_has_a_gpu(monkeypatch):
 def test_alone_nothing_is_exchanged():
     ranks, votes = distributed.join(), np.arange(3)
     assert ranks is distributed.ALONE and ranks.spent(1.0) == ""
-    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.join(votes, 3) is votes
+    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.all_rows(votes, 3) is votes
     assert ranks.share(9) == slice(0, 9) and ranks.agree(4) == 4
     assert ranks.lead(lambda: json) is json
     with pytest.raises(EggError):

@@ -49,7 +49,7 @@ DOCUMENT = 256  # mean bytes of a document; they have half to one and a half tim
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of a model is measured at once: enough to be typical, little enough not to take long."""
+    """How much of a model is measured at once: enough to be typical, and quick to measure."""
 
     members: int
     """Members of recipe paper."""
@@ -196,9 +196,9 @@ def make_ready(case: Case, backend: Backend) -> Job:
 
 
 def _chunk(case: Case, backend: Backend) -> Job:
-    """Parts of what ``cast_votes`` does, told from each other by what it takes with few branches and with all.
+    """Parts of ``cast_votes``, separated by timing it with few branches and with all of them.
 
-    A branch costs what all above the fewest cost, by their number; votes are what is left without branches and forward.
+    A branch costs the difference over the number of branches added; votes are the rest, less branches and forward.
     """
     shape, d = case.shape, case.shape.hidden_size
     model = backend.prepare(shape, initial_weights(shape, 0, "paper"))

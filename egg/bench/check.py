@@ -1,4 +1,4 @@
-"""Whether a backend computes what the reference defines: asked before its speed is."""
+"""Whether a backend computes what the reference defines: checked before its speed is measured."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def check(backend: Backend, *, branches: bool = True) -> None:
 
 
 def check_full_rank(backend: Backend) -> None:
-    """Compare full-rank noise, on weights and in votes, with the reference, and what is left when it is taken off.
+    """Compare full-rank noise, on weights and in votes, with the reference, and take it off again.
 
     Raises EggError, one line, for what differs.
     """
@@ -53,7 +53,7 @@ def check_full_rank(backend: Backend) -> None:
 
 
 def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]:
-    """What every call of a backend gives for inputs that are the same each time: call -> arrays."""
+    """Every call's results for fixed inputs: call -> arrays."""
     rng = np.random.default_rng(shape.hidden_size)
     layers, size = (shape.num_layers, shape.hidden_size), shape.parameters
     weights = np.clip(np.round(rng.normal(size=size) * 24), -127, 127).astype(np.int8)

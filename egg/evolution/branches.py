@@ -1,4 +1,4 @@
-"""Recipe ``egg``: a reader for each stream, members that branch off at every byte, votes of all that feeds the wire."""
+"""Recipe ``egg``: a reader for each stream, members that branch off at every byte, votes on all that feeds the wire."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class BranchEvolution(Evolution):
         self.begin_from(self.weights)
 
     def begin_from(self, weights: np.ndarray) -> None:
-        """Take these for what evolves, with nothing known of their votes.
+        """Evolve these from now on, with no history of votes.
 
         weights : (layout.parameters,) int8
         """
@@ -62,7 +62,7 @@ class BranchEvolution(Evolution):
         streams, rounds = self._turn()
         cast = self._cast(streams, rounds)
         score, *totals = self.ranks.add(cast.votes, int(cast.score), *cast.totals.tolist())
-        self.states[streams] = self.ranks.join(cast.states, c.streams)
+        self.states[streams] = self.ranks.all_rows(cast.states, c.streams)
         self.shifts = next_shifts(self.shifts, totals, c.tokens_per_step * self.shape.hidden_size)
         self.weights = self.backend.update_rows(
             self.layout, self.master, self.squares, cast.votes, self.step_number, step_size
@@ -124,7 +124,7 @@ class BranchEvolution(Evolution):
 
     @classmethod
     def state_layout(cls, shape: Shape, config, text_size):
-        """Step, states, masters, and what is known of the votes' sizes."""
+        """Step, states, masters, and the running sizes of the votes."""
         layers = shape.num_layers, shape.hidden_size
         most = LIMIT << MASTER_BITS
         return {

@@ -1,4 +1,4 @@
-"""A model's tensors: what their weights are like, and how far they have come since the start."""
+"""A model's tensors: statistics of their weights, and how far these have moved since the start."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -80,7 +80,7 @@ class Trace:
 
 
 class _Recorder(Model):
-    """The reference's model, and what it tells of every stage."""
+    """The reference's model, recording every stage."""
 
     def __init__(self, shape: Shape, weights: dict[str, np.ndarray]):
         super().__init__(shape, weights)
@@ -91,7 +91,7 @@ class _Recorder(Model):
 
 
 def trace(shape: Shape, weights: np.ndarray, text: bytes) -> Trace:
-    """Read a text from state zero with unperturbed weights, and keep what happens.
+    """Read a text from state zero with unperturbed weights, and record every stage.
 
     weights : (parameters,) int8
     Raises EggError for an empty text, one that is too long, or one with a NUL, which would end the document.

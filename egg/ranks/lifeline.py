@@ -1,7 +1,7 @@
 """A rank that dies ends the job: sockets between the ranks, which the system closes when a process is gone.
 
-MPI does not say that a peer has died: whoever waits for it would wait for ever. The ranks form a tree of
-connections; where one ends without a word, the job has lost a rank, is told so in one line, and ends. A word is one
+MPI does not say that a peer has died: a rank that waits for it would wait for ever. The ranks form a tree of
+connections; where one ends without a word, the job has lost a rank: it prints one line and ends. A word is one
 byte, the status that a rank which failed in order ends with; it is passed on to all others.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 FAN_OUT = 32  # connections that a rank takes: 4,096 ranks are three levels
 JOIN_SECONDS = 20.0
 RECORD = 256  # bytes of a rank's address
-TOKEN = 16  # bytes that tell a rank of this job from anyone else who connects
+TOKEN = 16  # bytes that identify a rank of this job to a peer
 LOST = 1  # exit status of a job that lost a rank
 
 # A machine that vanishes closes nothing: after 10 s of silence the system asks, five times in 25 s.
@@ -44,7 +44,7 @@ class Lifelines:
         if children:
             server = socket.create_server(("127.0.0.1" if one_machine else "", 0), backlog=len(children))
             port = server.getsockname()[1]
-        # The token is rank 0's; addresses are exchanged when all who are connected to do listen.
+        # The token is rank 0's; addresses are exchanged once every rank that takes connections listens.
         own = secrets.token_bytes(TOKEN) + port.to_bytes(4, "big") + host.encode()
         records = everyone(np.frombuffer(own[:RECORD].ljust(RECORD, b"\0"), np.uint8))
         token = records[0, :TOKEN].tobytes()
@@ -71,7 +71,7 @@ class Lifelines:
         self._peers[parent] = (self.rank - 1) // FAN_OUT
 
     def _take(self, server: socket.socket, children: range, token: bytes) -> None:
-        """Take the children's connections; one who does not know the token is sent away."""
+        """Take the children's connections; a connection without the token is closed."""
         deadline = time.monotonic() + JOIN_SECONDS
         waited_for = set(children)
         while waited_for and (left := deadline - time.monotonic()) > 0:
@@ -106,7 +106,7 @@ class Lifelines:
                     selector.unregister(peer)
 
     def _follow(self, number: int, word: bytes) -> None:
-        """A peer has left: leave too, and tell it if nobody else does."""
+        """A peer has left: leave too, and say so if nobody else does."""
         if word:
             self.leave(word[0])
         # Its parent tells, of rank 0 the first of its children.
@@ -140,10 +140,10 @@ class Lifelines:
 
 
 def tell(line: str) -> None:
-    """One line on standard error, from any thread, and where ranks but the first are silent."""
+    """Print one line on standard error, from any thread and any rank."""
     stream = sys.__stderr__
     if stream is not None:
-        # On a terminal the moving line of the run may stand there.
+        # On a terminal the cursor may be on the run's status line.
         stream.write(f"{chr(10) if stream.isatty() else ''}egg: {line}\n")
         stream.flush()
 
