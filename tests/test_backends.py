@@ -270,18 +270,18 @@ def test_an_unknown_instruction_set_is_refused_in_one_line(monkeypatch):
 
 
 def test_auto_says_what_it_chose():
-    told = []
-    get_backend("auto", notify=told.append)
-    assert told[-1].startswith("backend ") and len(told) <= 2
+    notices = []
+    get_backend("auto", notify=notices.append)
+    assert notices[-1].startswith("backend ") and len(notices) <= 2
 
 
 def test_compiling_is_told_where_nothing_is_compiled_yet(monkeypatch, tmp_path):
     pytest.importorskip("numba")
     monkeypatch.setenv("EGG_CACHE", str(tmp_path))
-    told = []
-    get_backend("numba", notify=told.append)
-    assert "compiled" in told[0] and len(told) == 2
+    notices = []
+    get_backend("numba", notify=notices.append)
+    assert "compiled" in notices[0] and len(notices) == 2
     (compiled,) = (tmp_path / "kernels").iterdir()
     (compiled / "some.nbi").touch()
-    get_backend("numba", notify=told.append)
-    assert len(told) == 3
+    get_backend("numba", notify=notices.append)
+    assert len(notices) == 3
