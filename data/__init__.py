@@ -1,11 +1,11 @@
-"""Text to bytes on disk, and from there to one stream of bytes per group of members."""
+"""Text to bytes on disk, and from there to streams of bytes, one for each reader."""
 
 from egg.data.corpus import SPLITS, Corpus
 from egg.data.description import Description, SplitDescription, describe
 from egg.data.errors import DataError
 from egg.data.inventory import Cleared, clear, list_corpora
 from egg.data.opening import absolute, open_corpus
-from egg.data.streams import read_chunks, stream_starts
+from egg.data.streams import read_chunks
 
 __all__ = [
     "SPLITS",
@@ -20,5 +20,4 @@ __all__ = [
     "list_corpora",
     "open_corpus",
     "read_chunks",
-    "stream_starts",
 ]

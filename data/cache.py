@@ -22,13 +22,12 @@ PARTIAL = ".partial"
 
 def cache_root(cache: Path | None = None) -> Path:
     """Return the cache folder: the argument, else `EGG_CACHE`, else the platform's own."""
-    if cache is None:
-        cache = os.environ.get("EGG_CACHE") or None
-    if cache is None:
+    folder = cache or os.environ.get("EGG_CACHE")
+    if not folder:
         import platformdirs
 
-        cache = platformdirs.user_cache_dir("egg", appauthor=False)
-    return Path(os.path.expanduser(cache)).absolute()
+        folder = platformdirs.user_cache_dir("egg", appauthor=False)
+    return Path(os.path.expanduser(folder)).absolute()
 
 
 def corpora_folder(cache: Path | None = None) -> Path:
@@ -38,8 +37,8 @@ def corpora_folder(cache: Path | None = None) -> Path:
 
 def corpus_folder(source: Source, cache: Path | None = None) -> Path:
     """Return the folder of a source's prepared corpus, `<name>-<key>`."""
-    facts = json.dumps([FORMAT, source.identity], sort_keys=True)
-    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    identity = json.dumps([FORMAT, source.identity], sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", source.name).strip("-.")[:48] or "corpus"
     return corpora_folder(cache) / f"{name}-{key}"
 

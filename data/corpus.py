@@ -102,8 +102,8 @@ def split_path(folder: Path, name: str) -> Path:
 
 def fingerprint_of(splits: dict[str, dict[str, Any]]) -> str:
     """Return the SHA-256, in hexadecimal, of every split's name, size and own SHA-256."""
-    facts = [[name, splits[name]["size"], splits[name]["sha256"]] for name in sorted(splits)]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    contents = [[name, splits[name]["size"], splits[name]["sha256"]] for name in sorted(splits)]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def load_corpus(folder: Path) -> Corpus | None:

@@ -79,7 +79,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _names(folder: Path) -> set[str]:
-    """Return everything that a corpus's folder answers to."""
+    """Return every name that a corpus's folder can be given by."""
     names = {folder.name}
     for path in (folder / MANIFEST, partial_folder(folder) / SOURCE):
         try:

@@ -38,7 +38,7 @@ def path_source(spec: str, column: str) -> Source:
             raise DataError(f"{spec} is neither a file nor a folder: copy it to a file first")
         if not any(splits.values()):
             raise DataError(f"the folder {spec} has no files to read: name one with text in it")
-        identity = {"kind": "files", "path": str(path), "column": column, **facts(root, splits)}
+        identity = {"kind": "files", "path": str(path), "column": column, **file_stamps(root, splits)}
     return files_source(path.name, spec, identity, root, splits, column)
 
 
@@ -57,7 +57,7 @@ def glob_source(spec: str, column: str) -> Source:
         root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
         files = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
         splits = splits_by_name(files) if all(map(is_table, files)) else {ALL: files}
-        identity = {"kind": "files", "column": column, **facts(root, splits)}
+        identity = {"kind": "files", "column": column, **file_stamps(root, splits)}
     return files_source(os.path.basename(spec), spec, identity, root, splits, column)
 
 
@@ -87,10 +87,10 @@ def files_source(
 
     def unchanged() -> bool:
         try:
-            now = facts(root, splits)
+            now = file_stamps(root, splits)
         except OSError:
             return False
-        return all(identity[fact] == now[fact] for fact in now)
+        return all(identity[key] == now[key] for key in now)
 
     return Source(name, spec, identity, load)
 
@@ -104,10 +104,10 @@ def _reader(files: list[Path], column: str) -> Reader:
     return read
 
 
-def facts(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
+def file_stamps(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
     """Return what changes whenever a file or its split does, as JSON values.
 
-    Raises OSError for a file that is not there.
+    Raises OSError for a missing file.
     """
 
     def rows(files: list[str]) -> Iterator[list[Any]]:
@@ -121,7 +121,7 @@ def facts(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
 def walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[str]:
     """Return the files below a folder as sorted relative POSIX paths, hidden ones left out.
 
-    skips : tells of a file's or folder's name whether to leave it out too
+    skips : whether to leave out a file or folder of this name too
     """
 
     def refuse(error: OSError) -> None:

@@ -36,9 +36,9 @@ _SPLIT_NAMES |= {"val": "validation", "dev": "validation", "test": "test"}
 
 
 def is_hub_id(spec: str) -> bool:
-    """Tell whether a specification can only be meant as a hub's `owner/name`.
+    """Tell whether a specification can only mean the hub's `owner/name`.
 
-    Not if it, or the folder it would lie in, exists here, nor if it ends like a file of text.
+    Not if it, or the folder it would lie in, exists here, nor if it ends like a text file.
     """
     path = Path(spec)
     files = (".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".txt", ".zst")
@@ -100,9 +100,9 @@ def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
 def _ask_hub(dataset: str) -> str | None:
     """Return why the hub does not answer, or None; raises DataError if it has no such data set.
 
-    Asked first because `datasets` itself would try again for minutes.
+    This comes first because `datasets` itself retries for minutes.
     """
-    import datasets
+    import datasets.config
     from huggingface_hub import HfApi
     from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError
 
@@ -126,7 +126,7 @@ def _ask_hub(dataset: str) -> str | None:
     if isinstance(answer, RepositoryNotFoundError | HFValidationError):
         raise DataError(
             f"{dataset} is no file or folder here and no data set of the Hugging Face hub that "
-            f"you may read: mend the name, log in with `hf auth login`, or {INSTEAD}"
+            f"you may read: correct the name, log in with `hf auth login`, or {INSTEAD}"
         ) from answer
     return None if answer is None else _reason(answer)
 
@@ -138,11 +138,11 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep `datasets` to what it has in its own cache; it would try the network for long."""
-    import datasets
+    """Restrict `datasets` to its own cache; it would retry the network for a long time."""
+    import datasets.config
     import huggingface_hub
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     for place in places:
         place.HF_HUB_OFFLINE = True
@@ -154,12 +154,12 @@ def _offline() -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bars(wanted: bool) -> Iterator[None]:
-    """Leave the progress bars of `datasets` and of the hub out unless they are wanted."""
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Switch off the progress bars of `datasets` and of the hub unless `shown`."""
     from datasets import utils as datasets_utils
     from huggingface_hub import utils as hub_utils
 
-    quiet = [module for module in (datasets_utils, hub_utils) if not wanted and not module.are_progress_bars_disabled()]
+    quiet = [module for module in (datasets_utils, hub_utils) if not shown and not module.are_progress_bars_disabled()]
     for module in quiet:
         module.disable_progress_bars()
     try:
@@ -170,8 +170,8 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
 
 
 def _check_disk(dataset: str, builder: Any, cache: Path | None, notify: Notify) -> None:
-    """State the disk space that is needed, and raise DataError if it is not there."""
-    import datasets
+    """Announce the disk space that is needed; raise DataError if there is less."""
+    import datasets.config
     from huggingface_hub.constants import HF_HUB_CACHE
 
     text = builder.info.dataset_size

@@ -49,9 +49,9 @@ def _part(text: str) -> tuple[str, str]:
 
 
 def rewritten(spec: str, change: Callable[[str], str]) -> str | None:
-    """Return a mixture with `change` done to the specification of each part; None if it is none.
+    """Return a mixture with `change` applied to each part's specification; None if `spec` is none.
 
-    As it was if its parts could not be told apart afterwards. Raises DataError as `parse_mixture`.
+    Unchanged if its parts could not be separated afterwards. Raises DataError as `parse_mixture`.
     """
     before = parse_mixture(spec)
     if before is None:

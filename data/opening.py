@@ -18,7 +18,7 @@ from egg.data.stdlib import stdlib_source
 from egg.data.tokens import prepare
 
 NAMED = ("stdlib", "minipile")
-"""What is no path, whatever lies there; anything else is one if something does."""
+"""Names that are never paths, whatever files exist; anything else is a path if it exists."""
 
 
 def open_corpus(
@@ -88,8 +88,8 @@ def open_corpus(
 def absolute(spec: str) -> str:
     """Return a specification that means the same from every folder, as configurations keep it.
 
-    Paths, patterns and those in a mixture become absolute; what names nothing here stays as it
-    is, and so does a mixture whose parts could not be told apart any more.
+    Paths and patterns become absolute, in a mixture too; what names nothing here stays as it is,
+    and so does a mixture whose parts could not be separated afterwards.
     """
     path = os.path.expanduser(spec)
     if spec in NAMED:

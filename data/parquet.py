@@ -82,7 +82,7 @@ def _open(path: Path, column: str) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"cannot read {path} as Parquet ({error}): mend it, or leave it out")
+    return DataError(f"cannot read {path} as Parquet ({error}): repair it, or leave it out")
 
 
 def check_column(schema: Any, column: str, where: object) -> None:

@@ -3,7 +3,7 @@
 After every piece of `PIECE` bytes the split's file is flushed and one line is added to its
 journal: how far the split has come, in documents read and bytes written, and the SHA-256 of all
 its bytes so far. A later attempt verifies the file against the journal, cuts off whatever came
-after the last whole piece, and goes on with the next document.
+after the last whole piece, and continues with the next document.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class SplitWriter:
             self._sync()
 
     def finish(self) -> None:
-        """Write what is left; the split is whole."""
+        """Write the rest; the split is then whole."""
         self.complete = True
         self._write()
         self._sync()
@@ -160,7 +160,7 @@ class SplitWriter:
         return {"counts": asdict(self.counts), "sha256": self.sha256.hexdigest(), "complete": self.complete}
 
     def _resume(self) -> None:
-        """Take over the pieces that an earlier attempt left whole; cut off the rest."""
+        """Keep the whole pieces of an earlier attempt; cut off the rest."""
         entries = read_journal(self.journal)
         good = 0
         for entry in entries:

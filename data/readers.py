@@ -139,4 +139,4 @@ def _json_documents(path: Path, column: str, lines: Iterator[tuple[int, bytes]])
 
 def unreadable(path: Path, reason: object) -> DataError:
     """Return the error that says why a file cannot be read."""
-    return DataError(f"cannot read {path} ({reason}): mend it, or leave it out")
+    return DataError(f"cannot read {path} ({reason}): repair it, or leave it out")

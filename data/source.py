@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 # A document is its bytes, or its bytes in blocks where it may be too large for memory.
-Document = bytes | Iterator[bytes]
+Document = bytes | Iterable[bytes]
 
-# Called with the number of documents to leave out from the start (a preparation that goes on).
+# Called with the number of documents to leave out from the start (a preparation that continues).
 Reader = Callable[[int], Iterator[Document]]
 
 

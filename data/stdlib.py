@@ -8,7 +8,7 @@ from pathlib import Path
 
 from egg.data.corpus import SPLITS
 from egg.data.errors import DataError
-from egg.data.local import facts, files_source, walk
+from egg.data.local import file_stamps, files_source, walk
 from egg.data.source import Source
 
 # Left out: tests, and what was installed beside the library.
@@ -33,7 +33,7 @@ def stdlib_source() -> Source:
     try:
         for number, path in enumerate(stdlib_files()):
             splits[stdlib_split(number)].append(path)
-        identity = {"kind": "stdlib", "python": platform.python_version(), **facts(root, splits)}
+        identity = {"kind": "stdlib", "python": platform.python_version(), **file_stamps(root, splits)}
     except OSError as error:
         raise DataError(
             f"cannot read the library sources below {root} ({error.strerror}): name a file or folder of your own"

@@ -1,24 +1,12 @@
-"""Streams of consecutive bytes for the members of a population."""
+"""Chunks of consecutive bytes, one for each reader."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def stream_starts(size: int, count: int) -> np.ndarray:
-    """Return `count` equally spaced positions in a corpus of `size` bytes.
-
-    Returns (count,) int64, position s being `s * size // count`.
-    Raises ValueError unless `size` and `count` are positive.
-    """
-    if size < 1 or count < 1:
-        raise ValueError(f"size and count must be positive, got {size} and {count}")
-    # s * size < 2**63 holds for 2**31 streams over 2**32 bytes, far more than any run.
-    return np.arange(count, dtype=np.int64) * size // count
-
-
 def read_chunks(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Read `length` consecutive bytes from each start, going on at the front after the end.
+    """Read `length` consecutive bytes from each start, wrapping round at the end.
 
     tokens : (n,) uint8, contiguous
     starts : (g,) int64, any integers; taken modulo n

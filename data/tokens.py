@@ -24,35 +24,35 @@ SOURCE = "source.json"
 """What a partial folder is a part of; the finished folder has the manifest instead."""
 
 MARGIN = 16 << 20
-"""Bytes of disk wanted beyond the expected size of a corpus."""
+"""Bytes of free disk required beyond the expected size of a corpus."""
 
 
 def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> None:
-    """Write a source's documents to `folder`, going on from an interrupted attempt if any.
+    """Write a source's documents to `folder`, continuing an interrupted attempt if there is one.
 
-    The caller holds the folder's lock. `notify` is told of it, without a progress bar as soon as
-    the source has given its first bytes: of one that cannot be read, the error says all. Raises
+    The caller holds the folder's lock. `notify` is called at the start, or without a
+    progress bar at the first bytes: if the source cannot be read, the error is enough. Raises
     DataError if the source cannot be read or has an empty split, or the folder cannot be written.
     """
-    told = False
+    announced = False
 
-    def tell() -> None:
-        nonlocal told
-        if not told:
-            told = True
+    def announce() -> None:
+        nonlocal announced
+        if not announced:
+            announced = True
             notify(f"preparing {source.spec} in {folder}")
 
     if progress:
-        tell()
+        announce()
     contents = source.load()
     partial = partial_folder(folder)
     with writing(partial):
         done = _begin(source, contents, partial, notify)
-    told = told or done > 0
+    announced = announced or done > 0
     try:
         _check_disk(contents, partial, done)
         splits: dict[str, dict[str, Any]] = {}
-        with _progress_bar(source.name, contents.size_hint, progress, tell) as report:
+        with _progress_bar(source.name, contents.size_hint, progress, announce) as report:
             for split, read in contents.readers.items():
                 with SplitWriter(partial, split, report) as writer:
                     if not writer.complete:
@@ -91,7 +91,7 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> 
 
 
 def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) -> int:
-    """Make the partial folder, or keep one that fits; return the bytes it has already."""
+    """Make the partial folder, or keep one that fits; return how many bytes it holds already."""
     head = {
         "format": FORMAT,
         "name": source.name,
@@ -103,7 +103,7 @@ def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) ->
     if partial.exists():
         done = _bytes_done(contents, partial)
         if done and _fits(partial, head):
-            notify(f"going on with {source.name} after {done / 1e6:,.1f} MB")
+            notify(f"continuing {source.name} after {done / 1e6:,.1f} MB")
             return done
         if done:
             notify(f"{source.name} has changed since its preparation began: beginning anew")
@@ -139,13 +139,13 @@ def _check_disk(contents: Contents, partial: Path, done: int) -> None:
 
 
 @contextmanager
-def _progress_bar(name: str, size_hint: int | None, progress: bool, tell: Callable[[], None]) -> Iterator[Report]:
-    """Show bytes, documents and time left; gives the function to call with news of them.
+def _progress_bar(name: str, size_hint: int | None, progress: bool, announce: Callable[[], None]) -> Iterator[Report]:
+    """Show bytes, documents and time left; yields the function to call with them.
 
-    tell : called instead, where no bar is wanted, when there are bytes
+    announce : called at the first bytes instead, without a bar
     """
     if not progress:
-        yield lambda split, size, documents: tell() if size else None
+        yield lambda split, size, documents: announce() if size else None
         return
     from tqdm import tqdm
 

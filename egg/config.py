@@ -178,7 +178,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All that a run's result follows from, the corpus itself aside."""
+    """Everything that determines a run's result, but for the corpus itself."""
 
     preset: str = "nano"
     model: ModelConfig = ModelConfig()
@@ -283,7 +283,7 @@ def without_stops(config: Config) -> Config:
 
 
 def with_recipe(config: Config, recipe: str) -> Config:
-    """The same in a recipe; what the other one alone has goes back to its default."""
+    """The same in a recipe; the other recipe's own fields go back to their defaults."""
     e = config.evolution
     if recipe == e.recipe or recipe not in OWN_FIELDS:
         return config
@@ -301,22 +301,22 @@ def differences(a: Config, b: Config) -> list[str]:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The object that config.json holds; of the recipe's fields those that it has."""
-    there = {"format": FORMAT, **asdict(config)}
-    there["model"]["vocab_size"] = VOCABULARY
-    there["evolution"] = {name: there["evolution"][name] for name in config.evolution.used}
-    return there
+    """The object that config.json holds, with the fields of the recipe in use."""
+    content = {"format": FORMAT, **asdict(config)}
+    content["model"]["vocab_size"] = VOCABULARY
+    content["evolution"] = {name: content["evolution"][name] for name in config.evolution.used}
+    return content
 
 
-def model_from_json(there: Any, where: str) -> ModelConfig:
+def model_from_json(content: Any, where: str) -> ModelConfig:
     """The ``model`` part of config.json, all that a model needs; other keys are ignored.
 
     where : the file's name, for messages
-    Raises EggError for anything else than a model of this program.
+    Raises EggError for anything but a model of this program.
     """
-    if not isinstance(there, dict) or not isinstance(there.get("model"), dict):
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise EggError(f'{where} is not a model\'s configuration: it has no "model" object')
-    model = there["model"]
+    model = content["model"]
     for name in ("hidden_size", "num_layers"):
         if name not in model:
             raise EggError(f'{where} is not a model\'s configuration: its "model" has no {name!r}')
@@ -325,14 +325,14 @@ def model_from_json(there: Any, where: str) -> ModelConfig:
     return _section(ModelConfig, model, where)
 
 
-def from_json(there: Any, where: str) -> Config:
+def from_json(content: Any, where: str) -> Config:
     """The configuration that config.json holds; unknown keys are ignored, absent fields refused.
 
     where : the file's name, for messages
     Raises EggError for what is no run's configuration, or that of an older version's run.
     """
-    model = model_from_json(there, where)
-    version = there.get("format")
+    model = model_from_json(content, where)
+    version = content.get("format")
     if version == 1:
         raise EggError(
             f"{where} is of a run of an older version, whose recipe this one has not: train on with that version; "
@@ -344,41 +344,41 @@ def from_json(there: Any, where: str) -> Config:
         )
     sections = {"evolution": EvolutionConfig, "run": RunConfig}
     for name, kind in sections.items():
-        part = there.get(name)
-        there_is = part if isinstance(part, dict) else {}
-        others = () if kind is RunConfig else OWN_FIELDS[_other(there_is.get("recipe"))]
-        absent = [f.name for f in fields(kind) if f.name not in (*there_is, *others)]
+        part = content.get(name)
+        values = part if isinstance(part, dict) else {}
+        others = () if kind is RunConfig else OWN_FIELDS[_other(values.get("recipe"))]
+        absent = [f.name for f in fields(kind) if f.name not in (*values, *others)]
         if absent:
             raise EggError(f"{where} is not a run's configuration: no {name}.{absent[0]}")
-    parts = {name: _section(kind, there[name], where) for name, kind in sections.items()}
+    parts = {name: _section(kind, content[name], where) for name, kind in sections.items()}
     try:
-        return Config(str(there.get("preset", "")), model, **parts)
+        return Config(str(content.get("preset", "")), model, **parts)
     except EggError as error:
         raise EggError(f"{where}: {error}") from error
 
 
-def tokens_of_a_step(there: Any, where: str) -> int:
-    """Bytes that all readers of a step read together, from what config.json holds, an older version's too.
+def tokens_of_a_step(content: Any, where: str) -> int:
+    """Bytes that all readers of a step read together, from what config.json holds, also of an older version.
 
     Arguments and errors as for ``from_json``.
     """
-    evolution = there.get("evolution")
-    if there.get("format") == 1 and isinstance(evolution, dict):
-        sizes = evolution.get("population_size"), evolution.get("seq_len")
-        if all(type(size) is int and size > 0 for size in sizes):
-            return sizes[0] * sizes[1]
-    return from_json(there, where).tokens_per_step
+    evolution = content.get("evolution")
+    if content.get("format") == 1 and isinstance(evolution, dict):
+        readers, length = evolution.get("population_size"), evolution.get("seq_len")
+        if type(readers) is int and type(length) is int and readers > 0 and length > 0:
+            return readers * length
+    return from_json(content, where).tokens_per_step
 
 
 def _other(recipe: Any) -> str:
-    """The recipe whose fields are not there."""
+    """The recipe whose fields do not apply."""
     return "egg" if recipe == "paper" else "paper"
 
 
-def _section(kind: type, there: dict, where: str):
+def _section(kind: type, values: dict, where: str):
     """A dataclass from an object of JSON, with its values' types checked."""
     hints = typing.get_type_hints(kind)
-    known = {f.name: there[f.name] for f in fields(kind) if f.name in there}
+    known = {f.name: values[f.name] for f in fields(kind) if f.name in values}
     for name, value in known.items():
         if not _fits(value, hints[name]):
             raise EggError(f"{where}: {name} is {value!r}, not a value that field can have")

@@ -13,7 +13,6 @@ REFERENCE_STEP = (4 << STEP_BITS) // 10
 REFERENCE_TOKENS = 512
 REFERENCE_HORIZON = 1_000_000
 LARGEST_STEP = 1 << STEP_BITS
-ADAPTER_STEPS = 6  # times as far as a weight, see docs/adapting.md
 
 
 def default_step_size(tokens_per_step: int, horizon: int) -> int:
@@ -27,11 +26,6 @@ def default_step_size(tokens_per_step: int, horizon: int) -> int:
     if horizon > REFERENCE_HORIZON:
         fourth_power = fourth_power * REFERENCE_HORIZON // horizon
     return max(1, min(isqrt(isqrt(fourth_power)), LARGEST_STEP))
-
-
-def adapter_step_size(tokens_per_step: int, horizon: int) -> int:
-    """The same for an adapter, which has few factors to find and much room in each."""
-    return ADAPTER_STEPS * default_step_size(tokens_per_step, horizon)
 
 
 def scheduled_step_size(first: int, last: int, schedule: str, tokens: int, horizon: int) -> int:

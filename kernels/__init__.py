@@ -34,8 +34,8 @@ def get_backend(
     name : "auto" (the fastest on the CPU: no GPU has checked the CUDA kernels yet), "numpy", "numba" or "cupy"
     threads : of the CPU backend; None is as many as the process may use. Results do not depend on it.
     device : number of backend cupy's device; None is the first
-    notify : is told in one line what was chosen and why, and in one before if it must be compiled
-    Raises BackendError, one line, for an unknown name or a backend that is not there.
+    notify : called with a line on what was chosen and why, after a line on compilation where that is needed
+    Raises BackendError, one line, for an unknown name or a backend that is not available.
     """
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")

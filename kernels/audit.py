@@ -1,4 +1,4 @@
-"""Is compiled code integer only? Disassembles it, counts instructions by class, and names what is not.
+"""Is compiled code integer only? Disassembles it, counts instructions by class, and names every exception.
 
 What is read is the machine code that runs, as the compiler left it; nothing here trusts the source. Capstone decodes
 it. An instruction that it cannot decode, or one on vector registers whose name ends like a floating-point one and is
@@ -133,26 +133,19 @@ def classify(mnemonic: str, operands: str = "", machine: str = "x86_64") -> str:
     if _X87.fullmatch(mnemonic):
         return FLOATING
     base = plain.removeprefix("v")
-    if _X86_CONTROL.fullmatch(base):
-        return CONTROL
-    if _X86_DOT.fullmatch(base):
-        return DOT
-    if _X86_MOVES.fullmatch(base):
-        return MEMORY
+    for pattern, kind in ((_X86_CONTROL, CONTROL), (_X86_DOT, DOT), (_X86_MOVES, MEMORY)):
+        if pattern.fullmatch(base):
+            return kind
     if not _X86_VECTOR_REGISTER.search(operands):
         return SCALAR
     return FLOATING if _X86_FLOATING.fullmatch(base) else VECTOR
 
 
 def _classify_arm(mnemonic: str, operands: str) -> str:
-    if _ARM_DOT.fullmatch(mnemonic):
-        return DOT
-    if _ARM_FLOATING.fullmatch(mnemonic):
-        return FLOATING
-    if _ARM_CONTROL.fullmatch(mnemonic):
-        return CONTROL
-    if _ARM_MOVES.fullmatch(mnemonic):
-        return MEMORY
+    kinds = (_ARM_DOT, DOT), (_ARM_FLOATING, FLOATING), (_ARM_CONTROL, CONTROL), (_ARM_MOVES, MEMORY)
+    for pattern, kind in kinds:
+        if pattern.fullmatch(mnemonic):
+            return kind
     return VECTOR if _ARM_VECTOR_REGISTER.search(operands) else SCALAR
 
 

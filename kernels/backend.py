@@ -71,6 +71,7 @@ class Backend(Protocol):
 
         weights : (parameters,) int8, see ``Shape.tensors``
         """
+        ...
 
     def forward(self, model: Any, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read tokens with unperturbed weights, many sequences side by side.
@@ -79,6 +80,7 @@ class Backend(Protocol):
         states : (sequences, L, D) int8
         returns : logits (sequences, T, 256) int8 in sixteenths of a bit, and the states after
         """
+        ...
 
     def cast_votes(
         self, model: Any, tokens: np.ndarray, states: np.ndarray, draw: Draw, *, first_row: int = 0
@@ -91,6 +93,7 @@ class Backend(Protocol):
         states : (streams, L, D) int8 of these text streams
         first_row : B step + i of the first stream given, for the rounding of the head's votes
         """
+        ...
 
     def read_adapter_pairs(
         self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise
@@ -102,6 +105,7 @@ class Backend(Protocol):
         states : (2 * pairs, L, D) int8
         returns : logits (2 * pairs, T, 256) int8, and the states after
         """
+        ...
 
     def run_pairs(
         self, model: Any, tokens: np.ndarray, states: np.ndarray, noise: Noise, *, first_pair: int = 0
@@ -112,6 +116,7 @@ class Backend(Protocol):
         states : (2 * pairs, L, D) int8, every member's own
         returns : scores (2 * pairs,) int32 in sixteenths of a bit, and the states after
         """
+        ...
 
     def cast_pair_votes(self, shape: Shape, fitness: np.ndarray, noise: Noise, *, first_pair: int = 0) -> np.ndarray:
         """Recipe ``paper``: Z = sum over pairs of f a b^T.
@@ -119,6 +124,7 @@ class Backend(Protocol):
         fitness : (pairs,) int8 in -1, 0, 1
         returns : (parameters,) int32
         """
+        ...
 
     def add_full_rank(self, weights: np.ndarray, noise: Noise, direction: int, amount: int) -> None:
         """Classic evolution: weights move, in place, by ``amount`` times the full-rank signs of a direction.
@@ -133,6 +139,7 @@ class Backend(Protocol):
         fitness : (directions,) int64, |f| <= 127
         returns : (parameters,) int64
         """
+        ...
 
     def update_rows(
         self, layout: Layout, master: np.ndarray, squares: np.ndarray, votes: np.ndarray, step: int, step_size: int
@@ -146,6 +153,7 @@ class Backend(Protocol):
         step_size : in 2**-16 int8 steps
         returns : (parameters,) int8, the new weights
         """
+        ...
 
     def update_master(self, layout: Layout, master: np.ndarray, votes: np.ndarray, multiplier: int) -> np.ndarray:
         """Rewards and classic evolution: move master weights, in place, by votes * multiplier / 2**32.
@@ -154,6 +162,7 @@ class Backend(Protocol):
         votes : (parameters,) int64
         returns : (parameters,) int8, the new weights
         """
+        ...
 
     def update_signs(self, weights: np.ndarray, votes: np.ndarray, threshold: int) -> np.ndarray:
         """Recipe ``paper``: move weights by sign(votes) where 16 |votes| >= threshold.
@@ -162,3 +171,4 @@ class Backend(Protocol):
         votes : (parameters,) int32
         returns : (parameters,) int8, the new weights
         """
+        ...

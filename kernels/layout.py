@@ -53,7 +53,10 @@ def _lay_out(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 class Layout:
     """Tensors in one flat vector; ``tensors`` has them by name, in order."""
 
-    tensors: dict[str, Tensor]
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name, in the order of the flat vector."""
+        raise NotImplementedError
 
     @cached_property
     def parameters(self) -> int:
@@ -73,6 +76,11 @@ class Layout:
             for row in range(rows)
         ]
         return np.array([*starts, self.parameters], np.int64)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.row_starts) - 1
 
     @cached_property
     def sign_words(self) -> int:
@@ -112,7 +120,7 @@ class Shape(Layout):
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, in the order of the flat vector."""
         d = self.hidden_size
-        shapes = {"embedding.weight": (VOCABULARY, d)}
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (VOCABULARY, d)}
         for i in range(self.num_layers):
             layer = f"layers.{i}."
             shapes[layer + "ln1.weight"] = (d,)

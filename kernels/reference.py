@@ -83,7 +83,7 @@ class Model:
         return 0
 
     def seen(self, stage: str, values_mn: np.ndarray) -> None:
-        """Is told every stage's result, (members, N), and the sums of products before their shift; keeps nothing."""
+        """Receives every stage's result, (members, N), and the sums of products before their shift; keeps nothing."""
 
     def adapted(self, name: str, x_mk: np.ndarray):
         """What an adapter adds to the accumulator of a product: (members, N)."""

@@ -42,7 +42,7 @@ class Byte:
     inputs: dict[str, np.ndarray]
     """By matrix, what its product read: (streams, K)."""
     stages: dict[str, np.ndarray]
-    """By stage, its result, as ``Model.seen`` is told it: (streams, N)."""
+    """By stage, its result, as ``Model.seen`` receives it: (streams, N)."""
 
 
 def hadamard(v: np.ndarray) -> np.ndarray:
@@ -169,7 +169,7 @@ class Ballot:
     @staticmethod
     def layer_kinds(layer: int) -> tuple[int, int, int]:
         """Kinds of a layer's gate, candidate and down."""
-        return tuple(range(2 + 3 * layer, 5 + 3 * layer))
+        return 2 + 3 * layer, 3 + 3 * layer, 4 + 3 * layer
 
     def narrow(self, kind: int, credit_bd: np.ndarray) -> np.ndarray:
         """Credit as signed bytes, by the shift of its kind."""

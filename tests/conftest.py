@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from egg.cli.main import main
+from egg.data import DataError, open_corpus
 from egg.kernels import BackendError, get_backend
 
 SMALL = (
@@ -37,6 +38,15 @@ def forge(checkpoint: Path) -> None:
         if path.name != "manifest.json"
     }
     (checkpoint / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
+
+
+def refusal(spec, **options) -> str:
+    """The one line that says why a corpus does not open."""
+    with pytest.raises(DataError) as caught:
+        open_corpus(str(spec), **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.fixture(scope="session", autouse=True)

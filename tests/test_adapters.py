@@ -133,7 +133,7 @@ def test_the_rows_of_an_adapter_move_alike(numba):
         layout = adapter.shape
         votes = rng.integers(-3000, 3000, layout.parameters).astype(np.int32)
         master = adapter.factors.astype(np.int32) << 16
-        squares = rng.integers(0, 2**20, len(layout.row_starts) - 1)
+        squares = rng.integers(0, 2**20, layout.rows)
         mine, my_squares = master.copy(), squares.copy()
         expected = REFERENCE.update_rows(layout, master, squares, votes, 3, 20_000)
         got = numba.update_rows(layout, mine, my_squares, votes, 3, 20_000)

@@ -191,7 +191,7 @@ def test_pair_votes_equal(fast, pairs):
 def test_rows_move_equally_and_clip(fast):
     rng = np.random.default_rng(0)
     for shape in (Shape(16, 1), Shape(256, 1)):
-        rows = len(shape.row_starts) - 1
+        rows = shape.rows
         for step, step_size, scale in ((0, 26214, 2**30), (5, 26214, 900), (70, 127 << 16, 3)):
             votes = rng.integers(-scale, scale, shape.parameters).astype(np.int32)
             votes[::3] = rng.integers(-3, 4, len(votes[::3]))
@@ -270,18 +270,18 @@ def test_an_unknown_instruction_set_is_refused_in_one_line(monkeypatch):
 
 
 def test_auto_says_what_it_chose():
-    told = []
-    get_backend("auto", notify=told.append)
-    assert told[-1].startswith("backend ") and len(told) <= 2
+    notices = []
+    get_backend("auto", notify=notices.append)
+    assert notices[-1].startswith("backend ") and len(notices) <= 2
 
 
 def test_compiling_is_told_where_nothing_is_compiled_yet(monkeypatch, tmp_path):
     pytest.importorskip("numba")
     monkeypatch.setenv("EGG_CACHE", str(tmp_path))
-    told = []
-    get_backend("numba", notify=told.append)
-    assert "compiled" in told[0] and len(told) == 2
+    notices = []
+    get_backend("numba", notify=notices.append)
+    assert "compiled" in notices[0] and len(notices) == 2
     (compiled,) = (tmp_path / "kernels").iterdir()
     (compiled / "some.nbi").touch()
-    get_backend("numba", notify=told.append)
-    assert len(told) == 3
+    get_backend("numba", notify=notices.append)
+    assert len(notices) == 3

@@ -291,7 +291,7 @@ def test_sixty_steps_learn():
     text = corpus(40)
     weights = initial_weights(shape, 3, "egg")
     master = weights.astype(np.int32) << MASTER_BITS
-    squares, shifts = np.zeros(len(shape.row_starts) - 1, np.int64), first_shifts(shape)
+    squares, shifts = np.zeros(shape.rows, np.int64), first_shifts(shape)
     states, starts = np.zeros((streams, 1, 16), np.int8), np.arange(streams) * text.size // streams
     bits = []
     for step in range(steps):

@@ -72,8 +72,8 @@ def test_limits_themselves_are_allowed():
 
 @pytest.mark.parametrize("branches", [0, 8, 24, 128, -16])
 def test_branches_are_all_or_a_power_of_two(branches):
-    for some in ("all", 16, 32, 64):
-        Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(branches=some))
+    for allowed in ("all", 16, 32, 64):
+        Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(branches=allowed))
     with pytest.raises(EggError, match=f"--branches {branches}: must be all, or a power of two"):
         Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(branches=branches))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import refusal
 
 from egg.data import SPLITS, Corpus, DataError, open_corpus
 from egg.data.stdlib import stdlib_files, stdlib_split
@@ -27,14 +28,6 @@ def write_parquet(path: Path, texts, column: str = "text", **options) -> Path:
 
 def split_bytes(corpus: Corpus, name: str) -> bytes:
     return corpus.split(name).tobytes()
-
-
-def refusal(spec, **options) -> str:
-    with pytest.raises(DataError) as caught:
-        open_corpus(str(spec), **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_stdlib_is_the_interpreters_own_library_divided_in_three():

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import zstandard
+from conftest import refusal
 
 from egg.data import DataError, open_corpus
 from egg.data import pieces as pieces_module
@@ -18,14 +19,6 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def bytes_of(spec, split="all", **options) -> bytes:
     return open_corpus(str(spec), **options).split(split).tobytes()
-
-
-def refusal(spec, **options) -> str:
-    with pytest.raises(DataError) as caught:
-        open_corpus(str(spec), **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def zstd(raw: bytes) -> bytes:

@@ -142,7 +142,7 @@ def test_interrupted_preparation_goes_on_after_its_last_piece(tmp_path, cache, m
     attempt(folder, None)
     begun, gone_on = notices[:2], notices[2:]
     assert all("preparing made" in notice for notice in begun)
-    assert len(gone_on) == 3 and all("going on with made" in notice for notice in gone_on)
+    assert len(gone_on) == 3 and all("continuing made" in notice for notice in gone_on)
     assert len(taken) < total - 250
     for name in ("train.bin", "validation.bin"):
         assert (folder / name).read_bytes() == (straight / name).read_bytes()

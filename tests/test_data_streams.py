@@ -1,24 +1,9 @@
-"""Streams: where members begin, and what they read."""
+"""Streams: what their readers read."""
 
 import numpy as np
 import pytest
 
-from egg.data import read_chunks, stream_starts
-
-
-def test_starts_are_equally_spaced():
-    starts = stream_starts(10, 4)
-    assert starts.dtype == np.int64
-    np.testing.assert_array_equal(starts, [0, 2, 5, 7])
-    # More streams than bytes, and positions beyond 32 bits.
-    np.testing.assert_array_equal(stream_starts(2, 4), [0, 0, 1, 1])
-    assert stream_starts(6_000_000_000, 131_072)[-1] == 131_071 * 6_000_000_000 // 131_072
-
-
-@pytest.mark.parametrize(("size", "count"), [(0, 1), (1, 0), (-1, 1)])
-def test_starts_refuse_nothing(size, count):
-    with pytest.raises(ValueError, match="positive"):
-        stream_starts(size, count)
+from egg.data import read_chunks
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 300])

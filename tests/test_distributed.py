@@ -87,7 +87,7 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def told(err: str) -> list[str]:
+def lines_of(err: str) -> list[str]:
     """Our own lines, without the launcher's."""
     return [line for line in err.splitlines() if line.startswith("egg: ")]
 
@@ -129,11 +129,11 @@ import sys
 from egg.cli.main import run
 from egg.run.trainer import Trainer
 train = Trainer.train
-def told(self):
+def recorded(self):
     outcome = train(self)
     open({str(tmp_path)!r} + f"/{{self.ranks.rank}}", "wb").write(self.evolution.master.tobytes())
     return outcome
-Trainer.train = told
+Trainer.train = recorded
 sys.exit(run("train", sys.argv[1:], prog="egg train"))
 """
     flags = [*SMALL, "--data", str(tables), "--out", str(tmp_path / "run")]
@@ -162,12 +162,12 @@ for dtype, far in ((np.int64, 1 << 40), (np.int32, 1 << 27)):
 for items in (1, 2, 7):
     whole = np.arange(items * 6, dtype=np.int8).reshape(items, 2, 3)
     mine = whole[ranks.share(items)]
-    np.testing.assert_array_equal(ranks.join(mine, items), whole)
+    np.testing.assert_array_equal(ranks.all_rows(mine, items), whole)
     gathered = ranks.gather(mine, items)
     np.testing.assert_array_equal(gathered, whole if ranks.leader else mine)
     for first in range(items + 1):
-        some = ranks.gather(mine, items, first)
-        assert not ranks.leader or (some == whole[:first]).all() and len(some) == first
+        gathered = ranks.gather(mine, items, first)
+        assert not ranks.leader or (gathered == whole[:first]).all() and len(gathered) == first
     spread = ranks.spread(whole if ranks.leader else None, items, (2, 3))
     np.testing.assert_array_equal(spread, mine)
 master = np.arange(-500, 500, dtype=np.int16)
@@ -209,7 +209,7 @@ def process_of(run: Path, rank: int) -> int:
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes through /proc")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_dies_ends_the_job_in_one_line(start, egg, tables, tmp_path, rank):
-    told_so = []
+    lines = []
     # The launcher kills the others too, on a busy machine before they have spoken: then it has told of the death.
     for attempt in range(3):
         run = tmp_path / f"run-{attempt}"
@@ -220,11 +220,11 @@ def test_a_rank_that_dies_ends_the_job_in_one_line(start, egg, tables, tmp_path,
         out, err = job.communicate(timeout=60)
         assert time.monotonic() - began < 60 and job.returncode != 0
         assert "Traceback" not in out + err
-        told_so = told(err)
-        if told_so:
+        lines = lines_of(err)
+        if lines:
             break
     line = f"egg: rank {rank} of 2 has died: the job ends, its last checkpoint stands"
-    assert told_so == [line] or (not told_so and "Killed" in out + err)
+    assert lines == [line] or (not lines and "Killed" in out + err)
     status, out, err = egg("train", "--resume", run, "--backend", "numpy", "--steps", 10**6, "--minutes", 1e-9)
     assert status == 0, err
 
@@ -266,7 +266,7 @@ sys.exit(run("train", sys.argv[1:], prog="egg train"))
     flags = [*SMALL, "--data", str(tables), "--out", str(tmp_path / "run")]
     steps = "0" if not code else "9"
     status, _, err = ranks(2, "-c", program, *flags, "--steps", steps)
-    assert status == 2 and told(err) == [line]
+    assert status == 2 and lines_of(err) == [line]
     assert "Traceback" not in err
 
 
@@ -342,7 +342,7 @@ def test_each_local_rank_has_a_gpu(monkeypatch):
 def test_alone_nothing_is_exchanged():
     ranks, votes = distributed.join(), np.arange(3)
     assert ranks is distributed.ALONE and ranks.spent(1.0) == ""
-    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.join(votes, 3) is votes
+    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.all_rows(votes, 3) is votes
     assert ranks.share(9) == slice(0, 9) and ranks.agree(4) == 4
     assert ranks.lead(lambda: json) is json
     with pytest.raises(EggError):

@@ -89,9 +89,9 @@ def test_a_traces_logits_are_the_backends(weights, backend):
     if backend == "numba":
         pytest.importorskip("numba")
     traced = trace(SHAPE, weights, TEXT.encode())
-    there = get_backend(backend)
+    computing = get_backend(backend)
     states = np.zeros((1, SHAPE.num_layers, SHAPE.hidden_size), np.int8)
-    logits, _ = there.forward(there.prepare(SHAPE, weights), traced.tokens[None], states)
+    logits, _ = computing.forward(computing.prepare(SHAPE, weights), traced.tokens[None], states)
     np.testing.assert_array_equal(traced.logits, logits[0])
 
 

@@ -703,7 +703,7 @@ def test_rows_of_a_backend_move_as_the_oracles(backend):
     """Votes at the limits of int32, a weight at its limit, and a mean of every length."""
     shape, rng = Shape(16, 1), np.random.default_rng(3)
     master = rng.integers(-127 << 16, (127 << 16) + 1, shape.parameters).astype(np.int32)
-    squares = rng.integers(0, 2**40, len(shape.row_starts) - 1)
+    squares = rng.integers(0, 2**40, shape.rows)
     squares[::3] = 0
     for step, lr, bits in ((0, 65_536, 31), (1, 30_000, 10), (70, 1, 20), (2**32 - 1, 400_000, 4)):
         votes = rng.integers(-(2**bits), 2**bits, shape.parameters).astype(np.int32)

@@ -87,7 +87,7 @@ def test_steps_of_an_adapter_are_the_oracles(backend):
     run = oracle_adapter.TextRun(weights, adapter, text, SEED, 2, 4)
     factors = layout.flatten({name: np.array(rows) for name, rows in adapter.items()})
     master = factors.astype(np.int32) << 16
-    squares = np.zeros(len(layout.row_starts) - 1, np.int64)
+    squares = np.zeros(layout.rows, np.int64)
     for step in range(3):
         streams, chunks = oracle.egg_chunks(text, SEED, step, 2, 4)
         cast = backend.cast_votes(

@@ -146,15 +146,15 @@ class Recorded:
 def test_the_same_numbers_go_elsewhere(train, tmp_path, monkeypatch, flag):
     from types import SimpleNamespace
 
-    there = SimpleNamespace(SummaryWriter=Recorded, init=Recorded)
-    for module in ("tensorboardX", "wandb"):
-        monkeypatch.setitem(sys.modules, module, there)
+    module = SimpleNamespace(SummaryWriter=Recorded, init=Recorded)
+    for name in ("tensorboardX", "wandb"):
+        monkeypatch.setitem(sys.modules, name, module)
     train(flag, "--steps", 5, "--out", tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    wanted = [
+    figures = [
         (line["step"], name, value) for line in lines for name, value in line.items() if name not in ("step", "seconds")
     ]
-    assert Recorded.last.logged == wanted and Recorded.last.closed
+    assert Recorded.last.logged == figures and Recorded.last.closed
 
 
 def test_tensorboard_reads_what_was_written(train, tmp_path):

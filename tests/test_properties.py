@@ -175,10 +175,10 @@ def test_a_file_is_read_or_refused_in_one_line(tmp_path_factory, content, suffix
     except DataError as error:
         assert "\n" not in str(error).strip()
         return
-    there = corpus.split("all").tobytes()
-    assert there.startswith(b"\0") and corpus.bytes("all") == len(there) - corpus.documents("all")
+    prepared = corpus.split("all").tobytes()
+    assert prepared.startswith(b"\0") and corpus.bytes("all") == len(prepared) - corpus.documents("all")
     if suffix == ".txt":
-        assert there == b"\0" + content.replace(b"\0", b"")
+        assert prepared == b"\0" + content.replace(b"\0", b"")
 
 
 FLAGS = (

@@ -49,7 +49,7 @@ DOCUMENT = 256  # mean bytes of a document; they have half to one and a half tim
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of a model is measured at once: enough to be typical, little enough not to take long."""
+    """How much of a model is measured at once: enough to be typical, and quick to measure."""
 
     members: int
     """Members of recipe paper."""
@@ -196,9 +196,9 @@ def make_ready(case: Case, backend: Backend) -> Job:
 
 
 def _chunk(case: Case, backend: Backend) -> Job:
-    """Parts of what ``cast_votes`` does, told from each other by what it takes with few branches and with all.
+    """Parts of ``cast_votes``, separated by timing it with few branches and with all of them.
 
-    A branch costs what all above the fewest cost, by their number; votes are what is left without branches and forward.
+    A branch costs the difference over the number of branches added; votes are the rest, less branches and forward.
     """
     shape, d = case.shape, case.shape.hidden_size
     model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
@@ -235,7 +235,7 @@ def _chunk(case: Case, backend: Backend) -> Job:
 def _update(case: Case, backend: Backend) -> Job:
     shape = case.shape
     master = initial_weights(shape, 0, "paper").astype(np.int32) << MASTER_BITS
-    squares = np.zeros(len(shape.row_starts) - 1, np.int64)
+    squares = np.zeros(shape.rows, np.int64)
     votes = np.random.default_rng(0).integers(-(1 << 12), 1 << 12, shape.parameters, np.int32)
     work = Work(case.readers * case.seq_len, 0)
 
@@ -248,12 +248,11 @@ def _update(case: Case, backend: Backend) -> Job:
 
 def _step(case: Case, backend: Backend) -> Job:
     shape, readers, length = case.shape, case.readers, case.seq_len
-    count = {"streams": readers} if case.recipe == "egg" else {"population_size": readers}
-    config = Config(
-        "bench",
-        ModelConfig(shape.hidden_size, shape.num_layers),
-        EvolutionConfig(recipe=case.recipe, seq_len=length, **count),
-    )
+    if case.recipe == "egg":
+        settings = EvolutionConfig(recipe="egg", seq_len=length, streams=readers)
+    else:
+        settings = EvolutionConfig(recipe="paper", seq_len=length, population_size=readers)
+    config = Config("bench", ModelConfig(shape.hidden_size, shape.num_layers), settings)
     training = evolution(config, backend, ArrayText(_text(1 << 13)))
     work = readers * length * shape.multiply_accumulates
     if case.recipe == "egg":

@@ -1,4 +1,4 @@
-"""Whether a backend computes what the reference defines: asked before its speed is."""
+"""Whether a backend computes what the reference defines: checked before its speed is measured."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def check(backend: Backend, *, branches: bool = True) -> None:
 
 
 def check_full_rank(backend: Backend) -> None:
-    """Compare full-rank noise, on weights and in votes, with the reference, and what is left when it is taken off.
+    """Compare full-rank noise, on weights and in votes, with the reference, and take it off again.
 
     Raises EggError, one line, for what differs.
     """
@@ -44,8 +44,8 @@ def check_full_rank(backend: Backend) -> None:
         same = np.array_equal(moved, expected)
         backend.add_full_rank(moved, noise, 1, -5)
         same &= np.array_equal(moved, weights)
-        votes = (b.cast_full_rank_votes(shape.parameters, fitness, noise) for b in (backend, reference))
-        if not same or not np.array_equal(*votes):
+        votes, expected = (b.cast_full_rank_votes(shape.parameters, fitness, noise) for b in (backend, reference))
+        if not same or not np.array_equal(votes, expected):
             raise EggError(
                 f"backend {backend.name}: full-rank noise differs from the reference at "
                 f"{shape.hidden_size}/{shape.num_layers}: its speed means nothing"
@@ -53,7 +53,7 @@ def check_full_rank(backend: Backend) -> None:
 
 
 def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]:
-    """What every call of a backend gives for inputs that are the same each time: call -> arrays."""
+    """Every call's results for fixed inputs: call -> arrays."""
     rng = np.random.default_rng(shape.hidden_size)
     layers, size = (shape.num_layers, shape.hidden_size), shape.parameters
     weights = np.clip(np.round(rng.normal(size=size) * 24), -127, 127).astype(np.int8)
@@ -64,19 +64,17 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
     noise = Noise(seed=1, step=17, sigma_shift=3)
 
     model = backend.prepare(shape, weights)
-    found = {"forward": backend.forward(model, tokens, states[:STREAMS])}
+    results: dict[str, tuple] = {"forward": backend.forward(model, tokens, states[:STREAMS])}
     if branches:
         shifts = rng.integers(4, 13, shape.vote_kinds)
-        found["cast_votes"] = ()
-        for some in dict.fromkeys((MIN_BRANCHES, shape.hidden_size)):
-            draw = Draw(1, 17, some, shifts)
-            cast = backend.cast_votes(model, tokens, states[:STREAMS], draw, first_row=5)
-            found["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
-        master, squares = (weights.astype(np.int32) << MASTER_BITS, np.arange(len(shape.row_starts) - 1))
-        moved = backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15)
-        found["update_rows"] = moved, master, squares
+        master, squares = weights.astype(np.int32) << MASTER_BITS, np.arange(shape.rows)
+        results |= {"cast_votes": (), "update_rows": (master, squares)}
+        for count in dict.fromkeys((MIN_BRANCHES, shape.hidden_size)):
+            cast = backend.cast_votes(model, tokens, states[:STREAMS], Draw(1, 17, count, shifts), first_row=5)
+            results["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
+            results["update_rows"] += (backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15),)
     master = weights.astype(np.int16) << REWARD_MASTER_BITS
-    return found | {
+    return results | {
         "update_master": (backend.update_master(shape, master, votes, 1 << 13), master),
         "run_pairs": backend.run_pairs(model, tokens, states, noise, first_pair=3),
         "cast_pair_votes": (backend.cast_pair_votes(shape, fitness, noise, first_pair=3).copy(),),

@@ -1,4 +1,4 @@
-"""Times of a backend: repeats of each case in turn, that share the machine's noise."""
+"""Times of a backend: repeats of each case in turn, which then share the machine's noise."""
 
 import math
 import statistics
@@ -46,7 +46,7 @@ class Patience:
 
     @property
     def sample(self) -> float:
-        """Least time of a repeat, in seconds: short calls are made again and again for so long."""
+        """Least time of a repeat, in seconds: short calls are repeated for this long."""
         return self.seconds / 4 / self.most
 
 
@@ -61,8 +61,8 @@ def measure(
     """Time all cases, one repeat of each in turn, so that a busy moment of the machine hits them alike.
 
     backend_of : makes a backend; each model has one of its own, which keeps its buffers
-    beside : is called before every repeat of every row
-    notify : is told in one line what goes on
+    beside : called before every repeat of every row
+    notify : called with a line on the progress
     """
     patience = patience or Patience()
     began = time.perf_counter()

@@ -21,11 +21,12 @@ class Text(Protocol):
 
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
         """(len(starts), length) uint8 from each start on, wrapping round at the end."""
+        ...
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step tells the log."""
+    """What the log records of a step."""
 
     step: int
     """Steps done, this one included."""
@@ -53,9 +54,9 @@ class StepReport:
 
 
 class Evolution(ABC):
-    """A model in training. All that evolves is an integer, and follows from config, text and backend exactly.
+    """A model in training. All that evolves is an integer, and follows exactly from config and text.
 
-    config : an egg.config.Config, or what has its ``model``, ``evolution`` and ``resolved()``
+    config : an egg.config.Config, or an object with its ``model``, ``evolution`` and ``resolved()``
     backend : the results do not depend on which
     text : the bytes to learn from
     ranks : the processes that share the readers; the results do not depend on their number
@@ -92,7 +93,7 @@ class Evolution(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """The recipe and what a step reads, for people."""
+        """The recipe and what a step reads, in words."""
 
     @abstractmethod
     def _step(self) -> tuple[float, float | None]:
@@ -102,22 +103,23 @@ class Evolution(ABC):
     def state(self) -> dict[str, np.ndarray]:
         """What exact continuation needs beside configuration and text: name -> array.
 
-        All ranks call it; what it gives is whole on rank 0.
+        All ranks call it; the result is whole on rank 0.
         """
 
     def load_state(self, state: dict[str, np.ndarray] | None) -> None:
-        """Continue from what ``state`` gave; all ranks call it, the others than rank 0 with None.
+        """Continue from what ``state`` gave; all ranks call it, all but rank 0 with None.
 
         Raises EggError if a part is missing or of another shape, dtype or range.
         """
         layout = self.state_layout(self.shape, self.config, self.text.size)
+        state = state or {}
         if self.ranks.leader:
             check_state(state, layout)
-        self._load(state or {}, layout)
+        self._load(state, layout)
 
     @abstractmethod
     def _load(self, state: dict[str, np.ndarray], layout: dict[str, Form]) -> None:
-        """Take over a state that is sound; other ranks than the first are given an empty one."""
+        """Take over a checked state; ranks other than the first get an empty one."""
 
     @staticmethod
     @abstractmethod

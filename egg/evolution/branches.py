@@ -1,4 +1,4 @@
-"""Recipe ``egg``: a reader for each stream, members that branch off at every byte, votes of all that feeds the wire."""
+"""Recipe ``egg``: a reader for each stream, members that branch off at every byte, votes on all that feeds the wire."""
 
 from typing import Any
 
@@ -32,12 +32,12 @@ class BranchEvolution(Evolution):
         self.begin_from(self.weights)
 
     def begin_from(self, weights: np.ndarray) -> None:
-        """Take these for what evolves, with nothing known of their votes.
+        """Evolve these from now on, with no history of votes.
 
         weights : (layout.parameters,) int8
         """
         self.master = weights.astype(np.int32) << MASTER_BITS
-        self.squares = np.zeros(len(self.layout.row_starts) - 1, np.int64)
+        self.squares = np.zeros(self.layout.rows, np.int64)
         # No votes move nothing; a backend without this recipe says so here, before anything is written.
         votes = np.zeros(self.layout.parameters, np.int32)
         self.weights = self.backend.update_rows(self.layout, self.master, self.squares, votes, 0, 0)
@@ -62,7 +62,7 @@ class BranchEvolution(Evolution):
         streams, rounds = self._turn()
         cast = self._cast(streams, rounds)
         score, *totals = self.ranks.add(cast.votes, int(cast.score), *cast.totals.tolist())
-        self.states[streams] = self.ranks.join(cast.states, c.streams)
+        self.states[streams] = self.ranks.all_rows(cast.states, c.streams)
         self.shifts = next_shifts(self.shifts, totals, c.tokens_per_step * self.shape.hidden_size)
         self.weights = self.backend.update_rows(
             self.layout, self.master, self.squares, cast.votes, self.step_number, step_size
@@ -124,14 +124,14 @@ class BranchEvolution(Evolution):
 
     @classmethod
     def state_layout(cls, shape: Shape, config, text_size):
-        """Step, states, masters, and what is known of the votes' sizes."""
+        """Step, states, masters, and the running sizes of the votes."""
         layers = shape.num_layers, shape.hidden_size
         most = LIMIT << MASTER_BITS
         return {
             "step": STEP,
             "states": Form((cls.stream_count(config, text_size), *layers), np.int8, -LIMIT, LIMIT),
             "master": Form((shape.parameters,), np.int32, -most, most),
-            "squares": Form((len(shape.row_starts) - 1,), np.int64, 0, VOTE_LIMIT**2 << 4),
+            "squares": Form((shape.rows,), np.int64, 0, VOTE_LIMIT**2 << 4),
             "shifts": Form((shape.vote_kinds,), np.int64, 0, 31),
         }
 

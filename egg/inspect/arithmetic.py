@@ -1,4 +1,4 @@
-"""The integer tables beside float64: how far off powers, logarithms and divisions are, and what a score makes of it."""
+"""The integer tables beside float64: the errors of powers, logarithms and divisions, and their effect on a score."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def division() -> dict[str, Any]:
 
 
 def score_bias(spread: int) -> dict[str, float]:
-    """What the floors make of a score, on logits drawn with a spread and targets drawn from their distribution.
+    """The floors' effect on a score, on logits drawn with a spread and targets drawn from their distribution.
 
     spread : standard deviation of the logits in sixteenths of a bit; the targets do not matter: both floors are in the
         sum alone
@@ -91,7 +91,7 @@ def score_bias(spread: int) -> dict[str, float]:
 
 
 def facts() -> dict[str, Any]:
-    """All of it: tables, worst errors, and the bias of the score."""
+    """Everything as JSON: tables, worst errors, and the bias of the score."""
     table, error = powers()
     worst = int(np.abs(error).argmax())
     found: dict[str, Any] = {
@@ -117,7 +117,7 @@ def facts() -> dict[str, Any]:
 
 
 def print_arithmetic(found: dict[str, Any], out) -> None:
-    """Print the tables and what comes of them."""
+    """Print the tables and their effects."""
     from egg.view.screen import table
 
     e = found["exp2"]

@@ -76,7 +76,7 @@ class NumbaKernels:
 
 
 class NumpyKernels:
-    """The operations of the reference: NumPy's own machine code does the work, so their source is all there is."""
+    """The operations of the reference: NumPy's own machine code does the work, so only their source can be shown."""
 
     heading = ""
 
@@ -138,8 +138,8 @@ def kernels_of(name: str, notify=None):
     """The kernels of a backend; those of backend cupy are compiled without CuPy and without a GPU.
 
     name : as ``egg.kernels.get_backend`` takes it
-    notify : is told in one line what was chosen
-    Raises BackendError, one line, for a backend that is not there.
+    notify : called with one line on what was chosen
+    Raises BackendError, one line, for a backend that is not available.
     """
     if name == "cupy":
         from egg.inspect.kernels_cuda import CudaKernels
@@ -150,7 +150,7 @@ def kernels_of(name: str, notify=None):
 
 
 def list_kernels(facts: list[dict], heading: str, out) -> None:
-    """Print the kernels: each with its purpose, where it ends up, and its arguments.
+    """Print the kernels: each with its purpose, what it is compiled into, and its arguments.
 
     heading : a line for above them, or none
     """
@@ -160,14 +160,14 @@ def list_kernels(facts: list[dict], heading: str, out) -> None:
     if heading:
         out.print(Text(heading, style="bold"))
         out.print()
-    for heading, some in (
+    for heading, kernels in (
         ("called by the backend, each with machine code of its own", [k for k in facts if not k["compiled_into"]]),
         ("compiled into these", [k for k in facts if k["compiled_into"]]),
     ):
-        if not some:
+        if not kernels:
             continue
         out.print(Text(heading, style="bold underline"))
-        for kernel in some:
+        for kernel in kernels:
             name = Text.assemble((kernel["name"], "bold cyan"), f"  {kernel['path']}")
             if kernel["compiled_into"]:
                 name.append(f", into {', '.join(kernel['compiled_into'])}", style="dim")

@@ -21,7 +21,7 @@ PATHS = {
 
 
 class CudaKernels:
-    """The kernels of the CUDA backend, compiled for ``compiler.ARCHITECTURE`` when their code is asked for."""
+    """The kernels of the CUDA backend, compiled for ``compiler.ARCHITECTURE`` when their code is needed."""
 
     legend = (
         "The forward kernels score too. vector: the integer units of threads. dot: tensor cores (IMMA) and IDP. "
@@ -39,7 +39,7 @@ class CudaKernels:
 
     @property
     def heading(self) -> str:
-        """For what they are compiled."""
+        """What they are compiled for."""
         return (
             f"CUDA kernels for {compiler.ARCHITECTURE}, hidden size {SHAPE.hidden_size}, "
             f"{SHAPE.num_layers} layer{'s' * (SHAPE.num_layers != 1)}"
@@ -132,4 +132,5 @@ class CudaKernels:
 
     def _signature(self, name: str) -> str:
         head = re.search(r'extern "C" __global__ (.*?\))\s*\{', self._text(name), re.DOTALL)
+        assert head, f"{name} is no kernel"
         return " ".join(head[1].split())

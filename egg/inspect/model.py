@@ -1,4 +1,4 @@
-"""A model's tensors: what their weights are like, and how far they have come since the start."""
+"""A model's tensors: statistics of their weights, and how far these have moved since the start."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,10 +64,10 @@ def measure(path: str) -> Inspected:
 
 def _first_weights(shape: Shape, config: dict[str, Any]) -> np.ndarray | None:
     """The weights that a run with this configuration begins with."""
-    there = config.get("evolution")
-    if not isinstance(there, dict):
+    settings = config.get("evolution")
+    if not isinstance(settings, dict):
         return None
-    seed, recipe = there.get("seed"), there.get("recipe")
+    seed, recipe = settings.get("seed"), settings.get("recipe")
     if type(seed) is not int or not 0 <= seed < 2**64 or recipe not in RECIPES:
         return None
     return initial_weights(shape, seed, recipe)
@@ -165,6 +165,6 @@ def plot_histograms(model: Inspected, path: Path) -> None:
         panel.set_ylim(0, 1.15 * top)
     for panel in panels[len(views) :]:
         panel.set_axis_off()
-    told = "weights now (blue) and at step 0 (orange)" if before else "weights"
-    figure.suptitle(f"{Path(model.path).resolve().name}: {told}, share in %", fontsize=10)
+    content = "weights now (blue) and at step 0 (orange)" if before else "weights"
+    figure.suptitle(f"{Path(model.path).resolve().name}: {content}, share in %", fontsize=10)
     figure.savefig(path)

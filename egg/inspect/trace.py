@@ -80,7 +80,7 @@ class Trace:
 
 
 class _Recorder(Model):
-    """The reference's model, and what it tells of every stage."""
+    """The reference's model, recording every stage."""
 
     def __init__(self, shape: Shape, weights: dict[str, np.ndarray]):
         super().__init__(shape, weights)
@@ -91,7 +91,7 @@ class _Recorder(Model):
 
 
 def trace(shape: Shape, weights: np.ndarray, text: bytes) -> Trace:
-    """Read a text from state zero with unperturbed weights, and keep what happens.
+    """Read a text from state zero with unperturbed weights, and record every stage.
 
     weights : (parameters,) int8
     Raises EggError for an empty text, one that is too long, or one with a NUL, which would end the document.
@@ -160,25 +160,25 @@ def facts(traced: Trace) -> dict[str, Any]:
 
 def position(traced: Trace, t: int) -> dict[str, Any]:
     """One byte: position 0 is the NUL before the text."""
-    there: dict[str, Any] = {"position": t, "byte": int(traced.tokens[t])}
+    figures: dict[str, Any] = {"position": t, "byte": int(traced.tokens[t])}
     if t:
-        there |= {
+        figures |= {
             "surprise_bits": float(traced.surprise_bits[t - 1]),
             "probability": float(2.0 ** -traced.surprise_bits[t - 1]),
             "rank": int(traced.rank[t - 1]) + 1,
             "predicted_byte": int(traced.expected[t - 1, 0]),
             "predicted_probability": float(traced.probabilities[t - 1, 0]),
         }
-    there["next"] = [
+    figures["next"] = [
         {"byte": int(b), "probability": float(p)}
         for b, p in zip(traced.expected[t], traced.probabilities[t], strict=True)
     ]
-    there["stages"] = [_numbers(stage, t) for stage in traced.stages]
-    return there
+    figures["stages"] = [_numbers(stage, t) for stage in traced.stages]
+    return figures
 
 
 def _numbers(stage: Stage, t: int) -> dict[str, Any]:
-    there = {
+    numbers = {
         "stage": stage.name,
         "min": int(stage.min[t]),
         "max": int(stage.max[t]),
@@ -186,10 +186,10 @@ def _numbers(stage: Stage, t: int) -> dict[str, Any]:
         "share_clipped": float(stage.clipped[t]),
     }
     if stage.headroom_bits is not None:
-        there["headroom_bits"] = float(stage.headroom_bits[t])
+        numbers["headroom_bits"] = float(stage.headroom_bits[t])
     if stage.openness is not None:
-        there["gate_openness"] = float(stage.openness[t])
-    return there
+        numbers["gate_openness"] = float(stage.openness[t])
+    return numbers
 
 
 def shown(byte: int) -> str:

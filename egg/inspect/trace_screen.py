@@ -85,19 +85,19 @@ def characters(text: bytes) -> list[tuple[str, int, int]]:
 
 def _bytes(traced: Trace, positions):
     rows, styles = [], []
-    gates = [stage for stage in traced.stages if stage.openness is not None]
+    gates = [stage.openness for stage in traced.stages if stage.openness is not None]
     for t in positions:
-        bits = traced.surprise_bits[t - 1]
+        bits = float(traced.surprise_bits[t - 1])
         rows.append(
             [
                 str(t),
-                shown(traced.tokens[t]),
+                shown(int(traced.tokens[t])),
                 _bits(bits),
                 f"{100 * 2.0**-bits:.1f} %",
                 str(traced.rank[t - 1] + 1),
-                shown(traced.expected[t - 1, 0]),
+                shown(int(traced.expected[t - 1, 0])),
                 f"{100 * traced.probabilities[t - 1, 0]:.1f} %",
-                " ".join(f"{gate.openness[t]:.2f}" for gate in gates[:6]),
+                " ".join(f"{gate[t]:.2f}" for gate in gates[:6]),
             ]
         )
         styles.append(None)

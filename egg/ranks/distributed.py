@@ -1,6 +1,6 @@
 """Many processes on MPI: each rank's share of the readers, and the few integers they exchange.
 
-A process that no MPI launcher started is ``Alone``: its calls give back what they are given, and mpi4py is never
+A process that no MPI launcher started is ``Alone``: its calls return what they are given, and mpi4py is never
 imported. All that is exchanged is integers or bytes, so results depend neither on the ranks' number nor on the order
 of sums; nothing is pickled.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from egg.errors import EggError
 from egg.ranks.lifeline import RECORD, Lifelines, tell
 
-# Rank and number of ranks, as launchers tell them. Slurm's are a step's own: a batch script that starts one process
+# Rank and number of ranks, as launchers give them. Slurm's are a step's own: a batch script that starts one process
 # has SLURM_NTASKS of its whole job.
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -27,9 +27,9 @@ LAUNCHERS = (
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
 )
 CHUNK = 1 << 18  # votes summed in one call: 2 MB at most, which stay in the cache
-GRACE = 2.0  # seconds in which the first rank tells what is wrong with all of them
-SPIN = 1e-4  # seconds of waiting for others who are about as far, as in most steps
-NAP = 2e-4  # seconds between two looks after that: the core is for those who compute
+GRACE = 2.0  # seconds in which the first rank reports a mistake that all of them share
+SPIN = 1e-4  # seconds of busy waiting: in most steps the other ranks are about as far
+NAP = 2e-4  # seconds between two looks after that: the core is for ranks that compute
 
 
 def launched() -> tuple[int, int]:
@@ -52,7 +52,7 @@ class Alone:
     """What a CPU backend should use; None is as many as the process may."""
 
     def share(self, items: int) -> slice:
-        """This rank's of so many streams or pairs, whole ones, in the order of the ranks."""
+        """This rank's slice of so many streams or pairs; the slices follow the order of the ranks."""
         return slice(0, items)
 
     def add(self, votes: np.ndarray, *numbers: int) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ class Alone:
         """
         return numbers
 
-    def join(self, rows: np.ndarray, items: int) -> np.ndarray:
+    def all_rows(self, rows: np.ndarray, items: int) -> np.ndarray:
         """All ranks' rows, in the order of the ranks.
 
         rows : (this rank's share, ...) int8
@@ -72,15 +72,17 @@ class Alone:
         return rows
 
     def gather(self, rows: np.ndarray, items: int, first: int | None = None) -> np.ndarray:
-        """As ``join``, for rank 0 alone, and of the first so many if that is given; the others get their own back."""
+        """As ``all_rows``, on rank 0 alone; with ``first``, only that many rows. Other ranks get their own back."""
         return rows[:first]
 
     def spread(self, rows: np.ndarray | None, items: int, row: tuple[int, ...]) -> np.ndarray:
         """This rank's share of (items, *row) int8, which rank 0 has; the opposite of ``gather``."""
+        assert rows is not None
         return rows
 
     def same(self, array: np.ndarray | None, shape: tuple[int, ...], dtype) -> np.ndarray:
         """Rank 0's array for all."""
+        assert array is not None
         return array
 
     def agree(self, number: int) -> int:
@@ -88,21 +90,21 @@ class Alone:
         return number
 
     def lead(self, ask: Callable[[], Any]) -> Any:
-        """What rank 0 finds, for all: a value of JSON; only rank 0 calls the function."""
+        """Rank 0's result, a JSON value, for all ranks; only rank 0 calls the function."""
         return ask()
 
     def close(self) -> None:
-        """Wait for all others to have arrived here; from then on each may end."""
+        """Wait until every rank is here; after that each may end."""
 
     def spent(self, seconds: float) -> str:
-        """What the exchange has cost since ``forget``, for people; empty for one process.
+        """The cost of the exchange since ``forget``, in words; empty for one process.
 
         seconds : that the steps took since then
         """
         return ""
 
     def forget(self) -> None:
-        """What the exchange has cost so far counts no more: the first step may compile kernels."""
+        """Reset the cost of the exchange: the first step may compile kernels."""
 
 
 ALONE = Alone()
@@ -161,7 +163,7 @@ class Ranks(Alone):
     def _row_type(self, size: int):
         return self._MPI.BYTE.Create_contiguous(size).Commit()
 
-    def join(self, rows, items):
+    def all_rows(self, rows, items):
         began = time.perf_counter()
         out, kind = np.empty((items, *rows.shape[1:]), np.int8), self._rows(rows)
         mine = np.ascontiguousarray(rows)
@@ -176,12 +178,11 @@ class Ranks(Alone):
         for share in self._shares(items):
             counts.append(min(share, left))
             left -= counts[-1]
-        out = np.empty((sum(counts), *rows.shape[1:]), np.int8) if self.leader else None
         mine, kind = np.ascontiguousarray(rows[: counts[self.rank]]), self._rows(rows)
-        to = [out, counts, None, kind] if self.leader else None
-        self._comm.Gatherv([mine, len(mine), kind], to)
+        out = np.empty((sum(counts), *rows.shape[1:]), np.int8) if self.leader else rows
+        self._comm.Gatherv([mine, len(mine), kind], [out, counts, None, kind] if self.leader else None)
         kind.Free()
-        return out if self.leader else rows
+        return out
 
     def spread(self, rows, items, row):
         self._wait()
@@ -233,10 +234,10 @@ class Ranks(Alone):
 
 
 def join() -> Alone | Ranks:
-    """This process among those that an MPI launcher started with it.
+    """The ranks of this process's MPI job, or ``Alone``.
 
-    Raises EggError, one line, where a launcher started several, and mpi4py is missing or is of another MPI: they
-    would be as many runs.
+    Raises EggError, one line, where a launcher started several processes and mpi4py is missing or belongs to another
+    MPI: each process would be a run of its own.
     """
     global _joined
     _, size = launched()
@@ -264,16 +265,16 @@ def join() -> Alone | Ranks:
 
 
 def silence() -> None:
-    """Rank 0 alone prints: what others say goes nowhere, but for ``tell``."""
+    """Let rank 0 alone print: the output of the others is dropped, but for ``tell``."""
     rank, size = launched()
     if size > 1 and rank:
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def fail(line: str, status: int) -> int:
-    """Tell in one line why this process ends, and with it the job; returns the exit status.
+    """Say in one line why this process, and with it the job, ends; returns the exit status.
 
-    What is wrong with all ranks, as a flag, is told by the first of them.
+    A mistake that all ranks share, as in a flag, is reported by the first of them alone.
     """
     rank, size = launched()
     if size == 1:
@@ -281,18 +282,17 @@ def fail(line: str, status: int) -> int:
     elif not rank:
         tell(line)
     if _joined:
-        _leave(line, status)
+        _leave(_joined, line, status)
     return status
 
 
-def _leave(line: str, status: int) -> NoReturn:
-    if _joined.rank:
+def _leave(ranks: Ranks, line: str, status: int) -> NoReturn:
+    if ranks.rank:
         time.sleep(GRACE)  # the first rank's word ends this process meanwhile
-        tell(f"rank {_joined.rank} of {_joined.size}: {line}")
+        tell(f"rank {ranks.rank} of {ranks.size}: {line}")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    _joined.lifelines.leave(status)
-    raise AssertionError("leave never returns")
+    ranks.lifelines.leave(status)
 
 
 def _threads(node) -> int:

@@ -1,7 +1,7 @@
 """A rank that dies ends the job: sockets between the ranks, which the system closes when a process is gone.
 
-MPI does not say that a peer has died: whoever waits for it would wait for ever. The ranks form a tree of
-connections; where one ends without a word, the job has lost a rank, is told so in one line, and ends. A word is one
+MPI does not say that a peer has died: a rank that waits for it would wait for ever. The ranks form a tree of
+connections; where one ends without a word, the job has lost a rank: it prints one line and ends. A word is one
 byte, the status that a rank which failed in order ends with; it is passed on to all others.
 """
 
@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 
 FAN_OUT = 32  # connections that a rank takes: 4,096 ranks are three levels
 JOIN_SECONDS = 20.0
 RECORD = 256  # bytes of a rank's address
-TOKEN = 16  # bytes that tell a rank of this job from anyone else who connects
+TOKEN = 16  # bytes that identify a rank of this job to a peer
 LOST = 1  # exit status of a job that lost a rank
 
 # A machine that vanishes closes nothing: after 10 s of silence the system asks, five times in 25 s.
@@ -43,7 +44,7 @@ class Lifelines:
         if children:
             server = socket.create_server(("127.0.0.1" if one_machine else "", 0), backlog=len(children))
             port = server.getsockname()[1]
-        # The token is rank 0's; addresses are exchanged when all who are connected to do listen.
+        # The token is rank 0's; addresses are exchanged once every rank that takes connections listens.
         own = secrets.token_bytes(TOKEN) + port.to_bytes(4, "big") + host.encode()
         records = everyone(np.frombuffer(own[:RECORD].ljust(RECORD, b"\0"), np.uint8))
         token = records[0, :TOKEN].tobytes()
@@ -70,7 +71,7 @@ class Lifelines:
         self._peers[parent] = (self.rank - 1) // FAN_OUT
 
     def _take(self, server: socket.socket, children: range, token: bytes) -> None:
-        """Take the children's connections; one who does not know the token is sent away."""
+        """Take the children's connections; a connection without the token is closed."""
         deadline = time.monotonic() + JOIN_SECONDS
         waited_for = set(children)
         while waited_for and (left := deadline - time.monotonic()) > 0:
@@ -92,19 +93,20 @@ class Lifelines:
         with selectors.DefaultSelector() as selector:
             for peer, number in self._peers.items():
                 peer.settimeout(None)
-                selector.register(peer, selectors.EVENT_READ, number)
+                selector.register(peer, selectors.EVENT_READ, (peer, number))
             while selector.get_map():
                 for key, _ in selector.select():
+                    peer, number = key.data
                     try:
-                        word = key.fileobj.recv(1)
+                        word = peer.recv(1)
                     except OSError:
                         word = b""
                     if not self._ended:
-                        self._follow(key.data, word)
-                    selector.unregister(key.fileobj)
+                        self._follow(number, word)
+                    selector.unregister(peer)
 
     def _follow(self, number: int, word: bytes) -> None:
-        """A peer has left: leave too, and tell it if nobody else does."""
+        """A peer has left: leave too, and say so if nobody else does."""
         if word:
             self.leave(word[0])
         # Its parent tells, of rank 0 the first of its children.
@@ -114,7 +116,7 @@ class Lifelines:
             time.sleep(1.0)
         self.leave(LOST)
 
-    def leave(self, status: int) -> None:
+    def leave(self, status: int) -> NoReturn:
         """End this process at once, and with it the others; never returns."""
         for peer in self._peers:
             try:
@@ -138,10 +140,10 @@ class Lifelines:
 
 
 def tell(line: str) -> None:
-    """One line on standard error, from any thread, and where ranks but the first are silent."""
+    """Print one line on standard error, from any thread and any rank."""
     stream = sys.__stderr__
     if stream is not None:
-        # On a terminal the moving line of the run may stand there.
+        # On a terminal the cursor may be on the run's status line.
         stream.write(f"{chr(10) if stream.isatty() else ''}egg: {line}\n")
         stream.flush()
 

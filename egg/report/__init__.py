@@ -1,1 +1,1 @@
-"""What a run leaves to look at: curves, pictures, its page, its last words."""
+"""What a run leaves to look at: curves, pictures, its page, its closing summary."""

@@ -1,4 +1,4 @@
-"""What the end of a run tells: how good the model is beside simpler ones, and a sample of its text."""
+"""The closing summary of a run: the model beside simpler ones, and a sample of its text."""
 
 import shlex
 from pathlib import Path
@@ -28,7 +28,7 @@ def report(
     measured: np.ndarray,
     progress: Progress,
 ) -> None:
-    """Tell how a run ended.
+    """Print the summary of a run that has ended.
 
     drawn : paths of the loss curve and of the report
     corpus : the data.Corpus it was trained on

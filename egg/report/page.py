@@ -1,6 +1,6 @@
 """report.html: runs' curves, figures and settings on one page that needs nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from egg.report.curves import Curves
@@ -90,17 +90,17 @@ def _settings(runs: Sequence[Curves]) -> str:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    there = {"preset": config.get("preset", "-")}
+    settings = {"preset": config.get("preset", "-")}
     for section in ("model", "evolution", "run"):
         if isinstance(config.get(section), dict):
-            there |= {name: "none" if v is None else v for name, v in config[section].items()}
+            settings |= {name: "none" if v is None else v for name, v in config[section].items()}
     corpus = config.get("corpus")
     if isinstance(corpus, dict):
-        there["text"] = f"{corpus.get('name')}, fingerprint {str(corpus.get('fingerprint'))[:12]}"
-    return there
+        settings["text"] = f"{corpus.get('name')}, fingerprint {str(corpus.get('fingerprint'))[:12]}"
+    return settings
 
 
-def _table(rows: list[tuple], bold: set[int] = frozenset()) -> str:
+def _table(rows: list[tuple], bold: Collection[int] = ()) -> str:
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     for number, row in enumerate(body, 1):

@@ -34,9 +34,9 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
             if len(run.validation):
                 at, bits = run.validation[:, column] / scale, run.validation[:, 2]
                 style = "o-" if len(bits) < 60 else "-"
-                told = f"{bits[-1]:.3f} at the end, {bits.min():.3f} at best"
-                told = f"validation, exact: {told}" if alone else f"{run.name}: {told}"
-                panel.plot(at, bits, style, color="C3" if alone else color, markersize=3, label=told)
+                figures = f"{bits[-1]:.3f} at the end, {bits.min():.3f} at best"
+                figures = f"validation, exact: {figures}" if alone else f"{run.name}: {figures}"
+                panel.plot(at, bits, style, color="C3" if alone else color, markersize=3, label=figures)
             elif not alone:
                 panel.plot([], [], color=color, label=f"{run.name}: not measured")
         for name, bits in lines.items():

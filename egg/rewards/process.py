@@ -18,7 +18,7 @@ class Reward:
 
     spec : MODULE:FUNCTION; the module is looked for in the present folder too
     timeout : seconds that one call for many texts may take
-    Raises EggError, one line that names the function, if it cannot be had.
+    Raises EggError, one line that names the function, if it cannot be loaded.
     """
 
     def __init__(self, spec: str, timeout: float):
@@ -60,7 +60,7 @@ class Reward:
 
 def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     """Answer lists of (prompt, text) with ("scores", list) or ("error", what is wrong), until the other end closes."""
-    # Ctrl-C is told to all: the command finishes its step
+    # Ctrl-C reaches every process: the command finishes its step
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path[:] = ["", *path]
     try:
@@ -68,16 +68,16 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
         both = takes_prompt(score)
         pipe.send(("ready", None))
     except BaseException as error:  # a module may call sys.exit
-        pipe.send(("error", f"cannot be had: {type(error).__name__}: {error}"))
+        pipe.send(("error", f"cannot be loaded: {type(error).__name__}: {error}"))
         return
     while True:
         try:
-            there = pipe.recv()
+            samples = pipe.recv()
         except EOFError:
             return
         try:
             scores = []
-            for prompt, text in there:
+            for prompt, text in samples:
                 value = float(score(text, prompt) if both else score(text))
                 if not math.isfinite(value):
                     raise ValueError(f"returned {value} for {text[:40]!r}")
@@ -88,7 +88,7 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
 
 
 def takes_prompt(score) -> bool:
-    """Whether a function has a second argument for the prompt: one that must be given, or is called so.
+    """Whether a function has a second argument for the prompt: one without a default, or one of that name.
 
     Others with a default are settings of its own, as in ``def score(text, target=20)``.
     """

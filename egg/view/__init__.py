@@ -1,1 +1,1 @@
-"""Terminal and HTML, for all that is shown."""
+"""Output on the terminal and as HTML."""

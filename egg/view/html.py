@@ -20,7 +20,7 @@ def build(title: str, body: str, data: Any, styles: list[str], script: str) -> s
     styles, script : names of assets
     """
     # Inside a script element only "<" could end it or begin a comment.
-    there = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    encoded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     style = "\n".join(map(asset, styles))
     return f"""<!doctype html>
 <html lang="en">
@@ -35,7 +35,7 @@ script-src 'unsafe-inline'; img-src data:">
 </head>
 <body>
 {body}
-<script type="application/json" id="data">{there}</script>
+<script type="application/json" id="data">{encoded}</script>
 <script>
 {asset(script)}</script>
 </body>

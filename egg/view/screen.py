@@ -20,7 +20,7 @@ def console(stream=None, width: int | None = None):
 
     stream = sys.stdout if stream is None else stream
     if width is None and not stream.isatty() and "COLUMNS" not in os.environ:
-        width = 200  # nobody's window: lines stay whole
+        width = 200  # no window: lines stay whole
     return Console(
         file=stream,
         width=width or shutil.get_terminal_size().columns,
@@ -89,7 +89,7 @@ class _Table:
 
 
 def _width(made, console, options) -> int:
-    """Of a table that has all the room it wants."""
+    """The width of a table whose columns are all in one row."""
     return made.__rich_measure__(console, options.update(max_width=10_000)).maximum
 
 

@@ -13,8 +13,8 @@ from egg.kernels.layout import BackendError
 def load(threads: int | None = None, notify: Callable[[str], None] | None = None):
     """The Numba backend for this CPU; compiles nothing yet.
 
-    notify : is told in one line if nothing has been compiled for this CPU before
-    Raises BackendError if EGG_CPU names an instruction set that is not there.
+    notify : called with one line if nothing has been compiled for this CPU before
+    Raises BackendError if EGG_CPU names an instruction set that this CPU lacks.
     """
     from numba.core import config
 

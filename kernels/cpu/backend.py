@@ -14,7 +14,8 @@ import numpy as np
 
 from egg.kernels.arithmetic import VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
 from egg.kernels.backend import Votes
-from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures, votes
+from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures
+from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
 from egg.kernels.cpu.reciprocal import reciprocals
@@ -148,19 +149,19 @@ def _adapter_plan(layout: AdapterShape) -> tuple[np.ndarray, int]:
 
 def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
     """(parameters,) int32 of the sums with ranks filled up to 16; factors A have none."""
-    votes_p, voters, at = np.zeros(layout.parameters, np.int32), _voters(layout.base), 0
-    for name, z in layout.views(votes_p).items():
+    votes, voters, at = np.zeros(layout.parameters, np.int32), _voters(layout.base), 0
+    for name, z in layout.views(votes).items():
         matrix, factor = name.rsplit(".", 1)
         if factor == "B" and matrix in voters:
             size = len(z) * RANKS
             z[...] = filled[at : at + size].reshape(-1, RANKS)[:, : layout.rank]
             at += size
-    return votes_p
+    return votes
 
 
 def _shares(plan: np.ndarray, parts: int) -> list[int]:
     """Ends of stretches of a plan that cost about the same."""
-    cost = np.cumsum(plan[:, votes.OUTPUTS] * plan[:, votes.INPUTS])
+    cost = np.cumsum(plan[:, vote_kernels.OUTPUTS] * plan[:, vote_kernels.INPUTS])
     ends = np.searchsorted(cost, [cost[-1] * i // parts for i in range(1, parts)]) if len(plan) else []
     return [0, *(int(end) + 1 for end in ends), len(plan)]
 
@@ -282,8 +283,8 @@ class NumbaBackend:
         blocks = min(items, blocks)
         return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
 
-    def forward(self, prepared, tokens, states):
-        return self._read(prepared, CLEAN, tokens, states, 1)
+    def forward(self, model, tokens, states):
+        return self._read(model, CLEAN, tokens, states, 1)
 
     def _read(self, prepared, noise, tokens, states, unit):
         """Logits and states of sequences, ``unit`` of which stay together in a block."""
@@ -302,8 +303,8 @@ class NumbaBackend:
         self.run(run, self.spread(len(tokens) // unit, most, ROWS // unit))
         return logits, states_out
 
-    def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
-        shape, model = prepared.shape, prepared.model
+    def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
+        shape, packed = model.shape, model.model
         scores = np.zeros(len(states), np.int32)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
@@ -315,15 +316,15 @@ class NumbaBackend:
         def run(first, last):
             block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
             forward.run_pair_block(
-                model, parameters, self.tables, block, tokens, states, states_out, first, first_pair, scores
+                packed, parameters, self.tables, block, tokens, states, states_out, first, first_pair, scores
             )
 
         most = self.members_per_block(shape, moved=True) // 2
         self.run(run, self.spread(len(tokens), most, ROWS))
         return scores, states_out
 
-    def cast_votes(self, prepared, tokens, states, draw, *, first_row=0):
-        shape, model, layout = prepared.shape, prepared.model, prepared.adapter
+    def cast_votes(self, model, tokens, states, draw, *, first_row=0):
+        shape, packed, layout = model.shape, model.model, model.adapter
         streams, length = len(tokens), tokens.shape[1] - 1
         d, kinds = shape.hidden_size, shape.vote_kinds
         v_columns, x_columns = _columns(shape)
@@ -333,10 +334,10 @@ class NumbaBackend:
         x = self.buffer("x", (quads * x_columns,), np.int32)
         places = {"quads": quads, "v": _at(v), "x": _at(x)}
         if layout is not None:
-            model = model._replace(members=KEEPS)
+            packed = packed._replace(members=KEEPS)
             z = self.buffer("z", (quads * RANKS * len(layout.matrices),), np.int32)
             places["z"] = _at(z)
-        branches_, _kept = self._branches(prepared, draw)
+        branches_, _kept = self._branches(model, draw)
         rows = self.buffer("embedding", (streams, length, d), np.int8)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
@@ -349,7 +350,7 @@ class NumbaBackend:
             block = self.block(shape, last - first, length, credited=True, adapter=layout)
             block = block._replace(quad=begin * length, **places)
             return branches.read_and_credit(
-                model,
+                packed,
                 CLEAN,
                 self.tables,
                 block,
@@ -366,8 +367,8 @@ class NumbaBackend:
 
         tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
         score = sum(self.run(read, tasks))
-        votes_p = self._sum_votes(prepared, places, rows, tokens, gains)
-        return Votes(votes_p, states_out, totals.sum(0), score)
+        votes = self._sum_votes(model, places, rows, tokens, gains)
+        return Votes(votes, states_out, totals.sum(0), score)
 
     def _branches(self, prepared, draw) -> tuple[structures.BranchParameters, tuple]:
         """The step's branches, and the arrays that must live as long."""
@@ -395,30 +396,30 @@ class NumbaBackend:
         """The votes' products: each thread owns panels of outputs, and columns of the embedding."""
         shape, layout = prepared.shape, prepared.adapter
         plan, size = _plan(shape) if layout is None else _adapter_plan(layout)
-        votes_p = self._buffers.get(("votes", layout or shape))
-        if votes_p is None:  # what is never voted on stays zero
-            votes_p = self._buffers["votes", layout or shape] = np.zeros(size, np.int32)
+        votes = self._buffers.get(("votes", layout or shape))
+        if votes is None:  # what is never voted on stays zero
+            votes = self._buffers["votes", layout or shape] = np.zeros(size, np.int32)
         v, x, z, quads = places["v"], places["x"], places.get("z", 0), places["quads"]
         d = shape.hidden_size
 
         def add(first, last, begin, end):
-            votes.sum_panels(plan, first, last, v, x, z, quads, votes_p, 0)
+            vote_kernels.sum_panels(plan, first, last, v, x, z, quads, votes, 0)
             if layout is None:
-                votes.sum_embedding(votes_p, d, tokens, begin, end, rows)
+                vote_kernels.sum_embedding(votes, d, tokens, begin, end, rows)
 
         ends = _shares(plan, self.threads)
         columns = [d // 16 * i // self.threads * 16 for i in range(self.threads + 1)]
         self.run(add, list(zip(ends, ends[1:], columns, columns[1:], strict=False)))
         if layout is None:
-            gains.sum(0, out=votes_p[shape.tensors["ln_out.weight"].slice])
-            return votes_p
-        return _without_filling(layout, votes_p)
+            gains.sum(0, out=votes[shape.tensors["ln_out.weight"].slice])
+            return votes
+        return _without_filling(layout, votes)
 
-    def read_adapter_pairs(self, prepared, tokens, states, noise):
-        model = prepared.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
+    def read_adapter_pairs(self, model, tokens, states, noise):
+        packed = model.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
         key_0, key_1 = key_words(noise.seed)
         parameters = CLEAN._replace(key_0=key_0, key_1=key_1, step=noise.step)
-        return self._read(prepared._replace(model=model), parameters, tokens, states, 2)
+        return self._read(model._replace(model=packed), parameters, tokens, states, 2)
 
     def add_full_rank(self, weights, noise, direction, amount):
         key = key_words(noise.seed)
@@ -431,15 +432,15 @@ class NumbaBackend:
 
     def cast_full_rank_votes(self, parameters, fitness, noise):
         key, fitness = key_words(noise.seed), np.asarray(fitness, np.int64)
-        votes_p = np.empty(parameters, np.int64)
+        votes = np.empty(parameters, np.int64)
 
         def cast(first, last):
             words, sums = np.empty(64, np.uint32), np.empty(full_rank.CHUNK, np.int32)
-            full_rank.sum_signs(fitness, noise.step, *key, first, last, words, sums, votes_p)
+            full_rank.sum_signs(fitness, noise.step, *key, first, last, words, sums, votes)
 
         chunks = -(-parameters // full_rank.CHUNK)
         self.run(cast, self.spread(chunks, -(-chunks // self.threads), 1))
-        return votes_p
+        return votes
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
         z = self.buffer("pair votes", (shape.parameters,), np.int32)
@@ -469,37 +470,37 @@ class NumbaBackend:
             if inputs:
                 pair_votes.pack_signs(words, tensor.b >> 3, ones, structures.OFFSET, inputs, x)
             plan = _panels(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
-            votes.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z, 1)
+            vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z, 1)
 
         self.run(draw, self.spread(len(voters), 64))
         self.run(cast, [(tensor,) for tensor in shape.tensors.values()])
 
-    def update_rows(self, layout, master, squares, votes_p, step, step_size):
+    def update_rows(self, layout, master, squares, votes, step, step_size):
         weights = np.empty(layout.parameters, np.int8)
         starts = layout.row_starts
 
         def move(first, last):
-            votes.move_rows(master, squares, votes_p, starts, first, last, step, step_size, weights)
+            vote_kernels.move_rows(master, squares, votes, starts, first, last, step, step_size, weights)
 
         parts = 1 if layout.parameters < LARGE // 4 else self.threads
         ends = np.searchsorted(starts, [layout.parameters * i // parts for i in range(parts + 1)])
         self.run(move, list(itertools.pairwise(ends.tolist())))
         return weights
 
-    def update_master(self, layout, master, votes_p, multiplier):
+    def update_master(self, layout, master, votes, multiplier):
         weights = np.empty(layout.parameters, np.int8)
 
         def move(first, last):
-            votes.move_master(master, votes_p, multiplier, weights, first, last)
+            vote_kernels.move_master(master, votes, multiplier, weights, first, last)
 
         self.run(move, self.spread(layout.parameters, LARGE))
         return weights
 
-    def update_signs(self, weights, votes_p, threshold):
+    def update_signs(self, weights, votes, threshold):
         out = np.empty_like(weights)
 
         def move(first, last):
-            votes.move_signs(weights, votes_p, int(threshold), out, first, last)
+            vote_kernels.move_signs(weights, votes, int(threshold), out, first, last)
 
         self.run(move, self.spread(len(weights), LARGE))
         return out

@@ -137,7 +137,7 @@ def compile_all(backend) -> None:
         draw = Draw(0, 0, d, np.zeros(shape.vote_kinds, np.int64))
         backend.forward(model, tokens, states)
         cast = backend.cast_votes(model, tokens, states, draw)
-        squares = np.zeros(len(shape.row_starts) - 1, np.int64)
+        squares = np.zeros(shape.rows, np.int64)
         backend.update_rows(shape, weights.astype(np.int32), squares, cast.votes, 0, 1)
         layout = AdapterShape(shape, 1, shape.matrices)
         adapter = Adapter(layout, np.ones(layout.parameters, np.int8))
@@ -245,8 +245,8 @@ def _code(name: str, machine_code: bytes, bitcode: bytes) -> Code:
     if machine_code[:4] == b"\x7fELF":
         sections, functions = elf_functions(machine_code)
     else:  # macOS, Windows: LLVM finds the sections, the functions in them stay unnamed
-        there = llvm.ObjectFileRef.from_data(machine_code).sections()
-        sections, functions = tuple(s.data() for s in there if s.is_text() and s.size()), []
+        parts = llvm.ObjectFileRef.from_data(machine_code).sections()
+        sections, functions = tuple(s.data() for s in parts if s.is_text() and s.size()), []
     return Code(
         name,
         machine or platform.machine(),

@@ -34,14 +34,14 @@ def detect() -> InstructionSet:
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
-    there = [s for s in INSTRUCTION_SETS if all(features.get(f) for f in s.features)]
+    available = [s for s in INSTRUCTION_SETS if all(features.get(f) for f in s.features)]
     forced = os.environ.get("EGG_CPU")
     if not forced:
-        return there[0]
-    for candidate in there:
+        return available[0]
+    for candidate in available:
         if candidate.name == forced:
             return candidate
     raise BackendError(
         f"EGG_CPU={forced}: not an instruction set of this CPU; "
-        f"it has {', '.join(s.name for s in there)} (unset EGG_CPU to choose the best)"
+        f"it has {', '.join(s.name for s in available)} (unset EGG_CPU to choose the best)"
     )

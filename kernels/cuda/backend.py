@@ -4,7 +4,7 @@ It speaks to the device through ``egg.kernels.cuda.device.CupyDevice``; the test
 sources in its place.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -96,14 +96,17 @@ class CupyBackend:
 
     # --- the calls ------------------------------------------------------------------------------------
 
-    def add_full_rank(self, *arguments):
+    def add_full_rank(self, *arguments, **settings) -> NoReturn:
         raise BackendError("backend cupy draws no full-rank noise: choose --backend numba")
 
     cast_full_rank_votes = add_full_rank
 
+    def read_adapter_pairs(self, *arguments, **settings) -> NoReturn:
+        raise BackendError("backend cupy knows no adapters: choose --backend numba")
+
     def prepare(self, shape, weights, adapter=None):
         if adapter is not None:
-            raise BackendError("backend cupy knows no adapters: choose --backend numba")
+            self.read_adapter_pairs()
         tile = tile_for(shape.hidden_size, self.device.shared_limit)
         flat = self.device.put(_checked(weights, np.int8, (shape.parameters,), "weights"))
         places = packed_offsets(shape)
@@ -123,15 +126,15 @@ class CupyBackend:
                 )
         return Prepared(shape, tile, flat, packed)
 
-    def forward(self, prepared, tokens, states):
-        shape, tokens = prepared.shape, _bytes(tokens)
+    def forward(self, model, tokens, states):
+        shape, tokens = model.shape, _bytes(tokens)
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (len(tokens), *layers), "states")
         if tokens.size == 0:
             return np.empty((*tokens.shape, VOCABULARY), np.int8), states.copy()
         results, length = [], tokens.shape[1]
         each = length * (VOCABULARY + 1) + 2 * shape.num_layers * shape.hidden_size
-        block = self._block(len(tokens), each, prepared.tile.members)
+        block = self._block(len(tokens), each, model.tile.members)
         for at in range(0, len(tokens), block):
             part = slice(at, at + block)
             read = self.device.put(tokens[part])
@@ -139,7 +142,7 @@ class CupyBackend:
             after = self.device.empty((members, *layers), np.int8)
             out = self.device.empty((members, length, VOCABULARY), np.int8)
             self._forward(
-                prepared,
+                model,
                 "forward_clean",
                 members,
                 read,
@@ -152,16 +155,16 @@ class CupyBackend:
             results.append((self.device.get(out), self.device.get(after)))
         return _joined(results)
 
-    def run_pairs(self, prepared, tokens, states, noise, *, first_pair=0):
+    def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
-        shape, pairs, length = prepared.shape, len(tokens), tokens.shape[1] - 1
+        shape, pairs, length = model.shape, len(tokens), tokens.shape[1] - 1
         layers = (shape.num_layers, shape.hidden_size)
         states = _checked(states, np.int8, (2 * pairs, *layers), "states")
         if pairs == 0 or length == 0:
             return np.zeros(2 * pairs, np.int32), states.copy()
         results = []
         each = 4 * sign_words(shape) + 4 * shape.num_layers * shape.hidden_size + length + 16
-        wave = prepared.tile.members // 2 * self.device.multiprocessors
+        wave = model.tile.members // 2 * self.device.multiprocessors
         block = self._block(pairs, each, wave)
         for at in range(0, pairs, block):
             read = self.device.put(tokens[at : at + block])
@@ -171,7 +174,7 @@ class CupyBackend:
             after = self.device.empty((2 * count, *layers), np.int8)
             sums = self.device.empty((2 * count,), np.int32)
             self._forward(
-                prepared,
+                model,
                 "forward_pairs",
                 2 * count,
                 self._exp2,
@@ -188,11 +191,7 @@ class CupyBackend:
             results.append((self.device.get(sums), self.device.get(after)))
         return _joined(results)
 
-    def cast_votes(self, *arguments, **settings):
-        """Recipe egg waits for kernels of its own.
-
-        Raises BackendError.
-        """
+    def cast_votes(self, *arguments, **settings) -> NoReturn:
         raise BackendError(NOT_YET)
 
     update_rows = cast_votes
@@ -224,8 +223,8 @@ class CupyBackend:
                 np.int32(v_columns),
                 np.int32(x_columns),
             )
-            self._sum(matrices, v, x, votes, rows)
-            self._sum_vectors(vectors, v, votes, rows)
+            self._sum("sum_matrices", matrices, (v, x), votes, rows, threads=128)
+            self._sum("sum_vectors", vectors, (v,), votes, rows)
         return device.get(votes)
 
     def _table(self, shape: Shape):
@@ -236,41 +235,16 @@ class CupyBackend:
 
     def _slices(self, rows: int, tiles: int) -> tuple[int, int]:
         """Rows of a slice and how many slices: enough to fill the device, few enough rows for int32."""
-        wanted = -(-4 * self.device.multiprocessors // tiles)
-        slices = max(-(-rows // MOST_ROWS), min(wanted, -(-rows // 256)))
+        enough = -(-4 * self.device.multiprocessors // tiles)
+        slices = max(-(-rows // MOST_ROWS), min(enough, -(-rows // 256)))
         size = -(-rows // slices // 32) * 32
         return size, -(-rows // size)
 
-    def _sum(self, places, v, x, votes, rows):
+    def _sum(self, kernel, places, signs, votes, rows, threads=THREADS):
         size, slices = self._slices(rows, len(places))
-        self._launch(
-            "votes.cu",
-            "sum_matrices",
-            (len(places), slices),
-            v,
-            x,
-            places,
-            votes,
-            np.int32(rows),
-            np.int32(size),
-            np.int32(v.shape[1]),
-            np.int32(x.shape[1]),
-            threads=128,
-        )
-
-    def _sum_vectors(self, places, v, votes, rows):
-        size, slices = self._slices(rows, len(places))
-        self._launch(
-            "votes.cu",
-            "sum_vectors",
-            (len(places), slices),
-            v,
-            places,
-            votes,
-            np.int32(rows),
-            np.int32(size),
-            np.int32(v.shape[1]),
-        )
+        columns = (np.int32(array.shape[1]) for array in signs)
+        counts = np.int32(rows), np.int32(size), *columns
+        self._launch("votes.cu", kernel, (len(places), slices), *signs, places, votes, *counts, threads=threads)
 
     def update_master(self, layout, master, votes, multiplier):
         device, size = self.device, layout.parameters
@@ -303,9 +277,12 @@ class CupyBackend:
         return self.device.get(moved)
 
 
-def _joined(results):
+def _joined(results: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Arrays of blocks as those of all; of a single block as they are, large as they may be."""
-    return results[0] if len(results) == 1 else tuple(map(np.concatenate, zip(*results, strict=True)))
+    if len(results) == 1:
+        return results[0]
+    outputs, states = zip(*results, strict=True)
+    return np.concatenate(outputs), np.concatenate(states)
 
 
 def _key(noise: Noise):

@@ -16,7 +16,7 @@ class CupyDevice:
     """One device of this machine.
 
     number : as the driver counts
-    Raises BackendError for a device that is not there or is too old, a driver that is missing or too old, or no CuPy.
+    Raises BackendError for a device that is missing or too old, a driver that is missing or too old, or no CuPy.
     """
 
     def __init__(self, number: int = 0):
@@ -71,7 +71,7 @@ class CupyDevice:
         return out
 
     def get(self, array) -> np.ndarray:
-        """A copy on this side; waits for all that was launched. Large ones lie in pinned memory: faster."""
+        """A copy in host memory; waits for all that was launched. Large ones lie in pinned memory: faster."""
         with self.on():
             if array.nbytes < PINNED:
                 return self._cupy.asnumpy(array)
@@ -125,7 +125,7 @@ class CupyDevice:
         try:
             module = self._cupy.RawModule(code=source(name), options=("-std=c++17", *options))
             function = module.get_function(kernel)
-            if shared > 48 << 10:  # what a block may have without being asked for
+            if shared > 48 << 10:  # what a block may have without an attribute
                 function.max_dynamic_shared_size_bytes = shared
         except Exception as error:  # the compiler's, the loader's or the driver's
             raise BackendError(

@@ -43,11 +43,12 @@ def tile_for(hidden_size: int, shared_limit: int) -> Tile:
 
     Raises BackendError if none does.
     """
-    for tile in (Tile(*numbers) for numbers in TILES[hidden_size]):
+    tiles = [Tile(*numbers) for numbers in TILES[hidden_size]]
+    for tile in tiles:
         if tile.shared_bytes(hidden_size) <= shared_limit:
             return tile
     raise BackendError(
-        f"backend cupy: hidden size {hidden_size} needs {tile.shared_bytes(hidden_size)} bytes of shared memory "
+        f"backend cupy: hidden size {hidden_size} needs {tiles[-1].shared_bytes(hidden_size)} bytes of shared memory "
         f"a block, this device has {shared_limit}: use --backend numba"
     )
 

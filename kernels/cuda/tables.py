@@ -36,4 +36,4 @@ def pair_tables(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             stretches.append((tensor.b, tensor.shape[1], x, 1))
             x += tensor.shape[1]
         v += tensor.shape[0]
-    return tuple(np.array(table, np.int32) for table in (tiles, vectors, stretches))
+    return np.array(tiles, np.int32), np.array(vectors, np.int32), np.array(stretches, np.int32)

@@ -19,7 +19,7 @@ def folders(*names: str) -> Iterator[Path]:
 
 
 def program(*names: str) -> str | None:
-    """The first of these programs that is there: on PATH, or in one of the folders; None: there is none."""
+    """The first of these programs that is found, on PATH or in one of the folders; else None."""
     for name in names:
         for folder in (None, *folders("bin")):
             if found := shutil.which(name, path=folder and str(folder)):

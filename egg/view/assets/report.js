@@ -48,7 +48,7 @@ function chart(title, seriesOf, lines, height) {
   const box = make("div", null, document.getElementById("charts"), "chart");
   make("h2", title, box);
   const svg = draw("svg", {role: "img", "aria-label": title}, box);
-  const told = make("div", "", box, "told");
+  const values = make("div", "", box, "values");
   let scaleX, marker, shown = [];
   function redraw() {
     const width = box.clientWidth - 20;
@@ -105,9 +105,9 @@ function chart(title, seriesOf, lines, height) {
     marker.setAttribute("x1", scaleX(first[axis]));
     marker.setAttribute("x2", scaleX(first[axis]));
     marker.setAttribute("visibility", "visible");
-    told.textContent = `${across(first[axis])}: ` + shown.map(s => `${s.name} ${+near(s)[2].toPrecision(4)}`).join(", ");
+    values.textContent = `${across(first[axis])}: ` + shown.map(s => `${s.name} ${+near(s)[2].toPrecision(4)}`).join(", ");
   });
-  svg.addEventListener("pointerleave", () => { if (marker) marker.setAttribute("visibility", "hidden"); told.textContent = ""; });
+  svg.addEventListener("pointerleave", () => { if (marker) marker.setAttribute("visibility", "hidden"); values.textContent = ""; });
   new ResizeObserver(redraw).observe(box);
   charts.push(redraw);
 }
