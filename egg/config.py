@@ -265,7 +265,7 @@ PRESETS: dict[str, Config] = {
     ),
 }
 PRESET_HELP = {
-    "quickstart": "1,706,240 parameters on the standard library's sources, a minute on two cores",
+    "quickstart": "1,706,240 parameters on Python's library, a minute on two cores",
     "nano": "1,706,240 parameters on MiniPile, ten minutes",
     "base": "1,706,240 parameters on MiniPile, two hours",
     "paper": "4,856,064 parameters on MiniPile, the published recipe",

@@ -162,13 +162,15 @@ class Settings:
 
     def __call__(self, arguments: ArgumentCollection) -> None:
         """Append the values as tokens to the arguments without one."""
-        if (resumed := _given(arguments, "resume")) is not None:
-            config = self._read_run(resumed, _given(arguments, "config") is not None)
-        else:
-            if (file := _given(arguments, "config")) is not None:
-                self._read_file(file, arguments)
-            chosen = _given(arguments, "preset")
-            config = preset(DEFAULT_PRESET if chosen is None else chosen)
+        run, file = _given(arguments, "resume"), _given(arguments, "config")
+        if run is not None and file is not None:
+            raise EggError(f"--config: the run in {run} has its settings, leave --config away")
+        if run is not None:
+            self._read_run(run)
+        if file is not None:
+            self._read_file(file, arguments)
+        chosen = _given(arguments, "preset")
+        config = self.config or preset(DEFAULT_PRESET if chosen is None else chosen)
         if _stops_given(arguments):
             config = without_stops(config)
         config = with_recipe(config, _given(arguments, "recipe") or config.evolution.recipe)
@@ -186,14 +188,12 @@ class Settings:
             there = {name: value for name, value in there.items() if name not in (*STOPS, "member_tokens")}
         _give(arguments, there)
 
-    def _read_run(self, path: str, with_file: bool) -> Config:
-        """Where to go on; the run is locked."""
+    def _read_run(self, path: str) -> None:
         if not path:
             raise EggError("--resume is empty: give the folder of a run")
         run = self.resumed = Path(path)
-        self.saved, self.there, self.damaged = self.ranks.lead(lambda: _newest(run, with_file, self.held))
+        self.saved, self.there, self.damaged = self.ranks.lead(lambda: _newest(run, self.held))
         self.config = from_json(self.there, f"{self.saved or run}/{checkpoint.CONFIG}")
-        return self.config
 
 
 def _given(arguments: ArgumentCollection, name: str) -> str | None:
@@ -228,10 +228,9 @@ def _refuse_changes(arguments: TrainArguments, settings: Settings) -> None:
             )
 
 
-def _newest(run: Path, with_file: bool, held: ExitStack) -> tuple[str | None, dict, list[str]]:
+def _newest(run: Path, held: ExitStack) -> tuple[str | None, dict, list[str]]:
     """Where to go on, what its config.json holds, and what is wrong with newer ones; the run is locked.
 
-    with_file : is a file of settings given, too?
     A run that was killed before its first checkpoint has nowhere to go on: None, and its own config.json.
     """
     if not run.is_dir():
@@ -239,8 +238,6 @@ def _newest(run: Path, with_file: bool, held: ExitStack) -> tuple[str | None, di
         raise EggError(f"--resume {run}: {what}, give the folder of a run")
     if (run / checkpoint.MODEL).exists():
         raise EggError(f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}")
-    if with_file:
-        raise EggError(f"--config: the run in {run} has its settings, leave --config away")
     if not os.access(run, os.W_OK | os.X_OK):
         raise EggError(f"--resume {run}: the folder cannot be written")
     held.enter_context(locked(run))
