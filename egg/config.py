@@ -7,7 +7,9 @@ no result and is not part of the configuration.
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from cyclopts import Parameter
 
 from egg.errors import EggError
 from egg.kernels.arithmetic import MIN_BRANCHES, VOTE_ROWS
@@ -16,6 +18,7 @@ from egg.optimizer import STEP_BITS, default_step_size
 
 FORMAT = 2  # of config.json
 VOCABULARY = 256
+TOKENS = Parameter(alias="--member-tokens")  # what older versions call the flag --tokens
 MAX_LAYERS = 1024  # far beyond any sensible model, and before lists of tensors fill memory
 DEFAULT_HORIZON = 8_000_000  # tokens: what the step size of a run without a known end is chosen for
 # Fields that one recipe alone has: the other's are at their defaults, and in no file.
@@ -149,7 +152,7 @@ class RunConfig:
     """Column of tables, or key of JSONL, that holds the text."""
     steps: int | None = None
     """Stop after so many steps, counted from the run's beginning; the first stop reached counts."""
-    tokens: int | None = None
+    tokens: Annotated[int | None, TOKENS] = None
     """Stop after so many bytes of text, each counted once for each reader that reads it, from the run's beginning."""
     minutes: float | None = None
     """Stop after so many minutes of training, counted from the run's beginning."""
@@ -262,7 +265,7 @@ PRESETS: dict[str, Config] = {
     ),
 }
 PRESET_HELP = {
-    "quickstart": "1,706,240 parameters on the standard library's sources, a minute on two cores",
+    "quickstart": "1,706,240 parameters on Python's library, a minute on two cores",
     "nano": "1,706,240 parameters on MiniPile, ten minutes",
     "base": "1,706,240 parameters on MiniPile, two hours",
     "paper": "4,856,064 parameters on MiniPile, the published recipe",

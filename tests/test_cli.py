@@ -21,7 +21,7 @@ from conftest import SMALL, forge
 
 from egg import __version__
 from egg.cli.main import main
-from egg.cli.options import given, whole_number
+from egg.cli.options import whole_number
 from egg.config import PRESET_HELP
 from egg.run import progress
 from egg.run.progress import Progress
@@ -418,7 +418,8 @@ def test_train_py_is_egg_train(tables, tmp_path):
     done = subprocess.run(command + ["--steps", "x"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "egg: --steps: 'x' is no integer: write it like 4096, 10_000, 10M or 1e9 (python train.py --help)"
+        "egg: Invalid value for --steps: 'x' is no integer: write it like 4096, 10_000, 10M or 1e9 "
+        "(python train.py --help)"
     ]
 
 
@@ -461,11 +462,11 @@ def test_help_shows_the_chosen_presets_values(egg):
     status, out, _ = egg("train", "--preset", "paper", "--help")
     assert status == 0
     words = " ".join(out.replace("│", " ").split())
-    assert "(default: 262144)" in words and "(default: paper)" in words and "(default: 10G)" in words
+    assert "[default: 262144]" in words and "[default: paper]" in words and "[default: 10G]" in words
     assert "--hidden-size" in words and "--model" not in words and "vocab" not in words
     for name, line in PRESET_HELP.items():
         assert f"{name} {line}" in words
-    assert "(default: 50M)" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
+    assert "[default: 50M]" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
     assert egg("eval", "--help")[0] == 0
 
 
@@ -507,7 +508,7 @@ BAD = {
     "unknown preset": ("--preset huge", "quickstart"),
     "unknown flag": ("--speed 3", "--speed"),
     "misspelt flag": ("--stream 64", "--streams"),
-    "stray word": ("hello", "hello"),
+    "stray word": ("hello", "unknown argument hello"),
     "no value": ("--hidden-size", "--hidden-size"),
     "hidden size": ("--hidden-size 100", "power of four"),
     "hidden size zero": ("--hidden-size 0", "power of four"),
@@ -525,7 +526,7 @@ BAD = {
     "population negative": ("--recipe paper --population-size -16", "--population-size"),
     "streams of the paper": ("--recipe paper --streams 8", "recipe paper has none"),
     "odd pairs": ("--recipe paper --population-size 17", "even"),
-    "group": ("--group-size 16", "unknown argument --group-size"),
+    "group": ("--group-size 16", "Unknown option: --group-size"),
     "schedule": ("--schedule-tokens never", "or time"),
     "schedule by no clock": ("--schedule-tokens time", "--minutes"),
     "chunk": ("--seq-len 0", "--seq-len"),
@@ -542,9 +543,9 @@ BAD = {
     "seed word": ("--seed x", "--seed"),
     "seed huge": ("--seed 1e999999999", "--seed"),
     "seed range": ("--seed 18446744073709551616", "--seed"),
-    "recipe": ("--recipe cake", "egg, paper"),
+    "recipe": ("--recipe cake", '"egg", "paper"'),
     "sigma of branches": ("--sigma-shift 3", "recipe egg has none"),
-    "perturbation": ("--perturbation input", "unknown argument --perturbation"),
+    "perturbation": ("--perturbation input", "Unknown option: --perturbation"),
     "step size": ("--step-size big", "--step-size"),
     "backend": ("--backend tpu", "tpu"),
     "absent backend": ("--backend cupy", "cupy"),
@@ -724,9 +725,9 @@ def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monk
         ("eval", "PATH"),
         ("eval {tmp}/nothing", "no such folder"),
         ("eval {tmp}", "neither a run nor a checkpoint"),
-        ("eval {tmp} --split some", "--split some"),
-        ("eval --jsno {tmp}", "unknown argument --jsno"),
-        ("sample --seed -5 --lenght=4 {tmp}", "unknown argument --lenght"),
+        ("eval {tmp} --split some", 'Invalid value "some" for --split'),
+        ("eval --jsno {tmp}", "Unknown option: --jsno. Did you mean --json?"),
+        ("sample --seed -5 --lenght=4 {tmp}", "Did you mean --length?"),
     ],
 )
 def test_bad_calls_of_other_commands(egg, tmp_path, arguments, says):
@@ -789,14 +790,6 @@ def test_whole_numbers(text, value):
 def test_what_is_no_whole_number(text):
     with pytest.raises(ValueError, match="no integer"):
         whole_number(text)
-
-
-def test_given():
-    argv = ["--a-b", "1", "--a_b=2", "--c", "--a-b="]
-    assert given(argv, "a_b") == ["1", "2", ""]
-    assert given(argv, "c") == ["--a-b="]
-    assert given(argv, "d") == []
-    assert given(["--resume"], "resume") == []
 
 
 # Progress

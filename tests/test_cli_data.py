@@ -72,10 +72,10 @@ def test_help_teaches(egg):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("data", "prepare,info,clear"),
-        ("data fetch", "choose prepare, info, clear"),
+        ("data", "choose prepare, info, clear"),
+        ("data fetch", 'Choose from: "prepare", "info", "clear"'),
         ("data prepare", "prepare what?"),
-        ("data prepare=", "choose"),
+        ("data prepare=", "Choose from"),
         ("data prepare no/such/text", "no/such/text"),
         ("data prepare {tmp}/empty", "empty"),
         ("data prepare {tmp}/folder", "no files"),

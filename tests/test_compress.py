@@ -162,7 +162,7 @@ def test_the_commands(train, egg, tmp_path, book):
         (["compress", "FILE", "--model", "no/such/model", "-o", "x"], "no/such/model"),
         (["compress", "FILE", "--model", "m", "-o", "nowhere/x"], "nowhere/x"),
         (["compress", "FILE", "--model", "m", "-o", "."], "--out .: is a folder"),
-        (["compress", "FILE", "--model", "m"], "-o is missing"),
+        (["compress", "FILE", "--model", "m"], "--out is missing"),
         (["compress", "FILE", "-o", "x"], "--model is missing"),
         (["decompress", "nothing.egg", "--model", "m", "-o", "x"], "nothing.egg: No such file"),
     ],

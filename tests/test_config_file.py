@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 from test_resume import files
 
-from egg.cli.train import _in_file
 from egg.config import PRESETS, RunConfig
-from egg.run.config_file import read_flags, to_toml
+from egg.run.config_file import read_settings, to_toml
 
 
 def settings(run) -> dict:
@@ -56,8 +55,8 @@ def test_texts_come_back(tmp_path, text):
     content = tomllib.loads((tmp_path / "run.toml").read_text())
     assert content["data"] == text and content["keep"] == "all" and content["minutes"] == 0.1
     assert content["step_size"] == content["schedule_tokens"] == "none"  # as it was not resolved
-    flags = read_flags(str(tmp_path / "run.toml"), _in_file())
-    assert f"--data={text}" in flags and len(flags) == len(content)
+    read = read_settings(str(tmp_path / "run.toml"), content)
+    assert read == {name: str(value) for name, value in content.items()}
 
 
 def test_a_path_that_is_not_utf8_does_not_stop_a_run():
@@ -76,14 +75,14 @@ BAD = {
     "steps = true": "steps must be a number or a text, not True",
     "steps = [1]": "steps must be",
     "seed = 2026-11-21": "seed must be",
-    "hidden_size = 'wide'": "mine.toml: --hidden-size: 'wide' is no integer",
-    "steps = 1.5": "mine.toml: --steps: '1.5' is no integer",
+    "hidden_size = 'wide'": "mine.toml: Invalid value for --hidden-size: 'wide' is no integer",
+    "steps = 1.5": "mine.toml: Invalid value for --steps: '1.5' is no integer",
     "minutes = nan": "mine.toml: --minutes nan",
     "hidden_size = 100": "mine.toml: hidden size 100",
     "population_size = 40": "mine.toml: --population-size: recipe egg has none",
     "streams = 0": "mine.toml: --streams 0",
     "preset = 'huge'": "mine.toml: unknown preset 'huge'",
-    "recipe = 'cake'": "mine.toml: --recipe cake",
+    "recipe = 'cake'": 'mine.toml: Invalid value "cake" for --recipe',
 }
 
 

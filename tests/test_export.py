@@ -110,9 +110,9 @@ def test_a_text_that_is_gone_leaves_the_figures_of_the_log(run, egg, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["RUN", "--to", "c"], "-o is missing"),
+        (["RUN", "--to", "c"], "--out is missing"),
         (["RUN", "-o", "x"], "--to is missing"),
-        (["RUN", "--to", "gguf", "-o", "x"], "--to gguf: choose c, huggingface"),
+        (["RUN", "--to", "gguf", "-o", "x"], '"gguf" for --to. Choose from: "c", "huggingface"'),
         (["none", "--to", "c", "-o", "x"], "none: no such folder"),
         (["RUN", "--to", "c", "-o", "RUN"], "is a run's"),
         (["RUN", "--to", "huggingface", "-o", "RUN/checkpoints/step-00000009"], "is a run's"),

@@ -222,7 +222,7 @@ def test_bytes_that_are_no_characters_are_shown_as_such():
     ("arguments", "says"),
     [
         ("", "choose kernels"),
-        ("nothing", "choose kernels"),
+        ("nothing", "Available commands: kernels"),
         ("trace {run}", "--text or --text-file"),
         ("trace {run} --text a --text-file b", "one of them"),
         ("trace {run} --text=", "empty"),

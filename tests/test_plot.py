@@ -91,7 +91,7 @@ def test_a_run_that_goes_on_or_was_killed_can_be_drawn(egg, runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("", "plot what?"),
+        ("", "RUN is missing"),
         ("{tmp}/nothing", "no such folder"),
         ("{tmp}", "no config.json"),
         ("{run}/checkpoints/step-00000009", "give its run"),

@@ -392,6 +392,7 @@ def test_the_prompt_comes_from_a_file_or_standard_input(egg, run, tmp_path, monk
     assert egg("sample", run, "--prompt-file", tmp_path / "prompt", *flags)[1] == expected
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xc3\xa9\n")))
     assert egg("sample", run, "--prompt-file", "-", *flags)[1] == expected
+    assert egg("sample", run, "--prompt", "- item", *flags)[1].startswith("- item")
 
 
 @pytest.mark.parametrize(
@@ -428,7 +429,7 @@ def test_no_model_gets_one_line(egg, tmp_path):
 
 def test_help_says_where_a_sample_ends(egg):
     status, out, _ = egg("sample", "--help")
-    assert status == 0 and "NUL" in out and "--top-k" in out and "(default: 500)" in out
+    assert status == 0 and "NUL" in out and "--top-k" in out and "[default: 500]" in out
 
 
 def started(run, *arguments) -> subprocess.Popen:

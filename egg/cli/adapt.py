@@ -2,18 +2,18 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import tyro
+from cyclopts import Parameter
 
 from egg import data
 from egg.cli.corpus import facts, open_for_training, text_of
 from egg.cli.folders import folder_for
 from egg.cli.options import FULL, BackendFlag, ColumnFlag, JsonFlag, ThreadsFlag, parse, rank_of, say
-from egg.config import Config, EvolutionConfig, ModelConfig, RunConfig
+from egg.config import TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
 from egg.evolution.branches import BranchEvolution
 from egg.kernels import get_backend
@@ -46,13 +46,14 @@ class AdaptArguments:
       egg adapt runs/nano --reward egg.rewards:target_length --prompts prompts.txt --out runs/short
     """
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
+    path: Annotated[str, Parameter(name="ckpt")]
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    _: KW_ONLY
     data: str | None = None
     """Text to adapt to, as for training; or --reward."""
-    reward: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    reward: Annotated[str | None, Parameter(metavar="MODULE:FUNCTION")] = None
     """Python function of a text, or of a text and its prompt, more being better, as egg.rewards:target_length."""
-    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    prompts: Annotated[str | None, Parameter(metavar="FILE")] = None
     """reward: prompts that members go on with, one a line."""
     length: int = 64
     """reward: bytes that a member writes."""
@@ -60,7 +61,7 @@ class AdaptArguments:
     """reward: as for egg sample."""
     reward_timeout: float = 60.0
     """reward: seconds that the function may take for all texts of a step."""
-    rank: Annotated[str, tyro.conf.arg(metavar="INT|full")] = "2"
+    rank: Annotated[str, Parameter(metavar="INT|full")] = "2"
     """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
     tensors: str | None = None
     """Matrices that are adapted: gru, mlp, head, or names such as w_down, separated by commas; none: gru, w_down and
@@ -69,7 +70,7 @@ class AdaptArguments:
     """Folder of the adapter; none: runs/adapt-DATE-TIME."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
-    tokens: int = 1_000_000
+    tokens: Annotated[int, TOKENS] = 1_000_000
     """Bytes of text to read, each counted once for each reader (with a reward every member is one); the step size falls
     until then."""
     streams: int = EvolutionConfig.streams
@@ -106,9 +107,10 @@ class MergeArguments:
       egg adapt merge runs/nano --adapter runs/letters --out letters-merged
     """
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
+    path: Annotated[str, Parameter(name="ckpt")]
     """The model that the adapter was made for."""
-    adapter: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    _: KW_ONLY
+    adapter: Annotated[str, Parameter(metavar="FILE")]
     """adapter.safetensors, or its folder."""
     out: str
     """Folder for the merged model."""
@@ -122,18 +124,14 @@ class MergeArguments:
     threads: ThreadsFlag = None
 
 
-@dataclass(frozen=True)
-class Completed(AdaptArguments):
-    """All of ``egg adapt``, for completion."""
-
-    merge: Annotated[MergeArguments, tyro.conf.subcommand("merge")] | None = None
+SUBCOMMANDS = {"": AdaptArguments, "merge": MergeArguments}
 
 
 def main(argv: list[str], prog: str) -> int:
     """Adapt, or merge, as the arguments say; returns the exit status."""
-    if argv[:1] == ["merge"]:
-        return _merge(parse(MergeArguments, argv[1:], prog=f"{prog} merge"))
-    arguments = parse(AdaptArguments, argv, prog=prog)
+    arguments = parse(SUBCOMMANDS, argv, prog=prog)
+    if isinstance(arguments, MergeArguments):
+        return _merge(arguments)
     if (arguments.data is None) == (arguments.reward is None):
         raise EggError("give --data TEXT or --reward MODULE:FUNCTION, one of them")
     if arguments.reward is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from egg.bench.cases import NAMES, PERTURBATION, RANKS, plan
 from egg.bench.check import check, check_full_rank
@@ -18,7 +18,7 @@ from egg.kernels import get_backend
 from egg.run.origin import commit, cpu_name, versions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchArguments:
     """Measure speed: check the backend against the reference, then time it beside the CPU's peak.
 
@@ -45,9 +45,9 @@ class BenchArguments:
     For example: egg bench --only step --hidden-size 256 --num-layers 1
     """
 
-    only: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join((*NAMES, PERTURBATION)) + "}")] = None
+    only: Annotated[str | None, Parameter(metavar="{" + ",".join((*NAMES, PERTURBATION)) + "}")] = None
     """Measure one thing; none: all."""
-    recipe: Annotated[str | None, tyro.conf.arg(metavar="{egg,paper}")] = None
+    recipe: Annotated[str | None, Parameter(metavar="{egg,paper}")] = None
     """Measure one recipe; none: both, paper up to hidden size 256."""
     hidden_size: int | None = None
     """Measure models of this width; none: 64, 256 and 1024, with 2 layers."""

@@ -1,10 +1,7 @@
 """``egg compare``: the learning bench."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from egg.cli.options import made_folder, parse, say
 from egg.report.plots import plot_comparison
@@ -27,8 +24,9 @@ class CompareArguments:
       hidden_size = 256
     """
 
-    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    file: str
     """The comparison."""
+    _: KW_ONLY
     out: str | None = None
     """Folder of its runs, results.jsonl and curves.png; none: runs/NAME, as the file is called."""
 

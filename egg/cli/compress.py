@@ -1,11 +1,11 @@
 """``egg compress`` and ``egg decompress``: a file made small by a model, and back."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from egg.cli.bar import bar
 from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
@@ -15,8 +15,7 @@ from egg.model.checkpoint import WRITING, replace_file
 from egg.model.compress import HEADER, compress, decompress
 from egg.model.network import read_model
 
-FileName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
-OutName = Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,9 @@ class CompressArguments:
       egg compress notes.txt --model runs/quickstart-20261121-101500 -o notes.egg
     """
 
-    file: FileName
+    file: str
     """What to compress."""
+    _: KW_ONLY
     model: str
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     out: OutName
@@ -50,8 +50,9 @@ class DecompressArguments:
       egg decompress notes.egg --model runs/quickstart-20261121-101500 -o notes.txt
     """
 
-    file: FileName
+    file: str
     """What egg compress wrote."""
+    _: KW_ONLY
     model: str
     """The model it was compressed with, wherever it is now."""
     out: OutName

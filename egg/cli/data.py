@@ -2,10 +2,10 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
-import tyro
+from cyclopts import Parameter
 
 from egg import data
 from egg.cli.options import parse, say
@@ -37,12 +37,13 @@ class DataArguments:
       egg data clear minipile
     """
 
-    action: tyro.conf.Positional[Literal["prepare", "info", "clear"]]
+    action: Literal["prepare", "info", "clear"]
     """What to do."""
-    what: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME|PATH]")] = None
+    what: Annotated[str | None, Parameter(name="name")] = None
     """Text as --data of training names it: stdlib, minipile, a path, a pattern, owner/name on the
     Hugging Face hub, or a mixture such as stdlib:2,notes.txt:1; to info and clear also a folder's name
     in the cache."""
+    _: KW_ONLY
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text; with prepare."""
 

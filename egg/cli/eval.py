@@ -3,10 +3,10 @@
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from egg import data
 from egg.cli.bar import bar
@@ -42,18 +42,19 @@ class EvalArguments:
       egg eval runs/quickstart-20261121-101500 --split test --json
     """
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    path: str
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    _: KW_ONLY
+    adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
     """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
     data: str | None = None
     """Text to measure on, as for training; none: what the run was trained with."""
     data_column: ColumnFlag = None
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
     """Part of the text; none: validation, or all of a text that is not divided."""
-    baselines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    baselines: bool = False
     """Measure simpler models fitted on the text's training split too, and gzip, xz and zstd."""
-    per_document: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
+    per_document: Annotated[str | None, Parameter(metavar="FILE.jsonl")] = None
     """File to write with one line of JSON for each document."""
     json: JsonFlag = False
     backend: BackendFlag = "auto"

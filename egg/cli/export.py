@@ -1,11 +1,11 @@
 """``egg export``: a model as C, or as a folder for the Hugging Face Hub."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from egg import data
 from egg.cli.bar import bar
@@ -33,11 +33,12 @@ class ExportArguments:
       egg export runs/quickstart-20261121-101500 --to c -o quickstart
     """
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CKPT")]
+    path: Annotated[str, Parameter(name="ckpt")]
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    _: KW_ONLY
     to: Annotated[str, one_of("c", "huggingface")]
     """What it becomes."""
-    out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
+    out: Annotated[str, Parameter(alias="-o", metavar="DIR")]
     """Folder to write; files of these names in it are replaced."""
     data: str | None = None
     """huggingface: text to measure for the card; none: what the run was trained with."""

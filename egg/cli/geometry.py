@@ -1,10 +1,10 @@
 """``egg geometry``: the shape of hidden states, over layers and over training."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from egg import data
 from egg.cli.bar import steps_bar
@@ -33,8 +33,9 @@ class GeometryArguments:
       egg geometry --manifolds
     """
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CKPT ...]")] = ()
+    checkpoints: Annotated[tuple[str, ...], Parameter(name="ckpt")] = ()
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
+    _: KW_ONLY
     data: str | None = None
     """Text to read, as for training; none: what the first model was trained with."""
     data_column: ColumnFlag = None
@@ -46,7 +47,7 @@ class GeometryArguments:
     """Bytes from one kept state to the next, as neighbours in time are alike."""
     neighbors: int = NEIGHBORS
     """Of a point, for the maximum-likelihood estimator."""
-    manifolds: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    manifolds: bool = False
     """Check the estimators on clouds of known dimension instead, as large as --points."""
     out: str = "."
     """Folder for geometry.json and the two pictures."""

@@ -1,19 +1,19 @@
 """``egg inspect``: the kernels, a model's weights, a text's way through it, and the integer tables."""
 
 import sys
-from dataclasses import dataclass, make_dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
-from egg.cli.options import BackendName, JsonFlag, parse, say
+from egg.cli.options import AnyText, BackendName, JsonFlag, parse, say
 from egg.errors import EggError, telling
 
-Picture = Annotated[str | None, tyro.conf.arg(metavar="[PNG]")]
+Picture = Annotated[str | None, Parameter(metavar="[PNG]")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelsArguments:
     """Show the kernels of a backend: signatures, dtypes, shapes, and one line of purpose each.
 
@@ -31,13 +31,13 @@ class KernelsArguments:
       egg inspect kernels --backend cupy --llvm forward_pairs
     """
 
-    source: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    source: Annotated[str | None, Parameter(metavar="NAME")] = None
     """Print one kernel as it is written."""
-    llvm: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    llvm: Annotated[str | None, Parameter(metavar="NAME")] = None
     """Print its optimised LLVM code; of backend cupy PTX."""
-    asm: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    asm: Annotated[str | None, Parameter(metavar="NAME")] = None
     """Print its machine code, disassembled; of backend cupy SASS."""
-    audit: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    audit: bool = False
     """Count instructions by class, and fail if one is floating-point arithmetic."""
     json: JsonFlag = False
     backend: BackendName = "auto"
@@ -53,8 +53,9 @@ class ModelArguments:
       egg inspect model runs/quickstart-20261121-101500 --plot weights.png
     """
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    path: str
     """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
+    _: KW_ONLY
     plot: Picture = None
     """Draw a histogram of every tensor into one picture, model.png if no name follows."""
     json: JsonFlag = False
@@ -72,22 +73,23 @@ class TraceArguments:
       egg inspect trace runs/quickstart-20261121-101500 --text "def main():" --html trace.html
     """
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    path: str
     """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
-    text: str | None = None
+    _: KW_ONLY
+    text: AnyText = None
     """The text, in UTF-8."""
-    text_file: str | None = None
+    text_file: AnyText = None
     """The text from a file, as it is; - is standard input."""
     byte: int | None = None
     """Show the stages of this byte alone, counted from 1; 0 is the NUL before the text. None: of all together."""
-    html: Annotated[str | None, tyro.conf.arg(metavar="[HTML]")] = None
+    html: Annotated[str | None, Parameter(metavar="[HTML]")] = None
     """Write a page that needs no network, trace.html if no name follows: a click on a byte shows its stages."""
     plot: Picture = None
     """Draw surprise, gates and clipping into a picture, trace.png if no name follows."""
     json: JsonFlag = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArithmeticArguments:
     """Show the integer tables beside float64: powers and logarithms of two, division by multiplication, and why
     the integer score reads about 0.03 bits too good.
@@ -102,62 +104,31 @@ class ArithmeticArguments:
 
 
 SUBCOMMANDS = {
-    "kernels": (KernelsArguments, "the kernels of a backend, their code, and its audit"),
-    "model": (ModelArguments, "a model's tensors"),
-    "trace": (TraceArguments, "a text's way through a model"),
-    "arithmetic": (ArithmeticArguments, "the integer tables and their errors"),
+    "kernels": KernelsArguments,
+    "model": ModelArguments,
+    "trace": TraceArguments,
+    "arithmetic": ArithmeticArguments,
 }
+DESCRIPTION = """\
+Look inside: no claim of this project has to be believed.
 
-
-InspectArguments = make_dataclass(
-    "InspectArguments",
-    [
-        (
-            "what",
-            Union[  # noqa: UP007, there is no other way to write it
-                tuple(
-                    Annotated[kind, tyro.conf.subcommand(name, description=line, prefix_name=False)]
-                    for name, (kind, line) in SUBCOMMANDS.items()
-                )
-            ],
-        )
-    ],
-    frozen=True,
-)
-"""All of ``egg inspect``, for completion."""
+For example:
+  {prog} kernels --audit
+  {prog} trace runs/quickstart-20261121-101500 --text "def main():" --html trace.html
+"""
 
 
 def main(argv: list[str], prog: str) -> int:
     """Inspect as the arguments say; returns the exit status."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_help(prog))
-        return 0
-    name, *rest = argv
-    if name not in SUBCOMMANDS:
-        raise EggError(f"inspect {name}: choose {', '.join(SUBCOMMANDS)} ({prog} --help)")
-    defaults = {"plot": f"{name}.png", "html": f"{name}.html"}
-    arguments = parse(SUBCOMMANDS[name][0], _named(rest, defaults), prog=f"{prog} {name}")
-    act = {"kernels": _kernels, "model": _model, "trace": _trace, "arithmetic": _arithmetic}[name]
+    defaults = {"plot": f"{argv[0]}.png", "html": f"{argv[0]}.html"} if argv else {}
+    arguments = parse(SUBCOMMANDS, _named(argv, defaults), prog=prog, description=DESCRIPTION.format(prog=prog))
+    act = {
+        KernelsArguments: _kernels,
+        ModelArguments: _model,
+        TraceArguments: _trace,
+        ArithmeticArguments: _arithmetic,
+    }[type(arguments)]
     return act(arguments)
-
-
-def _help(prog: str) -> str:
-    width = max(map(len, SUBCOMMANDS))
-    return "\n".join(
-        [
-            f"usage: {prog} WHAT [OPTIONS]",
-            "",
-            "Look inside: no claim of this project has to be believed.",
-            "",
-            *(f"  {name:{width}}  {line}" for name, (_, line) in SUBCOMMANDS.items()),
-            "",
-            "For example:",
-            f"  {prog} kernels --audit",
-            f'  {prog} trace runs/quickstart-20261121-101500 --text "def main():" --html trace.html',
-            "",
-            f"{prog} WHAT --help tells more.",
-        ]
-    )
 
 
 def _named(argv: list[str], defaults: dict[str, str]) -> list[str]:

@@ -3,16 +3,16 @@
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from egg.cli.bar import steps_bar
 from egg.cli.corpus import open_for_training
 from egg.cli.options import BackendFlag, JsonFlag, ThreadsFlag, made_folder, number, parse, say
-from egg.config import EvolutionConfig
+from egg.config import TOKENS, EvolutionConfig
 from egg.errors import EggError, telling
 from egg.kernels import get_backend
 from egg.model import checkpoint
@@ -55,8 +55,9 @@ class IntrinsicDimensionArguments:
       egg intrinsic-dimension runs/small runs/large --data letters.txt --ranks 1,2,4 --tensors "gru,mlp,head;head"
     """
 
-    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="CKPT [CKPT ...]")]
+    checkpoints: Annotated[tuple[str, ...], Parameter(name="ckpt")]
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
+    _: KW_ONLY
     data: str
     """Text to adapt to, as for training; one that is unlike the pretraining text leaves something to gain."""
     data_column: str = "text"
@@ -67,7 +68,7 @@ class IntrinsicDimensionArguments:
     """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
     whole: str | None = "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
     """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
-    tokens: int = 200_000
+    tokens: Annotated[int, TOKENS] = 200_000
     """Bytes of text that every adaptation reads, each counted once for each reader."""
     seeds: int = 3
     """Adaptations of each kind, with seeds 0, 1, ..."""
@@ -87,8 +88,6 @@ class IntrinsicDimensionArguments:
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     a = parse(IntrinsicDimensionArguments, argv, prog=prog)
-    if not a.checkpoints:
-        raise EggError(f"intrinsic dimension of what? Give a run or checkpoints ({prog} --help)")
     per_step = a.streams * EvolutionConfig.seq_len
     if a.seeds < 1:
         raise EggError(f"--seeds {a.seeds}: must be at least 1")

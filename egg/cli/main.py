@@ -7,7 +7,6 @@ import sys
 import traceback
 
 from egg import __version__
-from egg.cli import completion
 from egg.data import DataError
 from egg.errors import EggError
 from egg.kernels import BackendError
@@ -29,6 +28,7 @@ COMMANDS = {
     "intrinsic-dimension": ("egg.cli.intrinsic_dimension", "d90: how few parameters suffice to adapt a model"),
     "geometry": ("egg.cli.geometry", "the shape of hidden states: anisotropy, intrinsic dimension"),
     "bench": ("egg.cli.bench", "measure the speed, beside what the CPU could do"),
+    "completion": ("egg.cli.completion", "complete commands, flags and values in a shell"),
 }
 """Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""
 
@@ -58,8 +58,6 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
     _open_streams()
     distributed.silence()
     try:
-        if wanted := completion.asked([command, *argv]):
-            return completion.main(wanted, COMMANDS)
         if command not in COMMANDS:
             raise EggError(f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)")
         if command != "train" and (processes := distributed.launched()[1]) > 1:
@@ -106,7 +104,6 @@ def _help() -> str:
             "To begin with:",
             "  egg train --preset quickstart",
             "",
-            "egg COMMAND --help tells more, egg --version the version. Completion in bash:",
-            '  eval "$(egg --tyro-print-completion bash)"',
+            "egg COMMAND --help tells more, egg --version the version.",
         ]
     )

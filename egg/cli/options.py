@@ -1,164 +1,165 @@
-"""Command lines from dataclasses, by tyro: how numbers are written, and one line for what is wrong."""
+"""Command lines from dataclasses, by cyclopts: how numbers are written, and one line for what is wrong."""
 
-import contextlib
 import inspect
-import io
 import os
 import re
-import shutil
 import sys
-import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING, fields
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+import cyclopts
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    Token,
+    UnusedCliTokensError,
+)
 
 from egg.errors import EggError, telling
 from egg.kernels import BACKENDS
 
-T = TypeVar("T")
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 NONE = "none"
 FULL = "full"
-ALIASES = {"member-tokens": "tokens"}  # what a flag was called in older versions
-COLORS = r"\x1b\[[0-9;]*m"
-_MARKS = tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+FLAT = Parameter(name="*")
+"""Annotation of a dataclass among the fields of another: its fields are flags like the others."""
+
+Kinds = type | dict[str, type]
+"""What a command is told: a dataclass, or one for each of its subcommands, ``""`` for the command without one."""
 
 
-def parse(kind: type[T], argv: list[str], *, prog: str, default: T | None = None, description: str | None = None) -> T:
+def parse(
+    kinds: Kinds,
+    argv: list[str],
+    *,
+    prog: str,
+    description: str | None = None,
+    source: Callable[[ArgumentCollection], None] | None = None,
+) -> Any:
     """An instance of a dataclass from a command line; a later equal flag wins.
 
-    default : what the flags override; its values are what ``--help`` shows
     description : what ``--help`` begins with; None is the dataclass's docstring
+    source : gives values, as tokens, to arguments that the command line leaves without one; ``--help`` shows them
     Raises EggError, one line, for arguments that cannot be; SystemExit(0) after ``--help``.
     """
-    complaint, shown = io.StringIO(), _Shown()
-    environment = {}
-    if os.environ.get("NO_COLOR"):
-        environment["TERM"] = "dumb"  # tyro knows no NO_COLOR, but this
-    if not {"-h", "--help"} & set(argv):
-        environment["COLUMNS"] = "10000"  # a complaint in one line can be taken apart
-    options = {} if default is None else {"default": default}
+    app, read = application(kinds, prog, description), ArgumentCollection()
+
+    def fill(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        if source:
+            source(arguments)
+        for argument in arguments:
+            if type(None) in get_args(argument.hint):
+                argument.tokens = [_none(token) for token in argument.tokens]
+        read.extend(arguments)
+
+    app.config = fill
     try:
-        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(complaint), _environment(environment):
-            return tyro.cli(
-                _MARKS(kind), args=_without_aliases(argv), prog=prog, description="", registry=_registry(), **options
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            print(_help(shown.getvalue(), description or kind.__doc__), end="")
-            raise
-        text = complaint.getvalue()
-        # tyro stops at a flag it does not know, and misses the positional argument that comes after it.
-        if re.search(r"Missing value for argument '[^-]", text):
-            for word in argv:
-                flag = re.match(r"--?[a-zA-Z][\w-]*", word)
-                if flag and flag[0].replace("_", "-") not in _flags(kind):
-                    raise EggError(f"unknown argument {flag[0]} ({prog} --help)") from None
-        raise EggError(_one_line(text, prog)) from None
+        command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
+        if command != app.help_print:
+            return command(*bound.args, **bound.kwargs)
+        if source:
+            app.parse_known_args(bound.arguments["tokens"])
+    except CycloptsError as error:
+        raise EggError(f"{_told(error)} ({' '.join([prog, *(error.command_chain or ())])} --help)") from None
+    _show_help(app, bound.arguments["tokens"], {a.name: _written(a.value) for a in read if a.tokens})
+    raise SystemExit(0)
 
 
-def _flags(kind: type) -> set[str]:
-    """The flags of a dataclass of arguments, as its help lists them."""
-    shown = io.StringIO()
-    with (
-        contextlib.suppress(SystemExit),
-        contextlib.redirect_stdout(shown),
-        _environment({"COLUMNS": "200"}),  # a narrow terminal breaks words
-    ):
-        tyro.cli(_MARKS(kind), args=["--help"], registry=_registry())
-    return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", re.sub(COLORS, "", shown.getvalue())))
+def application(kinds: Kinds, name: str, description: str | None = None) -> App:
+    """The command line of a command, which returns the arguments it is given.
 
-
-def complete(kind, argv: list[str]) -> None:
-    """Print or write the script that completes a command line of this kind in a shell."""
-    try:
-        tyro.cli(_MARKS(kind), args=argv, prog="egg", registry=_registry())
-    except SystemExit as stop:
-        if stop.code:
-            raise
-    except (AssertionError, ImportError) as error:
-        raise EggError(f"this version of tyro has no completion for {argv[1]}") from error
-
-
-class _Shown(io.StringIO):
-    """What tyro prints, as it would on standard output itself."""
-
-    encoding = property(lambda self: getattr(sys.__stdout__, "encoding", None))
-
-    def isatty(self) -> bool:
-        return sys.__stdout__ is not None and sys.__stdout__.isatty()
-
-
-def _help(shown: str, introduction: str) -> str:
-    """tyro's help, with an introduction after the usage: tyro would not fit it to the terminal.
-
-    introduction : paragraphs; a line that begins with a space stays a line of its own
+    name : as ``--help`` shows it
+    description : paragraphs; a line that begins with a space stays a line of its own
     """
-    width = max(40, shutil.get_terminal_size().columns - 1)
-    lines = []
-    for paragraph in re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(introduction)).split("\n"):
-        hanging = "    " if paragraph.startswith(" ") else ""
-        lines += textwrap.wrap(paragraph, width, subsequent_indent=hanging) or [""]
-    usage, _, boxes = shown.partition("\n\n")
-    if len(re.sub(COLORS, "", usage)) > width:
-        usage = textwrap.fill(usage, width, subsequent_indent="    ", break_long_words=False)
-    return "\n".join([usage, "", *lines, "", boxes])
-
-
-def one_of(*names: str) -> PrimitiveConstructorSpec:
-    """Annotation of a text, or of an optional one, that must be one of these; shells complete it."""
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="{" + ",".join(names) + "}",
-        instance_from_str=lambda args: None if args[0] == NONE else args[0],
-        is_instance=lambda value: True,  # a default may be another version's
-        str_from_instance=lambda value: [_written(value)],
-        choices=names,
+    kinds = kinds if isinstance(kinds, dict) else {"": kinds}
+    introduction = inspect.cleandoc(description or kinds[next(iter(kinds))].__doc__)
+    app = App(
+        name=name,
+        help=re.sub(r"(?<=\S)\n(?=\S)", " ", introduction),
+        help_format="plaintext",
+        version_flags=(),
+        default_parameter=Parameter(allow_repeating=True, converter=_read, negative=(), show_default=_written),
     )
+    app["--help"].show = False
+    for subcommand, kind in kinds.items():
+        if subcommand:
+            app.command(application(kind, subcommand))
+        else:
+            app.default(_returning(kind))
+    return app
+
+
+def _returning(kind: type) -> Callable:
+    def given(arguments):
+        return arguments
+
+    given.__annotations__ = {"arguments": Annotated[kind, FLAT]}
+    if all(field.default is not MISSING for field in fields(kind)):
+        given.__defaults__ = (kind(),)
+    return given
+
+
+def _told(error: CycloptsError) -> str:
+    """What is wrong, in one line."""
+    error.verbose = False
+    match error:
+        case UnusedCliTokensError():
+            return f"unknown argument {error.unused_tokens[0]}"
+        case MissingArgumentError(keyword=None):
+            name, choices = error.argument.name, error.argument.get_choices()
+            name = name if error.argument.index is None else name.lstrip("-").upper()
+            return f"{name} is missing" + (f": choose {', '.join(choices)}" if choices else "")
+    return str(error)
+
+
+def _show_help(app: App, tokens: list[str], values: dict[str, str]) -> None:
+    """Print the help.
+
+    values : flag -> what it is if the command line does not say
+    """
+    from cyclopts.help import DefaultFormatter
+    from rich.console import Console
+
+    class Formatter(DefaultFormatter):
+        def __call__(self, console, options, panel):
+            for entry in panel.entries:
+                entry.description = " ".join(str(entry.description.primary_renderable).split())
+                entry.positive_names = entry.positive_names[:1]  # without what older versions call it
+                entry.default = values.get("".join(entry.names), entry.default)
+            super().__call__(console, options, panel)
+
+    app.help_formatter = Formatter()
+    app.help_print(
+        tokens, console=Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    )
+
+
+def _none(token: Token) -> Token:
+    return token.evolve(implicit_value=None) if token.value.lower() == NONE else token
+
+
+def one_of(*names: str) -> Parameter:
+    """Annotation of a text, or of an optional one, that must be one of these; shells complete it."""
+    return Parameter(choices=names)
 
 
 # Flags that several commands have.
 BackendName = Annotated[str, one_of(*BACKENDS)]
-BackendFlag = Annotated[BackendName, tyro.conf.arg(help="What computes; changes the speed, not the result.")]
-ThreadsFlag = Annotated[
-    int | None, tyro.conf.arg(help="Threads of a CPU backend; none: as many as the process may use.")
-]
-DeviceFlag = Annotated[int | None, tyro.conf.arg(help="Number of the GPU of backend cupy; none: the first.")]
+BackendFlag = Annotated[BackendName, Parameter(help="What computes; changes the speed, not the result.")]
+ThreadsFlag = Annotated[int | None, Parameter(help="Threads of a CPU backend; none: as many as the process may use.")]
+DeviceFlag = Annotated[int | None, Parameter(help="Number of the GPU of backend cupy; none: the first.")]
 ColumnFlag = Annotated[
-    str | None, tyro.conf.arg(help="Column of tables that holds the text; none: as in training, or text.")
+    str | None, Parameter(help="Column of tables that holds the text; none: as in training, or text.")
 ]
-JsonFlag = Annotated[
-    bool,
-    tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(help="Print one JSON object on standard output, and nothing else there."),
-]
-
-
-def _without_aliases(argv: list[str]) -> list[str]:
-    """The same with every flag under its present name."""
-    names = "|".join(alias.replace("-", "[-_]") for alias in ALIASES)
-    return [
-        re.sub(f"^--({names})(?==|$)", lambda found: "--" + ALIASES[found[1].replace("_", "-")], argument)
-        for argument in argv
-    ]
-
-
-def given(argv: list[str], name: str) -> list[str]:
-    """The values that a command line gives a flag, in their order; spelled as tyro reads it.
-
-    name : the field's, ``seq_len`` for ``--seq-len`` or ``--seq_len``
-    """
-    values = []
-    argv = _without_aliases(argv)
-    for at, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("--") and flag[2:].replace("-", "_") == name:
-            values += [value] if equals else argv[at + 1 : at + 2]
-    return values
+AnyText = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+"""A text that may begin with a hyphen, or the name of a file, - being standard input."""
+JsonFlag = Annotated[bool, Parameter(help="Print one JSON object on standard output, and nothing else there.")]
 
 
 def whole_number(text: str) -> int:
@@ -175,16 +176,6 @@ def whole_number(text: str) -> int:
     raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
 
 
-def number_or(word: str, text: str) -> int | str:
-    """An integer, or the word."""
-    if text.strip().lower() == word:
-        return word
-    try:
-        return whole_number(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or {word}") from None
-
-
 def number(text: str) -> float:
     """A real number."""
     try:
@@ -193,38 +184,23 @@ def number(text: str) -> float:
         raise ValueError(f"{text!r} is no number: write it like 0.5") from None
 
 
-def _registry() -> ConstructorRegistry:
-    """How flags are read, for each type that a field can have."""
-    registry = ConstructorRegistry()
-    readers = {
-        int: ("INT", whole_number),
-        float: ("NUMBER", number),
-        str: ("TEXT", str),
-        int | Literal["all"]: ("INT|all", partial(number_or, "all")),
-        int | Literal["time"]: ("INT|time", partial(number_or, "time")),
-    }
-
-    @registry.primitive_rule
-    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        for kind, (metavar, read) in readers.items():
-            if info.type in (kind, kind | None):
-                # Without a None among the types, "none" is text like any other.
-                optional = info.type != kind
-                return PrimitiveConstructorSpec(
-                    nargs=1,
-                    metavar=metavar,
-                    instance_from_str=lambda args, read=read, optional=optional: (
-                        None if optional and args[0].lower() == NONE else read(args[0])
-                    ),
-                    is_instance=lambda value: True,
-                    str_from_instance=lambda value: [_written(value)],
-                )
-        return None
-
-    return registry
+def _read(kind: Any, tokens: tuple[Token, ...]) -> Any:
+    """The value of a flag; integers may have a word in their place, as in ``int | Literal["all"]``."""
+    kinds = get_args(kind) or (kind,)
+    if float in kinds:
+        return number(tokens[0].value)
+    if int not in kinds:
+        return cyclopts.convert(kind, tokens)
+    words = [word for literal in kinds if get_origin(literal) is Literal for word in get_args(literal)]
+    if tokens[0].value.strip().lower() in words:
+        return tokens[0].value.strip().lower()
+    try:
+        return whole_number(tokens[0].value)
+    except ValueError as error:
+        raise ValueError(", or ".join([str(error), *words])) from None
 
 
-def _written(value) -> str:
+def _written(value: Any) -> str:
     """A default as the help shows it."""
     if value is None:
         return NONE
@@ -233,42 +209,6 @@ def _written(value) -> str:
             if value % UNITS[letter] == 0:
                 return f"{value // UNITS[letter]}{letter}"
     return str(value)
-
-
-def _one_line(complaint: str, prog: str) -> str:
-    """What tyro says in a box, in one line: its first paragraph, in our words where we know it."""
-    text = re.sub(COLORS, "", complaint)
-    rows = [row.strip(" │|") for row in text.splitlines()[1:]]  # without the title
-    rows = ["" if set(row) <= set("─-+╰╯") else row for row in rows]
-    while rows and not rows[0]:
-        rows.pop(0)
-    line = " ".join(rows[: rows.index("")] if "" in rows else rows)
-    for pattern, ours in (
-        (r"Error parsing (\S+): ", r"\1: "),
-        (r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\).*", r"\2 \1: choose \3"),
-        (r"Missing value for argument '(\S+)'.*", r"\1: a value is missing"),
-        (r"Missing from .*?: (\S+) .*", r"\1 is missing"),
-        (r"Unrecognized options: (\S+?)(,? .*)?$", r"unknown argument \1"),
-    ):
-        line = re.sub(f"^{pattern}", ours, line)
-    line = line.replace("'", "") if ": choose " in line else line
-    if "Perhaps you meant:" in rows[:-1]:
-        line += f", perhaps {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
-    return f"{line or 'these arguments make no sense'} ({prog} --help)"
-
-
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]):
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def say(line: str) -> None:

@@ -1,14 +1,13 @@
 """``egg plot``: curves of runs, as a picture and as a page."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 
 from egg import data
 from egg.cli.options import parse, say
-from egg.errors import EggError
 from egg.model.evaluate import sample
 from egg.report.curves import Curves, names, read_curves
 from egg.report.draw import lines_of, write
@@ -26,8 +25,9 @@ class PlotArguments:
       egg plot runs/ladder/*/seed-1 --out curves
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[tuple[str, ...], Parameter(name="run")]
     """Folders of runs."""
+    _: KW_ONLY
     out: str | None = None
     """Folder for loss.png and report.html; none: of one run its own, of several the present one."""
 
@@ -35,8 +35,6 @@ class PlotArguments:
 def main(argv: list[str], prog: str) -> int:
     """Draw as the arguments say; returns the exit status."""
     arguments = parse(PlotArguments, argv, prog=prog)
-    if not arguments.runs:
-        raise EggError(f"plot what? Give the folder of a run ({prog} --help)")
     folders = [Path(run) for run in arguments.runs]
     runs = [read_curves(run, name) for run, name in zip(folders, names(folders), strict=True)]
     out = Path(arguments.out) if arguments.out else folders[0] if len(folders) == 1 else Path()

@@ -3,13 +3,13 @@
 import codecs
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, TextIO
 
-import tyro
+from cyclopts import Parameter
 
-from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
+from egg.cli.options import FLAT, AnyText, BackendFlag, DeviceFlag, ThreadsFlag, parse, say
 from egg.errors import EggError, telling
 from egg.kernels import get_backend
 from egg.model.adapter import read_adapter
@@ -29,14 +29,15 @@ class SampleArguments:
       egg sample runs/quickstart-20261121-101500 --prompt "def main" --temperature 0.7
     """
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    path: str
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
-    sampling: Sampling
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    _: KW_ONLY
+    sampling: Annotated[Sampling, FLAT] = Sampling()
+    adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
     """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
-    prompt: str | None = None
+    prompt: AnyText = None
     """Beginning of the document to go on with; none: the model begins it."""
-    prompt_file: str | None = None
+    prompt_file: AnyText = None
     """The prompt from a file, as it is, or from standard input if it is -."""
     backend: BackendFlag = "auto"
     threads: ThreadsFlag = None

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from cyclopts import ArgumentCollection, Token
 
 from egg.cli.corpus import facts, open_for_training
 from egg.cli.folders import new_folder, refuse_a_run
-from egg.cli.options import BackendFlag, DeviceFlag, given, one_of, parse
+from egg.cli.options import FLAT, BackendFlag, DeviceFlag, one_of, parse
 from egg.config import (
     DEFAULT_PRESET,
     PRESET_HELP,
@@ -41,7 +41,7 @@ from egg.ranks.distributed import Alone, join
 from egg.report.draw import draw_run
 from egg.report.ending import report
 from egg.run import sinks
-from egg.run.config_file import read_flags
+from egg.run.config_file import read_settings
 from egg.run.lock import locked
 from egg.run.origin import made_with
 from egg.run.progress import Progress
@@ -70,13 +70,13 @@ For example:
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainArguments:
     """All that ``egg train`` can be told."""
 
-    model: ModelConfig
-    evolution: EvolutionConfig
-    run: RunConfig
+    model: Annotated[ModelConfig, FLAT] = ModelConfig()
+    evolution: Annotated[EvolutionConfig, FLAT] = EvolutionConfig()
+    run: Annotated[RunConfig, FLAT] = RunConfig()
     preset: Annotated[str, one_of(*PRESETS)] = DEFAULT_PRESET
     """Values that all other flags override; quickstart needs no network."""
     out: str | None = None
@@ -89,9 +89,9 @@ class TrainArguments:
     threads: int | None = None
     """Threads of a CPU backend; none: as many as the process may use, shared by a machine's ranks."""
     device: DeviceFlag = None
-    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    tensorboard: bool = False
     """Log to RUN/tensorboard too; needs pip install 'egg-lm[tensorboard]'."""
-    wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    wandb: bool = False
     """Log to Weights & Biases too; needs pip install 'egg-lm[wandb]'."""
 
     @property
@@ -114,81 +114,121 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _main(argv: list[str], prog: str, ranks: Alone) -> int:
-    resumed = given(argv, "resume")
-    if resumed:
-        if not resumed[-1]:
-            raise EggError("--resume is empty: give the folder of a run")
-        return _resume(Path(resumed[-1]), argv, prog, ranks)
-    arguments = _arguments(argv, prog)
-    run = Path(ranks.lead(lambda: str(new_folder(arguments.out, arguments.preset))))
     with ExitStack() as held:
-        return _train(arguments, run, prog, ranks, held)
+        settings = Settings(ranks, held)
+        arguments = _arguments(argv, prog, settings)
+        if settings.resumed is None:
+            run = Path(ranks.lead(lambda: str(new_folder(arguments.out, arguments.preset))))
+            return _train(arguments, run, prog, ranks, held)
+        _refuse_changes(arguments, settings)
+        saved = Path(settings.saved) if settings.saved else None
+        return _train(arguments, settings.resumed, prog, ranks, held, saved, settings.there, settings.damaged)
 
 
-def _arguments(argv: list[str], prog: str) -> TrainArguments:
-    """What a new run is told: the preset, a file of settings over it, and flags over both."""
-
-    def read(argv: list[str]) -> TrainArguments:
-        chosen = (given(argv, "preset") or [DEFAULT_PRESET])[-1]
-        return _parse(argv, prog, preset(chosen))
-
-    files = given(argv, "config")
-    if not files:
-        return read(argv)
-    settings = read_flags(files[-1], _in_file())
-    if any(given(argv, name) for name in STOPS):  # these replace all of the file's
-        settings = [s for s in settings if not any(given([s], name) for name in STOPS)]
-    try:
-        return read(settings + argv)
-    except EggError as error:
-        try:
-            read(settings)
-        except EggError as same:
-            raise EggError(f"--config {files[-1]}: {same}") from None
-        raise error from None
-
-
-def _in_file() -> set[str]:
-    """The settings that --config reads."""
-    kinds = (ModelConfig, EvolutionConfig, RunConfig)
-    return {"preset", "out", "backend", "threads", "device", "member_tokens"} | {
-        f.name for kind in kinds for f in fields(kind)
-    }
-
-
-def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
-    if any(given(argv, name) for name in STOPS):
-        default = without_stops(default)
-    default = with_recipe(default, (given(argv, "recipe") or [default.evolution.recipe])[-1])
+def _arguments(argv: list[str], prog: str, settings: "Settings") -> TrainArguments:
+    """What a run is told: the preset or the resumed run, a file of settings over it, and flags over both."""
     presets = "\n".join(f"  {name:10}  {line}" for name, line in PRESET_HELP.items())
-    return parse(
-        TrainArguments,
-        argv,
-        prog=prog,
-        description=DESCRIPTION.format(presets=presets, prog=prog),
-        default=TrainArguments(default.model, default.evolution, default.run, default.preset),
-    )
+    description = DESCRIPTION.format(presets=presets, prog=prog)
+    try:
+        return parse(TrainArguments, argv, prog=prog, description=description, source=settings)
+    except EggError:
+        if settings.file:
+            alone = Settings(settings.ranks, settings.held)
+            try:
+                parse(TrainArguments, [f"--config={settings.file}"], prog=prog, source=alone)
+            except EggError as same:
+                raise EggError(f"--config {settings.file}: {same}") from None
+        raise
 
 
-def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
-    with ExitStack() as held:
-        saved, there, damaged = ranks.lead(lambda: _newest(run, argv, held))
-        config = from_json(there, f"{saved or run}/{checkpoint.CONFIG}")
-        arguments = _parse(argv, prog, config)
-        if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
-            raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
-        # A run of an older version may have kept a pattern or a mixture as it was given.
-        kept = replace(config, run=replace(config.run, data=absolute(config.run.data)))
-        for name in differences(kept, arguments.trained):
-            if name not in ON_RESUME:
-                raise EggError(
-                    f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and "
-                    f"keeps it, leave {flag(name)} away"
-                )
-        return _train(arguments, run, prog, ranks, held, Path(saved) if saved else None, there, damaged)
+@dataclass
+class Settings:
+    """Gives values to the flags that a command line leaves away: from a file, then from a preset or a resumed run."""
+
+    ranks: Alone
+    held: ExitStack
+    """What is let go when the run ends: the lock of its folder."""
+    file: str | None = None
+    """The TOML file that was read."""
+    resumed: Path | None = None
+    """The run to go on with; what follows is about it."""
+    config: Config | None = None
+    saved: str | None = None
+    """Its newest complete checkpoint; None if it ended before its first."""
+    there: dict | None = None
+    """What is in the checkpoint's config.json."""
+    damaged: Sequence[str] = ()
+    """What is wrong with newer checkpoints."""
+
+    def __call__(self, arguments: ArgumentCollection) -> None:
+        """Append the values as tokens to the arguments without one."""
+        run, file = _given(arguments, "resume"), _given(arguments, "config")
+        if run is not None and file is not None:
+            raise EggError(f"--config: the run in {run} has its settings, leave --config away")
+        if run is not None:
+            self._read_run(run)
+        if file is not None:
+            self._read_file(file, arguments)
+        chosen = _given(arguments, "preset")
+        config = self.config or preset(DEFAULT_PRESET if chosen is None else chosen)
+        if _stops_given(arguments):
+            config = without_stops(config)
+        config = with_recipe(config, _given(arguments, "recipe") or config.evolution.recipe)
+        _give(arguments, {"preset": config.preset})
+        for section in (config.model, config.evolution, config.run):
+            _give(arguments, {field.name: getattr(section, field.name) for field in fields(section)})
+
+    def _read_file(self, path: str, arguments: ArgumentCollection) -> None:
+        known = {"preset", "out", "backend", "threads", "device", "member_tokens"} | {
+            field.name for kind in (ModelConfig, EvolutionConfig, RunConfig) for field in fields(kind)
+        }
+        there = read_settings(path, known)
+        self.file = path
+        if _stops_given(arguments):  # these replace all of the file's
+            there = {name: value for name, value in there.items() if name not in (*STOPS, "member_tokens")}
+        _give(arguments, there)
+
+    def _read_run(self, path: str) -> None:
+        if not path:
+            raise EggError("--resume is empty: give the folder of a run")
+        run = self.resumed = Path(path)
+        self.saved, self.there, self.damaged = self.ranks.lead(lambda: _newest(run, self.held))
+        self.config = from_json(self.there, f"{self.saved or run}/{checkpoint.CONFIG}")
 
 
-def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str | None, dict, list[str]]:
+def _given(arguments: ArgumentCollection, name: str) -> str | None:
+    """The value that counts of a flag; None if it has none."""
+    tokens = arguments[flag(name)].tokens
+    return tokens[-1].value if tokens else None
+
+
+def _stops_given(arguments: ArgumentCollection) -> bool:
+    return any(_given(arguments, name) is not None for name in STOPS)
+
+
+def _give(arguments: ArgumentCollection, values: dict[str, str | int | float | None]) -> None:
+    """Values for the flags of these names that have none, a later one of a flag before the one before it."""
+    free = [(name, value) for name, value in values.items() if not arguments[flag(name)].tokens]
+    for name, value in free:
+        arguments[flag(name)].append(Token(keyword=flag(name), value=str(value), implicit_value=value))
+
+
+def _refuse_changes(arguments: TrainArguments, settings: Settings) -> None:
+    """Refuse to go on with a run otherwise than it was begun."""
+    run, config = settings.resumed, settings.config
+    if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
+        raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
+    # A run of an older version may have kept a pattern or a mixture as it was given.
+    kept = replace(config, run=replace(config.run, data=absolute(config.run.data)))
+    for name in differences(kept, arguments.trained):
+        if name not in ON_RESUME:
+            raise EggError(
+                f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and "
+                f"keeps it, leave {flag(name)} away"
+            )
+
+
+def _newest(run: Path, held: ExitStack) -> tuple[str | None, dict, list[str]]:
     """Where to go on, what its config.json holds, and what is wrong with newer ones; the run is locked.
 
     A run that was killed before its first checkpoint has nowhere to go on: None, and its own config.json.
@@ -198,8 +238,6 @@ def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str | None, di
         raise EggError(f"--resume {run}: {what}, give the folder of a run")
     if (run / checkpoint.MODEL).exists():
         raise EggError(f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}")
-    if given(argv, "config"):
-        raise EggError(f"--config: the run in {run} has its settings, leave --config away")
     if not os.access(run, os.W_OK | os.X_OK):
         raise EggError(f"--resume {run}: the folder cannot be written")
     held.enter_context(locked(run))

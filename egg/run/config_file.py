@@ -1,4 +1,4 @@
-"""A run's settings as TOML: read as flags that others override, written back by every run.
+"""A run's settings as TOML: read as values of flags that others override, written back by every run.
 
 A key is a flag's name, ``hidden_size`` or ``hidden-size``; a value is a number, or a text as it
 would stand on the command line.
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 
-from egg.config import Config, flag
+from egg.config import Config
 from egg.errors import EggError
 
 RUN_TOML = "run.toml"
@@ -35,8 +35,8 @@ def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
-def read_flags(path: str, known: Collection[str]) -> list[str]:
-    """The settings in a file, each as ``--name=value``.
+def read_settings(path: str, known: Collection[str]) -> dict[str, str]:
+    """The settings in a file: name, with underscores -> value, as it would stand on the command line.
 
     known : names of the settings that may be there, with underscores
     Raises EggError, one line, for a file that cannot be read, is no TOML, or holds anything else.
@@ -49,7 +49,7 @@ def read_flags(path: str, known: Collection[str]) -> list[str]:
         raise EggError(f"--config {path}: {error.strerror}; give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EggError(f"--config {path} is not TOML: {error}") from None
-    flags = []
+    settings = {}
     unknown = [key for key in content if key.replace("-", "_") not in known]
     if unknown:
         raise EggError(
@@ -59,8 +59,8 @@ def read_flags(path: str, known: Collection[str]) -> list[str]:
     for key, value in content.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise EggError(f"--config {path}: {key} must be a number or a text, not {value!r}")
-        flags.append(f"{flag(key)}={value}")
-    return flags
+        settings[key.replace("-", "_")] = str(value)
+    return settings
 
 
 def _written(value: str | int | float | None) -> str:
