@@ -258,7 +258,7 @@ def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
         name = "wrong"
 
     monkeypatch.setattr(Wrong, call, wrong)
-    monkeypatch.setattr(cli_bench, "get_backend", lambda *_, **__: Wrong())
+    monkeypatch.setattr("egg.compute.get_backend", lambda *_, **__: Wrong())
     status, out, err = egg("bench", *SMALL)
     assert status == 2
     assert out == ""
@@ -336,7 +336,7 @@ def test_no_figures_for_wrong_noise(egg, monkeypatch, call):
             votes[-1] ^= call == "cast_full_rank_votes"
             return votes
 
-    monkeypatch.setattr(cli_bench, "get_backend", lambda *_, **__: Wrong())
+    monkeypatch.setattr("egg.compute.get_backend", lambda *_, **__: Wrong())
     status, out, err = egg("bench", *SMALL, "--only", "perturbation")
     assert status == 2 and not out
     assert "egg: backend wrong: full-rank noise differs from the reference at 16/1" in err

@@ -11,25 +11,14 @@ import tyro
 from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, simple_models, split_of, text_of
-from egg.cli.options import (
-    NONE,
-    BackendFlag,
-    ColumnFlag,
-    DeviceFlag,
-    JsonFlag,
-    ThreadsFlag,
-    one_of,
-    parse,
-    say,
-    target_file,
-)
+from egg.cli.options import NONE, ColumnFlag, JsonFlag, one_of, parse, say, target_file
+from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
-from egg.kernels import get_backend
 from egg.model.adapter import read_adapter
 from egg.model.checkpoint import replace_file
 from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate
-from egg.model.network import read_model
+from egg.model.network import Network, read_model
 
 
 @dataclass(frozen=True)
@@ -56,9 +45,7 @@ class EvalArguments:
     per_document: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
     """File to write with one line of JSON for each document."""
     json: JsonFlag = False
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
-    device: DeviceFlag = None
+    compute: Compute = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -70,7 +57,7 @@ def main(argv: list[str], prog: str) -> int:
     if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
     notices: list[str] = []  # told when the text is there: of a bad one, the error says all
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=notices.append)
+    network = Network(arguments.compute.make(notices.append), shape, weights, adapter)
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = split_of(corpus, arguments.split, notices.append)
     for notice in notices:
@@ -82,7 +69,7 @@ def main(argv: list[str], prog: str) -> int:
     target = None if file is None else target_file(file, "--per-document")
     with bar(text.size, "reading") as read:
         scored = documents.append if target else None
-        result = evaluate(backend, shape, weights, text, read=read, scored=scored, adapter=adapter)
+        result = evaluate(network, text, read=read, scored=scored)
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         with telling(f"cannot write {target}"):
@@ -90,7 +77,7 @@ def main(argv: list[str], prog: str) -> int:
         say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
     simple = simple_models(corpus, split, text) if arguments.baselines else {}
     print(
-        _json(result, sum(words), backend.name, simple)
+        _json(result, sum(words), network.backend.name, simple)
         if arguments.json
         else _table(f"{corpus.name} {split}", result, sum(words), simple)
     )

@@ -123,11 +123,6 @@ def one_of(*names: str) -> PrimitiveConstructorSpec:
 
 # Flags that several commands have.
 BackendName = Annotated[str, one_of(*BACKENDS)]
-BackendFlag = Annotated[BackendName, tyro.conf.arg(help="What computes; changes the speed, not the result.")]
-ThreadsFlag = Annotated[
-    int | None, tyro.conf.arg(help="Threads of a CPU backend; none: as many as the process may use.")
-]
-DeviceFlag = Annotated[int | None, tyro.conf.arg(help="Number of the GPU of backend cupy; none: the first.")]
 ColumnFlag = Annotated[
     str | None, tyro.conf.arg(help="Column of tables that holds the text; none: as in training, or text.")
 ]
