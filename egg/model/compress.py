@@ -9,16 +9,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egg.errors import EggError
 from egg.kernels import get_coder
 from egg.model.digest import digest
-
-if TYPE_CHECKING:
-    from egg.model.network import Network
+from egg.model.network import Network
 
 MAGIC, VERSION = b"EGGPACK\0", 1
 HEADER = struct.Struct("<8sIIQQ32s32sI")  # and its own CRC-32 after it
@@ -33,7 +30,7 @@ def default_streams(size: int) -> int:
 
 
 def compress(
-    network: "Network", text: bytes, *, streams: int | None = None, read: Callable[[int], None] | None = None
+    network: Network, text: bytes, *, streams: int | None = None, read: Callable[[int], None] | None = None
 ) -> bytes:
     """A text's compressed file; the same on every backend and with any number of threads.
 
@@ -82,7 +79,7 @@ def compress(
 
 
 def decompress(
-    network: "Network", packed: bytes, *, name: str, model_name: str, read: Callable[[int], None] | None = None
+    network: Network, packed: bytes, *, name: str, model_name: str, read: Callable[[int], None] | None = None
 ) -> bytes:
     """The text of a compressed file.
 
@@ -114,7 +111,7 @@ def decompress(
     return text
 
 
-def _model(network: "Network") -> bytes:
+def _model(network: Network) -> bytes:
     """What a file's header says of the model: there is no room in it for an adapter."""
     if network.adapter is not None:
         raise EggError("a compressed file names a model alone: merge the adapter into its weights (egg adapt merge)")

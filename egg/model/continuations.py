@@ -1,20 +1,17 @@
 """What follows many prompts, generated side by side, each up to a stop of its own."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from egg.model.network import Network
 from egg.model.sample import Read, Sampling, go_on, read_prompts
-
-if TYPE_CHECKING:
-    from egg.model.network import Network
 
 SIDE_BY_SIDE = 64  # prompts: bounds memory
 
 
 def continuations(
-    network: "Network",
+    network: Network,
     prompts: Sequence[bytes],
     sampling: Sampling,
     until: Sequence[bytes] = (),
