@@ -1,4 +1,4 @@
-"""Where to compute, which changes the speed and no result."""
+"""Where to compute: the three flags that all commands share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from egg.kernels import Backend, BackendName, get_backend
 
 @dataclass(frozen=True)
 class Compute:
-    """The backend, and what of the machine it uses: the same three flags of every command."""
+    """What computes: a backend, and what of the machine it uses; no result depends on it."""
 
     backend: BackendName = "auto"
     """What computes; changes the speed, not the result."""

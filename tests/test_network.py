@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import hashlib
 import pickle
 import re
 from dataclasses import replace
@@ -16,6 +17,7 @@ from egg.kernels import Adapter, Draw, Shape, Votes, get_backend
 from egg.model import checkpoint
 from egg.model import network as module
 from egg.model.adapter import ADAPTER, adapter_shape, base_hash, file_bytes
+from egg.model.digest import digest
 from egg.model.evaluate import evaluate
 from egg.model.parameters import initial_weights
 
@@ -103,6 +105,12 @@ def test_steps_and_hidden_states(network):
             logits, state = network.step(piece, state)
         np.testing.assert_array_equal(state, states[-1])
     np.testing.assert_array_equal(kept, network.state())
+
+
+def test_digests_are_those_that_files_hold(network):
+    weights = network.weights.tobytes()
+    assert digest(SHAPE, network.weights) == hashlib.sha256(b"egg 16 1\n" + weights).digest()
+    assert base_hash(SHAPE, network.weights) == hashlib.sha256(b"egg 16 1 " + weights).hexdigest()
 
 
 def test_equality_and_hash(network):

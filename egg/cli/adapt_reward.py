@@ -15,7 +15,7 @@ from egg.model.network import Network, read_model
 from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
 from egg.rewards.process import Reward
-from egg.run.adaptation import Subspace, origin
+from egg.run.adaptation import Subspace, beginning
 from egg.run.log import METRICS
 from egg.run.origin import made_with
 from egg.run.signals import catch_signals
@@ -42,7 +42,7 @@ def adapt(arguments) -> int:
         evolution = RewardEvolution(base, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
-        about = origin(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
+        about = beginning(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
         with telling(f"cannot write {out}"):
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(

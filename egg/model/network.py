@@ -1,6 +1,5 @@
 """A trained model to read text with: ``egg.load``, and the one value that stands for it everywhere, ``Network``."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +17,12 @@ from egg.model.endings import score_texts
 from egg.model.evaluate import FRACTION_BITS, DocumentScore, evaluate
 from egg.model.sample import Sampling, generate, text_bytes
 
-Text: TypeAlias = str | bytes | np.ndarray
+TextLike: TypeAlias = str | bytes | np.ndarray
 """What a network reads. Of a str the UTF-8, or bytes: a document, and the NUL that begins every document is read before
 it; a NUL inside begins another document. A (T,) uint8 array: read as it is, from state zero; a 0 in it resets the
 state, and as models are trained on documents that begin with one, so should the array."""
+TextList: TypeAlias = list[str] | list[bytes] | list[np.ndarray] | list[TextLike] | tuple[TextLike, ...]
+"""Texts that are read side by side, each from state zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,11 @@ class Network(ArrayValue):
 
     # For those who use it from Python
 
-    def logits(self, text: Text) -> np.ndarray:
+    def logits(self, text: TextLike) -> np.ndarray:
         """What the model expects after each byte that it reads, from state zero.
 
         text : T bytes are read: of a str or bytes the NUL before it and its own, of a (T,) uint8 array its own alone,
-            see ``Text``
+            see ``TextLike``
         returns : (T, 256) int8, row t after byte t, in sixteenths of a bit: the probability of byte v is
             2**(logits[t, v] / 16) over the row's sum of such powers. Row 0 of a str or bytes is what is expected of its
             first byte, the last row what is expected to follow
@@ -102,9 +103,9 @@ class Network(ArrayValue):
         return self.forward(tokens[None], self.zero_states(1))[0][0]
 
     @overload
-    def scores(self, text: Text) -> np.ndarray: ...
+    def scores(self, text: TextLike) -> np.ndarray: ...
     @overload
-    def scores(self, text: Sequence[Text]) -> list[np.ndarray]: ...
+    def scores(self, text: TextList) -> list[np.ndarray]: ...
     def scores(self, text):
         """The integer log-likelihood of each byte given those before it.
 
@@ -128,9 +129,9 @@ class Network(ArrayValue):
         return found if _is_list(text) else found[0]
 
     @overload
-    def bits_per_byte(self, text: Text) -> float: ...
+    def bits_per_byte(self, text: TextLike) -> float: ...
     @overload
-    def bits_per_byte(self, text: Sequence[Text]) -> list[float]: ...
+    def bits_per_byte(self, text: TextList) -> list[float]: ...
     def bits_per_byte(self, text):
         """Mean of -log2 of the probability of each byte, exactly as ``egg eval`` measures it.
 
@@ -165,7 +166,7 @@ class Network(ArrayValue):
             found.append(sum(d.surprise for d in own) / (size << FRACTION_BITS))
         return found if _is_list(text) else found[0]
 
-    def hidden_states(self, text: Text) -> np.ndarray:
+    def hidden_states(self, text: TextLike) -> np.ndarray:
         """The recurrent state of every layer after each byte that the model reads, from state zero.
 
         text : T bytes are read, as for ``logits``: row 0 of a str or bytes is the state after the NUL before it
@@ -187,7 +188,7 @@ class Network(ArrayValue):
         """(L, D) int8: the state where a document begins, its NUL already read; for ``step``."""
         return self.forward(np.zeros((1, 1), np.uint8), self.zero_states(1))[1][0]
 
-    def step(self, data: int | Text, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, data: int | TextLike, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read on from a state: what comes in pieces gives what ``logits`` gives for the whole.
 
         data : a byte as an integer, 0 to 255; or several, as a str (its UTF-8), bytes or (T,) uint8: they are read as
@@ -220,7 +221,7 @@ class Network(ArrayValue):
         return (logits[0, 0] if one else logits[0]), states[0]
 
     def generate(
-        self, prompt: Text, length: int, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0, count: int = 1
+        self, prompt: TextLike, length: int, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0, count: int = 1
     ) -> list[bytes]:
         """Text that goes on from a prompt, drawn byte by byte with integers alone.
 
@@ -352,17 +353,17 @@ def _is_list(text) -> bool:
     return isinstance(text, list | tuple)
 
 
-def _listed(text) -> Sequence[Text]:
+def _listed(text) -> TextList:
     return text if _is_list(text) else [text]
 
 
-def _tokens(text: Text) -> np.ndarray:
-    """(T,) uint8: what is read of a text from state zero, see ``Text``."""
+def _tokens(text: TextLike) -> np.ndarray:
+    """(T,) uint8: what is read of a text from state zero, see ``TextLike``."""
     tokens = _as_they_are(text)
     return tokens if isinstance(text, np.ndarray) else np.concatenate([np.zeros(1, np.uint8), tokens])
 
 
-def _as_they_are(text: Text) -> np.ndarray:
+def _as_they_are(text: TextLike) -> np.ndarray:
     """(T,) uint8: a text's own bytes."""
     if isinstance(text, np.ndarray):
         return _checked(text)

@@ -97,7 +97,7 @@ class Subspace:
 ALL_WEIGHTS = Subspace(None, ALL)
 
 
-def origin(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:
+def beginning(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:
     """What config.json says of an adaptation's beginning.
 
     path : of the base, as ``egg.load`` takes it
