@@ -1,14 +1,15 @@
 """Equality and hash of frozen dataclasses that hold arrays."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 
+@dataclass(frozen=True, eq=False)
 class ArrayValue:
     """Base of a dataclass with arrays: values are equal if their fields are, arrays by dtype, shape and elements.
 
-    The dataclass is declared with ``frozen=True, eq=False``: the equality that ``dataclass`` writes raises over arrays.
+    A subclass is declared with ``frozen=True, eq=False``: the equality that ``dataclass`` writes raises over arrays.
     Fields declared with ``field(compare=False)`` are left out. The hash agrees with the equality, as long as nobody
     writes to the arrays.
     """

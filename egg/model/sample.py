@@ -122,11 +122,11 @@ def stream(network: "Network", prompt: bytes, sampling: Sampling) -> Iterator[tu
     yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a NUL is a sample's last.
         At most SIDE_BY_SIDE samples go together, the next begin when they have ended.
     """
-    logits, states = read_prompts(network.forward, network.zero_states(1), [prompt])
+    beginning = read_prompts(network.forward, network.zero_states(1), [prompt])
     for first in range(0, sampling.count, SIDE_BY_SIDE):
         numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))
-        beginning = (np.repeat(a, len(numbers), 0) for a in (logits, states))
-        for rows, drawn, _ in go_on(network.forward, *beginning, numbers, sampling):
+        logits, states = (np.repeat(a, len(numbers), 0) for a in beginning)
+        for rows, drawn, _ in go_on(network.forward, logits, states, numbers, sampling):
             yield numbers[rows], drawn
 
 
