@@ -1,8 +1,8 @@
 """egg: integer-only byte-level language models, trained by evolution alone.
 
 import egg
-model = egg.load("runs/...")
-model.logits(tokens), model.scores(tokens)
+network = egg.load("runs/...")
+network.logits("text"), network.bits_per_byte("text"), network.generate("text", 100)
 """
 
 import os as _os
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from egg.errors import EggError
 
 if TYPE_CHECKING:
-    from egg.model.network import Model, load
+    from egg.model.network import Network, load
 
 # In a checkout kernels/ and data/ lie beside this folder; installed, they lie inside it.
 if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):
@@ -19,12 +19,12 @@ if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):
 
 __version__ = "0.1.0"
 
-__all__ = ["EggError", "Model", "__version__", "load"]
+__all__ = ["EggError", "Network", "__version__", "load"]
 
 
 def __getattr__(name: str):
     """Import ``egg.load`` and what else needs the kernels when it is first asked for."""
-    if name in ("Model", "load"):
+    if name in ("Network", "load"):
         from egg.model import network
 
         return getattr(network, name)

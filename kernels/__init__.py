@@ -1,6 +1,7 @@
 """Integer arithmetic: its definition (``reference``), and the same on the CPU (``cpu``) and the GPU (``cuda``)."""
 
 from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 from egg.kernels.backend import Adapter, Backend, Draw, Noise, Votes
 from egg.kernels.layout import AdapterShape, BackendError, Shape
@@ -11,6 +12,7 @@ __all__ = [
     "AdapterShape",
     "Backend",
     "BackendError",
+    "BackendName",
     "Draw",
     "Noise",
     "Shape",
@@ -19,7 +21,8 @@ __all__ = [
     "get_coder",
 ]
 
-BACKENDS = ("auto", "numpy", "numba", "cupy")
+BackendName: TypeAlias = Literal["auto", "numpy", "numba", "cupy"]
+BACKENDS = get_args(BackendName)
 
 
 def get_backend(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from egg.kernels.layout import AdapterShape, Layout, Shape
+from egg.kernels.values import ArrayValue
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Noise:
     """A weight moves by 2**(4 - sigma_shift) int8 steps; 0 to 8."""
 
 
-@dataclass(frozen=True)
-class Draw:
+@dataclass(frozen=True, eq=False)
+class Draw(ArrayValue):
     """The branches of one step of recipe ``egg``, and how their votes are narrowed."""
 
     seed: int
@@ -37,8 +38,8 @@ class Draw:
     """(shape.vote_kinds,) int64, 0 to 31: what each kind of credit is shifted by, as measured in the step before."""
 
 
-@dataclass(frozen=True)
-class Adapter:
+@dataclass(frozen=True, eq=False)
+class Adapter(ArrayValue):
     """Low-rank factors beside a model's matrices; docs/arithmetic.md, "Adapters"."""
 
     shape: AdapterShape
@@ -46,8 +47,8 @@ class Adapter:
     """(shape.parameters,) int8."""
 
 
-@dataclass(frozen=True)
-class Votes:
+@dataclass(frozen=True, eq=False)
+class Votes(ArrayValue):
     """What one chunk of recipe ``egg`` leaves behind."""
 
     votes: np.ndarray

@@ -12,7 +12,7 @@ from egg.cli.corpus import CorpusText
 from egg.errors import EggError
 from egg.kernels import Adapter, Shape, get_backend
 from egg.model.adapter import adapter_shape, evolving, initial_factors, matrices_of, merge, read_adapter
-from egg.model.network import read_model
+from egg.model.network import Network, read_model
 from egg.run.adaptation import AdapterEvolution, adapt
 
 FLAGS = "--streams 8 --seq-len 8 --backend numpy --eval-bytes 2000".split()
@@ -252,10 +252,9 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
     shape, weights, _ = read_model(model)
     corpus = data.open_corpus(str(spec))
     validation = corpus.split(corpus.validation_split or corpus.splits[0])
+    network = Network(get_backend("numpy"), shape, weights)
     found = adapt(
-        get_backend("numpy"),
-        shape,
-        weights,
+        network,
         CorpusText(corpus.split(corpus.training_split)),
         validation,
         rank=rank,
@@ -271,15 +270,15 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
     assert found.before == about["base_bits_per_byte"]
     if rank:
         there = read_adapter(out, shape, weights)
-        np.testing.assert_array_equal(found.adapter.factors, there.factors)
-        assert found.evolved == evolving(there.shape) and found.weights is weights
+        np.testing.assert_array_equal(found.network.adapter.factors, there.factors)
+        assert found.evolved == evolving(there.shape) and found.network.weights is weights
     else:
-        np.testing.assert_array_equal(found.weights, read_model(out)[1])
-        assert found.evolved == evolving(shape) and found.adapter is None
+        np.testing.assert_array_equal(found.network.weights, read_model(out)[1])
+        assert found.evolved == evolving(shape) and found.network.adapter is None
 
 
 def test_adapting_for_less_than_a_step_is_refused(model):
     shape, weights, _ = read_model(model)
     text = np.zeros(100, np.uint8)
     with pytest.raises(EggError, match="a step takes 512"):
-        adapt(get_backend("numpy"), shape, weights, CorpusText(text), text, rank=1, tokens=8)
+        adapt(Network(get_backend("numpy"), shape, weights), CorpusText(text), text, rank=1, tokens=8)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from egg import rewards
-from egg.evolution.reward import RewardEvolution, RewardSettings, pair_fitness, write
+from egg.evolution.reward import RewardEvolution, RewardSettings, pair_fitness, tokens_read
 from egg.kernels import Adapter, Noise, Shape, get_backend
 from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import adapter_shape, initial_factors, read_adapter
-from egg.model.network import read_model
+from egg.model.continuations import write
+from egg.model.network import Network, read_model
 from egg.model.parameters import initial_weights
 from egg.model.sample import Sampling, generate
 from egg.rewards.process import takes_prompt
@@ -19,6 +20,7 @@ from egg.rewards.process import takes_prompt
 BACKEND = get_backend("numpy")
 SHAPE = Shape(16, 1)
 WEIGHTS = initial_weights(SHAPE, 3, "paper")
+NETWORK = Network(BACKEND, SHAPE, WEIGHTS)
 LAYOUT = adapter_shape(SHAPE, 1, "gru,mlp,head")
 SETTINGS = RewardSettings(
     steps=20, population_size=128, length=12, temperature=1.0, sigma_shift=0, step_size=8 << 16, seed=1
@@ -132,13 +134,14 @@ def test_fitness_is_half_the_difference_of_ranks():
 
 def test_members_write_what_sampling_writes():
     """Members with factors as they are write the samples of egg sample, whatever stands beside them."""
-    model = BACKEND.prepare(SHAPE, WEIGHTS)
     prompts, numbers = [b"one", b"longer prompt", b""], np.array([4, 0, 7])
-    texts, tokens = write(lambda *state: BACKEND.forward(model, *state), SHAPE, prompts, numbers, SETTINGS)
+    states, sampling = NETWORK.zero_states(3), Sampling(length=12, seed=1)
+    texts = write(NETWORK.forward, states, prompts, numbers, sampling, whole=True)
     for prompt, number, text in zip(prompts, numbers.tolist(), texts, strict=True):
         sampling = Sampling(length=12, seed=1, count=number + 1)
-        assert generate(BACKEND, SHAPE, WEIGHTS, prompt, sampling)[number] == text
-    assert tokens >= sum(len(p) + len(t) for p, t in zip(prompts, texts, strict=True))
+        assert generate(NETWORK, prompt, sampling)[number] == text
+    drawn = [min(len(text) + 1, 12) for text in texts]  # a NUL ends the shorter ones
+    assert tokens_read(prompts, texts, 12) == sum(1 + len(p) + d - 1 for p, d in zip(prompts, drawn, strict=True))
 
 
 def test_pair_votes_are_sums_of_outer_products():
@@ -157,12 +160,12 @@ def test_a_reward_rises():
     def early(prompts, texts):
         return [sum(c < "A" for c in text) / 12 for text in texts]
 
-    evolution = RewardEvolution(BACKEND, WEIGHTS, LAYOUT, [b"one", b"two"], early, SETTINGS)
+    evolution = RewardEvolution(NETWORK, LAYOUT, [b"one", b"two"], early, SETTINGS)
     before = evolution.measure()
     for _ in range(SETTINGS.steps):
         evolution.step()
     assert evolution.measure() > before + 0.3
-    assert isinstance(evolution.adapter, Adapter) and (evolution.base == WEIGHTS).all()
+    assert isinstance(evolution.network.adapter, Adapter) and (evolution.network.weights == WEIGHTS).all()
 
 
 def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):

@@ -186,7 +186,7 @@ def test_flags_narrow_the_plan(arguments, expected):
         ("--hidden-size 63 --num-layers 2", "power of four"),
         ("--readers 3", "even number"),
         ("--seconds -1", "must be 0 or more"),
-        ("--backend abacus", "unknown backend"),
+        ("--backend abacus", "choose auto, numpy, numba, cupy"),
     ],
 )
 def test_refusals_are_one_line(egg, flags, says):
@@ -258,7 +258,7 @@ def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
         name = "wrong"
 
     monkeypatch.setattr(Wrong, call, wrong)
-    monkeypatch.setattr(cli_bench, "get_backend", lambda *_, **__: Wrong())
+    monkeypatch.setattr("egg.compute.get_backend", lambda *_, **__: Wrong())
     status, out, err = egg("bench", *SMALL)
     assert status == 2
     assert out == ""
@@ -336,7 +336,7 @@ def test_no_figures_for_wrong_noise(egg, monkeypatch, call):
             votes[-1] ^= call == "cast_full_rank_votes"
             return votes
 
-    monkeypatch.setattr(cli_bench, "get_backend", lambda *_, **__: Wrong())
+    monkeypatch.setattr("egg.compute.get_backend", lambda *_, **__: Wrong())
     status, out, err = egg("bench", *SMALL, "--only", "perturbation")
     assert status == 2 and not out
     assert "egg: backend wrong: full-rank noise differs from the reference at 16/1" in err

@@ -236,7 +236,7 @@ def test_load_needs_weights_and_a_shape_alone(tmp_path):
 def test_tokens_of_another_kind_are_refused(tmp_path):
     save(tmp_path)
     model = library.load(tmp_path, backend="numpy")
-    for tokens in ([1, 2], np.zeros((2, 2), np.uint8), np.zeros(3, np.int64), b"text"):
+    for tokens in ([1, 2], np.zeros((2, 2), np.uint8), np.zeros(3, np.int64), 7, None):
         assert "uint8" in refusal(model.logits, tokens)
         assert "uint8" in refusal(model.scores, tokens)
     nothing = np.zeros(0, np.uint8)

@@ -9,6 +9,7 @@ from egg.evolution.classic import ClassicEvolution, ClassicSettings, read_pair
 from egg.kernels import Noise, Shape, get_backend
 from egg.kernels.philox import FULL_RANK_SIGNS, words
 from egg.model.evaluate import evaluate
+from egg.model.network import Network
 from egg.model.parameters import initial_weights
 
 REFERENCE = get_backend("numpy")
@@ -74,11 +75,11 @@ def test_it_learns_a_little_and_equals(numba):
     shape = Shape(16, 1)
     start = initial_weights(shape, 3, "paper")
     settings = ClassicSettings(steps=12, population_size=32, sequences=4, seq_len=8, step_size=2 << 16)
-    runs = [ClassicEvolution(b, shape, start, ArrayText(TEXT), settings) for b in (REFERENCE, numba)]
+    runs = [ClassicEvolution(Network(b, shape, start), ArrayText(TEXT), settings) for b in (REFERENCE, numba)]
     for _ in range(settings.steps):
         bits = [run.step() for run in runs]
         assert bits[0] == bits[1]
         np.testing.assert_array_equal(runs[0].weights, runs[1].weights)
-    before, after = (evaluate(REFERENCE, shape, w, TEXT).bits_per_byte for w in (start, runs[0].weights))
+    before, after = (evaluate(Network(REFERENCE, shape, w), TEXT).bits_per_byte for w in (start, runs[0].weights))
     assert after < before - 0.2
     assert np.abs(runs[0].weights).max() <= 125

@@ -886,5 +886,5 @@ def test_measured_bits_are_those_of_the_weights(train, tmp_path, tables):
     train("--steps", 4, "--out", tmp_path / "run")
     model = load(tmp_path / "run", backend="numpy")
     text = data.open_corpus(str(tables)).split("validation")
-    result = evaluate(model.backend, model.shape, model.weights, np.asarray(text))
+    result = evaluate(model, np.asarray(text))
     assert result.bits_per_byte == metrics(tmp_path / "run")[-1]["validation_bits_per_byte"]

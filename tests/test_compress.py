@@ -6,8 +6,10 @@ import pytest
 from egg.errors import EggError
 from egg.kernels import Shape, get_backend
 from egg.model import compress as module
-from egg.model.compress import HEADER, compress, decompress, model_hash
+from egg.model.compress import HEADER, compress, decompress
+from egg.model.digest import digest
 from egg.model.evaluate import evaluate
+from egg.model.network import Network
 
 SHAPE = Shape(16, 2)
 WEIGHTS = (np.random.default_rng(1).standard_normal(SHAPE.parameters) * 16).astype(np.int8)
@@ -22,22 +24,22 @@ def small_segments(monkeypatch):
 
 
 def restore(packed: bytes, backend=NUMBA, weights=WEIGHTS) -> bytes:
-    return decompress(backend, SHAPE, weights, packed, name="FILE", model_name="MODEL")
+    return decompress(Network(backend, SHAPE, weights), packed, name="FILE", model_name="MODEL")
 
 
 def test_the_same_file_on_every_backend_and_with_any_number_of_threads():
-    packed = compress(NUMPY, SHAPE, WEIGHTS, TEXT)
-    assert packed == compress(NUMBA, SHAPE, WEIGHTS, TEXT)
-    assert packed == compress(get_backend("numba", threads=3), SHAPE, WEIGHTS, TEXT)
+    packed = compress(Network(NUMPY, SHAPE, WEIGHTS), TEXT)
+    assert packed == compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
+    assert packed == compress(Network(get_backend("numba", threads=3), SHAPE, WEIGHTS), TEXT)
     assert restore(packed) == restore(packed, NUMPY) == TEXT
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1 << 15])
 def test_pieces_change_nothing(monkeypatch, rows):
-    packed = compress(NUMBA, SHAPE, WEIGHTS, TEXT, streams=3)
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, streams=3)
     monkeypatch.setattr(module, "ROWS", rows)
     told = []
-    assert compress(NUMBA, SHAPE, WEIGHTS, TEXT, streams=3, read=told.append) == packed
+    assert compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, streams=3, read=told.append) == packed
     assert sum(told) == len(TEXT)
 
 
@@ -46,13 +48,13 @@ def test_pieces_change_nothing(monkeypatch, rows):
 )
 def test_any_bytes_come_back(text):
     for streams in range(1, 1 + max(1, len(text) // 256)):
-        assert restore(compress(NUMBA, SHAPE, WEIGHTS, text, streams=streams)) == text
+        assert restore(compress(Network(NUMBA, SHAPE, WEIGHTS), text, streams=streams)) == text
 
 
 def test_one_stream_is_as_long_as_evaluate_says():
-    exact = evaluate(NUMBA, SHAPE, WEIGHTS, np.frombuffer(b"\0" + TEXT, np.uint8))
+    exact = evaluate(Network(NUMBA, SHAPE, WEIGHTS), np.frombuffer(b"\0" + TEXT, np.uint8))
     bits = exact.bits_per_byte * exact.bytes
-    packed = compress(NUMBA, SHAPE, WEIGHTS, TEXT, streams=1)
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, streams=1)
     assert OVERHEAD < 200
     assert bits <= 8 * (len(packed) - OVERHEAD) + 8
     assert 8 * (len(packed) - OVERHEAD) <= bits * 1.0002 + 8
@@ -64,8 +66,8 @@ def test_segments_are_as_long_as_evaluate_says():
     parts = [TEXT[start : start + size] for start, size in zip(starts, sizes, strict=True)]
     assert b"".join(parts) == TEXT
     text = np.frombuffer(b"".join(b"\0" + part for part in parts), np.uint8)
-    exact = evaluate(NUMBA, SHAPE, WEIGHTS, text)
-    packed = compress(NUMBA, SHAPE, WEIGHTS, TEXT)
+    exact = evaluate(Network(NUMBA, SHAPE, WEIGHTS), text)
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
     assert 8 * (len(packed) - OVERHEAD) <= exact.bits_per_byte * exact.bytes * 1.0002 + 8
 
 
@@ -77,14 +79,14 @@ def test_a_model_that_is_very_sure(monkeypatch):
     class Sure:
         name = "numba"
 
-        def prepare(self, shape, weights):
+        def prepare(self, shape, weights, adapter=None):
             return None
 
         def forward(self, model, tokens, states):
             return np.broadcast_to(surest, (*tokens.shape, 256)), states
 
     text = b"a" * 1_000_000
-    packed = compress(Sure(), SHAPE, WEIGHTS, text, streams=3)
+    packed = compress(Network(Sure(), SHAPE, WEIGHTS), text, streams=3)
     exact = 1e6 * np.log2(1 + 255 * 2 ** (-254 / 16)) / 8
     assert exact - 1 < len(packed) - OVERHEAD < exact * 1.0002 + 1
     assert restore(packed, Sure()) == text
@@ -93,11 +95,11 @@ def test_a_model_that_is_very_sure(monkeypatch):
 def test_segments_have_a_least_size():
     for streams in (0, 16, -1):
         with pytest.raises(EggError, match="1 to 15 segments"):
-            compress(NUMBA, SHAPE, WEIGHTS, TEXT, streams=streams)
+            compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, streams=streams)
 
 
 def test_every_changed_byte_and_every_length_is_refused():
-    packed = compress(NUMBA, SHAPE, WEIGHTS, TEXT[:300])
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT[:300])
     for at in range(len(packed)):
         changed = bytearray(packed)
         changed[at] ^= 1 << at % 8
@@ -114,13 +116,13 @@ def test_another_model_is_refused_by_name():
     other = WEIGHTS.copy()
     other[-1] ^= 1
     with pytest.raises(EggError, match="^FILE was compressed with another model than MODEL"):
-        restore(compress(NUMBA, SHAPE, WEIGHTS, TEXT), weights=other)
-    assert model_hash(SHAPE, WEIGHTS) != model_hash(SHAPE, other)
+        restore(compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT), weights=other)
+    assert digest(SHAPE, WEIGHTS) != digest(SHAPE, other)
 
 
 def test_what_comes_out_is_checked(monkeypatch):
     """A backend that errs is found out, though the file is whole."""
-    packed = compress(NUMBA, SHAPE, WEIGHTS, TEXT)
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
 
     class Wrong:
         name = "numpy"

@@ -6,21 +6,22 @@ import pytest
 from egg.kernels import Shape, get_backend
 from egg.model import continuations as module
 from egg.model import endings
+from egg.model import sample as loop
 from egg.model.continuations import continuations
 from egg.model.endings import score_endings
 from egg.model.evaluate import evaluate, surprises
-from egg.model.network import Model
+from egg.model.network import Network
 from egg.model.sample import Sampling
 
 SHAPE = Shape(16, 2)
 NUMPY = get_backend("numpy")
 WEIGHTS = (np.random.default_rng(4).standard_normal(SHAPE.parameters) * 16).astype(np.int8)
-MODEL = Model(SHAPE, WEIGHTS, NUMPY)
+MODEL = Network(NUMPY, SHAPE, WEIGHTS)
 PROMPTS = [b"some text", b"", b"a", b"some text", b"nul\0inside", bytes(range(1, 90)), b"\0", b"zz"]
 
 
 def score(texts, **settings):
-    return score_endings(NUMPY, SHAPE, WEIGHTS, texts, **settings)
+    return score_endings(MODEL, texts, **settings)
 
 
 def texts_of(seed: int, count: int = 30) -> list[tuple[bytes, bytes]]:
@@ -64,7 +65,7 @@ def test_a_document_has_the_bits_that_evaluate_gives_it():
     documents = [b"x", b"a document\n" * 30, bytes(range(1, 256))]
     text = np.frombuffer(b"".join(b"\0" + d for d in documents), np.uint8)
     scored = []
-    evaluate(NUMPY, SHAPE, WEIGHTS, text, scored=scored.append)
+    evaluate(MODEL, text, scored=scored.append)
     assert [e.bits for e in score([(b"", d) for d in documents])] == [d.bits for d in scored]
 
 
@@ -78,17 +79,17 @@ def test_a_continuation_is_a_sample(sampling, monkeypatch):
         expected.append(samples[number])
     for side_by_side in (64, 3, 1):
         monkeypatch.setattr(module, "SIDE_BY_SIDE", side_by_side)
-        monkeypatch.setattr(module, "PIECE", side_by_side * 5)
+        monkeypatch.setattr(loop, "PIECE", side_by_side * 5)
         told = []
-        found = continuations(NUMPY, SHAPE, WEIGHTS, PROMPTS, sampling, done=told.append)
+        found = continuations(MODEL, PROMPTS, sampling, done=told.append)
         assert found == expected and sum(told) == len(PROMPTS)
 
 
 def test_stops_are_left_out_with_what_follows():
     sampling = Sampling(40, 0.9, seed=3)
-    texts = continuations(NUMPY, SHAPE, WEIGHTS, PROMPTS, sampling)
+    texts = continuations(MODEL, PROMPTS, sampling)
     stops = [texts[0][7:10], texts[1][3:4], texts[1][2:4], b"never there at all"]
-    found = continuations(NUMPY, SHAPE, WEIGHTS, PROMPTS, sampling, stops)
+    found = continuations(MODEL, PROMPTS, sampling, stops)
     for text, stopped in zip(texts, found, strict=True):
         at = min([text.find(stop) for stop in stops if stop in text], default=len(text))
         assert stopped == text[:at] or (text.startswith(stopped) and not any(s in stopped for s in stops))

@@ -11,7 +11,7 @@ from egg.errors import EggError
 from egg.kernels import Shape, get_backend, reference
 from egg.model import evaluate as module
 from egg.model.evaluate import Evaluation, count_words, evaluate, sample, scores, surprises
-from egg.model.network import Model
+from egg.model.network import Network
 
 SHAPE = Shape(16, 1)
 NUMPY = get_backend("numpy")
@@ -74,7 +74,7 @@ def test_integer_scores_are_those_of_the_definition():
 
 def test_every_byte_of_every_document_is_predicted_from_state_zero():
     documents = [b"alone", b"", b"z", bytes(range(1, 256)), b"last\n"]
-    model = Model(SHAPE, random_weights(), NUMPY)
+    model = Network(NUMPY, SHAPE, random_weights())
     surprise = score = 0
     for document in documents:
         tokens = np.frombuffer(b"\0" + document, np.uint8)
@@ -83,7 +83,7 @@ def test_every_byte_of_every_document_is_predicted_from_state_zero():
             surprise += surprises(logits, tokens[1:]).sum()
             score += int(model.scores(tokens).sum())
     size = sum(map(len, documents))
-    result = evaluate(NUMPY, SHAPE, model.weights, text_of(documents))
+    result = evaluate(model, text_of(documents))
     assert result.documents == 5 and result.bytes == size
     assert result.bits_per_byte == pytest.approx(surprise / size, abs=1e-12)
     assert result.integer_bits_per_byte == -score / (16 * size)
@@ -93,13 +93,13 @@ def test_every_byte_of_every_document_is_predicted_from_state_zero():
 
 def test_no_batching_changes_a_digit(monkeypatch):
     text, weights = text_of(random_documents(40, 90)), random_weights()
-    expected = figures(evaluate(NUMPY, SHAPE, weights, text))
+    expected = figures(evaluate(Network(NUMPY, SHAPE, weights), text))
     for lanes in (1, 2, 7, 40, 1000):
-        assert figures(evaluate(NUMPY, SHAPE, weights, text, lanes=lanes)) == expected
+        assert figures(evaluate(Network(NUMPY, SHAPE, weights), text, lanes=lanes)) == expected
     for name, value in (("PIECE", 1), ("PIECE", 17), ("ROWS", 3), ("BATCH", 50), ("BATCH", 333)):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
-            assert figures(evaluate(NUMPY, SHAPE, weights, text)) == expected, (name, value)
+            assert figures(evaluate(Network(NUMPY, SHAPE, weights), text)) == expected, (name, value)
 
 
 def test_each_document_by_itself_is_what_it_is_among_others(monkeypatch):
@@ -108,14 +108,16 @@ def test_each_document_by_itself_is_what_it_is_among_others(monkeypatch):
     expected = []
     for document in documents:
         if document:
-            alone = evaluate(NUMPY, SHAPE, weights, text_of([document]))
+            alone = evaluate(Network(NUMPY, SHAPE, weights), text_of([document]))
             expected.append((len(document), alone.bits_per_byte, alone.integer_bits_per_byte))
         else:
             expected.append((0, None, None))
 
     def found(**settings):
         scored, read = [], []
-        whole = evaluate(NUMPY, SHAPE, weights, text_of(documents), scored=scored.append, read=read.append, **settings)
+        whole = evaluate(
+            Network(NUMPY, SHAPE, weights), text_of(documents), scored=scored.append, read=read.append, **settings
+        )
         assert [d.index for d in scored] == list(range(40))
         assert sum(read) == sum(map(len, documents)) + 40
         assert sum(d.bits for d in scored) == pytest.approx(whole.bits_per_byte * whole.bytes)
@@ -146,19 +148,19 @@ def test_word_perplexity():
 
 def test_one_document_is_one_lane():
     text = text_of([b"just one document, and no more"])
-    result = evaluate(NUMPY, SHAPE, random_weights(), text)
+    result = evaluate(Network(NUMPY, SHAPE, random_weights()), text)
     assert (result.documents, result.bytes) == (1, 30)
 
 
 @pytest.mark.parametrize("documents", [[], [b""], [b"", b"", b""]])
 def test_nothing_to_predict_is_refused(documents):
     with pytest.raises(EggError, match="no byte"):
-        evaluate(NUMPY, SHAPE, random_weights(), text_of(documents))
+        evaluate(Network(NUMPY, SHAPE, random_weights()), text_of(documents))
 
 
 def test_text_without_a_leading_nul_is_refused():
     with pytest.raises(EggError, match="NUL"):
-        evaluate(NUMPY, SHAPE, random_weights(), np.frombuffer(b"no nul", np.uint8))
+        evaluate(Network(NUMPY, SHAPE, random_weights()), np.frombuffer(b"no nul", np.uint8))
 
 
 def test_a_sample_is_spread_over_the_text():

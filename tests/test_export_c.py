@@ -12,7 +12,7 @@ import pytest
 from egg.export.c import c_source
 from egg.kernels import Shape, get_backend
 from egg.model.evaluate import evaluate, surprises
-from egg.model.network import Model
+from egg.model.network import Network
 
 NUMPY = get_backend("numpy")
 STRICT = "-std=c99 -Wall -Wextra -Werror".split()
@@ -22,7 +22,7 @@ COMPILERS = [name for name in ("gcc", "cc", "clang") if shutil.which(name)]
 pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler: no gcc, cc or clang")
 
 
-def random_model(size: int, layers: int, seed: int, kind: str = "normal") -> Model:
+def random_model(size: int, layers: int, seed: int, kind: str = "normal") -> Network:
     shape, rng = Shape(size, layers), np.random.default_rng(seed)
     if kind == "extreme":
         weights = rng.choice([-127, 127], shape.parameters)
@@ -32,10 +32,10 @@ def random_model(size: int, layers: int, seed: int, kind: str = "normal") -> Mod
         weights = rng.integers(-127, 128, shape.parameters)
     else:
         weights = np.clip(rng.standard_normal(shape.parameters) * 24, -127, 127)
-    return Model(shape, weights.astype(np.int8), NUMPY)
+    return Network(NUMPY, shape, weights.astype(np.int8))
 
 
-def compiled(model: Model, folder, *flags: str, compiler: str = "") -> ctypes.CDLL:
+def compiled(model: Network, folder, *flags: str, compiler: str = "") -> ctypes.CDLL:
     """The functions of a model's C file."""
     source = folder / "model.c"
     source.write_text(c_source(model.shape, model.weights, "a model"))
@@ -47,7 +47,7 @@ def compiled(model: Model, folder, *flags: str, compiler: str = "") -> ctypes.CD
     return found
 
 
-def read(functions: ctypes.CDLL, model: Model, tokens: np.ndarray) -> np.ndarray:
+def read(functions: ctypes.CDLL, model: Network, tokens: np.ndarray) -> np.ndarray:
     """Logits (T, 256) int8 from the C functions; what surrounds their arrays stays as it was."""
     size = model.shape.num_layers * model.shape.hidden_size
     state = np.full(size + 128, 99, np.int8)
@@ -128,7 +128,7 @@ def test_the_program_says_what_eval_says(tmp_path, flags):
         text = b"\0".join(documents)
         done = subprocess.run([program], input=text, capture_output=True, check=True)
         bits, size = re.fullmatch(r"(\d+\.\d{6}) bits per byte, (\d+) bytes\n", done.stdout.decode()).groups()
-        exact = evaluate(NUMPY, model.shape, model.weights, np.frombuffer(b"\0" + text, np.uint8))
+        exact = evaluate(model, np.frombuffer(b"\0" + text, np.uint8))
         assert int(size) == exact.bytes
         assert -1.1e-6 < float(bits) - round(exact.bits_per_byte, 6) < 1e-7
     done = subprocess.run([program], input=b"\0", capture_output=True, text=False)

@@ -10,6 +10,7 @@ from conftest import SMALL
 from egg.errors import EggError
 from egg.kernels import Shape, get_backend
 from egg.kernels.reference import Model
+from egg.model.network import Network
 from egg.model.parameters import initial_weights
 from egg.study.geometry import FEWEST, measure_cloud
 from egg.study.manifolds import MANIFOLDS, cloud
@@ -50,7 +51,7 @@ def test_states_are_those_of_documents_read_alone(weights, backend, stride):
         pytest.importorskip("numba")
     documents = [b"\0a byte is a byte", b"\0xy", b"\0integers alone!", b"\0"]
     text = np.frombuffer(b"".join(documents), np.uint8)
-    found = hidden_states(get_backend(backend), SHAPE, weights, text, 1000, stride)
+    found = hidden_states(Network(get_backend(backend), SHAPE, weights), text, 1000, stride)
     assert sorted(found) == [(i, kind) for i in range(2) for kind in ("state", "stream")]
     for (layer, kind), states in found.items():
         stage = f"layers.{layer}.{'state' if kind == 'state' else 'mlp'}"
@@ -63,14 +64,14 @@ def test_states_are_those_of_documents_read_alone(weights, backend, stride):
 def test_as_many_states_as_asked_for(weights):
     text = np.frombuffer(b"\0" + bytes(range(1, 201)), np.uint8)
     numpy = get_backend("numpy")
-    assert len(hidden_states(numpy, SHAPE, weights, text, 10, 4)[0, "state"]) <= 10
-    assert len(hidden_states(numpy, SHAPE, weights, text, 1000, 50)[0, "state"]) == 4
+    assert len(hidden_states(Network(numpy, SHAPE, weights), text, 10, 4)[0, "state"]) <= 10
+    assert len(hidden_states(Network(numpy, SHAPE, weights), text, 1000, 50)[0, "state"]) == 4
     with pytest.raises(EggError, match="--stride"):
-        hidden_states(numpy, SHAPE, weights, text, 10, 300)
+        hidden_states(Network(numpy, SHAPE, weights), text, 10, 300)
     documents = [b"\0" + bytes([i]) * (50 * i) for i in range(1, 100)]
     for text in (b"\0" + b"long" * 9000, b"".join(documents), b"".join(documents[:3] * 200)):
         text = np.frombuffer(text, np.uint8)
-        assert len(hidden_states(numpy, SHAPE, weights, text, 200, 16)[0, "state"]) >= 190
+        assert len(hidden_states(Network(numpy, SHAPE, weights), text, 200, 16)[0, "state"]) >= 190
 
 
 def test_anisotropy_of_what_is_known():

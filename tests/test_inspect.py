@@ -16,7 +16,7 @@ from egg.inspect.trace_screen import characters
 from egg.kernels import Shape, get_backend
 from egg.kernels.arithmetic import product_shift
 from egg.kernels.reference import norm
-from egg.model.network import load
+from egg.model.network import Network, load
 
 PNG = b"\x89PNG"
 SHAPE = Shape(16, 2)
@@ -125,7 +125,7 @@ def test_a_traces_surprise_is_that_of_eval(weights, monkeypatch):
     text = TEXT.encode()
     traced = trace(SHAPE, weights, text)
     whole = np.frombuffer(b"\0" + text, np.uint8)
-    result = evaluate(get_backend("numpy"), SHAPE, weights, whole)
+    result = evaluate(Network(get_backend("numpy"), SHAPE, weights), whole)
     assert traced.surprise_bits.mean() == pytest.approx(result.bits_per_byte, abs=1e-9)
     exact = np.exp2(traced.logits / 16.0)
     exact /= exact.sum(1, keepdims=True)

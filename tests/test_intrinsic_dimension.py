@@ -11,22 +11,20 @@ from egg.cli import intrinsic_dimension as cli_intrinsic_dimension
 from egg.errors import EggError
 from egg.kernels import Shape, get_backend
 from egg.model.adapter import ALL, evolving, tensors_of
+from egg.model.network import Network
 from egg.model.parameters import initial_weights
-from egg.run.adaptation import FineTuning, adapt
+from egg.run.adaptation import ALL_WEIGHTS, FineTuning, Subspace, adapt
 from egg.study.intrinsic_dimension import (
-    FULL,
     Candidate,
     Records,
     Result,
     Setting,
-    Subspace,
     Trial,
     measure,
     plan,
     smallest,
     sweep,
     trials_of,
-    tune,
 )
 from egg.study.intrinsic_dimension_view import told
 
@@ -63,7 +61,7 @@ def test_tensors_by_kind_and_name():
     assert set(vectors) == {n for n, t in SHAPE.tensors.items() if len(t.shape) == 1} and vectors
     assert Subspace(None, "head").parameters(SHAPE) == 256 * 16
     assert Subspace(2, "head").parameters(SHAPE) == 2 * 256  # of B: A stands still
-    assert FULL.parameters(SHAPE) == MOVING == SHAPE.parameters - 2 * 16 - 64 * 16
+    assert ALL_WEIGHTS.parameters(SHAPE) == MOVING == SHAPE.parameters - 2 * 16 - 64 * 16
     for still in (Subspace(None, "ln1,w_up"), Subspace(2, "w_up")):
         with pytest.raises(EggError, match="w_up.*no votes on any of these"):
             still.parameters(SHAPE)
@@ -74,7 +72,7 @@ def test_tensors_by_kind_and_name():
 
 def test_subspaces_in_order_and_once():
     head, low = Subspace(None, "head"), Subspace(1, "head")
-    assert plan([head, low, head, FULL], SHAPE) == [low, head, FULL]
+    assert plan([head, low, head, ALL_WEIGHTS], SHAPE) == [low, head, ALL_WEIGHTS]
     with pytest.raises(EggError, match="rank 99"):
         plan([Subspace(99, "head")], SHAPE)
 
@@ -83,7 +81,7 @@ def evolved(weights, tensors, steps=3):
     from egg.config import Config, EvolutionConfig, ModelConfig
 
     config = Config("a", ModelConfig(16, 1), EvolutionConfig(streams=4, step_size=2.0))
-    evolution = FineTuning(config, get_backend("numpy"), Text(), weights, tensors)
+    evolution = FineTuning(config, Network(get_backend("numpy"), SHAPE, weights), Text(), tensors)
     for _ in range(steps):
         evolution.step()
     return SHAPE.views(evolution.weights)
@@ -95,16 +93,18 @@ def test_only_the_chosen_tensors_move(weights):
         assert (name in moving) == bool((view != before[name]).any()), name
 
 
-@pytest.mark.parametrize(("subspace", "rank"), [(FULL, None), (Subspace(2, "gru,mlp"), 2)])
+@pytest.mark.parametrize(("subspace", "rank"), [(ALL_WEIGHTS, None), (Subspace(2, "gru,mlp"), 2)])
 def test_tuning_is_adapting(weights, subspace, rank):
     """All weights and adapters evolve as egg adapt lets them, to the last bit of the result."""
-    text, there = Text(), get_backend("numpy")
-    found = tune(there, SHAPE, weights, text, text.tokens, subspace, **SETTINGS)
-    tensors = None if rank is None else subspace.tensors
-    same = adapt(there, SHAPE, weights, text, text.tokens, rank=rank, tensors=tensors, **SETTINGS)
-    assert found == same.after
-    other = tune(there, SHAPE, weights, text, text.tokens, subspace, step_factor=0.5, **SETTINGS)
-    assert other != found
+    text, network = Text(), Network(get_backend("numpy"), SHAPE, weights)
+
+    def after(**settings):
+        within = {"rank": subspace.rank, "tensors": subspace.tensors} | settings
+        return adapt(network, text, text.tokens, **within, **SETTINGS).after
+
+    found = after(measurements=1)
+    assert found == after(tensors=None if rank is None else subspace.tensors)
+    assert found != after(step_factor=0.5)
 
 
 # d90
@@ -138,7 +138,7 @@ def swept(table, factors=(1.0,)):
         gain = gains[subspace][trial.seed] - 0.01 * abs(math.log2(2 * trial.step_factor))
         return Result(trial, 1, 5.0 - gain, 0.0)
 
-    candidate = Candidate("a", SHAPE, np.zeros(0), "hash", 1000, 5.0)
+    candidate = Candidate("a", Network(get_backend("numpy"), SHAPE, np.zeros(0, np.int8)), "hash", 1000, 5.0)
     seeds = list(range(len(table[0])))
     found = list(sweep(candidate, subspaces, Setting("text", 1, 1, 1), list(factors), seeds, run))
     return measure(candidate, found), asked
@@ -236,12 +236,12 @@ def test_a_sweep_that_is_interrupted_goes_on(call, tmp_path, monkeypatch):
         if len(made) == 5:
             raise KeyboardInterrupt
         made.append(arguments)
-        return tune(*arguments, **settings)
+        return adapt(*arguments, **settings)
 
-    monkeypatch.setattr(cli_intrinsic_dimension, "tune", interrupted)
+    monkeypatch.setattr(cli_intrinsic_dimension, "adapt", interrupted)
     assert call()[0] == 130
     assert len((tmp_path / "out/results.jsonl").read_text().splitlines()) == 5
-    monkeypatch.setattr(cli_intrinsic_dimension, "tune", lambda *a, **s: made.append(a) or tune(*a, **s))
+    monkeypatch.setattr(cli_intrinsic_dimension, "adapt", lambda *a, **s: made.append(a) or adapt(*a, **s))
     status, shown, err = call("--json")
     assert status == 0, err
     assert len(made) == 2 * 4 * 2  # nothing was measured twice

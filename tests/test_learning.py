@@ -21,9 +21,9 @@ def test_a_short_training_falls_below_the_unigram_entropy(branches):
     )
     backend = get_backend("numba")
     training = evolution(config, backend, CorpusText(text))
-    first = evaluate(backend, training.shape, training.weights, held_out)
+    first = evaluate(training.network, held_out)
     assert first.bits_per_byte == 8.0  # the head is zero at the start
     while training.tokens < TOKENS[branches]:
         training.step()
-    after = evaluate(backend, training.shape, training.weights, held_out)
+    after = evaluate(training.network, held_out)
     assert after.bits_per_byte < synthetic.unigram_bits(held_out) - 0.5

@@ -18,7 +18,7 @@ from egg.errors import EggError
 from egg.kernels import BackendError, Shape, get_backend, philox
 from egg.kernels.arithmetic import sampling_table, sampling_weights
 from egg.model import sample as module
-from egg.model.network import Model, load
+from egg.model.network import Network, load
 from egg.model.sample import Sampling, choose, draws, in_order, inverse
 
 ROOT = Path(__file__).parent.parent
@@ -27,9 +27,9 @@ NUMPY = get_backend("numpy")
 TEMPERATURES = (1, 3, 64, 205, 256, 257, 1000, 2**20)  # in 1/256
 
 
-def model(backend=NUMPY, shape=SHAPE, seed=1, scale=24) -> Model:
+def model(backend=NUMPY, shape=SHAPE, seed=1, scale=24) -> Network:
     noise = np.random.default_rng(seed).standard_normal(shape.parameters) * scale
-    return Model(shape, np.clip(noise, -127, 127).astype(np.int8), backend)
+    return Network(backend, shape, np.clip(noise, -127, 127).astype(np.int8))
 
 
 def logit_rows(n=200) -> np.ndarray:
@@ -74,7 +74,7 @@ def plain_draw(seed: int, number: int, position: int) -> int:
     return w[0] + (w[1] << 32)
 
 
-def check_sample(m: Model, prompt: bytes, sampling: Sampling, number: int, text: bytes) -> None:
+def check_sample(m: Network, prompt: bytes, sampling: Sampling, number: int, text: bytes) -> None:
     """Every byte of a sample, and its end, from what the model says to all that is before."""
     logits = m.logits(np.frombuffer(b"\0" + prompt + text, np.uint8))[len(prompt) :].tolist()
     assert 0 not in text and len(text) <= sampling.length
@@ -181,7 +181,7 @@ def test_draws_are_words_0_and_1_of_stream_4():
 )
 def test_samples_are_those_of_the_definition(sampling):
     m, prompt = model(), b"The \xffend"
-    texts = module.generate(NUMPY, SHAPE, m.weights, prompt, sampling)
+    texts = module.generate(m, prompt, sampling)
     assert len(texts) == sampling.count
     for number, text in enumerate(texts):
         check_sample(m, prompt, sampling, number, text)
@@ -219,7 +219,7 @@ def test_a_nul_ends_a_sample():
     assert min(sizes) < 300 == max(sizes)
     assert all(0 not in t for t in texts)
     weights = np.zeros(SHAPE.parameters, np.int8)  # all logits equal: the lowest byte is the NUL
-    assert Model(SHAPE, weights, NUMPY).generate("x", 5, temperature=0, count=2) == [b"", b""]
+    assert Network(NUMPY, SHAPE, weights).generate("x", 5, temperature=0, count=2) == [b"", b""]
 
 
 def test_the_prompt_is_the_beginning_of_a_document():

@@ -16,39 +16,36 @@ from statistics import fmean
 
 import numpy as np
 
+import egg
 from egg.cli.corpus import open_for_training
 from egg.evolution.classic import ClassicEvolution, ClassicSettings
-from egg.kernels import get_backend
-from egg.model.adapter import merge
 from egg.model.evaluate import evaluate, sample
-from egg.model.network import read_model
 from egg.run.adaptation import adapt
 
 POINTS = 10
 
 
-def classic(backend, shape, weights, text, validation, budget, seed):
+def classic(network, text, validation, budget, seed):
     """The curve of the classic evolution strategy from the same weights."""
     tokens = ClassicSettings(1).tokens_per_step
     settings = ClassicSettings(budget // tokens, seed=seed)
-    evolution = ClassicEvolution(backend, shape, weights, text, settings)
+    evolution = ClassicEvolution(network, text, settings)
     curve, every = [], max(1, settings.steps // POINTS)
     for step in range(settings.steps + 1):
         if step:
             evolution.step()
         if step % every == 0 or step == settings.steps:
-            w = evolution.weights if step else weights
-            curve.append((step * tokens, evaluate(backend, shape, w, validation).bits_per_byte))
+            now = evolution.network if step else network
+            curve.append((step * tokens, evaluate(now, validation).bits_per_byte))
     return curve
 
 
 def run(arguments) -> None:
     """What is asked for and not there yet."""
-    shape, weights, _ = read_model(arguments.model)
-    backend = get_backend("auto", threads=arguments.threads)
+    network = egg.load(arguments.model, threads=arguments.threads)
     corpus, text, split = open_for_training(arguments.data, "text", print)
     validation = sample(corpus.split(split), arguments.eval_bytes)
-    out, given = Path(arguments.out), (backend, shape, weights, text, validation)
+    out, given = Path(arguments.out), (network, text, validation)
     there = {(r["kind"], r["seed"]) for r in _rows(out)} if out.exists() else set()
     for seed in arguments.seeds:
         for kind in arguments.kinds:
@@ -67,8 +64,8 @@ def run(arguments) -> None:
                     measurements=POINTS,
                 )
                 row |= {"curve": found.curve, "evolved": found.evolved}
-                if found.adapter:
-                    merged = evaluate(backend, shape, merge(weights, found.adapter), validation)
+                if found.network.adapter:
+                    merged = evaluate(found.network.merged(), validation)
                     row["merged_bits_per_byte"] = merged.bits_per_byte
             row["seconds"] = round(time.perf_counter() - began, 1)
             with open(out, "a", encoding="utf-8") as file:

@@ -25,6 +25,7 @@ from egg.kernels.backend import Backend, Draw, Noise
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import words
 from egg.model.evaluate import evaluate
+from egg.model.network import Network
 from egg.model.parameters import initial_weights
 from egg.model.sample import Sampling, stream
 
@@ -272,7 +273,7 @@ def _evaluation(case: Case, backend: Backend) -> Job:
     weights = initial_weights(case.shape, 0, "paper")
 
     def read():
-        size = evaluate(backend, case.shape, weights, text).bytes
+        size = evaluate(Network(backend, case.shape, weights), text).bytes
         return Work(size, size * case.shape.multiply_accumulates)
 
     return Job(read)
@@ -283,7 +284,7 @@ def _generation(case: Case, backend: Backend) -> Job:
     sampling = Sampling(length=case.seq_len, count=case.readers)
 
     def draw():
-        drawn = sum(len(numbers) for numbers, _ in stream(backend, case.shape, weights, b"", sampling))
+        drawn = sum(len(numbers) for numbers, _ in stream(Network(backend, case.shape, weights), b"", sampling))
         # All samples begin with the logits after one NUL; each byte but a sample's last is then read.
         read = 1 + drawn - sampling.count
         return Work(drawn, read * case.shape.multiply_accumulates)

@@ -12,19 +12,18 @@ from cyclopts import Parameter
 from egg import data
 from egg.cli.corpus import facts, open_for_training, text_of
 from egg.cli.folders import folder_for
-from egg.cli.options import FULL, BackendFlag, ColumnFlag, JsonFlag, ThreadsFlag, parse, rank_of, say
+from egg.cli.options import FULL, ColumnFlag, ComputeFlags, JsonFlag, parse, rank_of, say
+from egg.compute import Compute
 from egg.config import TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
-from egg.evolution.branches import BranchEvolution
-from egg.kernels import get_backend
-from egg.model import checkpoint, hub
-from egg.model.adapter import ADAPTER, ALL, adapter_shape, base_hash, evolving, merge, read_adapter, tensors_of
+from egg.model import checkpoint
+from egg.model.adapter import ADAPTER, merge, read_adapter
 from egg.model.evaluate import evaluate, sample
-from egg.model.network import read_model
+from egg.model.network import Network, read_model
 from egg.report.curves import read_curves
 from egg.report.draw import draw_run
 from egg.report.plots import LOSS, plot_runs
-from egg.run.adaptation import ADAPTED, AdapterEvolution, AdapterTrainer, FineTuning
+from egg.run.adaptation import ADAPTED, ALL_WEIGHTS, AdapterTrainer, Subspace, beginning
 from egg.run.origin import made_with
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
@@ -91,10 +90,7 @@ class AdaptArguments:
     """Steps between measurements on the validation split; none: twenty on the way."""
     eval_bytes: int = 262_144
     """Bytes of validation text that each measurement reads; 0: all."""
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
-    device: int | None = None
-    """Number of the GPU of backend cupy, which knows no adapters but --rank full; none: the first."""
+    compute: ComputeFlags = Compute()
 
 
 @dataclass(frozen=True)
@@ -120,8 +116,7 @@ class MergeArguments:
     eval_bytes: int = 262_144
     """Bytes of validation text to measure on; 0: all."""
     json: JsonFlag = False
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
+    compute: ComputeFlags = Compute()
 
 
 SUBCOMMANDS = {"": AdaptArguments, "merge": MergeArguments}
@@ -144,30 +139,21 @@ def main(argv: list[str], prog: str) -> int:
 def _adapt(arguments: AdaptArguments) -> int:
     shape, weights, _ = read_model(arguments.path)
     full = arguments.rank.strip().lower() == FULL
-    layout = None if full else adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ADAPTED)
+    subspace = ALL_WEIGHTS if full else Subspace(rank_of(arguments.rank), arguments.tensors or ADAPTED)
+    layout = subspace.layout(shape)
     config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers))
     out, progress = folder_for(arguments.out), Progress()
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=progress.note)
+    network = Network(arguments.compute.make(progress.note), shape, weights)
     corpus, text, split = open_for_training(arguments.data, arguments.data_column, progress.note)
     measured = sample(corpus.split(split), config.run.eval_bytes)
-    before = evaluate(backend, shape, weights, measured).bits_per_byte
-    if full:
-        evolution: BranchEvolution = FineTuning(config, backend, text, weights, tensors_of(shape, ALL))
-        kind = Trainer
-    else:
-        evolution = AdapterEvolution(config, backend, text, weights, layout)
-        kind = AdapterTrainer
-    trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(backend))
-    trainer.content["adapter"] = {
-        "rank": FULL if full else layout.rank,
-        "matrices": None if full else list(layout.matrices),
-        "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
-        "base": base_hash(shape, weights),
-        "base_bits_per_byte": before,
-    }
+    before = evaluate(network, measured).bits_per_byte
+    evolution = subspace.evolution(config, network, text)
+    kind = Trainer if full else AdapterTrainer
+    trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(network.backend))
+    trainer.content["adapter"] = beginning(arguments.path, network, layout) | {"base_bits_per_byte": before}
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
-        f"{evolving(evolution.layout):,} of {shape.parameters:,} parameters evolve: {what}\n"
+        f"{subspace.parameters(shape):,} of {shape.parameters:,} parameters evolve: {what}\n"
         f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, into {out}\n"
         f"before: {before:.4f} bits per byte"
     )
@@ -231,12 +217,9 @@ def _merge(arguments: MergeArguments) -> int:
     measured = _text(arguments, config)
     figures = {}
     if measured is not None:
-        backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
-        figures = {
-            "base": evaluate(backend, shape, weights, measured),
-            "adapter": evaluate(backend, shape, weights, measured, adapter=adapter),
-            "merged": evaluate(backend, shape, merged, measured),
-        }
+        base = Network(arguments.compute.make(say), shape, weights)
+        networks = {"base": base, "adapter": base.with_adapter(adapter), "merged": Network(base.backend, shape, merged)}
+        figures = {name: evaluate(network, measured) for name, network in networks.items()}
     figures = {f"{name}_bits_per_byte": e.bits_per_byte for name, e in figures.items()}
     if figures:
         figures["cost_bits_per_byte"] = figures["merged_bits_per_byte"] - figures["adapter_bits_per_byte"]

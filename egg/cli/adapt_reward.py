@@ -9,13 +9,13 @@ from egg.cli.folders import folder_for
 from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
-from egg.kernels import get_backend
-from egg.model import checkpoint, hub
-from egg.model.adapter import ADAPTER, KINDS, adapter_shape, base_hash, file_bytes
-from egg.model.network import read_model
+from egg.model import checkpoint
+from egg.model.adapter import ADAPTER, KINDS, file_bytes
+from egg.model.network import Network, read_model
 from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
 from egg.rewards.process import Reward
+from egg.run.adaptation import Subspace, beginning
 from egg.run.log import METRICS
 from egg.run.origin import made_with
 from egg.run.signals import catch_signals
@@ -30,38 +30,30 @@ def adapt(arguments) -> int:
     if arguments.rank.strip().lower() == FULL:
         raise EggError("--rank full: with --reward an adapter evolves, give 1 to 16")
     shape, weights, _ = read_model(arguments.path)
-    layout = adapter_shape(shape, rank_of(arguments.rank), arguments.tensors or ",".join(KINDS))
+    layout = Subspace(rank_of(arguments.rank), arguments.tensors or ",".join(KINDS)).layout(shape)
     settings = _settings(arguments)
     prompts = _prompts(arguments.prompts)
     out = folder_for(arguments.out)
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
+    base = Network(arguments.compute.make(say), shape, weights)
     every = arguments.eval_every
     if every is None:
         every = max(1, settings.steps // MEASUREMENTS)
     with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
-        evolution = RewardEvolution(backend, weights, layout, prompts, score, settings)
+        evolution = RewardEvolution(base, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
-        base = base_hash(shape, weights)
-        about = {
-            "rank": layout.rank,
-            "matrices": list(layout.matrices),
-            "base": base,
-            "reward": arguments.reward,
-            "checkpoint": str(checkpoint.find(hub.fetch(arguments.path)).absolute()),
-            "reward_before": before,
-        }
+        about = beginning(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
         with telling(f"cannot write {out}"):
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(
-                out / checkpoint.CONFIG, checkpoint.json_bytes({"made_with": made_with(backend), "adapter": about})
+                out / checkpoint.CONFIG, checkpoint.json_bytes({"made_with": made_with(base.backend), "adapter": about})
             )
             rows: list[dict] = []
             try:
                 interrupted = _run(evolution, out, every, rows)
             finally:  # a function that fails on the way leaves what was found before
                 if rows:
-                    content = file_bytes(evolution.adapter, base)
+                    content = file_bytes(evolution.network.adapter, about["base"])
                     checkpoint.replace_file(out / ADAPTER, content)
                     _draw(out, before, rows)
     if interrupted:

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 from egg.bench.cases import NAMES, PERTURBATION, RANKS, plan
 from egg.bench.check import check, check_full_rank
 from egg.bench.timing import Patience, Row, measure
-from egg.cli.options import DeviceFlag, JsonFlag, ThreadsFlag, parse, say
+from egg.cli.options import ComputeFlags, JsonFlag, parse, say
+from egg.compute import Compute
 from egg.errors import EggError
-from egg.kernels import get_backend
 from egg.run.origin import commit, cpu_name, versions
 
 
@@ -58,10 +58,7 @@ class BenchArguments:
     seconds: float = Patience.seconds
     """Time for each row, in 3 to 9 repeats; after about seven minutes no row is repeated."""
     json: JsonFlag = False
-    backend: str = "auto"
-    """auto, numpy, numba or cupy."""
-    threads: ThreadsFlag = None
-    device: DeviceFlag = None
+    compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -69,13 +66,10 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(BenchArguments, argv, prog=prog)
     cases = plan(arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe)
 
-    def backend_of():
-        return get_backend(arguments.backend, threads=arguments.threads, device=arguments.device)
-
     if not arguments.seconds >= 0:
         raise EggError(f"--seconds {arguments.seconds}: must be 0 or more")
     source = commit()  # as it is now, whatever is committed meanwhile
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
+    backend = arguments.compute.make(say)
     say("checking against the reference (the first time also compiles: up to a minute)")
     check(backend, branches=backend.name != "cupy")
     if backend.name == "cupy":
@@ -85,8 +79,10 @@ def main(argv: list[str], prog: str) -> int:
     if backend.name == "cupy":
         peaks = DevicePeaks(backend)
     else:
-        peaks = Peaks(arguments.threads, arguments.seconds / 160)
-    rows = measure(cases, backend_of, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say)
+        peaks = Peaks(arguments.compute.threads, arguments.seconds / 160)
+    rows = measure(
+        cases, arguments.compute.make, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say
+    )
     facts = {
         **peaks.facts(),
         "backend": backend.name,

@@ -8,12 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egg.cli.bar import bar
-from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
+from egg.cli.options import ComputeFlags, parse, say, target_file
+from egg.compute import Compute
 from egg.errors import EggError, telling
-from egg.kernels import get_backend
 from egg.model.checkpoint import WRITING, replace_file
 from egg.model.compress import HEADER, compress, decompress
-from egg.model.network import read_model
+from egg.model.network import Network, read_model
 
 OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
 
@@ -37,9 +37,7 @@ class CompressArguments:
     """The compressed file; it replaces what has that name."""
     streams: int | None = None
     """Segments that are read side by side, of 256 KiB or more; none: as many as there can be."""
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
-    device: DeviceFlag = None
+    compute: ComputeFlags = Compute()
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ class DecompressArguments:
     """The model it was compressed with, wherever it is now."""
     out: OutName
     """The file that comes back; it replaces what has that name."""
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
-    device: DeviceFlag = None
+    compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -68,18 +64,16 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
     source, target = _read(arguments.file), target_file(arguments.out, "--out")
     shape, weights, _ = read_model(arguments.model)
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
+    network = Network(arguments.compute.make(say), shape, weights)
     began = time.perf_counter()
     if packing:
         with bar(len(source), "compressing") as read:
-            result = compress(backend, shape, weights, source, streams=arguments.streams, read=read)
+            result = compress(network, source, streams=arguments.streams, read=read)
         small, large = len(result), len(source)
     else:
         size = HEADER.unpack(source[: HEADER.size])[3] if len(source) >= HEADER.size else 0
         with bar(size, "decompressing") as read:
-            result = decompress(
-                backend, shape, weights, source, name=arguments.file, model_name=arguments.model, read=read
-            )
+            result = decompress(network, source, name=arguments.file, model_name=arguments.model, read=read)
         small, large = len(source), len(result)
     _write(target, result)
     seconds = time.perf_counter() - began

@@ -11,25 +11,14 @@ from cyclopts import Parameter
 from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, simple_models, split_of, text_of
-from egg.cli.options import (
-    NONE,
-    BackendFlag,
-    ColumnFlag,
-    DeviceFlag,
-    JsonFlag,
-    ThreadsFlag,
-    one_of,
-    parse,
-    say,
-    target_file,
-)
+from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, one_of, parse, say, target_file
+from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
-from egg.kernels import get_backend
 from egg.model.adapter import read_adapter
 from egg.model.checkpoint import replace_file
 from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate
-from egg.model.network import read_model
+from egg.model.network import Network, read_model
 
 
 @dataclass(frozen=True)
@@ -57,9 +46,7 @@ class EvalArguments:
     per_document: Annotated[str | None, Parameter(metavar="FILE.jsonl")] = None
     """File to write with one line of JSON for each document."""
     json: JsonFlag = False
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
-    device: DeviceFlag = None
+    compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -71,7 +58,7 @@ def main(argv: list[str], prog: str) -> int:
     if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
     notices: list[str] = []  # told when the text is there: of a bad one, the error says all
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=notices.append)
+    network = Network(arguments.compute.make(notices.append), shape, weights, adapter)
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = split_of(corpus, arguments.split, notices.append)
     for notice in notices:
@@ -83,7 +70,7 @@ def main(argv: list[str], prog: str) -> int:
     target = None if file is None else target_file(file, "--per-document")
     with bar(text.size, "reading") as read:
         scored = documents.append if target else None
-        result = evaluate(backend, shape, weights, text, read=read, scored=scored, adapter=adapter)
+        result = evaluate(network, text, read=read, scored=scored)
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         with telling(f"cannot write {target}"):
@@ -91,7 +78,7 @@ def main(argv: list[str], prog: str) -> int:
         say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
     simple = simple_models(corpus, split, text) if arguments.baselines else {}
     print(
-        _json(result, sum(words), backend.name, simple)
+        _json(result, sum(words), network.backend.name, simple)
         if arguments.json
         else _table(f"{corpus.name} {split}", result, sum(words), simple)
     )

@@ -10,14 +10,14 @@ from cyclopts import Parameter
 from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, simple_models, text_of
-from egg.cli.options import BackendName, ColumnFlag, DeviceFlag, ThreadsFlag, one_of, parse, say
+from egg.cli.options import ColumnFlag, ComputeFlags, one_of, parse, say
+from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
 from egg.export.huggingface import Measured, hub_files
-from egg.kernels import get_backend
 from egg.model import checkpoint, hub
 from egg.model.evaluate import count_words, evaluate
-from egg.model.network import read_model
+from egg.model.network import Network, read_model
 
 SOURCE = "model.c"
 
@@ -43,10 +43,7 @@ class ExportArguments:
     data: str | None = None
     """huggingface: text to measure for the card; none: what the run was trained with."""
     data_column: ColumnFlag = None
-    backend: BackendName = "auto"
-    """huggingface: what measures; changes the speed, not the result."""
-    threads: ThreadsFlag = None
-    device: DeviceFlag = None
+    compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -109,9 +106,9 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | N
     if not corpus.bytes(split):
         say(f"not measured: {corpus.name} has no byte in its split {split}")
         return None
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
+    network = Network(arguments.compute.make(say), shape, weights)
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:
-        evaluation = evaluate(backend, shape, weights, text, read=read)
+        evaluation = evaluate(network, text, read=read)
     simple = {name: (bits, BASELINES[name]) for name, bits in simple_models(corpus, split, text).items()}
     return Measured(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)

@@ -9,12 +9,12 @@ from cyclopts import Parameter
 from egg import data
 from egg.cli.bar import steps_bar
 from egg.cli.corpus import split_of, text_of
-from egg.cli.options import BackendFlag, ColumnFlag, JsonFlag, ThreadsFlag, made_folder, one_of, parse, say
+from egg.cli.options import ColumnFlag, ComputeFlags, JsonFlag, made_folder, one_of, parse, say
+from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
-from egg.kernels import get_backend
 from egg.model import checkpoint
-from egg.model.network import read_model, trained_for
+from egg.model.network import Network, read_model, trained_for
 from egg.study.geometry import NEIGHBORS
 
 GEOMETRY = "geometry.json"
@@ -52,8 +52,7 @@ class GeometryArguments:
     out: str = "."
     """Folder for geometry.json and the two pictures."""
     json: JsonFlag = False
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
+    compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -82,14 +81,14 @@ def _measure(arguments: GeometryArguments) -> int:
     spec, column = text_of(models[0][3], arguments.data, arguments.data_column)
     if not spec:
         raise EggError(f"{models[0][0]} does not say what it was trained on: give --data")
-    backend = get_backend(arguments.backend, threads=arguments.threads, notify=say)
+    backend = arguments.compute.make(say)
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = split_of(corpus, arguments.split, say)
     text = corpus.split(split)
     out, measured = made_folder(arguments.out), []
     with steps_bar(sum(2 * shape.num_layers for _, shape, *_ in models), "measuring", "clouds") as done:
         for path, shape, weights, config in models:
-            states = hidden_states(backend, shape, weights, text, arguments.points, arguments.stride)
+            states = hidden_states(Network(backend, shape, weights), text, arguments.points, arguments.stride)
             layers = []
             for (layer, kind), cloud in states.items():
                 layers.append(LayerGeometry(layer, kind, measure_cloud(cloud, arguments.neighbors)))

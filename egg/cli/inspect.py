@@ -205,12 +205,12 @@ def _trace(arguments: TraceArguments) -> int:
 
 
 def _text(arguments: TraceArguments) -> bytes:
-    from egg.model.sample import prompt_bytes
+    from egg.model.sample import text_bytes
 
     if (arguments.text is None) == (arguments.text_file is None):
         raise EggError("trace of what? Give --text or --text-file, one of them")
     if arguments.text is not None:
-        return prompt_bytes(arguments.text)
+        return text_bytes(arguments.text)
     if arguments.text_file == "-":
         return sys.stdin.buffer.read()
     with telling(f"--text-file {arguments.text_file}", "; give a text file, or - for standard input"):

@@ -11,14 +11,15 @@ from cyclopts import Parameter
 
 from egg.cli.bar import steps_bar
 from egg.cli.corpus import open_for_training
-from egg.cli.options import BackendFlag, JsonFlag, ThreadsFlag, made_folder, number, parse, say
+from egg.cli.options import ComputeFlags, JsonFlag, made_folder, number, parse, say
+from egg.compute import Compute
 from egg.config import TOKENS, EvolutionConfig
 from egg.errors import EggError, telling
-from egg.kernels import get_backend
 from egg.model import checkpoint
 from egg.model.adapter import base_hash
 from egg.model.evaluate import evaluate, sample
-from egg.model.network import read_model, trained_for
+from egg.model.network import Network, read_model, trained_for
+from egg.run.adaptation import Subspace, adapt
 from egg.run.lock import locked
 from egg.study.intrinsic_dimension import (
     FACTORS,
@@ -27,14 +28,12 @@ from egg.study.intrinsic_dimension import (
     Records,
     Result,
     Setting,
-    Subspace,
     Trial,
     facts,
     measure,
     plan,
     sweep,
     trials_of,
-    tune,
 )
 from egg.study.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
 from egg.view.figures import count
@@ -81,8 +80,7 @@ class IntrinsicDimensionArguments:
     out: str = "runs/intrinsic-dimension"
     """Folder of the results; what is there of the same trials is not measured again."""
     json: JsonFlag = False
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
+    compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -108,7 +106,7 @@ def main(argv: list[str], prog: str) -> int:
 
 def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
     """All checkpoints, one after another; returns what was found, and what the trials share."""
-    backend = get_backend(a.backend, threads=a.threads, notify=say)
+    backend = a.compute.make(say)
     corpus, text, split = open_for_training(a.data, a.data_column, say)
     validation = sample(corpus.split(split), a.eval_bytes)
     setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
@@ -119,29 +117,30 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     measured = []
     with steps_bar(total, "adapting", "tokens") as done:
         for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
-            before = evaluate(backend, shape, weights, validation).bits_per_byte
-            candidate = Candidate(path, shape, weights, base_hash(shape, weights), trained_for(path, config), before)
+            network = Network(backend, shape, weights)
+            before = evaluate(network, validation).bits_per_byte
+            candidate = Candidate(path, network, base_hash(shape, weights), trained_for(path, config), before)
 
             def run(subspace: Subspace, trial: Trial, c=candidate) -> Result:
                 if trial in records.known:
                     done(each)
                     return records.known[trial]
                 began = time.perf_counter()
-                after = tune(
-                    backend,
-                    c.shape,
-                    c.weights,
+                after = adapt(
+                    c.network,
                     text,
                     validation,
-                    subspace,
+                    rank=subspace.rank,
+                    tensors=subspace.tensors,
                     tokens=trial.tokens,
                     step_factor=trial.step_factor,
+                    measurements=1,
                     seed=trial.seed,
                     streams=trial.streams,
                     stepped=lambda report: done(per_step),
-                )
+                ).after
                 seconds = round(time.perf_counter() - began, 2)
-                result = Result(trial, subspace.parameters(c.shape), after, seconds)
+                result = Result(trial, subspace.parameters(c.network.shape), after, seconds)
                 records.add(result)
                 if not sys.stderr.isatty():
                     say(
@@ -152,7 +151,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
 
             gains = list(sweep(candidate, some, setting, factors, seeds, run))
             measured.append(measure(candidate, gains))
-    measured.sort(key=lambda m: (m.candidate.shape.parameters, m.candidate.pretraining or 0))
+    measured.sort(key=lambda m: (m.candidate.network.shape.parameters, m.candidate.pretraining or 0))
     return measured, corpus.name
 
 

@@ -21,6 +21,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.kernels import BACKENDS
 
@@ -151,9 +152,7 @@ def one_of(*names: str) -> Parameter:
 
 # Flags that several commands have.
 BackendName = Annotated[str, one_of(*BACKENDS)]
-BackendFlag = Annotated[BackendName, Parameter(help="What computes; changes the speed, not the result.")]
-ThreadsFlag = Annotated[int | None, Parameter(help="Threads of a CPU backend; none: as many as the process may use.")]
-DeviceFlag = Annotated[int | None, Parameter(help="Number of the GPU of backend cupy; none: the first.")]
+ComputeFlags = Annotated[Compute, FLAT]
 ColumnFlag = Annotated[
     str | None, Parameter(help="Column of tables that holds the text; none: as in training, or text.")
 ]

@@ -9,12 +9,12 @@ from typing import Annotated, TextIO
 
 from cyclopts import Parameter
 
-from egg.cli.options import FLAT, AnyText, BackendFlag, DeviceFlag, ThreadsFlag, parse, say
+from egg.cli.options import FLAT, AnyText, ComputeFlags, parse, say
+from egg.compute import Compute
 from egg.errors import EggError, telling
-from egg.kernels import get_backend
 from egg.model.adapter import read_adapter
-from egg.model.network import read_model
-from egg.model.sample import Sampling, in_order, prompt_bytes, stream
+from egg.model.network import Network, read_model
+from egg.model.sample import Sampling, in_order, stream, text_bytes
 from egg.view.screen import CONTROLS
 
 
@@ -39,9 +39,7 @@ class SampleArguments:
     """Beginning of the document to go on with; none: the model begins it."""
     prompt_file: AnyText = None
     """The prompt from a file, as it is, or from standard input if it is -."""
-    backend: BackendFlag = "auto"
-    threads: ThreadsFlag = None
-    device: DeviceFlag = None
+    compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -50,10 +48,10 @@ def main(argv: list[str], prog: str) -> int:
     prompt = _prompt(arguments)
     shape, weights, _ = read_model(arguments.path)
     adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
-    backend = get_backend(arguments.backend, threads=arguments.threads, device=arguments.device, notify=say)
+    network = Network(arguments.compute.make(say), shape, weights, adapter)
     sampling = arguments.sampling
     began = time.perf_counter()
-    pieces = in_order(stream(backend, shape, weights, prompt, sampling, adapter), sampling)
+    pieces = in_order(stream(network, prompt, sampling), sampling)
     sizes = _show(pieces, prompt, sampling.count, Screen(sys.stdout))
     seconds = time.perf_counter() - began
     ended = sum(size < sampling.length for size in sizes)
@@ -64,7 +62,7 @@ def main(argv: list[str], prog: str) -> int:
 
 def _prompt(arguments: SampleArguments) -> bytes:
     if arguments.prompt_file is None:
-        return prompt_bytes(arguments.prompt or "")
+        return text_bytes(arguments.prompt or "")
     if arguments.prompt is not None:
         raise EggError("--prompt and --prompt-file: give one of them")
     if arguments.prompt_file == "-":

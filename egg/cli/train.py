@@ -12,7 +12,8 @@ from cyclopts import ArgumentCollection, Token
 
 from egg.cli.corpus import facts, open_for_training
 from egg.cli.folders import new_folder, refuse_a_run
-from egg.cli.options import FLAT, BackendFlag, DeviceFlag, one_of, parse
+from egg.cli.options import FLAT, ComputeFlags, one_of, parse
+from egg.compute import Compute
 from egg.config import (
     DEFAULT_PRESET,
     PRESET_HELP,
@@ -33,7 +34,6 @@ from egg.data import absolute
 from egg.errors import EggError, telling
 from egg.evolution.base import Evolution
 from egg.evolution.recipes import recipe_class
-from egg.kernels import get_backend
 from egg.model import checkpoint
 from egg.model.evaluate import sample
 from egg.model.state import check_memory
@@ -85,10 +85,7 @@ class TrainArguments:
     """TOML file of settings, as every run leaves in its run.toml; flags override it, it the preset."""
     resume: str | None = None
     """Go on with the run in this folder, from its newest complete checkpoint."""
-    backend: BackendFlag = "auto"
-    threads: int | None = None
-    """Threads of a CPU backend; none: as many as the process may use, shared by a machine's ranks."""
-    device: DeviceFlag = None
+    compute: ComputeFlags = Compute()
     tensorboard: bool = False
     """Log to RUN/tensorboard too; needs pip install 'egg-lm[tensorboard]'."""
     wandb: bool = False
@@ -270,9 +267,11 @@ def _train(
     config, progress = arguments.trained, Progress()
     wanted = [name for name in sinks.EXTRAS if getattr(arguments, name)]
     sinks.check(wanted)
-    threads = ranks.threads if arguments.threads is None else arguments.threads
+    compute = arguments.compute
+    if compute.threads is None:
+        compute = replace(compute, threads=ranks.threads)
     notices: list[str] = []  # told when text and state are there: of bad ones, the error says all
-    backend = get_backend(arguments.backend, threads=threads, device=arguments.device, notify=notices.append)
+    backend = compute.make(notices.append)
     what, notify = (config.run.data, config.run.data_column), progress.note
     if ranks.size > 1:  # one prepares the text, and tells; all read it
         ranks.lead(lambda: open_for_training(*what, progress.note) and None)

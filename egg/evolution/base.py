@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.backend import Backend
 from egg.kernels.layout import Layout, Shape
+from egg.kernels.values import ArrayValue
+from egg.model.network import Network
 from egg.model.parameters import initial_weights
 from egg.model.state import Form, check_state
 from egg.ranks.distributed import ALONE, Alone
@@ -24,8 +26,8 @@ class Text(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class StepReport:
+@dataclass(frozen=True, eq=False)
+class StepReport(ArrayValue):
     """What the log records of a step."""
 
     step: int
@@ -79,9 +81,10 @@ class Evolution(ABC):
         """Bytes read since the beginning, each counted once for each reader."""
         return self.step_number * self.config.tokens_per_step
 
-    def prepare(self) -> Any:
-        """The model as the backend wants it."""
-        return self.backend.prepare(self.shape, self.weights)
+    @property
+    def network(self) -> Network:
+        """The model as it is now."""
+        return Network(self.backend, self.shape, self.weights)
 
     def step(self) -> StepReport:
         """Read the next chunk of text, and move the weights."""

@@ -17,7 +17,7 @@ STREAMS = 4096  # texts that take turns: few would tie the model to the document
 
 
 class BranchEvolution(Evolution):
-    """The weights, or what a subclass puts in their place: ``layout``, ``prepare``, ``begin_from``."""
+    """The weights, or what a subclass puts in their place: ``layout``, ``network``, ``begin_from``."""
 
     def __init__(self, config, backend: Backend, text: Text, ranks: Alone = ALONE):
         super().__init__(config, backend, text, ranks)
@@ -82,7 +82,7 @@ class BranchEvolution(Evolution):
             return Votes(votes, self.states[:0], np.zeros_like(self.shifts), 0)
         tokens = self.text.read(self.starts[mine] + rounds * c.seq_len, c.seq_len + 1)
         return self.backend.cast_votes(
-            self.prepare(),
+            self.network.prepared,
             tokens,
             self.states[mine],
             Draw(c.seed, self.step_number, c.branches, self.shifts),

@@ -14,6 +14,7 @@ from egg.kernels.arithmetic import FINE, LIMIT, REWARD_MASTER_BITS
 from egg.kernels.backend import Backend, Noise
 from egg.kernels.layout import Shape
 from egg.kernels.reference import scores
+from egg.model.network import Network
 from egg.optimizer import ranked_multiplier, scheduled_step_size
 
 
@@ -46,14 +47,19 @@ class ClassicSettings:
 class ClassicEvolution:
     """All weights in training.
 
-    weights : (parameters,) int8 to begin with
+    base : to begin with
     """
 
-    def __init__(self, backend: Backend, shape: Shape, weights: np.ndarray, text: Text, settings: ClassicSettings):
-        self.backend, self.shape, self.text, self.settings = backend, shape, text, settings
-        self.master = weights.astype(np.int16) << REWARD_MASTER_BITS
+    def __init__(self, base: Network, text: Text, settings: ClassicSettings):
+        self.backend, self.shape, self.text, self.settings = base.backend, base.shape, text, settings
+        self.master = base.weights.astype(np.int16) << REWARD_MASTER_BITS
         self.weights = self._rounded()
         self.step_number = 0
+
+    @property
+    def network(self) -> Network:
+        """The model as it is now."""
+        return Network(self.backend, self.shape, self.weights)
 
     def step(self) -> float:
         """Let every member read, and move the weights; returns the members' mean integer bits per byte."""

@@ -32,7 +32,7 @@ class PaperEvolution(Evolution):
         starts = self.starts[share] + self.step_number * c.seq_len
         tokens = self.text.read(starts, c.seq_len + 1)
         noise, first = (Noise(c.seed, self.step_number, c.sigma_shift), {"first_pair": share.start})
-        scores, self.states = self.backend.run_pairs(self.prepare(), tokens, self.states, noise, **first)
+        scores, self.states = self.backend.run_pairs(self.network.prepared, tokens, self.states, noise, **first)
         fitness = np.sign(scores[0::2] - scores[1::2]).astype(np.int8)
         # Fitness alone would do, with every rank casting all votes: that takes longer than this sum of them
         # from a few hundred pairs on (docs/scaling.md).

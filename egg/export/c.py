@@ -8,7 +8,7 @@ import numpy as np
 
 from egg.kernels import Shape
 from egg.kernels.arithmetic import product_shift
-from egg.model.compress import model_hash
+from egg.model.digest import digest
 
 A_LINE = 24  # weights in a line: at most 120 columns
 LAYER = "ln1 w_f u_f b_f w_h u_h b_h ln2 w_up w_down".split()
@@ -24,7 +24,7 @@ def c_source(shape: Shape, weights: np.ndarray, name: str) -> str:
     template = (files("egg.export") / "inference.c").read_text(encoding="utf-8")
     about = (
         f"   {_plain(name)}: hidden size {shape.hidden_size}, {shape.num_layers} layers, "
-        f"{shape.parameters:,} parameters\n   sha256 {model_hash(shape, weights).hex()}"
+        f"{shape.parameters:,} parameters\n   sha256 {digest(shape, weights).hex()}"
     )
     defines = (
         f"#define EGG_HIDDEN {shape.hidden_size}\n#define EGG_LAYERS {shape.num_layers}\n"

@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from egg.kernels import Shape
 from egg.model import checkpoint
-from egg.model.compress import model_hash
+from egg.model.digest import digest
 from egg.model.evaluate import Evaluation
 from egg.report.plots import LOSS
 from egg.run.log import METRICS, VALIDATION, read_lines
@@ -169,7 +169,7 @@ def _recipe(config, shape: Shape, weights, history) -> str:
     rows = [
         ("hidden size, layers", f"{shape.hidden_size}, {shape.num_layers}"),
         ("parameters", f"{shape.parameters:,}"),
-        ("sha256 of shape and weights", f"`{model_hash(shape, weights).hex()}`"),
+        ("sha256 of shape and weights", f"`{digest(shape, weights).hex()}`"),
     ]
     if config.get("preset"):
         rows.append(("preset", config["preset"]))

@@ -83,19 +83,15 @@ class EggLM(LM):
         with tqdm(total=len(requests), desc="egg: generating", disable=disable_tqdm) as shown:
             for (sampling, until), numbers in groups.items():
                 contexts = [_bytes(requests[i].args[0]) for i in numbers]
-                model = self.model
-                texts = continuations(
-                    model.backend, model.shape, model.weights, contexts, sampling, until, done=shown.update
-                )
+                texts = continuations(self.model, contexts, sampling, until, done=shown.update)
                 for i, text in zip(numbers, texts, strict=True):
                     results[i] = text.decode(errors="replace")
                     self.cache_hook.add_partial("generate_until", requests[i].args, results[i])
         return results
 
     def _endings(self, texts, disable_tqdm: bool):
-        model = self.model
         with tqdm(total=len(texts), desc="egg: reading", disable=disable_tqdm) as shown:
-            return score_endings(model.backend, model.shape, model.weights, texts, read=shown.update)
+            return score_endings(self.model, texts, read=shown.update)
 
     def _settings(self, asked: dict) -> tuple[Sampling, tuple[bytes, ...]]:
         """How a task wants bytes drawn, and what stops them; greedy unless it says do_sample or a temperature."""

@@ -9,6 +9,7 @@ import numpy as np
 from egg.errors import EggError
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.layout import Shape
+from egg.kernels.values import ArrayValue
 from egg.model.network import read_model
 from egg.model.parameters import initial_weights
 
@@ -34,8 +35,8 @@ class TensorFacts:
     """Share of the weights that are not what they began with; None where the beginning is not known."""
 
 
-@dataclass(frozen=True)
-class Inspected:
+@dataclass(frozen=True, eq=False)
+class Inspected(ArrayValue):
     """A model and what was measured of it."""
 
     path: str

@@ -13,6 +13,7 @@ from egg.errors import EggError
 from egg.kernels.arithmetic import LIMIT, VOCABULARY, product_shift
 from egg.kernels.layout import Shape
 from egg.kernels.reference import Model
+from egg.kernels.values import ArrayValue
 from egg.model.evaluate import surprises
 
 LONGEST = 20_000  # bytes of a text: a page about more would be too large to open
@@ -37,8 +38,8 @@ LAYER_STAGES = (
 LIKELY = 5  # expected bytes that are kept of each position
 
 
-@dataclass(frozen=True)
-class Stage:
+@dataclass(frozen=True, eq=False)
+class Stage(ArrayValue):
     """One stage of the network, over all bytes."""
 
     name: str
@@ -59,8 +60,8 @@ class Stage:
     """(T,) float64, gates alone: mean of (f + 127) / 254, 0 keeps the state, 1 renews it."""
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, eq=False)
+class Trace(ArrayValue):
     """What was seen of a text of n bytes, read after a NUL: T = n + 1 positions, the NUL the first."""
 
     text: bytes

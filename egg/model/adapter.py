@@ -4,7 +4,6 @@ adapter.safetensors holds NAME.A (R, K) and NAME.B (N, R) int8 for each matrix, 
 JSON object with the format's number, the rank, the matrices, and the hash of the base it belongs to.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from egg.kernels.arithmetic import LIMIT, clip8, round_shift
 from egg.kernels.layout import Layout
 from egg.kernels.philox import ADAPTER_WEIGHTS
 from egg.model import checkpoint
+from egg.model.digest import ADAPTER_BASE, digest
 from egg.model.parameters import normal_weights
 
 ADAPTER = "adapter.safetensors"
@@ -108,12 +108,11 @@ def initial_factors(layout: AdapterShape, seed: int) -> np.ndarray:
 
 
 def base_hash(shape: Shape, weights: np.ndarray) -> str:
-    """SHA-256 of a model: its sizes and its weights.
+    """The digest of an adapter's base, in hexadecimal; see ``egg.model.digest``.
 
     weights : (parameters,) int8
     """
-    sizes = f"egg {shape.hidden_size} {shape.num_layers} ".encode()
-    return hashlib.sha256(sizes + weights.tobytes()).hexdigest()
+    return digest(shape, weights, ADAPTER_BASE).hex()
 
 
 def file_bytes(adapter: Adapter, base: str) -> bytes:

@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from egg.errors import EggError
-from egg.kernels import Backend, Shape, get_coder
+from egg.kernels import get_coder
+from egg.model.digest import digest
+from egg.model.network import Network
 
 MAGIC, VERSION = b"EGGPACK\0", 1
 HEADER = struct.Struct("<8sIIQQ32s32sI")  # and its own CRC-32 after it
@@ -27,43 +29,27 @@ def default_streams(size: int) -> int:
     return max(1, min(STREAMS, size // SEGMENT))
 
 
-def model_hash(shape: Shape, weights: np.ndarray) -> bytes:
-    """SHA-256 of a model: of its shape and its weights, however they are stored.
-
-    weights : (parameters,) int8
-    """
-    facts = f"egg {shape.hidden_size} {shape.num_layers}\n".encode()
-    return hashlib.sha256(facts + np.ascontiguousarray(weights).tobytes()).digest()
-
-
 def compress(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: bytes,
-    *,
-    streams: int | None = None,
-    read: Callable[[int], None] | None = None,
+    network: Network, text: bytes, *, streams: int | None = None, read: Callable[[int], None] | None = None
 ) -> bytes:
     """A text's compressed file; the same on every backend and with any number of threads.
 
-    weights : (parameters,) int8
     streams : segments, each coded from a fresh state, side by side; None is as many as there can be
         of SEGMENT bytes each
     read : is told now and then how many more bytes have been read
-    Raises EggError for more segments than the text has room for.
+    Raises EggError for more segments than the text has room for, and for a network with an adapter.
     """
+    model = _model(network)
     most = max(1, len(text) // SEGMENT)
     streams = default_streams(len(text)) if streams is None else streams
     if not 1 <= streams <= most:
         raise EggError(
             f"--streams {streams}: {len(text):,} bytes have room for 1 to {most:,} segments of {SEGMENT >> 10} KiB"
         )
-    encoder = get_coder(backend).Encoder()
-    model = backend.prepare(shape, weights)
+    encoder = get_coder(network.backend).Encoder()
     data = np.frombuffer(text, np.uint8)
     sizes, starts = _segments(len(text), streams)
-    states = np.zeros((streams, shape.num_layers, shape.hidden_size), np.int8)
+    states = network.zero_states(streams)
     before = np.zeros((streams, 1), np.uint8)  # each begins as a document does, after a NUL
     length = max(1, ROWS // streams)
     # While the model reads a piece, another thread codes the one before.
@@ -76,7 +62,7 @@ def compress(
             going = int(np.count_nonzero(sizes > at))
             targets = data[starts[:going, None] + np.arange(at, end)]
             inputs = np.concatenate([before[:going], targets[:, :-1]], 1)
-            logits, states = backend.forward(model, inputs, states[:going])
+            logits, states = network.forward(inputs, states[:going])
             before, at = targets[:, -1:], end
             waiting.append(coding.submit(encoder.put, logits, targets))
             if len(waiting) > 2:
@@ -87,45 +73,30 @@ def compress(
             piece.result()
     code = encoder.finish()
     header = HEADER.pack(
-        MAGIC,
-        VERSION,
-        streams,
-        len(text),
-        len(code),
-        model_hash(shape, weights),
-        hashlib.sha256(text).digest(),
-        zlib.crc32(code),
+        MAGIC, VERSION, streams, len(text), len(code), model, hashlib.sha256(text).digest(), zlib.crc32(code)
     )
     return header + struct.pack("<I", zlib.crc32(header)) + code
 
 
 def decompress(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    packed: bytes,
-    *,
-    name: str,
-    model_name: str,
-    read: Callable[[int], None] | None = None,
+    network: Network, packed: bytes, *, name: str, model_name: str, read: Callable[[int], None] | None = None
 ) -> bytes:
     """The text of a compressed file.
 
-    weights : (parameters,) int8, those it was compressed with
+    network : the one it was compressed with
     name, model_name : what the file and the model are called in errors
     read : is told now and then how many more bytes have been read
     Raises EggError for a file that is damaged, is none, or was compressed with another model.
     """
-    size, streams, checksum, code = _open(shape, weights, packed, name, model_name)
-    decoder = get_coder(backend).Decoder(code)
-    model = backend.prepare(shape, weights)
+    size, streams, checksum, code = _open(_model(network), packed, name, model_name)
+    decoder = get_coder(network.backend).Decoder(code)
     data = np.empty(size, np.uint8)
     sizes, starts = _segments(size, streams)
-    states = np.zeros((streams, shape.num_layers, shape.hidden_size), np.int8)
+    states = network.zero_states(streams)
     before, told = np.zeros((streams, 1), np.uint8), 0
     for at in range(sizes[0]):
         going = streams if at < sizes[-1] else int(np.count_nonzero(sizes > at))
-        logits, states = backend.forward(model, before[:going], states[:going])
+        logits, states = network.forward(before[:going], states[:going])
         taken = decoder.take(logits[:, 0])
         data[starts[:going] + at] = taken
         before = taken[:, None]
@@ -140,7 +111,14 @@ def decompress(
     return text
 
 
-def _open(shape, weights, packed: bytes, name: str, model_name: str):
+def _model(network: Network) -> bytes:
+    """What a file's header says of the model: there is no room in it for an adapter."""
+    if network.adapter is not None:
+        raise EggError("a compressed file names a model alone: merge the adapter into its weights (egg adapt merge)")
+    return digest(network.shape, network.weights)
+
+
+def _open(ours: bytes, packed: bytes, name: str, model_name: str):
     """Size, streams, checksum and code of a file whose header and code are whole, and whose model this is."""
     if packed[: len(MAGIC)] != MAGIC:
         raise EggError(f"{name} was not written by egg compress: it begins with other bytes")
@@ -163,7 +141,6 @@ def _open(shape, weights, packed: bytes, name: str, model_name: str):
     code = packed[whole:]
     if zlib.crc32(code) != code_crc:
         raise EggError(f"{name} is damaged: its code does not fit its checksum")
-    ours = model_hash(shape, weights)
     if model != ours:
         raise EggError(
             f"{name} was compressed with another model than {model_name}: "

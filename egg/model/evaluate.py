@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egg.errors import EggError
 from egg.kernels.arithmetic import SIXTEENTHS, exp2_table, floor_log2
-from egg.kernels.backend import Adapter, Backend
-from egg.kernels.layout import Shape
+
+if TYPE_CHECKING:
+    from egg.model.network import Network
 
 LANES = 256  # documents read side by side
 PIECE = 256  # bytes read of each before their logits are scored
@@ -86,28 +88,22 @@ class DocumentScore:
 
 
 def evaluate(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
+    network: "Network",
     text: np.ndarray,
     *,
     lanes: int = LANES,
     read: Callable[[int], None] | None = None,
     scored: Callable[[DocumentScore], None] | None = None,
-    adapter: Adapter | None = None,
 ) -> Evaluation:
     """Score every byte of every document with unperturbed weights.
 
-    weights : (parameters,) int8
     text : (n,) uint8, a NUL before each document and none inside
     lanes : documents read side by side; changes the speed alone
     read : is told now and then how many more bytes, NULs included, have been read
     scored : is given every document, in the order of the text
-    adapter : used with the weights
     Raises EggError for a text with no bytes to predict.
     """
     began = time.perf_counter()
-    model = backend.prepare(shape, weights, adapter)
     totals, documents = np.zeros(3, object), 0  # Python's integers: exact, whatever the size
     # While the model reads a piece, another thread scores the one before.
     with ThreadPoolExecutor(1) as scorer:
@@ -120,7 +116,7 @@ def evaluate(
                     read(size)
 
             waiting = deque()
-            for logits, targets, numbers, size in _read(backend, model, shape, text, starts, ends, lanes):
+            for logits, targets, numbers, size in _read(network, text, starts, ends, lanes):
                 waiting.append((scorer.submit(_score, logits, targets, numbers), size))
                 if len(waiting) > 2:
                     add(*waiting.popleft())
@@ -234,7 +230,7 @@ def _batches(text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             starts = starts[-1:]
 
 
-def _read(backend, model, shape, text, starts, ends, lanes):
+def _read(network, text, starts, ends, lanes):
     """Feed documents through the model, side by side.
 
     yields : logits (active lanes, PIECE, 256) int8, the next bytes (active lanes, PIECE) uint8, where
@@ -244,7 +240,7 @@ def _read(backend, model, shape, text, starts, ends, lanes):
     rows = [np.array(row, np.int32) for row in _lanes(ends - starts, lanes)]
     lengths = np.array([int((ends - starts)[row].sum()) for row in rows])
     longest = int(lengths.max())
-    states = np.zeros((len(rows), shape.num_layers, shape.hidden_size), np.int8)
+    states = network.zero_states(len(rows))
     tokens = np.zeros((len(rows), longest + 1), np.uint8)  # the last byte's target is a NUL
     for lane, row in enumerate(rows):
         tokens[lane, : lengths[lane]] = np.concatenate([text[starts[i] : ends[i]] for i in row])
@@ -258,7 +254,7 @@ def _read(backend, model, shape, text, starts, ends, lanes):
         for lane, place in enumerate(places):  # beyond a lane's end there is nothing to predict
             numbers[lane] = rows[lane].take(place, mode="clip")
         begun[:active] = places[:, -1]
-        logits, states = backend.forward(model, inputs, states[:active])
+        logits, states = network.forward(inputs, states[:active])
         size = int(np.minimum(lengths[:active] - begin, targets.shape[1]).sum())
         yield logits, targets, numbers, size
 

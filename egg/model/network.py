@@ -1,74 +1,232 @@
-"""A trained model to read text with: ``egg.load``."""
+"""A trained model to read text with: ``egg.load``, and the one value that stands for it everywhere, ``Network``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
-from egg.config import model_from_json, tokens_of_a_step
-from egg.errors import EggError
-from egg.kernels import Backend, Shape, get_backend
-from egg.kernels.reference import scores
+from egg.config import VOCABULARY, model_from_json, tokens_of_a_step
+from egg.errors import EggError, telling
+from egg.kernels import Adapter, Backend, Shape, get_backend
+from egg.kernels.values import ArrayValue
 from egg.model import checkpoint, hub
-from egg.model.sample import Sampling, generate, prompt_bytes
+from egg.model.adapter import ADAPTER, base_hash, file_bytes, merge, read_adapter
+from egg.model.endings import score_texts
+from egg.model.evaluate import FRACTION_BITS, DocumentScore, evaluate
+from egg.model.sample import Sampling, generate, text_bytes
+
+TextLike: TypeAlias = str | bytes | np.ndarray
+"""What a network reads. Of a str the UTF-8, or bytes: a document, and the NUL that begins every document is read before
+it; a NUL inside begins another document. A (T,) uint8 array: read as it is, from state zero; a 0 in it resets the
+state, and as models are trained on documents that begin with one, so should the array."""
+TextList: TypeAlias = list[str] | list[bytes] | list[np.ndarray] | list[TextLike] | tuple[TextLike, ...]
+"""Texts that are read side by side, each from state zero."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """Unperturbed weights and the backend that computes with them."""
+@dataclass(frozen=True, eq=False)
+class Network(ArrayValue):
+    """A model's weights, an adapter beside them or none, and the backend that computes with them.
 
+    Networks are equal if shape, weights and adapter are, whatever their backends; equal ones have equal hashes. A
+    network keeps what its backend has made of the weights, so do not write to them: make another network.
+
+    >>> network = egg.load("runs/nano", backend="numpy")
+    >>> network
+    Network(shape=Shape(hidden_size=16, num_layers=1))
+    >>> network == egg.load("runs/nano") and network in {network}
+    True
+    """
+
+    backend: Backend = field(repr=False, compare=False)
+    """Results do not depend on which."""
     shape: Shape
-    """Hidden size, layers, and the tensors' places."""
+    """Hidden size D, layers L, and the tensors' places."""
     weights: np.ndarray = field(repr=False)
     """(parameters,) int8; ``shape.views(weights)`` has them by name."""
-    backend: Backend = field(repr=False)
-    """Results do not depend on which."""
+    adapter: Adapter | None = field(default=None, repr=False)
+    """Low-rank factors beside the weights, as ``egg adapt`` makes them."""
 
-    def logits(self, tokens: np.ndarray) -> np.ndarray:
-        """What the model expects after each byte, read from state zero.
+    # What the rest of the program is made of
 
-        tokens : (T,) uint8; a 0 separates documents and resets the state, so begin with one
-        returns : (T, 256) int8, row t after byte t, in sixteenths of a bit: the probability of
-            byte v is 2**(logits[t, v] / 16) over the row's sum of such powers
-        Raises EggError for tokens of another shape or dtype.
-        Source: arXiv 2511.16652 v2, appendix G; docs/arithmetic.md.
+    @cached_property
+    def prepared(self) -> Any:
+        """The model as the backend's other calls take it.
+
+        Raises egg.kernels.BackendError for an adapter with a backend that knows none.
         """
-        tokens = _checked(tokens)
-        states = np.zeros((1, self.shape.num_layers, self.shape.hidden_size), np.int8)
-        if not tokens.size:
-            return np.zeros((0, 256), np.int8)
-        model = self.backend.prepare(self.shape, self.weights)
-        return self.backend.forward(model, tokens[None], states)[0][0]
+        return self.backend.prepare(self.shape, self.weights, self.adapter)
 
-    def scores(self, tokens: np.ndarray) -> np.ndarray:
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # ``prepared`` holds addresses: it stays here
+
+    def forward(self, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read sequences side by side, as ``egg.kernels.Backend.forward``.
+
+        tokens : (sequences, T) uint8, T at least 1; a 0 resets the state before it is read
+        states : (sequences, L, D) int8
+        returns : logits (sequences, T, 256) int8 in sixteenths of a bit, and the states after, as ``states``
+
+        >>> logits, states = network.forward(np.zeros((3, 1), np.uint8), network.zero_states(3))
+        >>> logits.shape, states.shape
+        ((3, 1, 256), (3, 1, 16))
+        """
+        return self.backend.forward(self.prepared, tokens, states)
+
+    def zero_states(self, sequences: int) -> np.ndarray:
+        """(sequences, L, D) int8: state zero, before anything is read."""
+        return np.zeros((sequences, self.shape.num_layers, self.shape.hidden_size), np.int8)
+
+    # For those who use it from Python
+
+    def logits(self, text: TextLike) -> np.ndarray:
+        """What the model expects after each byte that it reads, from state zero.
+
+        text : T bytes are read: of a str or bytes the NUL before it and its own, of a (T,) uint8 array its own alone,
+            see ``TextLike``
+        returns : (T, 256) int8, row t after byte t, in sixteenths of a bit: the probability of byte v is
+            2**(logits[t, v] / 16) over the row's sum of such powers. Row 0 of a str or bytes is what is expected of its
+            first byte, the last row what is expected to follow
+        Raises EggError for what is none of these.
+        Source: arXiv 2511.16652 v2, appendix G; docs/arithmetic.md.
+
+        >>> network.logits("text").shape
+        (5, 256)
+        >>> tokens = np.frombuffer(b"\\0text", np.uint8)
+        >>> np.array_equal(network.logits(tokens), network.logits("text"))
+        True
+        """
+        tokens = _tokens(text)
+        if not tokens.size:
+            return np.zeros((0, VOCABULARY), np.int8)
+        return self.forward(tokens[None], self.zero_states(1))[0][0]
+
+    @overload
+    def scores(self, text: TextLike) -> np.ndarray: ...
+    @overload
+    def scores(self, text: TextList) -> list[np.ndarray]: ...
+    def scores(self, text):
         """The integer log-likelihood of each byte given those before it.
 
-        tokens : (T,) uint8, as for ``logits``; T is at least 1
-        returns : (T - 1,) int32 in sixteenths of a bit, entry t that of byte t + 1; at most 0 but
-            for the tables' rounding, about 0.03 bits too good on average
-        Raises EggError for tokens of another shape or dtype, or none at all.
+        text : as for ``logits``, at least one byte of an array; or a list of such texts, read side by side, which is
+            faster and gives the same
+        returns : (T - 1,) int32 in sixteenths of a bit, entry t that of byte t + 1 of what is read, so of a str or
+            bytes one entry for each byte; at most 0 but for the tables' rounding, about 0.03 bits too good on average.
+            Of a list a list
+        Raises EggError for what is none of these, or an empty array.
         Source: arXiv 2511.16652 v2, appendix G; docs/arithmetic.md.
+
+        >>> network.scores(b"text").shape
+        (4,)
+        >>> [scores.shape for scores in network.scores(["a", "few", "documents"])]
+        [(1,), (3,), (9,)]
         """
-        tokens = _checked(tokens)
-        if not tokens.size:
+        texts = [_tokens(each) for each in _listed(text)]
+        if not all(tokens.size for tokens in texts):
             raise EggError("no tokens: scores need at least one byte")
-        return scores(self.logits(tokens[:-1]), tokens[1:])
+        found = score_texts(self, texts)
+        return found if _is_list(text) else found[0]
+
+    @overload
+    def bits_per_byte(self, text: TextLike) -> float: ...
+    @overload
+    def bits_per_byte(self, text: TextList) -> list[float]: ...
+    def bits_per_byte(self, text):
+        """Mean of -log2 of the probability of each byte, exactly as ``egg eval`` measures it.
+
+        text : a str or bytes, a document; a (n,) uint8 array of documents, a 0 before each; or a list of such texts,
+            read side by side. The NULs before documents are not predicted, and not counted
+        returns : bits, of float64, 8 being a uniform guess: equal on every backend, and to the last digit whatever is
+            read beside it. Of a list a list
+        Raises EggError for what is none of these, an array that does not begin with a 0, or a text without a byte to
+        predict.
+        Source: docs/evaluation.md.
+
+        >>> one, other = network.bits_per_byte(["a document", "another"])
+        >>> one == network.bits_per_byte("a document"), 0 < other < 24
+        (True, True)
+        """
+        texts = [_tokens(each) for each in _listed(text)]
+        for tokens in texts:
+            if not tokens.any():
+                raise EggError("the text has no byte to predict: its documents are empty")
+            if tokens[0]:
+                raise EggError(
+                    "the array does not begin with a 0, as every document does: put one there, or give bytes"
+                )
+        if not texts:
+            return []
+        documents: list[DocumentScore] = []
+        evaluate(self, np.concatenate(texts), scored=documents.append)
+        scored, found = iter(documents), []
+        for tokens in texts:
+            own = [next(scored) for _ in range(np.count_nonzero(tokens == 0))]
+            size = sum(d.bytes for d in own)
+            found.append(sum(d.surprise for d in own) / (size << FRACTION_BITS))
+        return found if _is_list(text) else found[0]
+
+    def hidden_states(self, text: TextLike) -> np.ndarray:
+        """The recurrent state of every layer after each byte that the model reads, from state zero.
+
+        text : T bytes are read, as for ``logits``: row 0 of a str or bytes is the state after the NUL before it
+        returns : (T, L, D) int8, the h of docs/arithmetic.md, in -127..127. It is read byte after byte: ``egg
+            geometry`` is for long texts
+        Raises EggError for what is no text.
+
+        >>> network.hidden_states("text").shape
+        (5, 1, 16)
+        """
+        tokens, state = _tokens(text), self.zero_states(1)
+        found = np.empty((tokens.size, *state.shape[1:]), np.int8)
+        for at in range(tokens.size):
+            _, state = self.forward(tokens[None, at : at + 1], state)
+            found[at] = state[0]
+        return found
+
+    def state(self) -> np.ndarray:
+        """(L, D) int8: the state where a document begins, its NUL already read; for ``step``."""
+        return self.forward(np.zeros((1, 1), np.uint8), self.zero_states(1))[1][0]
+
+    def step(self, data: int | TextLike, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read on from a state: what comes in pieces gives what ``logits`` gives for the whole.
+
+        data : a byte as an integer, 0 to 255; or several, as a str (its UTF-8), bytes or (T,) uint8: they are read as
+            they are, no NUL is put before them
+        state : (L, D) int8, of ``state()`` or of a step before; it is not written to
+        returns : logits int8 in sixteenths of a bit after each byte, (256,) of an integer and (T, 256) of several,
+            and the state after the last, (L, D) int8
+        Raises EggError for other data, or a state of another shape or dtype.
+
+        >>> state = network.state()
+        >>> first, state = network.step("te", state)
+        >>> second, state = network.step(ord("x"), state)
+        >>> whole = network.logits("tex")
+        >>> np.array_equal(whole[1:3], first) and np.array_equal(whole[3], second)
+        True
+        """
+        state, expected = np.asarray(state), (self.shape.num_layers, self.shape.hidden_size)
+        if state.dtype != np.int8 or state.shape != expected:
+            raise EggError(
+                f"the state is {state.dtype}{list(state.shape)}, this model's are int8{list(expected)}: "
+                "begin with network.state()"
+            )
+        one = isinstance(data, int | np.integer)
+        if one and not 0 <= data < VOCABULARY:
+            raise EggError(f"byte {data}: must be 0 to 255")
+        tokens = np.array([data], np.uint8) if one else _as_they_are(data)
+        if not tokens.size:
+            return np.zeros((0, VOCABULARY), np.int8), state
+        logits, states = self.forward(tokens[None], state[None])
+        return (logits[0, 0] if one else logits[0]), states[0]
 
     def generate(
-        self,
-        prompt: bytes | str,
-        length: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-        count: int = 1,
+        self, prompt: TextLike, length: int, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0, count: int = 1
     ) -> list[bytes]:
         """Text that goes on from a prompt, drawn byte by byte with integers alone.
 
-        prompt : read from state zero as the beginning of a document (a NUL is read before it); of a
-            str its UTF-8; may be empty. A NUL inside begins another document
+        prompt : read from state zero as the beginning of a document: a NUL is read before it, also before an array
+            that does not begin with one; may be empty. A NUL inside begins another document
         length : bytes of a sample, 1 to 2**32; it ends earlier where the model draws a NUL, the end of
             the document
         temperature : logits are divided by it, rounded to 1/256; 0 takes the likeliest byte, the
@@ -82,12 +240,70 @@ class Model:
         ``count``, and a longer ``length`` only appends to it.
         Raises EggError, one line, for an argument out of its range.
         Source: docs/arithmetic.md, "Sampling".
+
+        >>> texts = network.generate("def ", 20, temperature=0.8, seed=1, count=4)
+        >>> len(texts), texts == network.generate(b"def ", 20, temperature=0.8, seed=1, count=4)
+        (4, True)
         """
         sampling = Sampling(length, temperature, top_k, seed, count)
-        return generate(self.backend, self.shape, self.weights, prompt_bytes(prompt), sampling)
+        prompt = _checked(prompt).tobytes() if isinstance(prompt, np.ndarray) else text_bytes(prompt)
+        return generate(self, prompt, sampling)
+
+    def with_adapter(self, adapter: Adapter | str | Path | None) -> "Network":
+        """The same with another adapter, or with none.
+
+        adapter : adapter.safetensors of ``egg adapt``, or its folder; or an Adapter for this shape
+        Raises EggError, one line, for an adapter that is missing, damaged, or of another model.
+
+        >>> adapted = network.with_adapter("runs/letters")
+        >>> adapted == egg.load("runs/nano", adapter="runs/letters"), adapted == network
+        (True, False)
+        >>> adapted.with_adapter(None) == network
+        True
+        """
+        if isinstance(adapter, str | Path):
+            adapter = read_adapter(adapter, self.shape, self.weights)
+        if adapter is not None and adapter.shape.base != self.shape:
+            raise EggError(f"the adapter is for {adapter.shape.base}, this model is {self.shape}: give one of its own")
+        return replace(self, adapter=adapter)
+
+    def merged(self) -> "Network":
+        """The adapter folded into the weights, as ``egg adapt merge`` does: an approximation, see docs/adapting.md.
+
+        >>> adapted.merged().adapter is None
+        True
+        """
+        if self.adapter is None:
+            return self
+        return Network(self.backend, self.shape, merge(self.weights, self.adapter))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that ``load`` and every command read: model.safetensors and config.json.
+
+        folder : is made if need be; files of these names in it are replaced. An adapter is written there too, as
+            adapter.safetensors: ``load(folder, adapter=folder)``
+        Raises EggError, one line, if it cannot be written.
+
+        >>> adapted.save("copy")
+        >>> egg.load("copy") == network, egg.load("copy", adapter="copy") == adapted
+        (True, True)
+        """
+        folder, shape = Path(folder), self.shape
+        sizes = {"hidden_size": shape.hidden_size, "num_layers": shape.num_layers, "vocab_size": VOCABULARY}
+        checkpoint.write_model(folder, {"model": sizes}, shape, self.weights)
+        if self.adapter is not None:
+            with telling(f"cannot write {folder}"):
+                checkpoint.replace_file(folder / ADAPTER, file_bytes(self.adapter, base_hash(shape, self.weights)))
 
 
-def load(path: str | Path, backend: str = "auto", threads: int | None = None, device: int | None = None) -> Model:
+def load(
+    path: str | Path,
+    backend: str = "auto",
+    threads: int | None = None,
+    device: int | None = None,
+    *,
+    adapter: Adapter | str | Path | None = None,
+) -> Network:
     """The model in a folder.
 
     path : a run (its newest checkpoint), RUN/best, a checkpoint, or any folder with a model.safetensors and a
@@ -96,11 +312,17 @@ def load(path: str | Path, backend: str = "auto", threads: int | None = None, de
     backend : "auto" (the fastest there is), "numpy", "numba" or "cupy"; results do not depend on it
     threads : of a CPU backend; None is as many as the process may use
     device : number of backend cupy's GPU; None is the first
-    Raises EggError for a folder that holds no such model, egg.kernels.BackendError for a backend that is
-        not there.
+    adapter : as for ``Network.with_adapter``
+    Raises EggError for a folder that holds no such model, or an adapter of another; egg.kernels.BackendError for a
+        backend that is not there.
+
+    >>> network = egg.load("runs/nano/best")
+    >>> network.weights.dtype, network.weights.size == network.shape.parameters
+    (dtype('int8'), True)
     """
     shape, weights, _ = read_model(path)
-    return Model(shape, weights, get_backend(backend, threads=threads, device=device))
+    network = Network(get_backend(backend, threads=threads, device=device), shape, weights)
+    return network if adapter is None else network.with_adapter(adapter)
 
 
 def read_model(path: str | Path) -> tuple[Shape, np.ndarray, dict[str, Any]]:
@@ -127,11 +349,33 @@ def trained_for(path: str | Path, config: dict[str, Any]) -> int | None:
         return None
 
 
+def _is_list(text) -> bool:
+    return isinstance(text, list | tuple)
+
+
+def _listed(text) -> TextList:
+    return text if _is_list(text) else [text]
+
+
+def _tokens(text: TextLike) -> np.ndarray:
+    """(T,) uint8: what is read of a text from state zero, see ``TextLike``."""
+    tokens = _as_they_are(text)
+    return tokens if isinstance(text, np.ndarray) else np.concatenate([np.zeros(1, np.uint8), tokens])
+
+
+def _as_they_are(text: TextLike) -> np.ndarray:
+    """(T,) uint8: a text's own bytes."""
+    if isinstance(text, np.ndarray):
+        return _checked(text)
+    if isinstance(text, str | bytes | bytearray | memoryview):
+        return np.frombuffer(text_bytes(text, "text"), np.uint8)
+    raise EggError(f"the text is of type {type(text).__name__}: a str, bytes or a (T,) uint8 array is needed")
+
+
 def _checked(tokens: np.ndarray) -> np.ndarray:
-    tokens = np.asarray(tokens)
     if tokens.dtype != np.uint8 or tokens.ndim != 1:
         raise EggError(
             f"tokens are {tokens.dtype}{list(tokens.shape)}: a (T,) uint8 array is needed, "
-            "np.frombuffer(bytes, np.uint8)"
+            "np.frombuffer(bytes, np.uint8), or bytes, or a str"
         )
     return np.ascontiguousarray(tokens)

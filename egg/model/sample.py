@@ -7,17 +7,19 @@ positions at once, and weights from a table.
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egg.errors import EggError
 from egg.kernels import philox
 from egg.kernels.arithmetic import FINE, VOCABULARY, round_div, sampling_weights
-from egg.kernels.backend import Adapter, Backend
-from egg.kernels.layout import Shape
+
+if TYPE_CHECKING:
+    from egg.model.network import Network
 
 NUL = 0  # separates documents: a sample ends at one
 SIDE_BY_SIDE = 1024  # samples generated together: bounds memory
@@ -71,29 +73,27 @@ def _check_whole(name: str, value, low: int, high: int) -> None:
         raise EggError(f"{flag} {value}: must be {low} to {high}")
 
 
-def prompt_bytes(prompt: bytes | str) -> bytes:
-    """A prompt as the model reads it; of a str its UTF-8.
+def text_bytes(text: bytes | str, name: str = "prompt") -> bytes:
+    """A text as the model reads it; of a str its UTF-8.
 
+    name : what errors call it
     Raises EggError for a str that has none, and for what is neither bytes nor str.
     """
-    if isinstance(prompt, str):
+    if isinstance(text, str):
         try:
             # An argument that is not UTF-8 reaches Python in lone surrogates: these are its bytes.
-            return prompt.encode("utf-8", "surrogateescape")
+            return text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
-            raise EggError(f"the prompt cannot be written in UTF-8: {error.reason}") from None
-    if isinstance(prompt, bytes | bytearray | memoryview):
-        return bytes(prompt)
-    raise EggError(f"the prompt is a {type(prompt).__name__}: bytes or a str is needed")
+            raise EggError(f"the {name} cannot be written in UTF-8: {error.reason}") from None
+    if isinstance(text, bytes | bytearray | memoryview):
+        return bytes(text)
+    raise EggError(f"the {name} is a {type(text).__name__}: bytes or a str is needed")
 
 
-def generate(backend: Backend, shape: Shape, weights: np.ndarray, prompt: bytes, sampling: Sampling) -> list[bytes]:
-    """All samples: what follows the prompt, up to the length or to a NUL, which is left out.
-
-    weights : (parameters,) int8
-    """
+def generate(network: "Network", prompt: bytes, sampling: Sampling) -> list[bytes]:
+    """All samples: what follows the prompt, up to the length or to a NUL, which is left out."""
     texts = defaultdict(bytearray)
-    for number, piece in in_order(stream(backend, shape, weights, prompt, sampling), sampling):
+    for number, piece in in_order(stream(network, prompt, sampling), sampling):
         texts[number] += piece
     return [bytes(texts[i].removesuffix(b"\0")) for i in range(sampling.count)]
 
@@ -115,54 +115,73 @@ def in_order(steps: Iterator[tuple[np.ndarray, np.ndarray]], sampling: Sampling)
             current, sent = current + 1, 0
 
 
-def stream(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    prompt: bytes,
-    sampling: Sampling,
-    adapter: Adapter | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def stream(network: "Network", prompt: bytes, sampling: Sampling) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate position after position, for all samples that go on.
 
-    weights : (parameters,) int8
     prompt : read once for all samples, from state zero, after a NUL
     yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a NUL is a sample's last.
         At most SIDE_BY_SIDE samples go together, the next begin when they have ended.
     """
-    model = backend.prepare(shape, weights, adapter)
-    logits, state = _read(backend, model, shape, b"\0" + prompt)
+    beginning = read_prompts(network.forward, network.zero_states(1), [prompt])
     for first in range(0, sampling.count, SIDE_BY_SIDE):
         numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))
-        yield from _go_on(backend, model, logits, state, numbers, sampling)
+        logits, states = (np.repeat(a, len(numbers), 0) for a in beginning)
+        for rows, drawn, _ in go_on(network.forward, logits, states, numbers, sampling):
+            yield numbers[rows], drawn
 
 
-def _read(backend, model, shape, text: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (1, 256) int8 and state (1, L, D) int8 after a text, which is not empty."""
-    tokens = np.frombuffer(text, np.uint8)[None]
-    state = np.zeros((1, shape.num_layers, shape.hidden_size), np.int8)
-    for at in range(0, tokens.size, PIECE):
-        logits, state = backend.forward(model, tokens[:, at : at + PIECE], state)
-    return logits[:, -1], state
+Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""``Network.forward``, or what reads like it: tokens (n, T) uint8 and states (n, L, D) int8 -> logits (n, T, 256) int8
+in sixteenths of a bit, and the states after."""
 
 
-def _go_on(backend, model, logits, state, numbers, sampling):
-    """``stream`` for samples that go side by side, from the logits and the state after the prompt."""
-    logits, states = (np.repeat(a, len(numbers), 0) for a in (logits, state))
+def read_prompts(read: Read, states: np.ndarray, prompts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, 256) int8 and states (n, L, D) int8 after prompts, each read after a NUL.
+
+    states : (n, L, D) int8, of any values: the NUL resets them
+    """
+    longest = 1 + max(map(len, prompts))
+    # A NUL resets the state: as many as there are before a prompt, it begins as after one.
+    tokens = np.stack([np.frombuffer(p.rjust(longest, b"\0"), np.uint8) for p in prompts])
+    length = max(1, PIECE // len(prompts))
+    for at in range(0, longest, length):
+        logits, states = read(np.ascontiguousarray(tokens[:, at : at + length]), states)
+    return logits[:, -1], states
+
+
+def go_on(
+    read: Read, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, sampling: Sampling, *, whole: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The loop of all generation: samples side by side, a byte each at every position, until none goes on.
+
+    logits, states : (n, 256) int8 and (n, L, D) int8 after each sample's prompt
+    numbers : (n,) int64 of the samples: what each draws depends on its number and the position alone
+    sampling : its count has no meaning here
+    whole : samples that have ended read NULs to the end of all, instead of leaving; members of a pair stay together so
+    yields : of the samples that go on, rows (m,) int64 of the arrays above, their next bytes (m,) uint8, and (m,) bool,
+        whether they go on from there: not after a NUL. A caller that ends others clears theirs.
+    """
+    rows = np.arange(len(numbers))
     weights = sampling_weights(sampling.temperature_256) if sampling.temperature_256 else None
     for position in range(sampling.length):
         ahead = position % DRAWN_AT_ONCE
         if ahead == 0:
-            drawn = draws(sampling.seed, numbers, position, DRAWN_AT_ONCE)
-        chosen = choose(logits, drawn[:, ahead], weights, sampling.top_k)
-        yield numbers, chosen
+            words = draws(sampling.seed, numbers[rows], position, DRAWN_AT_ONCE)
+        chosen = choose(logits, words[:, ahead], weights, sampling.top_k)
         going = chosen != NUL
+        yield rows, chosen, going
         if not going.all():
-            numbers, chosen, states, drawn = (a[going] for a in (numbers, chosen, states, drawn))
-            if not numbers.size:
-                return
-        if position + 1 < sampling.length:
-            logits, states = backend.forward(model, chosen[:, None], states)
+            rows, chosen, words = rows[going], chosen[going], words[going]
+            states = states if whole else states[going]
+        if not rows.size or position + 1 == sampling.length:
+            return
+        if whole:
+            tokens = np.zeros(len(numbers), np.uint8)
+            tokens[rows] = chosen
+            logits, states = read(tokens[:, None], states)
+            logits = logits[rows, 0]
+        else:
+            logits, states = read(chosen[:, None], states)
             logits = logits[:, 0]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError
+from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
 from egg.run.log import METRICS, VALIDATION, read_lines
 
@@ -14,8 +15,8 @@ POINTS = 300  # of a curve: each is the mean of as many lines as that takes
 FIGURES = ("tokens_per_second", "step_size", "changed_share", "clipped_share")
 
 
-@dataclass(frozen=True)
-class Curves:
+@dataclass(frozen=True, eq=False)
+class Curves(ArrayValue):
     """A run's figures over tokens and seconds."""
 
     run: Path

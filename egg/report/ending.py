@@ -50,7 +50,7 @@ def report(
         if text.size < whole.size:
             if evaluation.seconds * whole.size / evaluation.bytes < FINAL_EVALUATION_SECONDS:
                 text = whole
-                evaluation = evaluate(evolution.backend, evolution.shape, evolution.weights, text)
+                evaluation = evaluate(evolution.network, text)
             else:
                 progress.note(f"measured on a sample of {split}; on all of it: egg eval {_quoted(run)}")
         training = corpus.split(corpus.training_split)
@@ -79,7 +79,7 @@ def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
 
 def _sample(run: Path, evolution: Evolution, progress: Progress) -> str:
     """A document as the model writes it, and the command that gives it and others."""
-    (text,) = generate(evolution.backend, evolution.shape, evolution.weights, b"", SAMPLING)
+    (text,) = generate(evolution.network, b"", SAMPLING)
     encoding = getattr(progress.stream, "encoding", None) or "utf-8"
     shown = text.decode(errors="replace").translate(CONTROLS)
     shown = shown.encode(encoding, "replace").decode(encoding)

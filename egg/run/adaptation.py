@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,10 +12,12 @@ from egg.errors import EggError, telling
 from egg.evolution.base import StepReport, Text
 from egg.evolution.branches import BranchEvolution
 from egg.kernels import Adapter, AdapterShape, Shape
-from egg.kernels.backend import Backend, Votes
-from egg.model import checkpoint
+from egg.kernels.backend import Votes
+from egg.kernels.values import ArrayValue
+from egg.model import checkpoint, hub
 from egg.model.adapter import ADAPTER, ALL, adapter_shape, base_hash, evolving, file_bytes, initial_factors, tensors_of
-from egg.model.evaluate import Evaluation, evaluate
+from egg.model.evaluate import evaluate
+from egg.model.network import Network
 from egg.run.log import RunLog
 from egg.run.trainer import Trainer
 
@@ -22,38 +26,32 @@ ADAPTED = "gru,w_down,head"
 
 
 class AdapterEvolution(BranchEvolution):
-    """An adapter in training; ``weights`` are its factors, ``base`` the model's weights, which stand still.
+    """An adapter in training; ``weights`` are its factors, ``base`` the model, which stands still.
 
     config : has ``model`` and ``evolution``, of recipe egg, see egg.config
-    weights : (parameters,) int8, the model's
     """
 
-    def __init__(self, config, backend: Backend, text, weights: np.ndarray, layout: AdapterShape):
-        super().__init__(config, backend, text)
-        self.base, self.layout = weights, layout
+    def __init__(self, config, base: Network, text: Text, layout: AdapterShape):
+        super().__init__(config, base.backend, text)
+        self.base, self.layout = base, layout
         self.begin_from(initial_factors(layout, self.config.seed))
-        self.prepare()  # a backend that knows no adapters says so before anything is written
+        _ = self.network.prepared  # a backend that knows no adapters says so before anything is written
 
     @property
-    def adapter(self) -> Adapter:
-        """The adapter as it is now."""
-        return Adapter(self.layout, self.weights)
-
-    def prepare(self):
-        """The model with the adapter, as the backend wants it."""
-        return self.backend.prepare(self.shape, self.base, self.adapter)
+    def network(self) -> Network:
+        """The model with the adapter as it is now."""
+        return self.base.with_adapter(Adapter(self.layout, self.weights))
 
 
 class FineTuning(BranchEvolution):
     """Weights in training, as in pretraining, from a model's instead of random ones.
 
-    weights : (parameters,) int8, the model's
     tensors : names of those that move; votes on the others are left out
     """
 
-    def __init__(self, config, backend: Backend, text, weights: np.ndarray, tensors: Collection[str]):
-        super().__init__(config, backend, text)
-        self.begin_from(weights)
+    def __init__(self, config, base: Network, text: Text, tensors: Collection[str]):
+        super().__init__(config, base.backend, text)
+        self.begin_from(base.weights)
         self.still = [t.slice for name, t in self.shape.tensors.items() if name not in tensors]
 
     def _cast(self, *arguments) -> Votes:
@@ -64,17 +62,65 @@ class FineTuning(BranchEvolution):
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class Subspace:
+    """What of a model evolves while the rest stands still."""
+
+    rank: int | None
+    """Of the factors beside each matrix, 1 to 16; None: the tensors themselves evolve."""
+    tensors: str
+    """Kinds or names of tensors, separated by commas, or ALL: see ``tensors_of`` and ``matrices_of``."""
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return f"{'whole' if self.rank is None else f'rank {self.rank}'} {self.tensors}"
+
+    def layout(self, shape: Shape) -> AdapterShape | None:
+        """Of the factors, None where tensors evolve; raises EggError for a model that has no such subspace."""
+        return None if self.rank is None else adapter_shape(shape, self.rank, self.tensors)
+
+    def parameters(self, shape: Shape) -> int:
+        """How many numbers evolve; raises EggError for a model that has no such subspace."""
+        layout = self.layout(shape)
+        return evolving(shape, tensors_of(shape, self.tensors)) if layout is None else evolving(layout)
+
+    def evolution(self, config: Config, base: Network, text: Text) -> BranchEvolution:
+        """An evolution of it that begins with the model as it is; raises EggError as above."""
+        if base.adapter is not None:
+            raise EggError("the model has an adapter already: merge it into the weights first (egg adapt merge)")
+        layout = self.layout(base.shape)
+        if layout is None:
+            return FineTuning(config, base, text, tensors_of(base.shape, self.tensors))
+        return AdapterEvolution(config, base, text, layout)
+
+
+ALL_WEIGHTS = Subspace(None, ALL)
+
+
+def beginning(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:
+    """What config.json says of an adaptation's beginning.
+
+    path : of the base, as ``egg.load`` takes it
+    layout : of the adapter; None if all weights evolve
+    """
+    return {
+        "rank": "full" if layout is None else layout.rank,
+        "matrices": None if layout is None else list(layout.matrices),
+        "checkpoint": str(checkpoint.find(hub.fetch(path)).absolute()),
+        "base": base_hash(base.shape, base.weights),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation(ArrayValue):
     """What came of adapting."""
 
     curve: list[tuple[int, float]]
     """(tokens, bits per byte) on the validation text, from (0, before) to (all, after)."""
     evolved: int
     """Parameters that evolved."""
-    weights: np.ndarray
-    """(parameters,) int8: the model's, as they were given if an adapter evolved."""
-    adapter: Adapter | None
-    """None if weights evolved."""
+    network: Network
+    """The adapted model: as it was given with an adapter, or with other weights."""
 
     @property
     def before(self) -> float:
@@ -88,9 +134,7 @@ class Adaptation:
 
 
 def adapt(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
+    network: Network,
     text: Text,
     validation: np.ndarray,
     *,
@@ -104,11 +148,10 @@ def adapt(
 ) -> Adaptation:
     """Adapt a model to a text, without a folder: what ``egg adapt`` does, byte for byte.
 
-    weights : (parameters,) int8
     text : to adapt to
     validation : (n,) uint8, a NUL before each document: what bits per byte are of
     rank : of the adapter, 1 to 16; None: weights evolve
-    tensors : matrices that are adapted, or tensors that evolve, see ``egg.model.adapter``; None: all that have votes
+    tensors : matrices that are adapted, or tensors that evolve, see ``Subspace``; None: all that have votes
     tokens : bytes of text to read
     step_factor : times the step size that is chosen from the tokens
     measurements : points of the curve after its first
@@ -116,54 +159,32 @@ def adapt(
     settings : other fields of ``EvolutionConfig``
     Raises EggError for a rank, tensors or settings that cannot be.
     """
-    settings = EvolutionConfig(schedule_tokens=tokens, **settings)
+    settings, shape = EvolutionConfig(schedule_tokens=tokens, **settings), network.shape
     config = Config("adapt", ModelConfig(shape.hidden_size, shape.num_layers), settings).resolved()
     step_size = step_factor * config.evolution.step_size
     config = replace(config, evolution=replace(config.evolution, step_size=step_size))
     steps = tokens // config.tokens_per_step
     if steps < 1:
         raise EggError(f"{tokens:,} tokens: a step takes {config.tokens_per_step:,}")
-    evolution: BranchEvolution
-    if rank is None:
-        moving = tensors_of(shape, tensors or ALL)
-        evolved = evolving(shape, moving)
-        evolution = FineTuning(config, backend, text, weights, moving)
-    else:
-        layout = adapter_shape(shape, rank, tensors or ADAPTED)
-        evolved = evolving(layout)
-        evolution = AdapterEvolution(config, backend, text, weights, layout)
-    curve = [(0, evaluate(backend, shape, weights, validation).bits_per_byte)]
+    subspace = Subspace(rank, tensors or (ALL if rank is None else ADAPTED))
+    evolved, evolution = subspace.parameters(shape), subspace.evolution(config, network, text)
+    curve = [(0, evaluate(network, validation).bits_per_byte)]
     every = max(1, steps // measurements)
     for step in range(1, steps + 1):
         stepped(evolution.step())
         if step == steps or (step % every == 0 and steps - step >= every):
-            curve.append((evolution.tokens, measured(evolution, validation).bits_per_byte))
-    if rank is None:
-        return Adaptation(curve, evolved, evolution.weights, None)
-    return Adaptation(curve, evolved, weights, evolution.adapter)
-
-
-def measured(evolution: BranchEvolution, validation: np.ndarray) -> Evaluation:
-    """Bits per byte of what evolves, as it is now."""
-    e = evolution
-    if isinstance(e, AdapterEvolution):
-        return evaluate(e.backend, e.shape, e.base, validation, adapter=e.adapter)
-    return evaluate(e.backend, e.shape, e.weights, validation)
+            curve.append((evolution.tokens, evaluate(evolution.network, validation).bits_per_byte))
+    return Adaptation(curve, evolved, evolution.network)
 
 
 class AdapterTrainer(Trainer):
     """Trains an adapter in a folder: config.json, metrics.jsonl, and the adapter as it is at every save."""
-
-    evolution: AdapterEvolution
-
-    def _evaluate(self) -> Evaluation:
-        return measured(self.evolution, self.validation)
 
     def _settings(self) -> dict[str, bytes]:
         return {checkpoint.CONFIG: checkpoint.json_bytes(self.content)}
 
     def _save(self, log: RunLog | None) -> None:
         log.flush()
-        e, path = self.evolution, self.run_folder / ADAPTER
+        network, path = self.evolution.network, self.run_folder / ADAPTER
         with telling(f"cannot write {path}"):
-            checkpoint.replace_file(path, file_bytes(e.adapter, base_hash(e.shape, e.base)))
+            checkpoint.replace_file(path, file_bytes(network.adapter, base_hash(network.shape, network.weights)))

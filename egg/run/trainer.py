@@ -195,8 +195,7 @@ class Trainer:
             sink.write(record)
 
     def _evaluate(self) -> Evaluation:
-        e = self.evolution
-        return evaluate(e.backend, e.shape, e.weights, self.validation)
+        return evaluate(self.evolution.network, self.validation)
 
     def _save(self, log: RunLog | None) -> None:
         e, run = self.evolution, self.config.run

@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from egg.errors import EggError
-from egg.evolution.base import Text
-from egg.kernels.backend import Backend
 from egg.kernels.layout import Shape
-from egg.model.adapter import ALL, adapter_shape, evolving, tensors_of
-from egg.run.adaptation import adapt
+from egg.model.network import Network
+from egg.run.adaptation import ALL_WEIGHTS, Subspace
 
 RESULTS = "results.jsonl"
 SHARE = 0.9  # of the gain of all weights
@@ -27,56 +25,6 @@ SHARES = (0.5, 0.8, SHARE)  # that are told; lower ones need less and are surer
 DRAWS = 2000  # of seeds, for an interval
 INTERVAL = (0.05, 0.95)
 FACTORS = (1 / 64, 8.0)  # of the default step size: bounds of the search
-
-
-@dataclass(frozen=True)
-class Subspace:
-    """What may move while the rest of a model stands still."""
-
-    rank: int | None
-    """Of the factors beside each matrix; None: the tensors themselves evolve."""
-    tensors: str
-    """Kinds or names of tensors, separated by commas, or ALL: see ``tensors_of`` and ``matrices_of``."""
-
-    @property
-    def name(self) -> str:
-        """As tables call it."""
-        return f"{'whole' if self.rank is None else f'rank {self.rank}'} {self.tensors}"
-
-    def parameters(self, shape: Shape) -> int:
-        """How many numbers evolve; raises EggError for a subspace that a model of this shape does not have."""
-        if self.rank is None:
-            return evolving(shape, tensors_of(shape, self.tensors))
-        return evolving(adapter_shape(shape, self.rank, self.tensors))
-
-
-FULL = Subspace(None, ALL)
-
-
-def tune(
-    backend: Backend,
-    shape: Shape,
-    weights: np.ndarray,
-    text: Text,
-    validation: np.ndarray,
-    subspace: Subspace,
-    **settings,
-) -> float:
-    """Bits per byte on the validation text of a model that was adapted within a subspace.
-
-    settings : as ``egg.run.adaptation.adapt`` has them
-    """
-    return adapt(
-        backend,
-        shape,
-        weights,
-        text,
-        validation,
-        rank=subspace.rank,
-        tensors=subspace.tensors,
-        measurements=1,
-        **settings,
-    ).after
 
 
 @dataclass(frozen=True)
@@ -123,8 +71,7 @@ class Candidate:
     """A checkpoint to be measured."""
 
     path: str
-    shape: Shape
-    weights: np.ndarray
+    network: Network
     base: str
     pretraining: int | None
     """Tokens it was trained for, None if its config.json does not tell."""
@@ -134,7 +81,7 @@ class Candidate:
     @property
     def size(self) -> str:
         """Hidden size and layers, as 64/2."""
-        return f"{self.shape.hidden_size}/{self.shape.num_layers}"
+        return f"{self.network.shape.hidden_size}/{self.network.shape.num_layers}"
 
 
 @dataclass(frozen=True)
@@ -227,8 +174,8 @@ class Records:
 
 def plan(subspaces: list[Subspace], shape: Shape) -> list[Subspace]:
     """The subspaces that a model has, each once, all weights the last; raises EggError for one it has not."""
-    known = {s: s.parameters(shape) for s in (*subspaces, FULL)}
-    return sorted(known, key=lambda s: (s == FULL, known[s]))
+    known = {s: s.parameters(shape) for s in (*subspaces, ALL_WEIGHTS)}
+    return sorted(known, key=lambda s: (s == ALL_WEIGHTS, known[s]))
 
 
 def trials_of(subspaces: int, factors: int, seeds: int) -> int:
@@ -265,7 +212,8 @@ def sweep(
             tried[beyond] = bits(beyond, seeds[0])
             best = min(tried, key=tried.__getitem__)
         after = [tried[best]] + [bits(best, seed) for seed in seeds[1:]]
-        yield Gain(subspace, subspace.parameters(candidate.shape), best, [candidate.before - value for value in after])
+        gains = [candidate.before - value for value in after]
+        yield Gain(subspace, subspace.parameters(candidate.network.shape), best, gains)
 
 
 def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
@@ -316,9 +264,9 @@ def facts(measured: list[Measured]) -> list[dict]:
     return [
         {
             "checkpoint": m.candidate.path,
-            "hidden_size": m.candidate.shape.hidden_size,
-            "num_layers": m.candidate.shape.num_layers,
-            "parameters": m.candidate.shape.parameters,
+            "hidden_size": m.candidate.network.shape.hidden_size,
+            "num_layers": m.candidate.network.shape.num_layers,
+            "parameters": m.candidate.network.shape.parameters,
             "pretraining_tokens": m.candidate.pretraining,
             "bits_per_byte": m.candidate.before,
             "full_gain": m.gains[-1].mean,

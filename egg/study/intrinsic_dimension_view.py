@@ -25,7 +25,7 @@ def print_measured(measured: list[Measured], out) -> None:
                 f"{m.gains[-1].mean:.3f}",
                 *(told(m, m.dimensions[share].value) for share in SHARES),
                 f"{told(m, d.low)} to {told(m, d.high)}",
-                f"{100 * d.value / c.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
+                f"{100 * d.value / c.network.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
             ]
         )
     names = [f"d{100 * share:.0f}" for share in SHARES]
@@ -65,7 +65,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
     known = [m for m in measured if m.candidate.pretraining]
     for number, size in enumerate(dict.fromkeys(m.candidate.size for m in known)):
         some = sorted((m for m in known if m.candidate.size == size), key=lambda m: m.candidate.pretraining)
-        color, parameters = f"C{number}", some[0].candidate.shape.parameters
+        color, parameters = f"C{number}", some[0].candidate.network.shape.parameters
         at = [m.candidate.pretraining for m in some]
         values = [m.d90.value if math.isfinite(m.d90.value) else m.d90.bound for m in some]
         panel.plot(at, values, "o-", color=color, label=f"{size}: {count(parameters)} parameters")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from egg.errors import EggError
-from egg.kernels.backend import Backend
 from egg.kernels.layout import Shape
 from egg.kernels.reference import Model
+from egg.model.network import Network
 
 BLOCK = 512  # positions that the reference reads together; bounds memory, not results
 STRETCH = 2048  # bytes of a document to be read, if there is a choice: fewer would be its beginning alone
@@ -32,22 +32,19 @@ class _Recorder(Model):
             self.kept[stage] = values_mn.astype(np.int8)
 
 
-def hidden_states(
-    backend: Backend, shape: Shape, weights: np.ndarray, text: np.ndarray, points: int, stride: int
-) -> dict[tuple[int, str], np.ndarray]:
+def hidden_states(network: Network, text: np.ndarray, points: int, stride: int) -> dict[tuple[int, str], np.ndarray]:
     """The states of every layer after every ``stride``-th byte of documents spread evenly over a text.
 
     A state moves only part of the way at each byte, so that neighbours in time lie on a thread; a stride takes them
     apart.
 
-    weights : (parameters,) int8
     text : (n,) uint8, a NUL before each document
     points : states to keep at the most, of each layer
     stride : bytes between them, 1 or more
     returns : (layer, kind) -> (m, D) int8, kind of KINDS, row i of each after the same byte
     Raises EggError for a text too short for a single point.
     """
-    kept = list(_positions(backend, shape, weights, text, points, stride))
+    kept, shape = list(_positions(network, text, points, stride)), network.shape
     if not kept:
         raise EggError(f"the text has less than {stride} bytes: give more of it, or a smaller --stride")
     tokens, before = (np.concatenate(parts) for parts in zip(*kept, strict=True))
@@ -57,7 +54,7 @@ def hidden_states(
     names = {
         (layer, kind): f"layers.{layer}.{stage}" for layer in range(shape.num_layers) for kind, stage in KINDS.items()
     }
-    model = _Recorder(shape, shape.views(weights.astype(np.int64)), set(names.values()))
+    model = _Recorder(shape, shape.views(network.weights.astype(np.int64)), set(names.values()))
     found = {key: np.empty((len(tokens), shape.hidden_size), np.int8) for key in names}
     for at in range(0, len(tokens), BLOCK):
         rows = slice(at, at + BLOCK)
@@ -67,14 +64,13 @@ def hidden_states(
     return found
 
 
-def _positions(backend, shape, weights, text, points, stride) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _positions(network, text, points, stride) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Bytes to read (m,) uint8 with the states before them (m, L, D) int8, a piece of each document at a time."""
     starts, sizes = _stretches(text, points * stride)
     # The longest first: those still going on are the first
     order = np.argsort(-sizes, kind="stable")
     starts, sizes = starts[order], sizes[order]
-    model = backend.prepare(shape, weights)
-    states = np.zeros((len(starts), shape.num_layers, shape.hidden_size), np.int8)
+    states = network.zero_states(len(starts))
     for begin in range(0, int(sizes.max(initial=0)), stride):
         active = int(np.count_nonzero(sizes >= begin + stride))
         if not active:
@@ -82,10 +78,10 @@ def _positions(backend, shape, weights, text, points, stride) -> Iterator[tuple[
         rows = starts[:active, None] + np.arange(begin, begin + stride)
         tokens, states = text[rows], states[:active]
         if stride > 1:
-            _, states = backend.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
+            _, states = network.forward(np.ascontiguousarray(tokens[:, :-1]), states)
         last = np.ascontiguousarray(tokens[:, -1:])
         yield last[:, 0], states
-        _, states = backend.forward(model, last, states)
+        _, states = network.forward(last, states)
 
 
 def _stretches(text: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:

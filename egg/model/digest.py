@@ -1,0 +1,26 @@
+"""The SHA-256 of a model, by which files name the model that they belong to."""
+
+import hashlib
+
+import numpy as np
+
+from egg.kernels.layout import Shape
+
+# Two kinds of file hold it, with one byte between the sizes and the weights that differs: both are contracts, as files
+# of either kind are on people's disks.
+PACKED = b"\n"
+ADAPTER_BASE = b" "
+
+
+def digest(shape: Shape, weights: np.ndarray, between: bytes = PACKED) -> bytes:
+    """(32 bytes) of a model, however it is stored: hidden size, layers, and the weights in the order of ``Shape``.
+
+    It covers all that the model's logits follow from, and nothing else: no configuration, no training state, no
+    adapter.
+
+    weights : (parameters,) int8
+    between : PACKED in a compressed file, in exported C and on a model's card; ADAPTER_BASE in an adapter's file, in
+        the config.json beside it, and in results of ``egg intrinsic-dimension``
+    """
+    sizes = f"egg {shape.hidden_size} {shape.num_layers}".encode()
+    return hashlib.sha256(sizes + between + np.ascontiguousarray(weights).tobytes()).digest()
