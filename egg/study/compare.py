@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.model import checkpoint
 from egg.run.lock import locked
 from egg.run.log import METRICS, VALIDATION, read_lines
@@ -82,10 +82,8 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
     Raises EggError, one line, for a file that cannot be read or says something else.
     """
     try:
-        with path.open("rb") as file:
+        with telling(f"cannot read {path}"), path.open("rb") as file:
             content = tomllib.load(file)
-    except OSError as error:
-        raise EggError(f"cannot read {path} ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise EggError(f"{path} is no TOML file: {error}") from error
     seeds = content.pop(SEEDS, [1, 2])
