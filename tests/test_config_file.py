@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from test_resume import files
 
-from egg.cli.train import _in_file
 from egg.config import PRESETS, RunConfig
 from egg.run.config_file import read_flags, to_toml
+from egg.training.settings import NAMES
 
 
 def settings(run) -> dict:
@@ -56,7 +56,7 @@ def test_texts_come_back(tmp_path, text):
     content = tomllib.loads((tmp_path / "run.toml").read_text())
     assert content["data"] == text and content["keep"] == "all" and content["minutes"] == 0.1
     assert content["step_size"] == content["schedule_tokens"] == "none"  # as it was not resolved
-    flags = read_flags(str(tmp_path / "run.toml"), _in_file())
+    flags = read_flags(str(tmp_path / "run.toml"), NAMES)
     assert f"--data={text}" in flags and len(flags) == len(content)
 
 

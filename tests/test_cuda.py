@@ -165,7 +165,7 @@ def test_recipe_egg_is_refused_in_one_line(host):
 
 def test_training_of_recipe_egg_ends_in_that_line_before_anything_is_written(host, monkeypatch, egg, tmp_path):
     (tmp_path / "text").write_text("A text to train on. " * 999)
-    monkeypatch.setattr("egg.cli.train.get_backend", lambda *args, **settings: host)
+    monkeypatch.setattr("egg.training.session.get_backend", lambda *args, **settings: host)
     out = tmp_path / "run"
     command = ("train", "--backend", "cupy", "--steps", "1", "--out", out)
     status, _, err = egg(*command, "--data", tmp_path / "text")

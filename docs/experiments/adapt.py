@@ -16,13 +16,13 @@ from statistics import fmean
 
 import numpy as np
 
-from egg.cli.corpus import open_for_training
 from egg.evolution.classic import ClassicEvolution, ClassicSettings
 from egg.kernels import get_backend
 from egg.model.adapter import merge
 from egg.model.evaluate import evaluate, sample
 from egg.model.network import read_model
 from egg.run.adaptation import adapt
+from egg.training.corpus import open_for_training
 
 POINTS = 10
 

@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from egg.cli.bar import steps_bar
-from egg.cli.corpus import open_for_training
 from egg.cli.options import BackendFlag, JsonFlag, ThreadsFlag, made_folder, number, parse, say
 from egg.config import EvolutionConfig
 from egg.errors import EggError, telling
@@ -37,6 +36,7 @@ from egg.study.intrinsic_dimension import (
     tune,
 )
 from egg.study.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
+from egg.training.corpus import open_for_training
 from egg.view.figures import count
 
 SUMMARY = "d90.json"

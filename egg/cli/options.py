@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 import textwrap
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -18,9 +17,9 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from egg.errors import EggError, telling
 from egg.kernels import BACKENDS
+from egg.view.figures import UNITS, number, number_or, whole_number
 
 T = TypeVar("T")
-UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 NONE = "none"
 FULL = "full"
 ALIASES = {"member-tokens": "tokens"}  # what a flag was called in older versions
@@ -159,38 +158,6 @@ def given(argv: list[str], name: str) -> list[str]:
         if flag.startswith("--") and flag[2:].replace("-", "_") == name:
             values += [value] if equals else argv[at + 1 : at + 2]
     return values
-
-
-def whole_number(text: str) -> int:
-    """An integer as people write it: 4096, 10_000_000, 10M, 1e9, 0.5G."""
-    plain = text.strip().replace("_", "").replace(",", "")
-    unit = UNITS.get(plain[-1:].upper(), 1)
-    try:
-        number = Decimal(plain[:-1] if unit > 1 else plain) * unit
-        # The bound is far beyond any sensible number, and keeps 1e999999999 from filling memory.
-        if number.is_finite() and abs(number) < 10**30 and number == int(number):
-            return int(number)
-    except ArithmeticError:  # no number, or one beyond all bounds
-        pass
-    raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
-
-
-def number_or(word: str, text: str) -> int | str:
-    """An integer, or the word."""
-    if text.strip().lower() == word:
-        return word
-    try:
-        return whole_number(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or {word}") from None
-
-
-def number(text: str) -> float:
-    """A real number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no number: write it like 0.5") from None
 
 
 def _registry() -> ConstructorRegistry:

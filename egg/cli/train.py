@@ -1,17 +1,12 @@
 """``egg train``, which ``train.py`` is too."""
 
-import os
-import shlex
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from egg.cli.corpus import facts, open_for_training
-from egg.cli.folders import new_folder, refuse_a_run
 from egg.cli.options import BackendFlag, DeviceFlag, given, one_of, parse
 from egg.config import (
     DEFAULT_PRESET,
@@ -22,34 +17,19 @@ from egg.config import (
     EvolutionConfig,
     ModelConfig,
     RunConfig,
-    differences,
-    flag,
-    from_json,
     preset,
     with_recipe,
     without_stops,
 )
-from egg.data import absolute
-from egg.errors import EggError, telling
-from egg.evolution.base import Evolution
-from egg.evolution.recipes import recipe_class
-from egg.kernels import get_backend
-from egg.model import checkpoint
-from egg.model.evaluate import sample
-from egg.model.state import check_memory
+from egg.errors import EggError
 from egg.ranks.distributed import Alone, join
-from egg.report.draw import draw_run
-from egg.report.ending import report
-from egg.run import sinks
 from egg.run.config_file import read_flags
-from egg.run.lock import locked
-from egg.run.origin import made_with
+from egg.run.folders import new_folder
 from egg.run.progress import Progress
-from egg.run.trainer import Trainer
-from egg.view.figures import count
-
-# What a resumed run may change.
-ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "log_every", "checkpoint_every", "keep")
+from egg.run.sinks import EXTRAS
+from egg.training.corpus import located
+from egg.training.session import Begun, Session, find_begun, refuse_changes
+from egg.training.settings import NAMES
 
 DESCRIPTION = """\
 Train a byte-level language model by evolution, with integers alone.
@@ -97,8 +77,7 @@ class TrainArguments:
     @property
     def trained(self) -> Config:
         """What these arguments train."""
-        run = replace(self.run, data=absolute(self.run.data))
-        return Config(self.preset, self.model, self.evolution, run).resolved()
+        return located(Config(self.preset, self.model, self.evolution, self.run)).resolved()
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -135,7 +114,7 @@ def _arguments(argv: list[str], prog: str) -> TrainArguments:
     files = given(argv, "config")
     if not files:
         return read(argv)
-    settings = read_flags(files[-1], _in_file())
+    settings = read_flags(files[-1], NAMES)
     if any(given(argv, name) for name in STOPS):  # these replace all of the file's
         settings = [s for s in settings if not any(given([s], name) for name in STOPS)]
     try:
@@ -146,14 +125,6 @@ def _arguments(argv: list[str], prog: str) -> TrainArguments:
         except EggError as same:
             raise EggError(f"--config {files[-1]}: {same}") from None
         raise error from None
-
-
-def _in_file() -> set[str]:
-    """The settings that --config reads."""
-    kinds = (ModelConfig, EvolutionConfig, RunConfig)
-    return {"preset", "out", "backend", "threads", "device", "member_tokens"} | {
-        f.name for kind in kinds for f in fields(kind)
-    }
 
 
 def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
@@ -171,188 +142,31 @@ def _parse(argv: list[str], prog: str, default: Config) -> TrainArguments:
 
 
 def _resume(run: Path, argv: list[str], prog: str, ranks: Alone) -> int:
+    if given(argv, "config"):
+        raise EggError(f"--config: the run in {run} has its settings, leave --config away")
     with ExitStack() as held:
-        saved, there, damaged = ranks.lead(lambda: _newest(run, argv, held))
-        config = from_json(there, f"{saved or run}/{checkpoint.CONFIG}")
+        begun = Begun(*ranks.lead(lambda: find_begun(run, held)))
+        config = begun.config(run)
         arguments = _parse(argv, prog, config)
         if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
             raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave --out away")
-        # A run of an older version may have kept a pattern or a mixture as it was given.
-        kept = replace(config, run=replace(config.run, data=absolute(config.run.data)))
-        for name in differences(kept, arguments.trained):
-            if name not in ON_RESUME:
-                raise EggError(
-                    f"{flag(name)}: the run in {run} was begun with {_value(config, name)} and "
-                    f"keeps it, leave {flag(name)} away"
-                )
-        return _train(arguments, run, prog, ranks, held, Path(saved) if saved else None, there, damaged)
-
-
-def _newest(run: Path, argv: list[str], held: ExitStack) -> tuple[str | None, dict, list[str]]:
-    """Where to go on, what its config.json holds, and what is wrong with newer ones; the run is locked.
-
-    A run that was killed before its first checkpoint has nowhere to go on: None, and its own config.json.
-    """
-    if not run.is_dir():
-        what = "is a file" if run.exists() else "there is no such folder"
-        raise EggError(f"--resume {run}: {what}, give the folder of a run")
-    if (run / checkpoint.MODEL).exists():
-        raise EggError(f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}")
-    if given(argv, "config"):
-        raise EggError(f"--config: the run in {run} has its settings, leave --config away")
-    if not os.access(run, os.W_OK | os.X_OK):
-        raise EggError(f"--resume {run}: the folder cannot be written")
-    held.enter_context(locked(run))
-    if there := checkpoint.settings_of_unsaved(run):
-        return None, there, []
-    saved, damaged = checkpoint.newest_complete(run)
-    return str(saved), checkpoint.read_config(saved), damaged
-
-
-def _value(config: Config, name: str):
-    sections = (config, config.model, config.evolution, config.run)
-    return next(getattr(s, name) for s in sections if hasattr(s, name))
+        refuse_changes(run, config, arguments.trained)
+        return _train(arguments, run, prog, ranks, held, begun)
 
 
 def _train(
-    arguments: TrainArguments,
-    run: Path,
-    prog: str,
-    ranks: Alone,
-    held: ExitStack,
-    saved: Path | None = None,
-    there: dict | None = None,
-    damaged: Sequence[str] = (),
+    arguments: TrainArguments, run: Path, prog: str, ranks: Alone, held: ExitStack, begun: Begun | None = None
 ) -> int:
-    """Train in a folder, anew or from a saved checkpoint, and tell how it went.
-
-    held : what is let go when the run ends: the lock of its folder
-    there : what the run or checkpoint to go on from has in its config.json; None for a new run
-    """
-    config, progress = arguments.trained, Progress()
-    wanted = [name for name in sinks.EXTRAS if getattr(arguments, name)]
-    sinks.check(wanted)
-    threads = ranks.threads if arguments.threads is None else arguments.threads
-    notices: list[str] = []  # told when text and state are there: of bad ones, the error says all
-    backend = get_backend(arguments.backend, threads=threads, device=arguments.device, notify=notices.append)
-    what, notify = (config.run.data, config.run.data_column), progress.note
-    if ranks.size > 1:  # one prepares the text, and tells; all read it
-        ranks.lead(lambda: open_for_training(*what, progress.note) and None)
-        notify = _nothing
-    corpus, text, validation = open_for_training(*what, notify)
-    recipe = recipe_class(config.evolution.recipe)
-    check_memory(config, recipe.memory(config, text.size, ranks.size))
-    state = None
-    if there and ranks.leader:
-        _check_text(there, corpus)
-    if saved and ranks.leader:
-        layout = recipe.state_layout(config.model.shape, config.evolution, text.size)
-        state = checkpoint.read_state(saved, layout)
-    for notice in notices:
-        progress.note(notice)
-    evolution = recipe(config, backend, text, ranks)
-    if saved:
-        evolution.load_state(state)
-        ranks.lead(lambda: _check_step(evolution, saved))
-    measured = sample(corpus.split(validation), config.run.eval_bytes)
-    trainer = Trainer(config, evolution, measured, facts(corpus), run, progress, made_with(backend))
-    for line in damaged:
-        progress.note(f"not from there: {line}")
-    if ranks.lead(lambda: trainer.finished):
-        if saved and ranks.leader and not damaged:
-            trainer.mend()
-        progress.note(
-            f"{run} has reached its stop at step {evolution.step_number:,}: nothing to do; "
-            "give a later --steps, --tokens or --minutes to go on"
-        )
-        return 0
-    progress.note(_opening(config, evolution, corpus, run))
-    if saved:
-        progress.note(f"going on from {saved}")
-    elif there:
-        progress.note(f"{run} was ended before its first checkpoint: it begins again at step 0")
-    if ranks.size > 1:
-        progress.note(f"{ranks.size} ranks share the readers")
-    if remark := _about_horizon(config):
-        progress.note(remark)
-    if ranks.leader:
-        if saved:
-            checkpoint.set_aside_after(saved)
-        elif not there:
-            _take(run, held)
-        trainer.sinks = sinks.open_all(wanted, run, evolution.step_number, trainer.content)
-    outcome = trainer.train()
-    if ranks.size > 1:
-        progress.note(ranks.spent(trainer.stepping))
-    if outcome.interrupted:
-        progress.note(
-            f"stopped at step {evolution.step_number:,}, saved {outcome.checkpoint}; "
-            f"go on with: {prog} --resume {shlex.quote(str(run))}"
-        )
-        return 128 + outcome.interrupted
-    if ranks.leader:
-        drawn = draw_run(run, corpus.split(corpus.training_split), measured)
-        report(run, evolution, outcome, drawn, corpus, validation, measured, progress)
-    return 0
-
-
-def _nothing(line: str) -> None:
-    """Tells nobody."""
-
-
-def _take(run: Path, held: ExitStack) -> None:
-    """Make a new run's folder and lock it."""
-    with telling(f"cannot write {run}", "; give another folder with --out, or free space there"):
-        run.mkdir(parents=True, exist_ok=True)
-    held.enter_context(locked(run))
-    refuse_a_run(run)  # another process may have been faster
-
-
-def _check_text(there: dict, corpus) -> None:
-    """Refuse to go on with another text than the one a run was begun with."""
-    began_with = there.get("corpus")
-    fingerprint = began_with.get("fingerprint") if isinstance(began_with, dict) else None
-    if fingerprint != corpus.fingerprint:
-        raise EggError(
-            f"--data: {corpus.name} is not the text the run was begun with (fingerprint "
-            f"{corpus.fingerprint[:12]}, then {str(fingerprint)[:12]}): "
-            "bring that back, or begin a new run"
-        )
-
-
-def _check_step(evolution: Evolution, saved: Path) -> None:
-    weights = checkpoint.read_weights(saved, evolution.shape)
-    same = (evolution.weights == weights).all()
-    if not same or evolution.step_number != checkpoint.step_of(saved):
-        raise EggError(
-            f"{saved}: its {checkpoint.MODEL} and {checkpoint.STATE} are not of the same step, "
-            "remove it to go on from the checkpoint before"
-        )
-
-
-def _opening(config: Config, evolution: Evolution, corpus, run: Path) -> str:
-    begins = f"from step {evolution.step_number:,}, " if evolution.step_number else ""
-    return (
-        f"{evolution.shape.parameters:,} parameters, {evolution.description}\n"
-        f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, {begins}into {run}"
+    session = Session(
+        arguments.trained,
+        run,
+        begun,
+        held=held,
+        backend=arguments.backend,
+        threads=arguments.threads,
+        device=arguments.device,
+        sinks=[name for name in EXTRAS if getattr(arguments, name)],
+        ranks=ranks,
+        progress=Progress(),
     )
-
-
-def _about_horizon(config: Config) -> str | None:
-    """What to know of a run that stops elsewhere than its step-size schedule ends."""
-    e, end = config.evolution, config.end
-    if e.recipe == "egg" and end is None and config.run.minutes is None:
-        return f"nothing but Ctrl-C ends this run: its step size stays at {e.step_size:.3g}"
-    if e.recipe != "egg" or e.schedule == "constant":
-        return None
-    if e.schedule_tokens == "time":
-        return (
-            "the step size follows the time of the run (--schedule-tokens time): "
-            "no other run repeats this one byte for byte"
-        )
-    if end is None or abs(end - e.schedule_tokens) < config.tokens_per_step:
-        return None
-    return (
-        f"the run stops at {count(end)} tokens,\n"
-        f"the step size is scheduled for {count(e.schedule_tokens)} (--schedule-tokens)"
-    )
+    return session.follow(prog)

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from egg.config import Config, flag
-from egg.errors import EggError
+from egg.errors import EggError, telling
 
 RUN_TOML = "run.toml"
 
@@ -36,31 +36,34 @@ def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
 
 
 def read_flags(path: str, known: Collection[str]) -> list[str]:
-    """The settings in a file, each as ``--name=value``.
-
-    known : names of the settings that may be there, with underscores
-    Raises EggError, one line, for a file that cannot be read, is no TOML, or holds anything else.
-    """
+    """The settings in a file, each as ``--name=value``; arguments and errors as for ``read_settings``."""
     if not path:
         raise EggError("--config is empty: give a TOML file, as a run's run.toml")
+    return [f"{flag(key)}={value}" for key, value in read_settings(path, known, f"--config {path}").items()]
+
+
+def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[str, str | int | float]:
+    """The settings in a file, under the keys they have there.
+
+    known : names of the settings that may be there, with underscores
+    where : the file, as messages name it
+    Raises EggError, one line, for a file that cannot be read, is no TOML, or holds anything else.
+    """
     try:
-        content = tomllib.loads(Path(path).read_bytes().decode())
-    except OSError as error:
-        raise EggError(f"--config {path}: {error.strerror}; give a TOML file") from None
+        with telling(where, "; give a TOML file"):
+            content = tomllib.loads(Path(path).read_bytes().decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EggError(f"--config {path} is not TOML: {error}") from None
-    flags = []
+        raise EggError(f"{where} is not TOML: {error}") from None
     unknown = [key for key in content if key.replace("-", "_") not in known]
     if unknown:
         raise EggError(
-            f"--config {path}: unknown {', '.join(map(repr, unknown))}; keys are the names of flags "
+            f"{where}: unknown {', '.join(map(repr, unknown))}; keys are the names of flags "
             "(egg train --help), without tables"
         )
     for key, value in content.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise EggError(f"--config {path}: {key} must be a number or a text, not {value!r}")
-        flags.append(f"{flag(key)}={value}")
-    return flags
+            raise EggError(f"{where}: {key} must be a number or a text, not {value!r}")
+    return content
 
 
 def _written(value: str | int | float | None) -> str:
