@@ -297,7 +297,8 @@ def with_recipe(config: Config, recipe: str) -> Config:
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """The same with other values, by their fields' names; a stop replaces all stops.
 
-    settings : a number may be the text that stands on a command line, as "10M" or "none"; other names are ignored
+    settings : a number may be the text that stands on a command line, as "10M" or "none"; a preset is its name alone,
+        and names of no field are ignored
     Raises EggError for a value that its field cannot have.
     """
     if any(name in settings for name in STOPS):
@@ -308,12 +309,12 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
         section = getattr(config, name)
         hints = typing.get_type_hints(type(section))
         own = {f.name: settings[f.name] for f in fields(section) if f.name in settings}
-        own = {key: _as_field(key, value, hints[key]) for key, value in own.items()}
+        own = {key: as_field(key, value, hints[key]) for key, value in own.items()}
         sections[name] = replace(section, **own)
-    return replace(config, **sections)
+    return replace(config, preset=settings.get("preset", config.preset), **sections)
 
 
-def _as_field(name: str, value: Any, hint) -> Any:
+def as_field(name: str, value: Any, hint) -> Any:
     """A value as its field keeps it, from what a person or a program writes; raises EggError for what is none."""
     choices = _choices(hint)
     words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]

@@ -3,6 +3,7 @@
 import doctest
 import json
 import os
+from pathlib import Path
 
 import pytest
 from conftest import PAPER, SMALL, TEXTS
@@ -10,9 +11,11 @@ from test_resume import TIMES, files
 
 import egg
 from egg.config import preset, with_settings
+from egg.kernels import get_backend
 from egg.run.lock import LOCK
 from egg.training import train as module
 
+ROOT = Path(__file__).parent.parent
 DRAWN = {"loss.png", "report.html"}
 
 
@@ -163,6 +166,8 @@ def test_progress_shows_what_the_command_shows(small, tmp_path, capsys):
         (None, {"seed": True}, "--seed True"),
         (None, {"data": 3}, "--data 3"),
         ("none.toml", {}, "none.toml: No such file"),
+        ("nano", {"preset": "base"}, "preset: .* a first argument already"),
+        (None, {"threads": "two"}, "--threads: 'two' is no integer"),
         (7, {}, "7 is no configuration"),
         (None, {"out": ""}, "--out is empty"),
         (None, {"resume": "nowhere"}, "--resume nowhere: there is no such folder"),
@@ -195,11 +200,16 @@ def test_one_process_trains(monkeypatch):
         egg.train("quickstart")
 
 
-def test_the_docstring_is_true(tmp_path, monkeypatch, capsys):
-    (tmp_path / "book.txt").write_text("".join(TEXTS))
+def test_the_examples_are_true(tmp_path, monkeypatch, capsys):
+    for name in ("book.txt", "notes.txt"):
+        (tmp_path / name).write_text("".join(TEXTS))
     monkeypatch.chdir(tmp_path)
+    # The fastest here would be compiled first.
+    monkeypatch.setattr("egg.training.session.get_backend", lambda *arguments, **settings: get_backend("numpy"))
+    cases = doctest.DocTestFinder().find(module.train, "egg.train", globs={"egg": egg})
+    page = ROOT / "docs/runs.md"
+    cases.append(doctest.DocTestParser().get_doctest(page.read_text(encoding="utf-8"), {}, page.name, str(page), 0))
     runner = doctest.DocTestRunner(verbose=False)
-    for case in doctest.DocTestFinder().find(module.train, "egg.train", globs={"egg": egg}):
-        runner.run(case)
-    failed, tried = runner.summarize()
-    assert tried and not failed, capsys.readouterr().out
+    for case in cases:
+        assert case.examples
+        assert not runner.run(case).failed, capsys.readouterr().out

@@ -109,16 +109,16 @@ class Session:
         self.config, self.run, self.begun = config, run, begun
         self.held, self.ranks, self.progress = held, ranks, progress
         self.sinks = list(sinks)
-        self._prepare(backend, ranks.threads if threads is None else threads, device)
+        try:
+            self._prepare(backend, ranks.threads if threads is None else threads, device)
+        except BackendError as error:
+            raise EggError(str(error)) from error
 
     def _prepare(self, backend_name: str, threads: int | None, device: int | None) -> None:
         config, ranks = self.config, self.ranks
         sinks.check(self.sinks)
         notices: list[str] = []  # shown when text and state are there: of bad ones, the error says all
-        try:
-            backend = get_backend(backend_name, threads=threads, device=device, notify=notices.append)
-        except BackendError as error:
-            raise EggError(str(error)) from error
+        backend = get_backend(backend_name, threads=threads, device=device, notify=notices.append)
         text = self._open_text()
         recipe = recipe_class(config.evolution.recipe)
         check_memory(config, recipe.memory(config, text.size, ranks.size))

@@ -27,20 +27,24 @@ def configuration(
 
     base : a preset's name, the path of a TOML file as ``--config`` takes, the same as a dict, a Config, or None: the
         default preset
-    settings : of a configuration, by its flags' names; they override the base
+    settings : as ``known`` returns them; they override the base
     Raises EggError for a name or a value that cannot be.
     """
     place: dict[str, Any] = {}
+    if "preset" in settings:
+        if base is not None:
+            raise EggError("preset: there is a first argument already, leave one of them away")
+        base = settings["preset"]
     if isinstance(base, Config):
         config = base
     else:
         own = _own_settings(base)
         place = {name: own[name] for name in WHERE & own.keys()}
-        config = with_settings(preset(own.pop("preset", DEFAULT_PRESET)), own)
-    return with_settings(config, known(settings)), place
+        config = with_settings(preset(own.get("preset", DEFAULT_PRESET)), own)
+    return with_settings(config, {**settings, "preset": config.preset}), place
 
 
-def known(settings: Mapping[str, Any], names: Iterable[str] = (*ALIASES, *FIELDS)) -> dict[str, Any]:
+def known(settings: Mapping[str, Any], names: Iterable[str] = ("preset", *ALIASES, *FIELDS)) -> dict[str, Any]:
     """Settings under their present names, with underscores; raises EggError for one that is unknown."""
     found = {}
     for key, value in settings.items():

@@ -1,31 +1,32 @@
 """``egg.train``: a run from Python, a report a step."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from egg.config import Config, with_settings
+from egg.config import Config, as_field, with_settings
 from egg.errors import EggError
 from egg.evolution.base import StepReport
 from egg.ranks.distributed import launched
 from egg.run.folders import new_folder
 from egg.run.progress import Progress, Quiet
-from egg.run.sinks import EXTRAS
 from egg.training.corpus import located
-from egg.training.session import Begun, Session, find_begun, refuse_changes
-from egg.training.settings import WHERE, backend_name, configuration, known
+from egg.training.session import Session, find_begun, refuse_changes
+from egg.training.settings import backend_name, configuration, known
 
 
 class Training(Iterator[StepReport]):
     """A run as an iterator over its steps; what ``egg.train`` returns."""
 
-    def __init__(self, folder: Path, reports: Iterator[StepReport]):
+    def __init__(self, folder: Path, open_session: Callable[[ExitStack], Session]):
         self.folder = folder
         """Where the run's files are, for ``egg.load``."""
-        self._reports = reports
+        self._open = open_session
+        self._reports = _reports(open_session)
 
     def __next__(self) -> StepReport:
         return next(self._reports)
@@ -33,6 +34,11 @@ class Training(Iterator[StepReport]):
     def close(self) -> None:
         """Leave early: save a checkpoint of the last step and let the folder go. Nothing happens a second time."""
         self._reports.close()
+
+    def follow(self) -> int:
+        """Train to the stop as the command does, which catches Ctrl-C and SIGTERM; returns its exit status."""
+        with ExitStack() as held:
+            return self._open(held).follow("egg train")
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +70,7 @@ def train(
     where no report is needed. Whoever leaves the loop early (``break``, an exception in its body) leaves a checkpoint
     of the last step, and ``resume`` goes on from there; an iterator that is kept in a variable is left with
     ``close()``, or by ``with egg.train(...) as training:``. Signals are Python's: Ctrl-C within a step ends the run as
-    a kill does, at the checkpoint before.
+    a kill does, at the checkpoint before; ``egg.train(...).follow()`` catches it as the command does.
 
     base : a preset's name, an ``egg.config.Config``, a dict of settings, or the path of a TOML file such as a run's
         run.toml; None is preset nano. Not with ``resume``.
@@ -100,37 +106,40 @@ def train(
         )
     settings = known(settings)
     place = {"out": out, "backend": backend, "threads": threads, "device": device}
-    chosen = {"sinks": [name for name in EXTRAS if {"tensorboard": tensorboard, "wandb": wandb}[name]]}
     if resume is not None:
         if base is not None:
             raise EggError(f"the run in {resume} has its settings: leave the first argument away")
         folder = Path(resume)
         if out is not None and Path(out).resolve() != folder.resolve():
             raise EggError(f"--out {out}: a resumed run stays in {folder}, leave out away")
-        config = None
+        session = partial(_resumed, folder, settings)
     else:
         config, own = configuration(base, settings)
-        config = located(config).resolved()
         place |= {name: value for name, value in own.items() if place[name] is None}
         folder = new_folder(None if place["out"] is None else os.fspath(place["out"]), config.preset)
-    chosen |= {name: place[name] for name in WHERE - {"out"}}
-    chosen["backend"] = backend_name(place["backend"] or "auto")
-    chosen["progress"] = Progress() if progress else Quiet()
-    return Training(folder, _reports(folder, config, settings, chosen))
+        session = partial(Session, located(config).resolved(), folder)
+    chosen = {
+        "backend": backend_name(place["backend"] or "auto"),
+        "threads": as_field("threads", place["threads"], int | None),
+        "device": as_field("device", place["device"], int | None),
+        "sinks": [name for name, wished in (("tensorboard", tensorboard), ("wandb", wandb)) if wished],
+        "progress": Progress() if progress else Quiet(),
+    }
+    return Training(folder, lambda held: session(held=held, **chosen))
 
 
-def _reports(
-    folder: Path, config: Config | None, settings: Mapping[str, Any], chosen: Mapping[str, Any]
-) -> Iterator[StepReport]:
-    """The steps of a new run, or of one that is resumed if there is no configuration."""
+def _reports(open_session: Callable[[ExitStack], Session]) -> Iterator[StepReport]:
     with ExitStack() as held:
-        begun: Begun | None = None
-        if config is None:
-            begun = find_begun(folder, held)
-            kept = begun.config(folder)
-            config = located(with_settings(kept, settings)).resolved()
-            refuse_changes(folder, kept, config)
-        session = Session(config, folder, begun, held=held, **chosen)
+        session = open_session(held)
         if session.begin():
             yield from session.trainer.reports()
             session.end(session.trainer.outcome)
+
+
+def _resumed(folder: Path, settings: Mapping[str, Any], held: ExitStack, **chosen: Any) -> Session:
+    """A run that goes on."""
+    begun = find_begun(folder, held)
+    kept = begun.config(folder)
+    config = located(with_settings(kept, settings)).resolved()
+    refuse_changes(folder, kept, config)
+    return Session(config, folder, begun, held=held, **chosen)
