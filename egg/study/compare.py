@@ -21,7 +21,6 @@ from egg.run.lock import locked
 from egg.run.log import METRICS, VALIDATION, read_lines
 from egg.run.origin import commit
 from egg.run.signals import catch_signals
-from egg.training.train import train
 from egg.view.figures import count
 
 RESULTS = "results.jsonl"
@@ -178,11 +177,13 @@ def run_alone(arguments: str) -> int:
 
     arguments : of ``egg.train``, in JSON
     """
+    from egg.training.train import train  # with the kernels, which the comparison itself does not need
+
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         return train(**json.loads(arguments), progress=True).follow()
     except (EggError, OSError, MemoryError) as error:
-        print(f"egg: {error or 'out of memory'}", file=sys.stderr)
+        print(f"egg: {str(error) or 'out of memory'}", file=sys.stderr)
         return 2
 
 

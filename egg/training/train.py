@@ -122,7 +122,7 @@ def train(
         "backend": backend_name(place["backend"] or "auto"),
         "threads": as_field("threads", place["threads"], int | None),
         "device": as_field("device", place["device"], int | None),
-        "sinks": [name for name, wished in (("tensorboard", tensorboard), ("wandb", wandb)) if wished],
+        "sinks": [name for name, on in (("tensorboard", tensorboard), ("wandb", wandb)) if on],
         "progress": Progress() if progress else Quiet(),
     }
     return Training(folder, lambda held: session(held=held, **chosen))
