@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ Notify = Callable[[str], None]
 
 PARTIAL = ".partial"
 """Ends the name of a folder whose corpus is not whole yet."""
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a file system that has no locks says."""
 
 
 def cache_root(cache: Path | None = None) -> Path:
@@ -64,46 +67,32 @@ def writing(path: Path) -> Iterator[None]:
 def locked(folder: Path, notify: Notify, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of one corpus folder: one process at a time prepares or removes it.
 
-    The lock goes with its process, however that ends. Raises DataError if it cannot be had:
+    The lock goes with its process, however that ends. On a file system without locks, one
+    process at a time is up to the user. Raises DataError if it cannot be had:
     the cache cannot be written, or `wait` is false and another process holds it.
     """
+    from filelock import FileLock, Timeout  # takes 30 ms, which a --help need not wait for
+
     path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path, mode=0o644, thread_local=False, fallback_to_soft=False)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path, folder, notify, wait)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if not wait:
+                raise DataError(f"{folder} is being prepared by another process: wait for it or stop it") from None
+            notify(f"waiting for another process that prepares {folder.name}")
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
     try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def remove_lock(folder: Path) -> None:
     """Remove a corpus folder's lock file; only for a process which holds that lock."""
     folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
-
-
-def _acquire(path: Path, folder: Path, notify: Notify, wait: bool) -> int:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this platform: one process at a time is up to the user
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    waiting = False
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    raise DataError(f"{folder} is being prepared by another process: wait for it or stop it") from None
-                if not waiting:
-                    notify(f"waiting for another process that prepares {folder.name}")
-                    waiting = True
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever held it may have removed the file: then others lock a new one.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)

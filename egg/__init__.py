@@ -1,7 +1,9 @@
 """egg: integer-only byte-level language models, trained by evolution alone.
 
 import egg
-network = egg.load("runs/...")
+for report in egg.train("quickstart", out="runs/first"):
+    print(report.step, report.train_integer_bits_per_byte)
+network = egg.load("runs/first")
 network.logits("text"), network.bits_per_byte("text"), network.generate("text", 100)
 """
 
@@ -12,6 +14,7 @@ from egg.errors import EggError
 
 if TYPE_CHECKING:
     from egg.model.network import Network, load
+    from egg.training.train import train
 
 # In a checkout kernels/ and data/ lie beside this folder; installed, they lie inside it.
 if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):
@@ -19,13 +22,17 @@ if not _os.path.isdir(_os.path.join(__path__[0], "kernels")):
 
 __version__ = "0.1.0"
 
-__all__ = ["EggError", "Network", "__version__", "load"]
+__all__ = ["EggError", "Network", "__version__", "load", "train"]
 
 
 def __getattr__(name: str):
-    """Import ``egg.load`` and what else needs the kernels when it is first asked for."""
+    """Import what needs the kernels when it is first asked for."""
     if name in ("Network", "load"):
         from egg.model import network
 
         return getattr(network, name)
+    if name == "train":
+        from egg.training.train import train
+
+        return train
     raise AttributeError(f"module 'egg' has no attribute {name!r}")

@@ -6,7 +6,9 @@ no result and is not part of the configuration.
 
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal
 
 from cyclopts import Parameter
@@ -15,6 +17,7 @@ from egg.errors import EggError
 from egg.kernels.arithmetic import MIN_BRANCHES, VOTE_ROWS
 from egg.kernels.layout import BackendError, Shape
 from egg.optimizer import STEP_BITS, default_step_size
+from egg.view.figures import number, whole_number
 
 FORMAT = 2  # of config.json
 VOCABULARY = 256
@@ -292,6 +295,49 @@ def with_recipe(config: Config, recipe: str) -> Config:
         return config
     defaults = {f.name: f.default for f in fields(e) if f.name in OWN_FIELDS[e.recipe]}
     return replace(config, evolution=replace(e, recipe=recipe, **defaults))
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The same with other values, by their fields' names; a stop replaces all stops.
+
+    settings : a number may be the text that stands on a command line, as "10M" or "none"; a preset is its name alone,
+        and names of no field are ignored
+    Raises EggError for a value that its field cannot have.
+    """
+    if any(name in settings for name in STOPS):
+        config = without_stops(config)
+    config = with_recipe(config, settings.get("recipe", config.evolution.recipe))
+    sections = {}
+    for name in ("model", "evolution", "run"):
+        section = getattr(config, name)
+        hints = typing.get_type_hints(type(section))
+        own = {f.name: settings[f.name] for f in fields(section) if f.name in settings}
+        own = {key: as_field(key, value, hints[key]) for key, value in own.items()}
+        sections[name] = replace(section, **own)
+    return replace(config, preset=settings.get("preset", config.preset), **sections)
+
+
+def as_field(name: str, value: Any, hint) -> Any:
+    """A value as its field keeps it, from what a person or a program writes; raises EggError for what is none."""
+    choices = _choices(hint)
+    words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
+    text = isinstance(value, str) and str not in choices
+    try:
+        if text and value.strip().lower() == "none" and type(None) in choices:
+            value = None
+        elif text and value.strip().lower() in words:
+            value = value.strip().lower()
+        elif text or (isinstance(value, Real) and not isinstance(value, bool)):  # 1e6, a NumPy integer
+            if int in choices:
+                value = whole_number(str(value))
+            elif float in choices:
+                value = number(str(value))
+    except ValueError as error:
+        raise EggError(f"{flag(name)}: {error}" + "".join(f", or {word}" for word in words)) from None
+    if not _fits(value, hint):
+        advice = f"choose {', '.join(words)}" if words else "not a value that it can have"
+        raise EggError(f"{flag(name)} {value!r}: {advice}")
+    return value
 
 
 def differences(a: Config, b: Config) -> list[str]:

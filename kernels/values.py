@@ -1,6 +1,7 @@
 """Equality and hash of frozen dataclasses that hold arrays."""
 
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class ArrayValue:
         return hash(self._key())
 
     def _key(self) -> tuple:
-        return tuple(_hashable(getattr(self, f.name)) for f in fields(self) if f.compare)
+        return tuple(_hashable(getattr(self, f.name)) for f in fields(cast(Any, self)) if f.compare)
 
 
 def _hashable(value):

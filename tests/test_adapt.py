@@ -8,12 +8,12 @@ import pytest
 from synthetic import documents
 
 from egg import data
-from egg.cli.corpus import CorpusText
 from egg.errors import EggError
 from egg.kernels import Adapter, Shape, get_backend
 from egg.model.adapter import adapter_shape, evolving, initial_factors, matrices_of, merge, read_adapter
 from egg.model.network import Network, read_model
 from egg.run.adaptation import AdapterEvolution, adapt
+from egg.training.corpus import CorpusText
 
 FLAGS = "--streams 8 --seq-len 8 --backend numpy --eval-bytes 2000".split()
 

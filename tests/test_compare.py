@@ -33,7 +33,6 @@ def test_top_level_settings_are_common_and_tables_override(tmp_path):
     assert seeds == [7]
     common = {"preset": "quickstart", "steps": "9", "recipe": "egg"}
     assert configurations == [Configuration("a", common), Configuration("b", common | {"steps": "4"})]
-    assert configurations[1].flags() == ["--preset=quickstart", "--steps=4", "--recipe=egg"]
 
 
 def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, monkeypatch):

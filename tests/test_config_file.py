@@ -10,6 +10,7 @@ from test_resume import files
 
 from egg.config import PRESETS, RunConfig
 from egg.run.config_file import read_settings, to_toml
+from egg.training.settings import NAMES
 
 
 def settings(run) -> dict:
@@ -55,8 +56,7 @@ def test_texts_come_back(tmp_path, text):
     content = tomllib.loads((tmp_path / "run.toml").read_text())
     assert content["data"] == text and content["keep"] == "all" and content["minutes"] == 0.1
     assert content["step_size"] == content["schedule_tokens"] == "none"  # as it was not resolved
-    read = read_settings(str(tmp_path / "run.toml"), content)
-    assert read == {name: str(value) for name, value in content.items()}
+    assert read_settings(tmp_path / "run.toml", NAMES, "run.toml") == content
 
 
 def test_a_path_that_is_not_utf8_does_not_stop_a_run():

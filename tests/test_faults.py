@@ -128,6 +128,27 @@ def test_one_process_at_a_time(train, egg, tmp_path):
     assert not (run / LOCK).exists()
 
 
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_stops_no_run(train, tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    train("--steps", 3, "--out", tmp_path / "run")
+
+
+def test_a_lock_follows_no_symbolic_link(train, egg, tmp_path):
+    run, mine = tmp_path / "run", tmp_path / "mine.txt"
+    train("--steps", 3, "--out", run)
+    mine.write_text("is nobody else's")
+    (run / LOCK).symlink_to(mine)
+    status, _, err = egg("train", "--resume", run, "--steps", 4, "--backend", "numpy")
+    assert status == 2 and f"cannot write {run / LOCK}" in err and err.count("\n") == 1
+    assert mine.read_text() == "is nobody else's"
+
+
 def test_a_folder_that_another_run_took_meanwhile_is_refused(begin, tmp_path, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr(Evolution, "__init__", taken(run, Evolution.__init__))

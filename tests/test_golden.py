@@ -5,10 +5,10 @@ import hashlib
 import pytest
 import synthetic
 
-from egg.cli.corpus import CorpusText
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.evolution.recipes import evolution as begin
 from egg.kernels import get_backend
+from egg.training.corpus import CorpusText
 
 RUNS = {
     "egg": (ModelConfig(64, 1), EvolutionConfig(streams=8, seq_len=16, schedule_tokens=1280)),

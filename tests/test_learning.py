@@ -3,11 +3,11 @@
 import pytest
 import synthetic
 
-from egg.cli.corpus import CorpusText
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.evolution.recipes import evolution
 from egg.kernels import get_backend
 from egg.model.evaluate import evaluate
+from egg.training.corpus import CorpusText
 
 TOKENS = {"all": 50_000, 16: 100_000}
 

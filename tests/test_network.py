@@ -61,9 +61,9 @@ def test_every_public_method_has_an_example():
 
 def test_the_readme_s_example(network):
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (block,) = re.findall(r'(?m)^    import egg\n    network = egg\.load\("runs/nano"\).*\n(?:    .*\n)+', readme)
-    names = {}
-    exec(re.sub("(?m)^    ", "", block), names)
+    (block,) = re.findall(r'(?m)^    network = egg\.load\("runs/first"\).*\n(?:    .*\n)+', readme)
+    names = {"egg": egg}
+    exec(re.sub("(?m)^    ", "", block).replace("runs/first", "runs/nano"), names)
     assert names["texts"] == network.generate("def ", 200, temperature=0.8, seed=1, count=4)
 
 

@@ -17,10 +17,10 @@ from statistics import fmean
 import numpy as np
 
 import egg
-from egg.cli.corpus import open_for_training
 from egg.evolution.classic import ClassicEvolution, ClassicSettings
 from egg.model.evaluate import evaluate, sample
 from egg.run.adaptation import adapt
+from egg.training.corpus import open_for_training
 
 POINTS = 10
 

@@ -1,1 +1,1 @@
-"""The commands, one a file, none importing another; the only room that knows ``data``."""
+"""The commands, one a file, none importing another; with ``egg.training.corpus``, all that knows ``data``."""

@@ -10,8 +10,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from egg import data
-from egg.cli.corpus import facts, open_for_training, text_of
-from egg.cli.folders import folder_for
+from egg.cli.corpus import text_of
 from egg.cli.options import FULL, ColumnFlag, ComputeFlags, JsonFlag, parse, rank_of, say
 from egg.compute import Compute
 from egg.config import TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
@@ -24,9 +23,11 @@ from egg.report.curves import read_curves
 from egg.report.draw import draw_run
 from egg.report.plots import LOSS, plot_runs
 from egg.run.adaptation import ADAPTED, ALL_WEIGHTS, AdapterTrainer, Subspace, beginning
+from egg.run.folders import folder_for
 from egg.run.origin import made_with
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
+from egg.training.corpus import facts, open_for_training
 from egg.view.figures import count, duration
 
 MEASUREMENTS = 20  # on the way

@@ -5,7 +5,6 @@ import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from egg.cli.folders import folder_for
 from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
@@ -16,6 +15,7 @@ from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
 from egg.rewards.process import Reward
 from egg.run.adaptation import Subspace, beginning
+from egg.run.folders import folder_for
 from egg.run.log import METRICS
 from egg.run.origin import made_with
 from egg.run.signals import catch_signals

@@ -10,8 +10,8 @@ from cyclopts import Parameter
 from egg.cli.bar import bar
 from egg.cli.options import ComputeFlags, parse, say, target_file
 from egg.compute import Compute
-from egg.errors import EggError, telling
-from egg.model.checkpoint import WRITING, replace_file
+from egg.errors import telling
+from egg.model.checkpoint import replace_file
 from egg.model.compress import HEADER, compress, decompress
 from egg.model.network import Network, read_model
 
@@ -88,8 +88,5 @@ def _read(path: str) -> bytes:
 
 
 def _write(target: Path, content: bytes) -> None:
-    try:
+    with telling(f"cannot write {target}"):
         replace_file(target, content)
-    except OSError as error:
-        target.with_name(f"{WRITING}{target.name}").unlink(missing_ok=True)
-        raise EggError(f"cannot write {target}: {error.strerror or error}") from error

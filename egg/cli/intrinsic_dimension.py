@@ -10,7 +10,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egg.cli.bar import steps_bar
-from egg.cli.corpus import open_for_training
 from egg.cli.options import ComputeFlags, JsonFlag, made_folder, number, parse, say
 from egg.compute import Compute
 from egg.config import TOKENS, EvolutionConfig
@@ -36,6 +35,7 @@ from egg.study.intrinsic_dimension import (
     trials_of,
 )
 from egg.study.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
+from egg.training.corpus import open_for_training
 from egg.view.figures import count
 
 SUMMARY = "d90.json"

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -24,8 +23,8 @@ from cyclopts import (
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.kernels import BACKENDS
+from egg.view.figures import UNITS, number, whole_number
 
-UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 NONE = "none"
 FULL = "full"
 FLAT = Parameter(name="*")
@@ -159,28 +158,6 @@ ColumnFlag = Annotated[
 AnyText = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 """A text that may begin with a hyphen, or the name of a file, - being standard input."""
 JsonFlag = Annotated[bool, Parameter(help="Print one JSON object on standard output, and nothing else there.")]
-
-
-def whole_number(text: str) -> int:
-    """An integer as people write it: 4096, 10_000_000, 10M, 1e9, 0.5G."""
-    plain = text.strip().replace("_", "").replace(",", "")
-    unit = UNITS.get(plain[-1:].upper(), 1)
-    try:
-        number = Decimal(plain[:-1] if unit > 1 else plain) * unit
-        # The bound is far beyond any sensible number, and keeps 1e999999999 from filling memory.
-        if number.is_finite() and abs(number) < 10**30 and number == int(number):
-            return int(number)
-    except ArithmeticError:  # no number, or one beyond all bounds
-        pass
-    raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
-
-
-def number(text: str) -> float:
-    """A real number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no number: write it like 0.5") from None
 
 
 def _read(kind: Any, tokens: tuple[Token, ...]) -> Any:

@@ -17,7 +17,7 @@ from egg.ranks.distributed import ALONE, Alone
 
 
 class Text(Protocol):
-    """Bytes to learn from; ``egg.cli.corpus.CorpusText`` is one."""
+    """Bytes to learn from; ``egg.training.corpus.CorpusText`` is one."""
 
     size: int
 
@@ -42,6 +42,8 @@ class StepReport(ArrayValue):
     """(parameters,) int8: the weights before the step."""
     after: np.ndarray = field(repr=False)
     """The same after it."""
+    validation_bits_per_byte: float | None = None
+    """Exact, where a run measured the weights after the step."""
 
     # Passes over all weights: only a line of the log is worth them.
     @property

@@ -191,32 +191,31 @@ def save_checkpoint(
     folder = run / CHECKPOINTS / step_name(step)
     temporary = run / CHECKPOINTS / f"{WRITING}{step_name(step)}"
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}
-    try:
-        if folder.exists():
-            if damage_of(folder) is None:
-                return folder  # the same step of the same run has the same bytes
-            shutil.rmtree(folder)
-        if not run.is_dir():  # made anew it would hold half a run
-            raise FileNotFoundError(None, "the folder of the run is gone")
-        folder.parent.mkdir(exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-        temporary.mkdir()
-        files = {}
-        for name, content in (
-            (CONFIG, lambda: json_bytes(config)),
-            (MODEL, lambda: save(shape.views(weights))),
-            (STATE, lambda: save(state, {FORMAT_KEY: FORMAT})),
-        ):
-            files[name] = _write_hashed(temporary / name, content())
-        write_synced(temporary / MANIFEST, json_bytes({"format": 1, "files": files}))
-        sync_folder(temporary)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise EggError(
-            f"cannot write checkpoint {folder}: {error.strerror or error}; what was saved before stands"
-        ) from error
+    with telling(f"cannot write checkpoint {folder}", "; what was saved before stands"):
+        try:
+            if folder.exists():
+                if damage_of(folder) is None:
+                    return folder  # the same step of the same run has the same bytes
+                shutil.rmtree(folder)
+            if not run.is_dir():  # made anew it would hold half a run
+                raise FileNotFoundError(None, "the folder of the run is gone")
+            folder.parent.mkdir(exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+            temporary.mkdir()
+            files = {}
+            for name, content in (
+                (CONFIG, lambda: json_bytes(config)),
+                (MODEL, lambda: save(shape.views(weights))),
+                (STATE, lambda: save(state, {FORMAT_KEY: FORMAT})),
+            ):
+                files[name] = _write_hashed(temporary / name, content())
+            write_synced(temporary / MANIFEST, json_bytes({"format": 1, "files": files}))
+            sync_folder(temporary)
+            temporary.rename(folder)
+            sync_folder(folder.parent)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
 from egg.run.log import METRICS, VALIDATION, read_lines
@@ -49,14 +49,13 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
     rows: dict[str, list[tuple]] = {key: [] for key in ("train", VALIDATION, *FIGURES)}
     steps, at = 0, (0, 0.0)
     try:
-        for _, _, record in read_lines(run / METRICS):
-            steps, at = record["step"], (record["tokens"], record["seconds"])
-            rows["train"].append((*at, record["train_integer_bits_per_byte"]))
-            for key in (VALIDATION, *FIGURES):
-                if key in record:
-                    rows[key].append((*at, record[key]))
-    except OSError as error:
-        raise EggError(f"cannot read {run / METRICS}: {error.strerror or error}") from error
+        with telling(f"cannot read {run / METRICS}"):
+            for _, _, record in read_lines(run / METRICS):
+                steps, at = record["step"], (record["tokens"], record["seconds"])
+                rows["train"].append((*at, record["train_integer_bits_per_byte"]))
+                for key in (VALIDATION, *FIGURES):
+                    if key in record:
+                        rows[key].append((*at, record[key]))
     except (KeyError, TypeError) as error:
         raise EggError(f"{run / METRICS} is no log of a run: a line has no {error}") from error
     if not steps:

@@ -1,4 +1,4 @@
-"""A run's settings as TOML: read as values of flags that others override, written back by every run.
+"""A run's settings as TOML: read as flags that others override, written back by every run.
 
 A key is a flag's name, ``hidden_size`` or ``hidden-size``; a value is a number, or a text as it
 would stand on the command line.
@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from egg.config import Config
-from egg.errors import EggError
+from egg.errors import EggError, telling
 
 RUN_TOML = "run.toml"
 
@@ -35,32 +35,28 @@ def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
-def read_settings(path: str, known: Collection[str]) -> dict[str, str]:
-    """The settings in a file: name, with underscores -> value, as it would stand on the command line.
+def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[str, str | int | float]:
+    """The settings in a file, under the keys they have there.
 
     known : names of the settings that may be there, with underscores
+    where : the file, as messages name it
     Raises EggError, one line, for a file that cannot be read, is no TOML, or holds anything else.
     """
-    if not path:
-        raise EggError("--config is empty: give a TOML file, as a run's run.toml")
     try:
-        content = tomllib.loads(Path(path).read_bytes().decode())
-    except OSError as error:
-        raise EggError(f"--config {path}: {error.strerror}; give a TOML file") from None
+        with telling(where, "; give a TOML file"):
+            content = tomllib.loads(Path(path).read_bytes().decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EggError(f"--config {path} is not TOML: {error}") from None
-    settings = {}
+        raise EggError(f"{where} is not TOML: {error}") from None
     unknown = [key for key in content if key.replace("-", "_") not in known]
     if unknown:
         raise EggError(
-            f"--config {path}: unknown {', '.join(map(repr, unknown))}; keys are the names of flags "
+            f"{where}: unknown {', '.join(map(repr, unknown))}; keys are the names of flags "
             "(egg train --help), without tables"
         )
     for key, value in content.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise EggError(f"--config {path}: {key} must be a number or a text, not {value!r}")
-        settings[key.replace("-", "_")] = str(value)
-    return settings
+            raise EggError(f"{where}: {key} must be a number or a text, not {value!r}")
+    return content
 
 
 def _written(value: str | int | float | None) -> str:

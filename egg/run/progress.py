@@ -50,6 +50,20 @@ class Progress:
             self._live = None
 
 
+class Quiet(Progress):
+    """Shows nothing."""
+
+    def due(self) -> bool:
+        """Never."""
+        return False
+
+    def show(self, status: Status) -> None:
+        """Show nothing."""
+
+    def note(self, line: str) -> None:
+        """Print nothing."""
+
+
 def _parts(status: Status) -> list[str]:
     parts = [f"step {status.step:,}", f"{count(status.tokens)} tokens", f"train {status.train:.3f}"]
     if status.validation is not None:

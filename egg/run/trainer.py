@@ -1,8 +1,8 @@
 """The loop of a run: steps, measurements, checkpoints, and an orderly end."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,8 @@ class Trainer:
         # Since the last line of the log: steps, sum of their bits per byte, seconds.
         self._window = (0, 0.0, 0.0)
         self._report: StepReport | None = None
+        self.outcome: Outcome | None = None
+        """How training ended, once it has."""
         self._begun = False
         self.stepping = 0.0
         """Seconds of all steps but the first, which may compile kernels."""
@@ -97,32 +99,52 @@ class Trainer:
         retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best and best.step)
 
     def train(self) -> Outcome:
-        """Go on until the stop; always leaves a checkpoint of the last step."""
+        """Go on until the stop or a signal; always leaves a checkpoint of the last step."""
+        restore = catch_signals(self._hear)
+        try:
+            for _ in self.reports():
+                pass
+        finally:
+            restore()
+        return self.outcome
+
+    def reports(self) -> Iterator[StepReport]:
+        """Go on until the stop, and report each step; whoever leaves between two steps leaves a checkpoint too.
+
+        ``outcome`` says afterwards how it ended.
+        """
         log = self._begin() if self.ranks.leader else None
         self._clock_zero = time.perf_counter() - self._history.seconds
-        restore = catch_signals(self._hear)
         stop, interrupted = bool(self.ranks.agree(self.finished)), None
         self.evolution.time_share = self._time_share()
         try:
             while not stop and not interrupted:
                 stop = self._step(log)
+                try:
+                    yield self._report
+                except BaseException:  # the caller's, or GeneratorExit
+                    if self.ranks.size == 1:  # others would not save with this one
+                        self._end(log, None)
+                    raise
                 # A signal that one rank has heard, all heed after the same step.
                 interrupted = None if stop else self.ranks.agree(self._signal or 0) or None
-            if log and self._window[0]:
-                self._write(log, measure=False)
-            self._save(log)
-            if log:
-                log.close()
-            saved = self.run_folder / checkpoint.CHECKPOINTS
-            saved /= checkpoint.step_name(self.evolution.step_number)
-            return Outcome(saved, interrupted, self._measured, log and log.best, self._seconds())
+            self._end(log, interrupted)
         finally:
-            restore()
             self.progress.close()
             if log:
                 log.drop()
             for sink in self.sinks:
                 sink.close()
+
+    def _end(self, log: RunLog | None, interrupted: int | None) -> None:
+        """Log what is not logged yet, save, and keep how it ended."""
+        if log and self._window[0]:
+            self._write(log, measure=False)
+        self._save(log)
+        if log:
+            log.close()
+        saved = self.run_folder / checkpoint.CHECKPOINTS / checkpoint.step_name(self.evolution.step_number)
+        self.outcome = Outcome(saved, interrupted, self._measured, log and log.best, self._seconds())
 
     def _begin(self) -> RunLog:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
@@ -182,6 +204,7 @@ class Trainer:
         if measure:
             self._measured = self._evaluate()
             record[VALIDATION] = self._measured.bits_per_byte
+            self._report = replace(report, validation_bits_per_byte=self._measured.bits_per_byte)
         if report.step_size is not None:
             record["step_size"] = report.step_size
         record |= {

@@ -1,18 +1,21 @@
 """The learning bench: configurations side by side, at equal tokens, with several seeds each.
 
-Every run is an ordinary run folder, DIR/NAME/seed-N, made by ``egg train``; a line of DIR/results.jsonl keeps
+Every run is an ordinary run folder, DIR/NAME/seed-N, made by ``egg.train``; a line of DIR/results.jsonl keeps
 what came of it.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
 from egg.model import checkpoint
 from egg.run.lock import locked
 from egg.run.log import METRICS, VALIDATION, read_lines
@@ -22,22 +25,10 @@ from egg.view.figures import count
 
 RESULTS = "results.jsonl"
 SEEDS = "seeds"
-KEPT_BACK = ("seed", "out", "resume", "config")  # flags that are not a configuration's to set
+KEPT_BACK = ("seed", "out", "resume", "config", "progress")  # flags that are not a configuration's to set
 LOCK_SECONDS = 30  # in which a run whose comparison was killed finishes its step and saves
 
-# A run in a session of its own, so that Ctrl-C reaches it through the comparison alone, once. The pipe ends when the
-# comparison does, however that was: then the run saves and ends too.
-RUN = """\
-import os, signal, sys, threading
-from egg.cli.main import main
-
-def follow():
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-threading.Thread(target=follow, daemon=True).start()
-sys.exit(main(sys.argv[1:]))
-"""
+RUN = "import sys; from egg.study.compare import run_alone; sys.exit(run_alone(sys.argv[1]))"
 
 
 class Stopped(Exception):
@@ -50,14 +41,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Configuration:
-    """One row of a comparison: a name, and flags of ``egg train`` with their values."""
+    """One row of a comparison: a name, and settings of ``egg.train``, with their values as texts."""
 
     name: str
     settings: dict[str, str]
-
-    def flags(self) -> list[str]:
-        """The settings as ``egg train`` takes them."""
-        return [f"--{key.replace('_', '-')}={value}" for key, value in self.settings.items()]
 
 
 @dataclass(frozen=True)
@@ -82,10 +69,8 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
     Raises EggError, one line, for a file that cannot be read or says something else.
     """
     try:
-        with path.open("rb") as file:
+        with telling(f"cannot read {path}"), path.open("rb") as file:
             content = tomllib.load(file)
-    except OSError as error:
-        raise EggError(f"cannot read {path} ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise EggError(f"{path} is no TOML file: {error}") from error
     seeds = content.pop(SEEDS, [1, 2])
@@ -154,15 +139,15 @@ def read_results(out: Path) -> list[Result]:
 def _run(configuration: Configuration, seed: int, out: Path) -> Result:
     folder = out / configuration.name / f"seed-{seed}"
     begun = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
-    arguments = ["train", *configuration.flags()]
+    arguments = configuration.settings | {"seed": seed}
     if _begun(folder):
         if begun.exists() and json.loads(begun.read_bytes()) != configuration.settings:
             raise EggError(_other_settings(folder, configuration))
-        arguments += [f"--seed={seed}", f"--resume={folder}"]
+        arguments |= {"resume": str(folder)}
     else:
         begun.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.replace_file(begun, checkpoint.json_bytes(configuration.settings))
-        arguments += [f"--seed={seed}", f"--out={folder}"]
+        arguments |= {"out": str(folder)}
     status = _call(arguments)
     if status:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
@@ -187,10 +172,34 @@ def _begun(folder: Path) -> bool:
         time.sleep(0.2)
 
 
-def _call(arguments: list[str]) -> int:
-    """Run ``egg`` with arguments; returns its status, raises Stopped after a signal, when it has saved."""
+def run_alone(arguments: str) -> int:
+    """Train in this process, which a comparison has started; returns the exit status.
+
+    arguments : of ``egg.train``, in JSON
+    """
+    from egg.training.train import train  # with the kernels, which the comparison itself does not need
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        return train(**json.loads(arguments), progress=True).follow()
+    except (EggError, OSError, MemoryError) as error:
+        print(f"egg: {str(error) or 'out of memory'}", file=sys.stderr)
+        return 2
+
+
+def _end_with_parent() -> None:
+    """Save and end when the comparison has ended, however that was: then the pipe from it ends."""
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _call(arguments: dict[str, str | int]) -> int:
+    """Train in a process of its own; returns its status, raises Stopped after a signal, when it has saved.
+
+    A session of its own too: Ctrl-C reaches the run through the comparison alone, once.
+    """
     heard: list[int] = []
-    command = [sys.executable, "-c", RUN, *arguments]
+    command = [sys.executable, "-c", RUN, json.dumps(arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
 
         def hear(number: int) -> None:

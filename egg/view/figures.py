@@ -1,4 +1,8 @@
-"""Numbers as a person reads them."""
+"""Numbers as a person reads and writes them."""
+
+from decimal import Decimal
+
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 
 
 def count(number: float) -> str:
@@ -19,3 +23,35 @@ def duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24}d {hours % 24:02d}h"
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def whole_number(text: str) -> int:
+    """An integer as people write it: 4096, 10_000_000, 10M, 1e9, 0.5G."""
+    plain = text.strip().replace("_", "").replace(",", "")
+    unit = UNITS.get(plain[-1:].upper(), 1)
+    try:
+        number = Decimal(plain[:-1] if unit > 1 else plain) * unit
+        # The bound is far beyond any sensible number, and keeps 1e999999999 from filling memory.
+        if number.is_finite() and abs(number) < 10**30 and number == int(number):
+            return int(number)
+    except ArithmeticError:  # no number, or one beyond all bounds
+        pass
+    raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
+
+
+def number_or(word: str, text: str) -> int | str:
+    """An integer, or the word."""
+    if text.strip().lower() == word:
+        return word
+    try:
+        return whole_number(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {word}") from None
+
+
+def number(text: str) -> float:
+    """A real number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number: write it like 0.5") from None

@@ -1,0 +1,1 @@
+"""Training as a library: `egg.train`, and what the command `egg train` calls."""

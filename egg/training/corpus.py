@@ -1,0 +1,59 @@
+"""A text to train on: the one place beside the command line that joins ``data`` to ``egg``."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from egg import data
+from egg.config import Config
+from egg.errors import EggError
+
+
+class CorpusText:
+    """A split as what evolution reads."""
+
+    def __init__(self, tokens: np.ndarray):
+        self.tokens, self.size = tokens, tokens.size
+
+    def read(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """(len(starts), length) uint8 from each start on, wrapping round at the end."""
+        return data.read_chunks(self.tokens, starts, length)
+
+
+def open_for_training(
+    spec: str, column: str, notify: Callable[[str], None], *, bar: bool = True
+) -> tuple[data.Corpus, CorpusText, str]:
+    """A corpus, the text to train on, and the name of the split to validate on.
+
+    bar : of the preparation, where standard error is a terminal
+    Raises EggError, one line.
+    """
+    try:
+        corpus = data.open_corpus(spec, column=column, progress=bar and sys.stderr.isatty(), notify=notify)
+    except data.DataError as error:
+        raise EggError(str(error)) from error
+    training = corpus.training_split
+    if not corpus.bytes(training):
+        raise EggError(f"{spec}: its split {training} is empty, there is nothing to learn from")
+    validation = corpus.validation_split
+    if validation is None or not corpus.bytes(validation):
+        validation = training
+        notify(f"{corpus.name} holds no text back for validation: it is measured on what it trains on")
+    return corpus, CorpusText(corpus.split(training)), validation
+
+
+def facts(corpus: data.Corpus) -> dict:
+    """What a run's config.json keeps of its corpus."""
+    return {
+        "name": corpus.name,
+        "fingerprint": corpus.fingerprint,
+        "bytes": {name: corpus.bytes(name) for name in corpus.splits},
+        "documents": {name: corpus.documents(name) for name in corpus.splits},
+    }
+
+
+def located(config: Config) -> Config:
+    """The same with a text that means the same from every folder."""
+    return replace(config, run=replace(config.run, data=data.absolute(config.run.data)))

@@ -1,0 +1,85 @@
+"""What a caller says of a run, as a configuration: a preset, a file or a dict, and settings over it."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from egg.config import DEFAULT_PRESET, PRESETS, Config, EvolutionConfig, ModelConfig, RunConfig, preset, with_settings
+from egg.errors import EggError
+from egg.kernels import BACKENDS, BackendName
+from egg.run.config_file import read_settings
+
+FIELDS = {f.name for kind in (ModelConfig, EvolutionConfig, RunConfig) for f in fields(kind)}
+WHERE = {"out", "backend", "threads", "device"}
+"""Settings of a place, from which no result follows."""
+ALIASES = {"member_tokens": "tokens"}
+NAMES = {"preset", *WHERE, *ALIASES, *FIELDS}
+"""The settings that a file can have."""
+
+
+def configuration(
+    base: str | os.PathLike | Mapping[str, Any] | Config | None, settings: Mapping[str, Any]
+) -> tuple[Config, dict[str, Any]]:
+    """A configuration, and what is said of its place: name -> value.
+
+    base : a preset's name, the path of a TOML file as ``--config`` takes, the same as a dict, a Config, or None: the
+        default preset
+    settings : as ``known`` returns them; they override the base
+    Raises EggError for a name or a value that cannot be.
+    """
+    place: dict[str, Any] = {}
+    if "preset" in settings:
+        if base is not None:
+            raise EggError("preset: there is a first argument already, leave one of them away")
+        base = settings["preset"]
+    if isinstance(base, Config):
+        config = base
+    else:
+        own = _own_settings(base)
+        place = {name: own[name] for name in WHERE & own.keys()}
+        config = with_settings(preset(own.get("preset", DEFAULT_PRESET)), own)
+    return with_settings(config, {**settings, "preset": config.preset}), place
+
+
+def known(settings: Mapping[str, Any], names: Iterable[str] = ("preset", *ALIASES, *FIELDS)) -> dict[str, Any]:
+    """Settings under their present names, with underscores; raises EggError for one that is unknown."""
+    found = {}
+    for key, value in settings.items():
+        name = key.replace("-", "_")
+        if name not in names:
+            raise EggError(f"unknown setting {key!r}{perhaps(name, names)}: settings are flags of egg train --help")
+        found[ALIASES.get(name, name)] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return found
+
+
+def perhaps(name: str, names: Iterable[str]) -> str:
+    """The nearest of the names, as a question's end; empty where none is near."""
+    nearest = get_close_matches(name, list(names), 1)
+    return f", perhaps {nearest[0]!r}" if nearest else ""
+
+
+def backend_name(name: str) -> BackendName:
+    """The name of a backend; raises EggError for another."""
+    if name not in BACKENDS:
+        raise EggError(f"unknown backend {name!r}{perhaps(str(name), BACKENDS)}: choose {', '.join(BACKENDS)}")
+    return name
+
+
+def _own_settings(base: str | os.PathLike | Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a base says by itself."""
+    if base is None:
+        return {}
+    if isinstance(base, Mapping):
+        return known(base, NAMES)
+    if isinstance(base, str) and base in PRESETS:
+        return {"preset": base}
+    if isinstance(base, str) and not (base.endswith(".toml") or Path(base).is_file()):
+        raise EggError(
+            f"unknown preset {base!r}{perhaps(base, PRESETS)}: choose {', '.join(PRESETS)}, or give a TOML file"
+        )
+    if isinstance(base, str | os.PathLike):
+        return known(read_settings(os.fspath(base), NAMES, str(base)), NAMES)
+    raise EggError(f"{base!r} is no configuration: give a preset's name, a Config, a dict or the path of a run.toml")

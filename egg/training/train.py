@@ -1,0 +1,149 @@
+"""``egg.train``: a run from Python, a report a step."""
+
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from egg.compute import Compute
+from egg.config import Config, as_field, with_settings
+from egg.errors import EggError
+from egg.evolution.base import StepReport
+from egg.ranks.distributed import launched
+from egg.run.folders import new_folder
+from egg.run.progress import Progress, Quiet
+from egg.training.corpus import located
+from egg.training.session import Session, find_begun, refuse_changes
+from egg.training.settings import backend_name, configuration, known
+
+
+class Training(Iterator[StepReport]):
+    """A run as an iterator over its steps; what ``egg.train`` returns."""
+
+    def __init__(self, folder: Path, open_session: Callable[[ExitStack], Session]):
+        self.folder = folder
+        """Where the run's files are, for ``egg.load``."""
+        self._open = open_session
+        self._reports = _reports(open_session)
+
+    def __next__(self) -> StepReport:
+        return next(self._reports)
+
+    def close(self) -> None:
+        """Leave early: save a checkpoint of the last step and let the folder go. Nothing happens a second time."""
+        self._reports.close()
+
+    def follow(self) -> int:
+        """Train to the stop as the command does, which catches Ctrl-C and SIGTERM; returns its exit status."""
+        with ExitStack() as held:
+            return self._open(held).follow("egg train")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def train(
+    base: str | os.PathLike | Mapping[str, Any] | Config | None = None,
+    /,
+    *,
+    out: str | os.PathLike | None = None,
+    resume: str | os.PathLike | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    device: int | None = None,
+    tensorboard: bool = False,
+    wandb: bool = False,
+    progress: bool = False,
+    **settings: Any,
+) -> Training:
+    """Train a model: an iterator that takes a step, and reports it, each time it is asked for the next.
+
+    The run's folder is byte for byte what the command ``egg train`` leaves with the same settings. The call itself
+    checks the settings and writes nothing: ``for report in egg.train(...)`` trains to the stop, ``for _ in`` does too
+    where no report is needed. Whoever leaves the loop early (``break``, an exception in its body) leaves a checkpoint
+    of the last step, and ``resume`` goes on from there; an iterator that is kept in a variable is left with
+    ``close()``, or by ``with egg.train(...) as training:``. Signals are Python's: Ctrl-C within a step ends the run as
+    a kill does, at the checkpoint before; ``egg.train(...).follow()`` catches it as the command does.
+
+    base : a preset's name, an ``egg.config.Config``, a dict of settings, or the path of a TOML file such as a run's
+        run.toml; None is preset nano. Not with ``resume``.
+    out : folder of the run; None is runs/PRESET-DATE-TIME. ``Training.folder`` says which.
+    resume : the folder of a run to go on with, from its newest complete checkpoint
+    backend : "auto", "numpy", "numba" or "cupy"; results do not depend on it
+    threads, device : of a CPU backend; number of the GPU. None is all there are, and the first.
+    tensorboard, wandb : log there too
+    progress : show what the command shows, on standard output
+    settings : any other flag of ``egg train`` by its name, ``hidden_size=64`` for ``--hidden-size 64``; they override
+        the base. Numbers may be texts, as "10M". A stop (steps, tokens, minutes) replaces all of the base's.
+    returns : an iterator of ``StepReport``: step, tokens, train_integer_bits_per_byte, step_size, changed_share,
+        clipped_share, and validation_bits_per_byte, which is None where nothing was measured. A report holds the
+        weights before and after its step: of many steps, keep its figures and not the report.
+    Raises EggError, one line, for an unknown setting, a value that cannot be, or a folder that cannot be had.
+
+    >>> training = egg.train("quickstart", data="book.txt", out="runs/book", steps=3, hidden_size=16, backend="numpy")
+    >>> for report in training:
+    ...     print(report.step, report.tokens)
+    1 512
+    2 1024
+    3 1536
+    >>> network = egg.load(training.folder)
+    >>> for report in egg.train(resume="runs/book", steps=5, backend="numpy"):
+    ...     print(report.step, report.validation_bits_per_byte is not None)
+    4 False
+    5 True
+    """
+    if (processes := launched()[1]) > 1:
+        raise EggError(
+            f"{processes} processes were started: only the command egg train divides its work among several, "
+            "start one process"
+        )
+    settings = known(settings)
+    place = {"out": out, "backend": backend, "threads": threads, "device": device}
+    if resume is not None:
+        if base is not None:
+            raise EggError(f"the run in {resume} has its settings: leave the first argument away")
+        folder = Path(resume)
+        if out is not None and Path(out).resolve() != folder.resolve():
+            raise EggError(f"--out {out}: a resumed run stays in {folder}, leave out away")
+        session = partial(_resumed, folder, settings)
+    else:
+        config, own = configuration(base, settings)
+        place |= {name: value for name, value in own.items() if place[name] is None}
+        folder = new_folder(None if place["out"] is None else os.fspath(place["out"]), config.preset)
+        session = partial(Session, located(config).resolved(), folder)
+    chosen = {
+        "compute": Compute(
+            backend_name(place["backend"] or "auto"),
+            as_field("threads", place["threads"], int | None),
+            as_field("device", place["device"], int | None),
+        ),
+        "sinks": [name for name, on in (("tensorboard", tensorboard), ("wandb", wandb)) if on],
+        "progress": Progress() if progress else Quiet(),
+    }
+    return Training(folder, lambda held: session(held=held, **chosen))
+
+
+def _reports(open_session: Callable[[ExitStack], Session]) -> Generator[StepReport]:
+    with ExitStack() as held:
+        session = open_session(held)
+        if session.begin():
+            yield from session.trainer.reports()
+            if outcome := session.trainer.outcome:
+                session.end(outcome)
+
+
+def _resumed(folder: Path, settings: Mapping[str, Any], held: ExitStack, **chosen: Any) -> Session:
+    """A run that goes on."""
+    begun = find_begun(folder, held)
+    kept = begun.config(folder)
+    config = located(with_settings(kept, settings)).resolved()
+    refuse_changes(folder, kept, config)
+    return Session(config, folder, begun, held=held, **chosen)
