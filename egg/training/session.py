@@ -125,7 +125,7 @@ class Session:
         check_memory(config, recipe.memory(config, text.size, ranks.size))
         state = None
         if self.begun and ranks.leader:
-            self._check_text()
+            self._check_text(self.begun)
         if self._saved and ranks.leader:
             layout = recipe.state_layout(config.model.shape, config.evolution, text.size)
             state = checkpoint.read_state(self._saved, layout)
@@ -153,9 +153,9 @@ class Session:
         self.corpus, text, self.validation = open_for_training(*what, notify, bar=bar)
         return text
 
-    def _check_text(self) -> None:
+    def _check_text(self, begun: Begun) -> None:
         """Refuse to go on with another text than the one the run was begun with."""
-        began_with = self.begun.content.get("corpus")
+        began_with = begun.content.get("corpus")
         fingerprint = began_with.get("fingerprint") if isinstance(began_with, dict) else None
         if fingerprint != self.corpus.fingerprint:
             raise EggError(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from egg.config import DEFAULT_PRESET, PRESETS, Config, EvolutionConfig, ModelConfig, RunConfig, preset, with_settings
 from egg.errors import EggError
@@ -65,7 +65,7 @@ def backend_name(name: str) -> BackendName:
     """The name of a backend; raises EggError for another."""
     if name not in BACKENDS:
         raise EggError(f"unknown backend {name!r}{perhaps(str(name), BACKENDS)}: choose {', '.join(BACKENDS)}")
-    return name
+    return cast(BackendName, name)
 
 
 def _own_settings(base: str | os.PathLike | Mapping[str, Any] | None) -> dict[str, Any]:
