@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from egg.errors import EggError
-from egg.kernels.arithmetic import MIN_BRANCHES, VOTE_ROWS
+from egg.kernels.arithmetic import MEMBER_ROWS, MIN_BRANCHES, VOTE_ROWS
 from egg.kernels.layout import BackendError, Shape
 from egg.optimizer import STEP_BITS, default_step_size
 
@@ -119,6 +119,9 @@ class EvolutionConfig:
                 f"--streams {self.streams} of --seq-len {self.seq_len}: at most {VOTE_ROWS:,} bytes in a step, "
                 "the sums of its votes have no room for more"
             )
+
+        if self.recipe == "paper" and self.seq_len > MEMBER_ROWS:
+            raise EggError(f"--seq-len {self.seq_len}: at most {MEMBER_ROWS:,}, a member's score has no room for more")
 
     @property
     def readers_field(self) -> str:
