@@ -173,8 +173,8 @@ class RunConfig:
         _at_least(self, 0, "eval_every", "eval_bytes", "checkpoint_every")
         if self.keep != "all":
             _at_least(self, 1, "keep")
-        if self.minutes is not None and not self.minutes > 0:
-            raise EggError(f"--minutes {self.minutes}: must be more than 0")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise EggError(f"--minutes {self.minutes}: must be more than 0, and finite")
         if not self.data:
             raise EggError("--data is empty: give stdlib, minipile or a path")
 

@@ -53,6 +53,8 @@ from egg.errors import EggError
         (RunConfig, {"minutes": 0.0}, "--minutes"),
         (RunConfig, {"minutes": float("nan")}, "--minutes"),
         (RunConfig, {"eval_every": -1}, "--eval-every"),
+        (RunConfig, {"minutes": float("inf")}, "--minutes inf"),
+        (RunConfig, {"minutes": float("nan")}, "--minutes nan"),
         (RunConfig, {"log_every": 0}, "--log-every 0"),
         (RunConfig, {"eval_bytes": -1}, "--eval-bytes"),
         (RunConfig, {"checkpoint_every": -1}, "--checkpoint-every"),
@@ -70,6 +72,8 @@ def test_limits_themselves_are_allowed():
     EvolutionConfig(recipe="paper", population_size=2, sigma_shift=8)
     EvolutionConfig(recipe="paper", population_size=10**6, sigma_shift=0)
     EvolutionConfig(recipe="paper", seq_len=5_621_684)
+    for horizon in (1, 10**18, 10**23):
+        assert Config(evolution=EvolutionConfig(schedule_tokens=horizon)).resolved().evolution.step_size > 0
 
 
 @pytest.mark.parametrize("branches", [0, 8, 24, 128, -16])
