@@ -4,6 +4,7 @@ The docstring under a field is its help text. Where a run happens (backend, thre
 no result and is not part of the configuration.
 """
 
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
