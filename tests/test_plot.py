@@ -178,7 +178,7 @@ def test_ticks_that_are_read_as_they_are_meant(tmp_path, monkeypatch):
     from egg.report.plots import log_axis, plot_runs
 
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path: drawn.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, format: drawn.append(self))
     lines = np.array([[1000.0, 9.0, 5.0], [40_000.0, 185.0, 4.0]])
     plot_runs([Curves(tmp_path, "a", {}, 2, lines, lines, {}, (40_000, 185.0))], {}, tmp_path / "a")
     tokens, minutes = drawn[0].axes

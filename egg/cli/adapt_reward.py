@@ -9,6 +9,7 @@ from egg.cli.folders import folder_for
 from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
+from egg.files import save_figure
 from egg.kernels import get_backend
 from egg.model import checkpoint, hub
 from egg.model.adapter import ADAPTER, KINDS, adapter_shape, base_hash, file_bytes
@@ -147,4 +148,4 @@ def _draw(out: Path, before: float, rows: list[dict]) -> None:
     panel.set_ylabel("reward")
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
-    figure.savefig(out / CURVE)
+    save_figure(figure, out / CURVE)

@@ -9,9 +9,9 @@ import tyro
 
 from egg.cli.bar import bar
 from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
-from egg.errors import EggError, telling
+from egg.errors import telling
+from egg.files import replace_file
 from egg.kernels import get_backend
-from egg.model.checkpoint import WRITING, replace_file
 from egg.model.compress import HEADER, compress, decompress
 from egg.model.network import read_model
 
@@ -93,8 +93,5 @@ def _read(path: str) -> bytes:
 
 
 def _write(target: Path, content: bytes) -> None:
-    try:
-        replace_file(target, content)
-    except OSError as error:
-        target.with_name(f"{WRITING}{target.name}").unlink(missing_ok=True)
-        raise EggError(f"cannot write {target}: {error.strerror or error}") from error
+    with telling(f"cannot write {target}"):
+        replace_file(target, content, follow=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egg.errors import telling
+from egg.errors import EggError, telling
 
 METRICS = "metrics.jsonl"
 MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
@@ -78,6 +78,8 @@ class RunLog:
         path = run / METRICS
         with telling(f"cannot write {path}"):
             self.path = path
+            if path.is_symlink():
+                raise EggError(f"{path} is a link: a run writes into its own folder alone, put the file in its place")
             self._file = open(path, "a", encoding="utf-8")
             self._file.truncate(history.end)
         if history.last:

@@ -11,6 +11,7 @@ import numpy as np
 from egg.config import Config, to_json
 from egg.errors import telling
 from egg.evolution.base import Evolution, StepReport
+from egg.files import sweep
 from egg.model import checkpoint
 from egg.model.evaluate import Evaluation, evaluate
 from egg.optimizer import SHARE_BITS
@@ -128,6 +129,7 @@ class Trainer:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
         with telling(f"cannot write {self.run_folder}", "; give another folder with --out, or free space there"):
             self.run_folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.run_folder)
             for name, content in self._settings().items():
                 checkpoint.replace_file(self.run_folder / name, content)
         log = RunLog(self.run_folder, self._history)
