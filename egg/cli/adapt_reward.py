@@ -102,8 +102,6 @@ def _settings(arguments) -> RewardSettings:
         raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
     if arguments.eval_every is not None and arguments.eval_every < 0:
         raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
-    if not arguments.reward_timeout > 0:
-        raise EggError(f"--reward-timeout {arguments.reward_timeout}: must be more than 0")
     if not 0 <= sigma_shift <= 8:
         raise EggError(f"--sigma-shift {sigma_shift}: must be 0 to 8")
     Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)
