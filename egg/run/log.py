@@ -11,6 +11,7 @@ from typing import Any
 from egg.errors import EggError, telling
 
 METRICS = "metrics.jsonl"
+DENSE = 10_000  # lines of a log between two doublings of the steps
 MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
 VALIDATION = "validation_bits_per_byte"
 OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
@@ -118,6 +119,11 @@ def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
     return Best(record["step"], bits)
 
 
+def log_spacing(step: int, every: int) -> int:
+    """Steps between lines at a step: ``every`` for 2 DENSE lines, then twice as many with every doubling."""
+    return every << max(0, (step // (every * DENSE)).bit_length() - 1)
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """Each whole line of a log: where it begins, its bytes, its object; ends at the first torn one."""
     begin = 0
@@ -139,9 +145,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
 
 def _is_ours(record: dict[str, Any]) -> bool:
     """Whether what others read of a line is there, and is a number."""
-    numbers = [record["seconds"], record.get(VALIDATION, 0.0)]
-    return (
-        type(record["step"]) is int
-        and record["step"] > 0
-        and all(type(n) in (int, float) and 0 <= n < float("inf") for n in numbers)
-    )
+    step, numbers = record["step"], (record["seconds"], record.get(VALIDATION, 0))
+    return type(step) is int and 0 < step < 2**63 and all(is_number(number) and number >= 0 for number in numbers)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) < 1e300

@@ -17,7 +17,7 @@ from egg.model.evaluate import Evaluation, evaluate
 from egg.optimizer import SHARE_BITS
 from egg.run import retention
 from egg.run.config_file import RUN_TOML, to_toml
-from egg.run.log import VALIDATION, Best, History, RunLog, best_of, read_history
+from egg.run.log import VALIDATION, Best, History, RunLog, best_of, log_spacing, read_history
 from egg.run.progress import Progress
 from egg.run.signals import catch_signals
 from egg.run.sinks import Sink
@@ -163,7 +163,7 @@ class Trainer:
         save, measure = _due(report.step, run.checkpoint_every), _due(report.step, run.eval_every)
         best_yet = False
         if log:
-            if stop or save or measure or _due(report.step, run.log_every):
+            if stop or save or measure or _due(report.step, log_spacing(report.step, run.log_every)):
                 self._write(log, measure=stop or measure)
                 if measure:
                     # Not what is measured at the end alone: a run with a later stop does not measure there.
