@@ -1,14 +1,42 @@
 """Small files on disk, whole or not at all, and never through a link that somebody laid."""
 
+import errno
 import io
 import os
 import re
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.writing")
 """Name of what is not whole yet: no two writers have the same, and no file of a user's."""
+
+
+MAX_TEXT = 1 << 30
+"""Bytes of a file that is read as a whole because a user names it: a prompt, a text to compress."""
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file to read it; raises OSError, also for a pipe or a device, which could keep a reader for ever."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        folder = stat.S_ISDIR(mode)
+        reason = (errno.EISDIR, os.strerror(errno.EISDIR)) if folder else (errno.EINVAL, "it is no file")
+        raise OSError(*reason, str(path))
+    return open(descriptor, "rb")
+
+
+def read_file(path: str | Path, most: int = MAX_TEXT) -> bytes:
+    """The bytes of a file; raises OSError, also for one that is longer than ``most`` bytes, or is no file."""
+    with open_file(path) as file:
+        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return content
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from egg.cli.folders import folder_for
 from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
-from egg.files import save_figure
+from egg.files import read_file, save_figure
 from egg.kernels import get_backend
 from egg.model import checkpoint, hub
 from egg.model.adapter import ADAPTER, KINDS, adapter_shape, base_hash, file_bytes
@@ -126,7 +126,7 @@ def _prompts(path: str | None) -> list[bytes]:
     if path is None:
         raise EggError("--reward needs --prompts FILE, a text with a prompt on each line")
     with telling(f"--prompts {path}", "; give a text file"):
-        lines = Path(path).read_bytes().splitlines()
+        lines = read_file(path).splitlines()
     if not lines:
         raise EggError(f"--prompts {path}: there is no line in it")
     return lines

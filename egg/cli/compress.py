@@ -10,7 +10,7 @@ import tyro
 from egg.cli.bar import bar
 from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say, target_file
 from egg.errors import telling
-from egg.files import replace_file
+from egg.files import read_file, replace_file
 from egg.kernels import get_backend
 from egg.model.compress import HEADER, compress, decompress
 from egg.model.network import read_model
@@ -89,7 +89,7 @@ def main(argv: list[str], prog: str) -> int:
 
 def _read(path: str) -> bytes:
     with telling(f"{path}", "; give a file"):
-        return Path(path).read_bytes()
+        return read_file(path)
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ import tyro
 
 from egg.cli.options import BackendName, JsonFlag, parse, say
 from egg.errors import EggError, telling
+from egg.files import read_file
 
 Picture = Annotated[str | None, tyro.conf.arg(metavar="[PNG]")]
 
@@ -243,7 +244,7 @@ def _text(arguments: TraceArguments) -> bytes:
     if arguments.text_file == "-":
         return sys.stdin.buffer.read()
     with telling(f"--text-file {arguments.text_file}", "; give a text file, or - for standard input"):
-        return Path(arguments.text_file).read_bytes()
+        return read_file(arguments.text_file)
 
 
 def _arithmetic(arguments: ArithmeticArguments) -> int:

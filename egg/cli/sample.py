@@ -4,13 +4,13 @@ import codecs
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, TextIO
 
 import tyro
 
 from egg.cli.options import BackendFlag, DeviceFlag, ThreadsFlag, parse, say
 from egg.errors import EggError, telling
+from egg.files import read_file
 from egg.kernels import get_backend
 from egg.model.adapter import read_adapter
 from egg.model.network import read_model
@@ -71,7 +71,7 @@ def _prompt(arguments: SampleArguments) -> bytes:
             say("reading the prompt from the terminal, to the end of input")
         return sys.stdin.buffer.read()
     with telling(f"--prompt-file {arguments.prompt_file}", "; give a text file, or - for standard input"):
-        return Path(arguments.prompt_file).read_bytes()
+        return read_file(arguments.prompt_file)
 
 
 class Screen:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from egg.errors import EggError, telling
-from egg.files import replace_file, sync_folder, write_synced
+from egg.files import open_file, read_file, replace_file, sync_folder, write_synced
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.layout import Shape
 from egg.model.state import Form
@@ -162,7 +162,7 @@ def _verify(path: Path) -> None:
         there = path.stat().st_size
         if there != size:
             raise EggError(f"{path} is damaged: {there:,} bytes, its {MANIFEST} says {size!r}"[:400])
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise EggError(f"{path} is damaged: its bytes have not the checksum in {MANIFEST}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -171,11 +171,7 @@ def _verify(path: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     """A small file of JSON; raises OSError or ValueError."""
-    with open(path, "rb") as file:
-        content = file.read(MAX_JSON + 1)
-    if len(content) > MAX_JSON:
-        raise ValueError(f"it has more than {MAX_JSON:,} bytes")
-    return json.loads(content)
+    return json.loads(read_file(path, MAX_JSON))
 
 
 def save_checkpoint(

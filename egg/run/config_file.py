@@ -8,12 +8,13 @@ import json
 import tomllib
 from collections.abc import Collection
 from dataclasses import fields
-from pathlib import Path
 
 from egg.config import Config, flag
 from egg.errors import EggError
+from egg.files import read_file
 
 RUN_TOML = "run.toml"
+MAX_TOML = 1 << 20  # bytes of a file of settings: what is longer is none
 
 
 def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
@@ -44,10 +45,10 @@ def read_flags(path: str, known: Collection[str]) -> list[str]:
     if not path:
         raise EggError("--config is empty: give a TOML file, as a run's run.toml")
     try:
-        content = tomllib.loads(Path(path).read_bytes().decode())
+        content = tomllib.loads(read_file(path, MAX_TOML).decode())
     except OSError as error:
         raise EggError(f"--config {path}: {error.strerror}; give a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise EggError(f"--config {path} is not TOML: {error}") from None
     flags = []
     unknown = [key for key in content if key.replace("-", "_") not in known]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from egg.errors import EggError, telling
+from egg.files import open_file
 
 METRICS = "metrics.jsonl"
 DENSE = 10_000  # lines of a log between two doublings of the steps
@@ -127,7 +128,7 @@ def log_spacing(step: int, every: int) -> int:
 def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """Each whole line of a log: where it begins, its bytes, its object; ends at the first torn one."""
     begin = 0
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while line := file.readline(MAX_LINE):
             try:
                 record = json.loads(line)

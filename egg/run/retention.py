@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from egg.errors import telling
+from egg.files import read_file
 from egg.model.checkpoint import BEST, CHECKPOINTS, WRITING, checkpoints, json_bytes, replace_file, step_name, step_of
 from egg.run.log import VALIDATION, Best
 
@@ -58,5 +59,5 @@ def name_best(run: Path, best: Best | None) -> None:
             VALIDATION: best.bits_per_byte,
             "checkpoint": f"{CHECKPOINTS}/{step_name(best.step)}",
         }
-        if not path.exists() or path.read_bytes() != json_bytes(content):
+        if not path.exists() or read_file(path) != json_bytes(content):
             replace_file(path, json_bytes(content))
