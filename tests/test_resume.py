@@ -167,6 +167,19 @@ def test_two_kinds_of_signal_at_once_are_one(egg, tables, tmp_path, monkeypatch,
     assert status == 128 + numbers[0] and "stopped at step 1, saved" in out and err == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("output", ["/dev/full", None])
+def test_a_run_whose_output_goes_nowhere_is_finished(tables, tmp_path, output):
+    """Whoever read what it prints has gone, or the disk is full: the run itself goes on and is saved."""
+    command = [sys.executable, ROOT / "train.py", *SMALL, "--data", tables, "--steps", "9", "--out", tmp_path / "run"]
+    reading, writing = os.pipe()
+    os.close(reading)  # before the first line
+    with os.fdopen(writing, "w") if output is None else open(output, "w") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run/checkpoints/step-00000009").is_dir() and (tmp_path / "run/report.html").exists()
+
+
 def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
     def twice(self):
         signal.raise_signal(signal.SIGINT)

@@ -10,11 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
 
 from egg.errors import EggError
+from egg.files import shown
 from egg.ranks.lifeline import RECORD, Lifelines, tell
 
 # Rank and number of ranks, as launchers tell them. Slurm's are a step's own: a batch script that starts one process
@@ -27,6 +29,7 @@ LAUNCHERS = (
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
 )
 CHUNK = 1 << 18  # votes summed in one call: 2 MB at most, which stay in the cache
+LONGEST = 2000  # characters of a message: what it quotes of a file may be of any length
 GRACE = 2.0  # seconds in which the first rank tells what is wrong with all of them
 SPIN = 1e-4  # seconds of waiting for others who are about as far, as in most steps
 NAP = 2e-4  # seconds between two looks after that: the core is for those who compute
@@ -276,8 +279,10 @@ def fail(line: str, status: int) -> int:
     What is wrong with all ranks, as a flag, is told by the first of them.
     """
     rank, size = launched()
+    line = shown(line, LONGEST) if status == 2 else line
     if size == 1:
-        print(f"egg: {line}", file=sys.stderr)
+        with suppress(OSError):  # nobody may be there to read it
+            print(f"egg: {line}", file=sys.stderr)
     elif not rank:
         tell(line)
     if _joined:
