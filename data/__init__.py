@@ -6,8 +6,10 @@ from egg.data.errors import DataError
 from egg.data.inventory import Cleared, clear, list_corpora
 from egg.data.opening import absolute, open_corpus
 from egg.data.streams import read_chunks
+from egg.data.tokens import MAX_TEXT
 
 __all__ = [
+    "MAX_TEXT",
     "SPLITS",
     "Cleared",
     "Corpus",

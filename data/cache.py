@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from egg.data.corpus import FORMAT
+from egg.data.corpus import ALL, FORMAT, MANIFEST, SOURCE, SPLITS, VERIFIED, journal_path, split_path
 from egg.data.errors import DataError
 from egg.data.source import Source
 
@@ -51,6 +51,13 @@ def partial_folder(folder: Path) -> Path:
     return folder.with_name(folder.name + PARTIAL)
 
 
+def file_names(folder: Path) -> set[str]:
+    """Return the names of all files that a corpus's folder can hold."""
+    splits = [path(folder, split).name for split in (*SPLITS, ALL) for path in (split_path, journal_path)]
+    temporary = [path.name for path in folder.glob(f"{VERIFIED}.*")]
+    return {MANIFEST, SOURCE, VERIFIED, *splits, *temporary}
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of the body, which writes at `path`, into a DataError."""
@@ -61,6 +68,25 @@ def writing(path: Path) -> Iterator[None]:
         raise DataError(
             f"cannot write {path} ({reason}): free space there or set EGG_CACHE to another folder"
         ) from error
+
+
+def remove_corpus(folder: Path) -> int:
+    """Remove a corpus's folder with the files that belong to it, and return their size.
+
+    Raises DataError, with everything in its place, if anything else lies in it, or it cannot be written.
+    """
+    if not folder.exists():
+        return 0
+    with writing(folder):
+        files = list(folder.iterdir())
+        if strange := sorted(file.name for file in files if file.name not in file_names(folder) or file.is_dir()):
+            raise DataError(f"{folder} holds {strange[0]!r}, which no corpus has: move it away first")
+        size = sum(file.lstat().st_size for file in files)
+        # What makes it a corpus goes last: what an interruption leaves can be removed again.
+        for file in sorted(files, key=lambda file: file.name in (MANIFEST, SOURCE)):
+            file.unlink(missing_ok=True)
+        folder.rmdir()
+    return size
 
 
 @contextmanager

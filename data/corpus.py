@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,15 @@ SPLITS = ("train", "validation", "test")
 ALL = "all"
 
 MANIFEST = "manifest.json"
+
+SOURCE = "source.json"
+"""What a folder that is not whole yet is a part of; the whole one has the manifest instead."""
+
+VERIFIED = "verified.json"
+"""Size, times and inode of the files when their bytes were last found to be the manifest's; it may be absent."""
+
+MAX_JSON = 1 << 24
+"""Bytes of a manifest or journal line: what is longer is none, and is not read."""
 
 
 class DamagedCorpus(Exception):
@@ -100,32 +112,46 @@ def split_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.bin"
 
 
+def journal_path(folder: Path, split: str) -> Path:
+    """Return the path of a split's journal, which a folder has until it is whole."""
+    return folder / f"{split}.journal"
+
+
 def fingerprint_of(splits: dict[str, dict[str, Any]]) -> str:
     """Return the SHA-256, in hexadecimal, of every split's name, size and own SHA-256."""
     contents = [[name, splits[name]["size"], splits[name]["sha256"]] for name in sorted(splits)]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
-def load_corpus(folder: Path) -> Corpus | None:
-    """Read a corpus folder's manifest and check the files' sizes; None if there is no folder.
+def load_corpus(folder: Path, *, verify: bool = True) -> Corpus | None:
+    """Read a corpus folder's manifest and check the files against it; None if there is no folder.
 
+    verify : whether bytes count: a file is hashed if it is not the one that was hashed before, by its size, times
+        and inode. Sizes are checked always
     Raises DamagedCorpus, saying what is wrong, if the folder does not hold a whole corpus.
     """
     if not folder.is_dir():
         return None
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = read_json(folder / MANIFEST)
         if manifest["format"] != FORMAT:
-            raise DamagedCorpus(f"{folder / MANIFEST} has format {manifest['format']}")
+            raise DamagedCorpus(f"{folder / MANIFEST} has format {manifest['format']!r:.40}")
         splits = manifest["splits"]
+        if not splits or not set(splits) <= {*SPLITS, ALL} or manifest["fingerprint"] != fingerprint_of(splits):
+            raise DamagedCorpus(f"{folder / MANIFEST} does not agree with itself")
         for name in splits:
             path = split_path(folder, name)
+            figures = [splits[name][figure] for figure in ("size", "bytes", "documents", "nuls_removed")]
+            if not all(type(figure) is int and 0 <= figure <= splits[name]["size"] for figure in figures[:3]):
+                raise DamagedCorpus(f"{folder / MANIFEST} does not agree with itself")
             size = path.stat().st_size
             if size != splits[name]["size"]:
                 raise DamagedCorpus(f"{path} has {size} bytes, not {splits[name]['size']}")
+        if verify:
+            _verify(folder, splits)
         return Corpus(
-            name=manifest["name"],
-            spec=manifest["spec"],
+            name=str(manifest["name"]),
+            spec=str(manifest["spec"]),
             splits=tuple(name for name in (*SPLITS, ALL) if name in splits),
             fingerprint=manifest["fingerprint"],
             folder=folder,
@@ -133,5 +159,46 @@ def load_corpus(folder: Path) -> Corpus | None:
         )
     except OSError as error:
         raise DamagedCorpus(f"{error.filename} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCorpus(f"{folder / MANIFEST} is not a manifest ({error!r})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedCorpus(f"{folder / MANIFEST} is not a manifest ({error!r:.200})") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return what a small JSON file holds; raises OSError or ValueError."""
+    with open(path, "rb") as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise ValueError(f"{path} is too long")
+    return json.loads(content)
+
+
+def record_verified(folder: Path, splits: Iterable[str]) -> None:
+    """Keep what the files are like now that their bytes are known to be the manifest's.
+
+    Where the folder cannot be written, they are hashed again the next time.
+    """
+    temporary = folder / f"{VERIFIED}.{os.getpid()}"
+    with suppress(OSError):
+        temporary.write_text(json.dumps({name: _identity(split_path(folder, name)) for name in splits}))
+        os.replace(temporary, folder / VERIFIED)
+
+
+def _identity(path: Path) -> list[int]:
+    """What changes whenever a file does: every writing sets st_ctime, which no program can set back."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _verify(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
+    try:
+        known = read_json(folder / VERIFIED)
+    except (OSError, ValueError, RecursionError):
+        known = {}
+    known = known if isinstance(known, dict) else {}
+    new = [name for name in splits if known.get(name) != _identity(split_path(folder, name))]
+    for name in new:
+        with open(split_path(folder, name), "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != splits[name]["sha256"]:
+                raise DamagedCorpus(f"{split_path(folder, name)} has other bytes than were prepared")
+    if new:
+        record_verified(folder, splits)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egg.data.cache import PARTIAL, corpora_folder, locked, partial_folder, remove_lock, writing
-from egg.data.corpus import MANIFEST, Corpus, DamagedCorpus, load_corpus
+from egg.data.cache import PARTIAL, corpora_folder, file_names, locked, partial_folder, remove_corpus, remove_lock
+from egg.data.corpus import MANIFEST, SOURCE, Corpus, DamagedCorpus, load_corpus, read_json
 from egg.data.errors import DataError
-from egg.data.tokens import SOURCE
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def list_corpora(cache: Path | None = None, name: str | None = None) -> tuple[Co
     corpora = []
     for folder in _chosen(cache, name):
         try:
-            corpus = load_corpus(folder)
+            corpus = load_corpus(folder, verify=False)
         except DamagedCorpus:
             continue
         if corpus is not None:
@@ -68,14 +66,31 @@ def _chosen(cache: Path | None, name: str | None) -> list[Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return the corpora's folders by their final names, whole or not."""
+    """Return the corpora's folders by their final names, whole or not; what is not a corpus's is left out."""
     try:
-        found = [path for path in root.iterdir() if path.is_dir()]
+        found = sorted({path.with_name(path.name.removesuffix(PARTIAL)) for path in root.iterdir()})
     except FileNotFoundError:
         return []
     except OSError as error:
         raise DataError(f"cannot read {root} ({error.strerror}): set EGG_CACHE") from error
-    return sorted({path.with_name(path.name.removesuffix(PARTIAL)) for path in found})
+    return [folder for folder in found if _is_corpus(folder) or _is_corpus(partial_folder(folder))]
+
+
+def _is_corpus(folder: Path) -> bool:
+    """Tell whether a folder was made here: it has a corpus's manifest, or the mark of one that is not whole.
+
+    Without a mark that can be read, its name must be one that is given here, and a corpus's files all that it holds.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    for mark in (MANIFEST, SOURCE):
+        try:
+            if {"format", "name", "spec", "splits"} <= set(read_json(folder / mark)):
+                return True
+        except (OSError, ValueError, TypeError, RecursionError):
+            continue
+    named = re.fullmatch(r".+-[0-9a-f]{16}", folder.name.removesuffix(PARTIAL))
+    return named is not None and {path.name for path in folder.iterdir()} <= file_names(folder)
 
 
 def _names(folder: Path) -> set[str]:
@@ -83,19 +98,15 @@ def _names(folder: Path) -> set[str]:
     names = {folder.name}
     for path in (folder / MANIFEST, partial_folder(folder) / SOURCE):
         try:
-            head: dict[str, Any] = json.loads(path.read_bytes())
-            names |= {head["name"], head["spec"], head["source"].get("path", folder.name)}
-        except (OSError, ValueError, KeyError):
+            head: dict[str, Any] = read_json(path)
+            names |= {str(name) for name in (head["name"], head["spec"], head["source"].get("path", folder.name))}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return names
 
 
 def _remove(folder: Path) -> Cleared:
-    size = 0
-    with locked(folder, lambda line: None, wait=False), writing(folder):
-        for path in (folder, partial_folder(folder)):
-            if path.is_dir():
-                size += sum(file.stat().st_size for file in path.iterdir())
-                shutil.rmtree(path)
+    with locked(folder, lambda line: None, wait=False):
+        size = remove_corpus(folder) + remove_corpus(partial_folder(folder))
         remove_lock(folder)
     return Cleared(folder.name, size)

@@ -10,7 +10,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +72,13 @@ def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
     Between the first and the second the disk is checked, and a shard's reading is bounded.
     """
     import datasets
+    from datasets import config
 
     silence = None if os.path.isdir(dataset) else _ask_hub(dataset)
     try:
         with ExitStack() as stack:
+            # A data set may come with a program that loads it: datasets before 4 would offer to run it.
+            config.HF_DATASETS_TRUST_REMOTE_CODE = False  # pyright: ignore[reportAttributeAccessIssue]
             if silence:
                 stack.enter_context(_offline())
             builder = datasets.load_dataset_builder(dataset)
@@ -260,8 +262,8 @@ def _reader(part: Any, column: str) -> Reader:
             with pa.OSFile(file["filename"]) as raw, pa.ipc.open_stream(raw) as batches:
                 for batch in batches:
                     if skip < batch.num_rows:
-                        values = column_bytes(batch.column(batch.schema.get_field_index(column)))
-                        yield from islice(values, skip, None)
+                        texts = batch.column(batch.schema.get_field_index(column))
+                        yield from column_bytes(texts.slice(skip))
                     skip = max(0, skip - batch.num_rows)
 
     return read

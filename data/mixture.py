@@ -42,7 +42,7 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
 
 def _part(text: str) -> tuple[str, str]:
     """A part's specification, and its weight as it is written."""
-    found = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", text)
+    found = re.fullmatch(r"(.+):(\d{1,12}(?:\.\d{1,12})?)", text)
     if found and not os.path.exists(os.path.expanduser(text)):
         return found[1].strip(), found[2]
     return text, "1"

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 from pathlib import Path
 
 from egg.data import minipile
-from egg.data.cache import Notify, corpus_folder, locked, partial_folder, remove_lock, writing
+from egg.data.cache import Notify, corpus_folder, locked, partial_folder, remove_corpus, remove_lock
 from egg.data.corpus import Corpus, DamagedCorpus, load_corpus
 from egg.data.errors import DataError
 from egg.data.local import glob_source, path_source
 from egg.data.mixture import mixture_source, parse_mixture, rewritten
 from egg.data.source import Source
 from egg.data.stdlib import stdlib_source
-from egg.data.tokens import prepare
+from egg.data.tokens import MAX_TEXT, prepare
 
 NAMED = ("stdlib", "minipile")
 """Names that are never paths, whatever files exist; anything else is a path if it exists."""
 
 
 def open_corpus(
-    spec: str, *, cache: Path | None = None, column: str = "text", progress: bool = False, notify: Notify | None = None
+    spec: str,
+    *,
+    cache: Path | None = None,
+    column: str = "text",
+    progress: bool = False,
+    notify: Notify | None = None,
+    max_text: int = MAX_TEXT,
 ) -> Corpus:
     """Return the corpus of a specification, prepared first if the cache does not have it yet.
 
@@ -35,6 +40,7 @@ def open_corpus(
     column : the column or key of tables that holds the text
     progress : show a progress bar on stderr while preparing
     notify : called with a line of text for each notice, such as `preparing ...`
+    max_text : largest corpus to prepare, in bytes on disk; one that is prepared opens whatever its size
 
     Raises DataError if the corpus cannot be found, read or prepared.
     """
@@ -50,7 +56,7 @@ def open_corpus(
     if parts is None:
         source = _source(spec, column, cache=cache, progress=progress, notify=notify)
     else:
-        options = {"cache": cache, "column": column, "progress": progress, "notify": notify}
+        options = {"cache": cache, "column": column, "progress": progress, "notify": notify, "max_text": max_text}
         corpora = [(open_corpus(part, **options), weight) for part, weight in parts]
         source = mixture_source(spec, corpora)
     folder = corpus_folder(source, cache)
@@ -66,12 +72,11 @@ def open_corpus(
             corpus = load_corpus(folder)
         except DamagedCorpus as damage:
             notify(f"{damage}: preparing {spec} again")
-            with writing(folder):
-                shutil.rmtree(folder)
+            remove_corpus(folder)
             corpus = None
         if corpus is None:
             try:
-                prepare(source, folder, progress=progress, notify=notify)
+                prepare(source, folder, progress=progress, notify=notify, max_text=max_text)
             except Exception:
                 if not partial_folder(folder).exists():  # nothing is left that a lock could guard
                     remove_lock(folder)

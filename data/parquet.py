@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,12 @@ from egg.data.errors import DataError
 BUFFER = 1 << 20
 """Bytes read at a time."""
 
-ROWS = 256
-"""Rows decoded at a time: a few megabytes of ordinary documents."""
+ROWS = 16
+"""Rows decoded at a time. A value that many rows share stands once in the file, but once for each row in memory."""
+
+CLAIM, RATIO = 1 << 28, 256
+"""A column of a row group that claims more bytes than this, and more than this many times what it takes in the file,
+is refused: it would be unpacked in memory."""
 
 
 def parquet_size(path: Path, column: str) -> int:
@@ -23,8 +26,7 @@ def parquet_size(path: Path, column: str) -> int:
     """
     with _open(path, column) as file:
         metadata = file.metadata
-        # A column of text is one leaf of the schema; nested neighbours may have several.
-        index = next(index for index in range(metadata.num_columns) if metadata.schema.column(index).path == column)
+        index = _index(metadata, column)
         groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
         sizes = sum(group.column(index).total_uncompressed_size for group in groups)
         # Parquet has four bytes of length before each value, we have one NUL.
@@ -49,6 +51,12 @@ def _rows(path: Path, column: str, skip: int) -> Iterator[bytes]:
 
     with _open(path, column) as file:
         metadata = file.metadata
+        index = _index(metadata, column)
+        for number in range(metadata.num_row_groups):
+            chunk = metadata.row_group(number).column(index)
+            claimed, stored = chunk.total_uncompressed_size, chunk.total_compressed_size
+            if claimed > CLAIM and claimed > RATIO * stored:
+                raise _unreadable(path, f"row group {number} claims {claimed:,} bytes in {stored:,}")
         first = 0
         while skip >= metadata.row_group(first).num_rows:
             skip -= metadata.row_group(first).num_rows
@@ -57,11 +65,15 @@ def _rows(path: Path, column: str, skip: int) -> Iterator[bytes]:
         batches = file.iter_batches(ROWS, row_groups=groups, columns=[column], use_threads=False)
         try:
             for batch in batches:
-                values = column_bytes(batch.column(0))
-                yield from islice(values, skip, None)
-                skip = max(0, skip - len(values))
-        except (pa.ArrowException, OSError) as error:
+                yield from column_bytes(batch.column(0).slice(skip))
+                skip = max(0, skip - batch.num_rows)
+        except (pa.ArrowException, OSError, ValueError, IndexError, OverflowError) as error:
             raise _unreadable(path, error) from error
+
+
+def _index(metadata: Any, column: str) -> int:
+    # A column of text is one leaf of the schema; nested neighbours may have several.
+    return next(index for index in range(metadata.num_columns) if metadata.schema.column(index).path == column)
 
 
 def _open(path: Path, column: str) -> Any:
@@ -71,7 +83,7 @@ def _open(path: Path, column: str) -> Any:
     try:
         # Buffered and not read ahead: a row group of gigabytes is then read page by page.
         file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _unreadable(path, error) from error
     try:
         check_column(file.schema_arrow, column, path)
@@ -81,7 +93,7 @@ def _open(path: Path, column: str) -> Any:
     return file
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: Path, error: object) -> DataError:
     return DataError(f"cannot read {path} as Parquet ({error}): repair it, or leave it out")
 
 
@@ -97,9 +109,10 @@ def check_column(schema: Any, column: str, where: object) -> None:
         )
 
 
-def column_bytes(array: Any) -> list[bytes]:
-    """Return the values of an Arrow array of text as bytes, not decoded; null becomes empty."""
+def column_bytes(array: Any) -> Iterator[bytes]:
+    """Yield the values of an Arrow array of text as bytes, not decoded; null becomes empty."""
     import pyarrow as pa
 
     raw = array.cast(pa.large_binary() if str(array.type).startswith("large") else pa.binary())
-    return [value or b"" for value in raw.to_pylist()]
+    for value in raw:
+        yield value.as_py() or b""

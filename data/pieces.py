@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from egg.data.cache import writing
-from egg.data.corpus import split_path
+from egg.data.corpus import MAX_JSON, journal_path, split_path
 from egg.data.source import Document
 
 PIECE = 64 << 20
@@ -48,20 +48,23 @@ class Counts:
     """Bytes on disk, separators among them."""
 
 
-def journal_path(folder: Path, split: str) -> Path:
-    """Return the path of a split's journal."""
-    return folder / f"{split}.journal"
-
-
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a journal; a line that a crash cut short ends it."""
+    """Return the whole lines of a journal; one that a crash cut short, or that is no such line, ends it."""
     entries: list[dict[str, Any]] = []
     if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                break
+        with open(path, "rb") as file:
+            while line := file.readline(MAX_JSON):
+                try:
+                    entry = json.loads(line)
+                    counts = Counts(**entry["counts"])
+                    before = entries[-1]["counts"]["size"] if entries else 0
+                    numbers = all(type(number) is int and number >= 0 for number in asdict(counts).values())
+                    if not numbers or counts.size < before or type(entry["complete"]) is not bool:
+                        break
+                    entry["sha256"].encode()
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    break
+                entries.append(entry)
     return entries
 
 

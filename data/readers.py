@@ -16,8 +16,14 @@ from egg.data.source import Document
 BLOCK = 1 << 20
 """Bytes read at a time."""
 
-ZSTD_BLOCK = 1 << 16
-"""Compressed bytes read at a time: what they grow to must fit into memory."""
+ZSTD_BLOCK = 1 << 10
+"""Compressed bytes taken at a time. Four of them can become a block of 128 KiB: 32 MiB at the most."""
+
+ZSTD_WINDOW = 1 << 27
+"""Largest window of a Zstandard frame, which is kept in memory; what the program zstd reads by itself."""
+
+LINE = 1 << 28
+"""Largest line of JSONL, in bytes."""
 
 JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
@@ -80,11 +86,11 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
         import zstandard
     except ImportError as error:
         raise unreadable(path, "the package zstandard is not installed") from error
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
     frame = None  # a file may hold several frames, one after the other
     try:
         with open(path, "rb") as file:
-            while raw := file.read(ZSTD_BLOCK):
+            while raw := file.read(ZSTD_BLOCK):  # buffered
                 while raw:
                     frame = frame or decompressor.decompressobj()
                     yield frame.decompress(raw)
@@ -99,11 +105,14 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank, with their numbers from 1."""
-    number = 1
+    number, size = 1, 0
     parts: list[bytes] = []
     for block in blocks_of(path):
         head, *rest = block.split(b"\n")
         parts.append(head)
+        size = len(rest[-1]) if rest else size + len(head)
+        if size > LINE:
+            raise unreadable(path, f"line {number + len(rest)} is longer than {LINE >> 20} MiB")
         for part in rest:
             line = b"".join(parts)
             parts = [part]

@@ -14,25 +14,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from egg.data.cache import Notify, partial_folder, writing
-from egg.data.corpus import ALL, FORMAT, MANIFEST, fingerprint_of
+from egg.data.cache import Notify, partial_folder, remove_corpus, writing
+from egg.data.corpus import ALL, FORMAT, MANIFEST, SOURCE, fingerprint_of, journal_path, record_verified
 from egg.data.errors import DataError
-from egg.data.pieces import Report, SplitWriter, journal_path, read_journal
+from egg.data.pieces import Report, SplitWriter, read_journal
 from egg.data.source import Contents, Source
-
-SOURCE = "source.json"
-"""What a partial folder is a part of; the finished folder has the manifest instead."""
 
 MARGIN = 16 << 20
 """Bytes of free disk required beyond the expected size of a corpus."""
 
 
-def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> None:
+MAX_TEXT = 64 * 10**9
+"""Largest corpus, in bytes on disk, unless the caller says otherwise: a small compressed file can hold terabytes."""
+
+
+def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify, max_text: int = MAX_TEXT) -> None:
     """Write a source's documents to `folder`, continuing an interrupted attempt if there is one.
 
     The caller holds the folder's lock. `notify` is called at the start, or without a
     progress bar at the first bytes: if the source cannot be read, the error is enough. Raises
-    DataError if the source cannot be read or has an empty split, or the folder cannot be written.
+    DataError if the source cannot be read, has an empty split or more than `max_text` bytes, or the
+    folder cannot be written; the pieces that are whole then stay, for an attempt that continues.
     """
     announced = False
 
@@ -53,15 +55,16 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> 
         _check_disk(contents, partial, done)
         splits: dict[str, dict[str, Any]] = {}
         with _progress_bar(source.name, contents.size_hint, progress, announce) as report:
+            bounded = _bounded(source.spec, partial, max_text, report)
             for split, read in contents.readers.items():
-                with SplitWriter(partial, split, report) as writer:
+                with SplitWriter(partial, split, bounded) as writer:
                     if not writer.complete:
                         for document in read(writer.counts.read):
                             writer.add(document)
                         writer.finish()
                     splits[split] = writer.figures()
         if not contents.unchanged():
-            shutil.rmtree(partial, ignore_errors=True)  # half of it may be of the one, half of the other
+            remove_corpus(partial)  # half of it may be of the one, half of the other
             raise DataError(f"{source.spec} changed while it was read: try again when it is whole")
         for split in splits:
             if not splits[split]["documents"]:
@@ -71,7 +74,7 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> 
                 )
     except Exception:
         if _bytes_done(contents, partial) == 0:  # nothing that a second attempt could use
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_corpus(partial)
         raise
     manifest = {
         "format": FORMAT,
@@ -86,6 +89,7 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify) -> 
             journal_path(partial, split).unlink()
         (partial / SOURCE).unlink()
         _write_json(partial / MANIFEST, manifest)
+        record_verified(partial, splits)
         os.rename(partial, folder)
         _sync_folder(folder.parent)
 
@@ -107,7 +111,7 @@ def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) ->
             return done
         if done:
             notify(f"{source.name} has changed since its preparation began: beginning anew")
-        shutil.rmtree(partial)
+        remove_corpus(partial)
     partial.mkdir(parents=True)
     _write_json(partial / SOURCE, head)
     return 0
@@ -136,6 +140,31 @@ def _check_disk(contents: Contents, partial: Path, done: int) -> None:
             f"not enough disk at {partial.parent}: {needed / 1e9:,.2f} GB needed, "
             f"{free / 1e9:,.2f} GB free; free some or set EGG_CACHE to a larger disk"
         )
+
+
+def _bounded(spec: str, partial: Path, max_text: int, report: Report) -> Report:
+    """The report of a corpus's blocks that ends the preparation when it grows beyond its bound, or the disk's."""
+    size, checked = 0, 0
+
+    def bounded(split: str, added: int, documents: int) -> None:
+        nonlocal size, checked
+        size += added
+        if size > max_text:
+            raise DataError(
+                f"{spec} has more than {max_text:,} bytes of text: if you want all of it, egg data prepare takes a "
+                "larger --max-text"
+            )
+        if size - checked >= MARGIN:
+            checked = size
+            free = shutil.disk_usage(partial).free
+            if free < MARGIN:
+                raise DataError(
+                    f"the disk at {partial.parent} is full after {size / 1e9:,.2f} GB of {spec}: free some, or set "
+                    "EGG_CACHE to a larger disk"
+                )
+        report(split, added, documents)
+
+    return bounded
 
 
 @contextmanager

@@ -4,6 +4,7 @@ The docstring under a field is its help text. Where a run happens (backend, thre
 no result and is not part of the configuration.
 """
 
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cyclopts import Parameter
 
 from egg.errors import EggError
-from egg.kernels.arithmetic import MIN_BRANCHES, VOTE_ROWS
+from egg.kernels.arithmetic import MEMBER_ROWS, MIN_BRANCHES, VOTE_ROWS
 from egg.kernels.layout import BackendError, Shape
 from egg.optimizer import STEP_BITS, default_step_size
 from egg.view.figures import number, whole_number
@@ -126,6 +127,9 @@ class EvolutionConfig:
                 "the sums of its votes have no room for more"
             )
 
+        if self.recipe == "paper" and self.seq_len > MEMBER_ROWS:
+            raise EggError(f"--seq-len {self.seq_len}: at most {MEMBER_ROWS:,}, a member's score has no room for more")
+
     @property
     def readers_field(self) -> str:
         """The name of the field that says how many read text in a step."""
@@ -176,8 +180,8 @@ class RunConfig:
         _at_least(self, 0, "eval_every", "eval_bytes", "checkpoint_every")
         if self.keep != "all":
             _at_least(self, 1, "keep")
-        if self.minutes is not None and not self.minutes > 0:
-            raise EggError(f"--minutes {self.minutes}: must be more than 0")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise EggError(f"--minutes {self.minutes}: must be more than 0, and finite")
         if not self.data:
             raise EggError("--data is empty: give stdlib, minipile or a path")
 

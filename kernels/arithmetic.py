@@ -16,6 +16,7 @@ SIXTEENTHS, FINE = 16, 256  # units of a score: 1/16 bit (published), 1/256 bit 
 MASTER_BITS = 16  # fractional bits of a master weight (recipe egg)
 REWARD_MASTER_BITS = 8  # the same for rewards and classic evolution
 VOTE_ROWS = 1 << 17  # (stream, byte) rows of votes that int32 holds: 127 * 127 * 2**17 < 2**31
+MEMBER_ROWS = (2**31 - 1) // 382  # bytes whose score_16, -382 at the least, an int32 sums for a member
 VOTE_LIMIT = 1 << 23  # of one weight's votes where they are squared
 VOTE_MEAN = 4  # of a narrowed vote, at the most
 FIRST_SHIFTS = (5, 6), (11, 12, 5)  # of embedding and gain; of a layer's gate, candidate, down

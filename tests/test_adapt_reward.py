@@ -1,7 +1,12 @@
 """egg adapt --reward: scores, fitness, what members write, and rewards that go wrong."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +231,40 @@ def test_a_signal_finishes_the_step_and_saves(egg, model, module, reward, status
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
+def test_no_child_outlives_the_command(tmp_path):
+    """After SIGKILL the process that computes rewards ends too, whatever it is doing."""
+    code = f"""
+import multiprocessing, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from egg.rewards.process import Reward
+if __name__ == "__main__":
+    Reward("busy:forever", 600)([""], [""])
+"""
+    (tmp_path / "main.py").write_text(code)
+    (tmp_path / "busy.py").write_text(
+        "import os\ndef forever(text):\n    print(os.getpid(), flush=True)\n    while True: pass\n"
+    )
+    command = [sys.executable, tmp_path / "main.py"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        child = int(process.stdout.readline())
+        os.kill(child, 0)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def running(process: int) -> bool:
+    """Whether a process is there, and is no zombie that nobody waits for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_function_that_fails_on_the_way_loses_no_step(egg, model, module):
     status, _, err = adapt(egg, model, "own_rewards:fails_later")
     assert status == 2
@@ -247,6 +286,8 @@ def assert_one_step(model):
     ("more", "says"),
     [
         (["--population-size", 3], "even"),
+        (["--reward-timeout", "inf"], "--reward-timeout inf"),
+        (["--reward-timeout", "0"], "--reward-timeout 0"),
         (["--rank", "full"], "--rank full"),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
         (["--member-tokens", 5], "--tokens 5"),

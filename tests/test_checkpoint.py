@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import egg as library
 from egg.config import Config, ModelConfig, to_json
 from egg.errors import EggError
+from egg.files import replace_file
 from egg.kernels import Shape
 from egg.model import checkpoint
 from egg.model.state import STEP, Form
@@ -252,12 +253,14 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
     try:
-        checkpoint.replace_file(pipe, b"through")
+        replace_file(pipe, b"through", follow=True)
         assert pipe.is_fifo() and os.read(reader, 100) == b"through"
     finally:
         os.close(reader)
     file.write_bytes(b"before")
     link.symlink_to(file)
-    checkpoint.replace_file(link, b"after")
+    replace_file(link, b"after", follow=True)
     assert link.is_symlink() and file.read_bytes() == b"after"
+    replace_file(link, b"own")  # in a run's folder a link may be anybody's
+    assert not link.is_symlink() and link.read_bytes() == b"own" and file.read_bytes() == b"after"
     assert {path.name for path in tmp_path.iterdir()} == {"pipe", "file", "link"}

@@ -30,6 +30,7 @@ from egg.errors import EggError
         (ModelConfig, {"hidden_size": 0}, "power of four"),
         (ModelConfig, {"num_layers": 0}, "layers"),
         (EvolutionConfig, {"streams": 0}, "--streams 0"),
+        (EvolutionConfig, {"recipe": "paper", "seq_len": 6_000_000}, "--seq-len 6000000: at most 5,621,684"),
         (EvolutionConfig, {"streams": 8193, "seq_len": 16}, "--streams 8193 of --seq-len 16: at most 131,072"),
         (EvolutionConfig, {"population_size": 40}, "--population-size: recipe egg has none"),
         (EvolutionConfig, {"sigma_shift": 3}, "--sigma-shift: recipe egg has none"),
@@ -52,6 +53,8 @@ from egg.errors import EggError
         (RunConfig, {"minutes": 0.0}, "--minutes"),
         (RunConfig, {"minutes": float("nan")}, "--minutes"),
         (RunConfig, {"eval_every": -1}, "--eval-every"),
+        (RunConfig, {"minutes": float("inf")}, "--minutes inf"),
+        (RunConfig, {"minutes": float("nan")}, "--minutes nan"),
         (RunConfig, {"log_every": 0}, "--log-every 0"),
         (RunConfig, {"eval_bytes": -1}, "--eval-bytes"),
         (RunConfig, {"checkpoint_every": -1}, "--checkpoint-every"),
@@ -68,6 +71,9 @@ def test_limits_themselves_are_allowed():
     EvolutionConfig(seed=0, streams=1, seq_len=131_072, step_size=127.0)
     EvolutionConfig(recipe="paper", population_size=2, sigma_shift=8)
     EvolutionConfig(recipe="paper", population_size=10**6, sigma_shift=0)
+    EvolutionConfig(recipe="paper", seq_len=5_621_684)
+    for horizon in (1, 10**18, 10**23):
+        assert Config(evolution=EvolutionConfig(schedule_tokens=horizon)).resolved().evolution.step_size > 0
 
 
 @pytest.mark.parametrize("branches", [0, 8, 24, 128, -16])

@@ -111,3 +111,25 @@ def test_removed_corpus_is_prepared_again(books):
     first = open_corpus(str(books / "one.txt"))
     clear(name="one.txt")
     assert open_corpus(str(books / "one.txt")).fingerprint == first.fingerprint
+
+
+def test_clear_leaves_what_is_not_a_corpus(books, cache):
+    """Folders of other programs, links, and a file that somebody laid into a corpus."""
+    kept = {}
+    for name, file in (("mine", "train.bin"), ("app", "manifest.json"), ("notes.partial", "a.txt"), ("x", "all.bin")):
+        kept[name] = cache / "corpora" / name / file
+        kept[name].parent.mkdir(parents=True)
+        kept[name].write_text('{"name": "app", "version": 1}')
+    (cache / "corpora" / f"link-{'0' * 16}").symlink_to(kept["mine"].parent)
+    folder = open_corpus(str(books / "one.txt")).folder
+    assert [corpus.name for corpus in clear()] == [folder.name]
+    for name in (*kept, f"link-{'0' * 16}"):
+        with pytest.raises(DataError, match="has no corpus"):
+            clear(name=name.removesuffix(".partial"))
+    assert all(path.exists() for path in kept.values()) and not folder.exists()
+
+    folder = open_corpus(str(books / "one.txt")).folder
+    (folder / "diary.txt").write_text("dear diary")
+    with pytest.raises(DataError, match="diary.txt"):
+        clear()
+    assert (folder / "diary.txt").exists() and (folder / "all.bin").exists()

@@ -1,5 +1,8 @@
 """Preparation: whole or not there, gone on with after a crash, and one process at a time."""
 
+import gzip
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from egg.data import DataError, open_corpus
+from egg.data import DataError, list_corpora, open_corpus
 from egg.data import pieces as pieces_module
 from egg.data.cache import corpus_folder, partial_folder
 from egg.data.local import path_source
@@ -46,7 +49,11 @@ def test_second_opening_reads_the_cache(book, cache):
     before = (cache / "corpora" / folder / "all.bin").stat()
     assert open_with_notices(book) == (b"\0first edition", "")
     assert (cache / "corpora" / folder / "all.bin").stat() == before
-    assert sorted(path.name for path in (cache / "corpora" / folder).iterdir()) == ["all.bin", "manifest.json"]
+    assert sorted(path.name for path in (cache / "corpora" / folder).iterdir()) == [
+        "all.bin",
+        "manifest.json",
+        "verified.json",
+    ]
 
 
 def test_changed_source_is_prepared_anew(book):
@@ -80,6 +87,101 @@ def test_failed_preparation_leaves_nothing_and_tells_nothing(tmp_path, cache, na
     with pytest.raises(DataError):
         open_corpus(str(tmp_path / name), notify=notices.append)
     assert list((cache / "corpora").iterdir()) == [] and notices == []
+
+
+def test_changed_bytes_are_found_and_prepared_again(book, cache, monkeypatch):
+    """Bytes count, not sizes and times; and unchanged files are hashed once."""
+    open_with_notices(book)
+    path = cache / "corpora" / folders(cache)[0] / "all.bin"
+    before = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"first", b"worst"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    text, notices = open_with_notices(book)
+    assert text == b"\0first edition" and "other bytes" in notices and "again" in notices
+    os.utime(path)  # a new time: hashed again, and found the same
+    monkeypatch.setattr("egg.data.corpus.hashlib.file_digest", spy := Spy(hashlib.file_digest))
+    assert [open_with_notices(book)[1] for _ in range(3)] == [""] * 3 and spy.calls == 1
+
+
+class Spy:
+    """Counts the calls of a function."""
+
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        return self.function(*arguments)
+
+
+FORGED = [
+    b"",
+    b"[]",
+    b"7",
+    b"\0",
+    b"[" * 100_000,
+    b'{"format": 1}',
+    b'{"format": {"a": []}}',
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b'{"format": 1, "splits": []}',
+    b'{"format": 1, "splits": {"../../x": {}}}',
+    b'{"format": 1, "splits": {"all": 3}}',
+]
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_forged_manifest_is_a_damaged_corpus(book, cache, forged):
+    open_with_notices(book)
+    folder = cache / "corpora" / folders(cache)[0]
+    (folder / "manifest.json").write_bytes(forged)
+    (folder / "verified.json").write_bytes(forged)
+    assert list_corpora() == ()
+    text, notices = open_with_notices(book)
+    assert text == b"\0first edition" and "manifest" in notices and len(notices) < 1000
+
+
+@pytest.mark.parametrize("figure", ["size", "bytes", "documents"])
+@pytest.mark.parametrize("value", [-1, 10**30, 1.5, "7", None, []])
+def test_forged_figures_are_a_damaged_corpus(book, cache, figure, value):
+    open_with_notices(book)
+    path = cache / "corpora" / folders(cache)[0] / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["splits"]["all"][figure] = value
+    path.write_text(json.dumps(manifest))
+    text, notices = open_with_notices(book)
+    assert text == b"\0first edition" and "again" in notices
+
+
+def test_forged_journal_is_begun_anew(tmp_path):
+    journal = tmp_path / "all.journal"
+    counts = {"read": 1, "documents": 1, "empty_documents": 0, "nuls_removed": 0, "size": 5}
+    good = {"counts": counts, "sha256": "0" * 64, "complete": False}
+    forged = [
+        {},
+        {"counts": counts | {"size": -1}},
+        {"sha256": 3},
+        {"complete": "no"},
+        {"counts": counts | {"size": 4}},
+    ]
+    for change in (*forged, {"counts": {}}, {"counts": counts | {"more": 1}}):
+        bad = change and good | change
+        journal.write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n{json.dumps(good)}\n")
+        assert pieces_module.read_journal(journal) == [good]
+
+
+def test_text_beyond_its_bound_or_the_disk_ends_the_preparation(tmp_path, cache, monkeypatch):
+    """A bomb: little on disk, much after decompression. What is whole stays, for an attempt that goes on."""
+    path = tmp_path / "bomb.txt.gz"
+    path.write_bytes(gzip.compress(bytes(range(1, 256)) * 200_000))
+    with pytest.raises(DataError, match=r"more than 3,000,000 bytes.*--max-text"):
+        open_corpus(str(path), max_text=3_000_000)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(100, 90, 10))
+    with pytest.raises(DataError, match=r"the disk at .* is full after .*EGG_CACHE"):
+        open_corpus(str(path))
+    monkeypatch.undo()
+    monkeypatch.setenv("EGG_CACHE", str(cache))
+    assert open_corpus(str(path)).bytes("all") == 51_000_000
 
 
 def test_disk_is_checked_before_anything_is_written(book, cache, monkeypatch):

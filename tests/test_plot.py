@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 from test_inspect import self_contained
 
+from egg.report.curves import read_curves
+from egg.run.log import log_spacing
+
+TRAIN = "train_integer_bits_per_byte"
 PNG = b"\x89PNG"
 
 
@@ -178,7 +182,7 @@ def test_ticks_that_are_read_as_they_are_meant(tmp_path, monkeypatch):
     from egg.report.plots import log_axis, plot_runs
 
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path: drawn.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, format: drawn.append(self))
     lines = np.array([[1000.0, 9.0, 5.0], [40_000.0, 185.0, 4.0]])
     plot_runs([Curves(tmp_path, "a", {}, 2, lines, lines, {}, (40_000, 185.0))], {}, tmp_path / "a")
     tokens, minutes = drawn[0].axes
@@ -197,3 +201,30 @@ def labels(axis):
     """What stands at an axis' ticks."""
     axis.figure.canvas.draw()
     return {text.get_text() for text in axis.get_ticklabels(which="both")}
+
+
+def test_a_log_of_any_length_is_drawn_in_bounded_memory(tmp_path):
+    """Rows are thinned to means of neighbours; what is left has the same mean and the same ends."""
+    (tmp_path / "config.json").write_text("{}")
+    with open(tmp_path / "metrics.jsonl", "w") as file:
+        for step in range(1, 40_001):
+            file.write(json.dumps({"step": step, "tokens": step, "seconds": step / 2, TRAIN: step % 7}) + "\n")
+    curves = read_curves(tmp_path)
+    assert curves.steps == 40_000 and curves.end == (40_000, 20_000.0) and len(curves.train) <= 300
+    assert curves.train[:, 2].mean() == pytest.approx(3, abs=0.05) and (np.diff(curves.train[:, 0]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "forged", [{"tokens": "many"}, {"tokens": None}, {TRAIN: []}, {TRAIN: 1e999}, {"step_size": {}}]
+)
+def test_a_forged_log_is_refused_in_one_line(egg, tmp_path, forged):
+    (tmp_path / "config.json").write_text("{}")
+    line = {"step": 1, "tokens": 16, "seconds": 0.1, TRAIN: 5.0, "step_size": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line | forged) + "\n")
+    status, out, err = egg("plot", tmp_path)
+    assert (status, out) == (2, "") and "is no log of a run" in err and err.count("\n") == 1
+
+
+def test_lines_come_more_rarely_in_a_long_run():
+    due = [step for step in range(1, 200_001) if step % log_spacing(step, 1) == 0]
+    assert due[:20_000] == list(range(1, 20_001)) and len(due) == 20_000 + 3 * 10_000 + 2_500

@@ -152,6 +152,34 @@ def test_a_signal_finishes_the_step_and_saves(train, resume, egg, tables, tmp_pa
     assert files(run) == files(whole)
 
 
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_two_kinds_of_signal_at_once_are_one(egg, tables, tmp_path, monkeypatch, numbers):
+    step = Evolution.step
+
+    def both(self):
+        for number in numbers:
+            signal.raise_signal(number)
+        return step(self)
+
+    monkeypatch.setattr(Evolution, "step", both)
+    flags = "--hidden-size 16 --num-layers 1 --streams 8 --log-every 1 --backend numpy".split()
+    status, out, err = egg("train", *flags, "--steps", 9, "--data", tables, "--out", tmp_path / "run")
+    assert status == 128 + numbers[0] and "stopped at step 1, saved" in out and err == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("output", ["/dev/full", None])
+def test_a_run_whose_output_goes_nowhere_is_finished(tables, tmp_path, output):
+    """Whoever read what it prints has gone, or the disk is full: the run itself goes on and is saved."""
+    command = [sys.executable, ROOT / "train.py", *SMALL, "--data", tables, "--steps", "9", "--out", tmp_path / "run"]
+    reading, writing = os.pipe()
+    os.close(reading)  # before the first line
+    with os.fdopen(writing, "w") if output is None else open(output, "w") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run/checkpoints/step-00000009").is_dir() and (tmp_path / "run/report.html").exists()
+
+
 def test_a_second_signal_ends_at_once(egg, tables, tmp_path, monkeypatch):
     def twice(self):
         signal.raise_signal(signal.SIGINT)

@@ -8,6 +8,7 @@ from pathlib import Path
 from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
+from egg.files import read_file, save_figure
 from egg.model import checkpoint
 from egg.model.adapter import ADAPTER, KINDS, file_bytes
 from egg.model.network import Network, read_model
@@ -93,8 +94,6 @@ def _settings(arguments) -> RewardSettings:
         raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
     if arguments.eval_every is not None and arguments.eval_every < 0:
         raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
-    if not arguments.reward_timeout > 0:
-        raise EggError(f"--reward-timeout {arguments.reward_timeout}: must be more than 0")
     if not 0 <= sigma_shift <= 8:
         raise EggError(f"--sigma-shift {sigma_shift}: must be 0 to 8")
     Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)
@@ -119,7 +118,7 @@ def _prompts(path: str | None) -> list[bytes]:
     if path is None:
         raise EggError("--reward needs --prompts FILE, a text with a prompt on each line")
     with telling(f"--prompts {path}", "; give a text file"):
-        lines = Path(path).read_bytes().splitlines()
+        lines = read_file(path).splitlines()
     if not lines:
         raise EggError(f"--prompts {path}: there is no line in it")
     return lines
@@ -139,4 +138,4 @@ def _draw(out: Path, before: float, rows: list[dict]) -> None:
     panel.set_ylabel("reward")
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
-    figure.savefig(out / CURVE)
+    save_figure(figure, out / CURVE)

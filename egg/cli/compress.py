@@ -11,7 +11,7 @@ from egg.cli.bar import bar
 from egg.cli.options import ComputeFlags, parse, say, target_file
 from egg.compute import Compute
 from egg.errors import telling
-from egg.model.checkpoint import replace_file
+from egg.files import read_file, replace_file
 from egg.model.compress import HEADER, compress, decompress
 from egg.model.network import Network, read_model
 
@@ -84,9 +84,9 @@ def main(argv: list[str], prog: str) -> int:
 
 def _read(path: str) -> bytes:
     with telling(f"{path}", "; give a file"):
-        return Path(path).read_bytes()
+        return read_file(path)
 
 
 def _write(target: Path, content: bytes) -> None:
     with telling(f"cannot write {target}"):
-        replace_file(target, content)
+        replace_file(target, content, follow=True)

@@ -46,6 +46,8 @@ class DataArguments:
     _: KW_ONLY
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text; with prepare."""
+    max_text: int = data.MAX_TEXT
+    """Largest text to prepare, in bytes after decompression; with prepare."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -54,18 +56,24 @@ def main(argv: list[str], prog: str) -> int:
     if arguments.what == "":
         raise EggError(f"{arguments.action}: the name is empty, give stdlib, minipile or a path")
     act = {"prepare": _prepare, "info": _info, "clear": _clear}[arguments.action]
-    act(arguments.what, arguments.data_column, prog)
+    act(arguments, prog)
     return 0
 
 
-def _prepare(what: str | None, column: str, prog: str) -> None:
+def _prepare(arguments: DataArguments, prog: str) -> None:
+    what, column = arguments.what, arguments.data_column
     if what is None:
         raise EggError(f"prepare what? Give stdlib, minipile or a path ({prog} --help)")
-    corpus = data.open_corpus(what, column=column, progress=sys.stderr.isatty(), notify=say)
+    if arguments.max_text < 1:
+        raise EggError(f"--max-text {arguments.max_text}: must be 1 or more")
+    corpus = data.open_corpus(
+        what, column=column, progress=sys.stderr.isatty(), notify=say, max_text=arguments.max_text
+    )
     _tell(corpus)
 
 
-def _info(what: str | None, column: str, prog: str) -> None:
+def _info(arguments: DataArguments, prog: str) -> None:
+    what = arguments.what
     if what is None:
         _list(prog)
         return
@@ -116,7 +124,8 @@ def _tell(corpus: data.Corpus) -> None:
     print(f"in bits per byte: entropy of single bytes, and gzip -9 of up to {count(sample)} bytes")
 
 
-def _clear(what: str | None, column: str, prog: str) -> None:
+def _clear(arguments: DataArguments, prog: str) -> None:
+    what = arguments.what
     cleared = data.clear(name=what)
     for corpus in cleared:
         print(f"removed {corpus.name}, {count(corpus.size)} bytes")

@@ -15,8 +15,8 @@ from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, one_of, pa
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
+from egg.files import replace_file
 from egg.model.adapter import read_adapter
-from egg.model.checkpoint import replace_file
 from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate
 from egg.model.network import Network, read_model
 
@@ -74,7 +74,7 @@ def main(argv: list[str], prog: str) -> int:
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         with telling(f"cannot write {target}"):
-            replace_file(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+            replace_file(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode(), follow=True)
         say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
     simple = simple_models(corpus, split, text) if arguments.baselines else {}
     print(

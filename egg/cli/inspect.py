@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from egg.cli.options import AnyText, BackendName, JsonFlag, parse, say
 from egg.errors import EggError, telling
+from egg.files import read_file
 
 Picture = Annotated[str | None, Parameter(metavar="[PNG]")]
 
@@ -214,7 +215,7 @@ def _text(arguments: TraceArguments) -> bytes:
     if arguments.text_file == "-":
         return sys.stdin.buffer.read()
     with telling(f"--text-file {arguments.text_file}", "; give a text file, or - for standard input"):
-        return Path(arguments.text_file).read_bytes()
+        return read_file(arguments.text_file)
 
 
 def _arithmetic(arguments: ArithmeticArguments) -> int:

@@ -4,7 +4,6 @@ import codecs
 import sys
 import time
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Annotated, TextIO
 
 from cyclopts import Parameter
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from egg.cli.options import FLAT, AnyText, ComputeFlags, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
+from egg.files import read_file
 from egg.model.adapter import read_adapter
 from egg.model.network import Network, read_model
 from egg.model.sample import Sampling, in_order, stream, text_bytes
@@ -70,7 +70,7 @@ def _prompt(arguments: SampleArguments) -> bytes:
             say("reading the prompt from the terminal, to the end of input")
         return sys.stdin.buffer.read()
     with telling(f"--prompt-file {arguments.prompt_file}", "; give a text file, or - for standard input"):
-        return Path(arguments.prompt_file).read_bytes()
+        return read_file(arguments.prompt_file)
 
 
 class Screen:

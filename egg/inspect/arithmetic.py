@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from egg.files import save_figure
 from egg.kernels.arithmetic import FINE, LIMIT, SIXTEENTHS, VOCABULARY, exp2_table, floor_log2, log2_thresholds
 from egg.kernels.philox import words
 from egg.kernels.reference import scores
@@ -216,4 +217,4 @@ def plot_arithmetic(path: Path) -> None:
     d.legend(fontsize=8, loc="lower center", ncols=3)
     for panel in (a, b, c, d):
         panel.grid(alpha=0.3)
-    figure.savefig(path)
+    save_figure(figure, path, follow=True)

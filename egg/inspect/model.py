@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError
+from egg.files import save_figure
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.layout import Shape
 from egg.kernels.values import ArrayValue
@@ -168,4 +169,4 @@ def plot_histograms(model: Inspected, path: Path) -> None:
         panel.set_axis_off()
     content = "weights now (blue) and at step 0 (orange)" if before else "weights"
     figure.suptitle(f"{Path(model.path).resolve().name}: {content}, share in %", fontsize=10)
-    figure.savefig(path)
+    save_figure(figure, path, follow=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from egg.files import save_figure
 from egg.inspect.trace import Trace, shown
 from egg.inspect.trace_screen import color
 
@@ -48,4 +49,4 @@ def plot_trace(traced: Trace, path: Path) -> None:
         labels = [shown(b).replace("$", r"\$") for b in traced.tokens[1:]]
         low.set_xticks(at, labels, fontsize=7)
     low.set_xlabel("byte of the text")
-    figure.savefig(path)
+    save_figure(figure, path, follow=True)

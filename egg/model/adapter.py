@@ -150,11 +150,13 @@ def read_adapter(path: str | Path, shape: Shape, weights: np.ndarray) -> Adapter
     try:
         about = json.loads(metadata[FORMAT_KEY])
         version, base = about["format"], about["base"]
-        rank, matrices = int(about["rank"]), tuple(about["matrices"])
-    except (KeyError, ValueError, TypeError):
+        rank, matrices = about["rank"], tuple(about["matrices"])
+        if type(rank) is not int or not all(isinstance(name, str) for name in matrices):
+            raise ValueError
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise EggError(f"--adapter {path}: no adapter of egg: its metadata has no {FORMAT_KEY}") from None
     if version != FORMAT:
-        raise EggError(f"--adapter {path} has format {version}, this program reads {FORMAT}")
+        raise EggError(f"--adapter {path} has format {version!r:.40}, this program reads {FORMAT}")
     if base != base_hash(shape, weights):
         raise EggError(
             f"--adapter {path} was made for another base: its is {str(base)[:12]}, this model is "

@@ -10,11 +10,10 @@ best.json                names the checkpoint that was best on the validation te
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from egg.errors import EggError, telling
+from egg.files import open_file, read_file, replace_file, sync_folder, write_synced
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.layout import Shape
 from egg.model.state import Form
@@ -162,7 +162,7 @@ def _verify(path: Path) -> None:
         there = path.stat().st_size
         if there != size:
             raise EggError(f"{path} is damaged: {there:,} bytes, its {MANIFEST} says {size!r}"[:400])
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise EggError(f"{path} is damaged: its bytes have not the checksum in {MANIFEST}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -171,11 +171,7 @@ def _verify(path: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     """A small file of JSON; raises OSError or ValueError."""
-    with open(path, "rb") as file:
-        content = file.read(MAX_JSON + 1)
-    if len(content) > MAX_JSON:
-        raise ValueError(f"it has more than {MAX_JSON:,} bytes")
-    return json.loads(content)
+    return json.loads(read_file(path, MAX_JSON))
 
 
 def save_checkpoint(
@@ -201,7 +197,7 @@ def save_checkpoint(
                 raise FileNotFoundError(None, "the folder of the run is gone")
             folder.parent.mkdir(exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-            temporary.mkdir()
+            temporary.mkdir()  # raises if a link has its name
             files = {}
             for name, content in (
                 (CONFIG, lambda: json_bytes(config)),
@@ -240,45 +236,6 @@ def write_model(folder: Path, config: dict[str, Any], shape: Shape, weights: np.
 def json_bytes(content: dict[str, Any]) -> bytes:
     """An object as a readable JSON file."""
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file through to the disk."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in another's place: at every moment there is one of them, whole.
-
-    What is no file, as /dev/null or a pipe, is written into and stays; of a link, what it leads to is replaced.
-    """
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as stream:
-            stream.write(content)
-        return
-    path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f"{WRITING}{path.name}")
-    try:
-        write_synced(temporary, content)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Write a folder's names through to the disk."""
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and names are kept as they come
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

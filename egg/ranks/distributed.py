@@ -10,11 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
 
 from egg.errors import EggError
+from egg.files import shown
 from egg.ranks.lifeline import RECORD, Lifelines, tell
 
 # Rank and number of ranks, as launchers give them. Slurm's are a step's own: a batch script that starts one process
@@ -27,6 +29,7 @@ LAUNCHERS = (
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
 )
 CHUNK = 1 << 18  # votes summed in one call: 2 MB at most, which stay in the cache
+LONGEST = 2000  # characters of a message: what it quotes of a file may be of any length
 GRACE = 2.0  # seconds in which the first rank reports a mistake that all of them share
 SPIN = 1e-4  # seconds of busy waiting: in most steps the other ranks are about as far
 NAP = 2e-4  # seconds between two looks after that: the core is for ranks that compute
@@ -277,8 +280,10 @@ def fail(line: str, status: int) -> int:
     A mistake that all ranks share, as in a flag, is reported by the first of them alone.
     """
     rank, size = launched()
+    line = shown(line, LONGEST) if status == 2 else line
     if size == 1:
-        print(f"egg: {line}", file=sys.stderr)
+        with suppress(OSError):  # nobody may be there to read it
+            print(f"egg: {line}", file=sys.stderr)
     elif not rank:
         tell(line)
     if _joined:

@@ -9,9 +9,10 @@ import numpy as np
 from egg.errors import EggError, telling
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
-from egg.run.log import METRICS, VALIDATION, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_lines
 
 POINTS = 300  # of a curve: each is the mean of as many lines as that takes
+MOST = 1 << 14  # rows of a log that are held in memory
 FIGURES = ("tokens_per_second", "step_size", "changed_share", "clipped_share")
 
 
@@ -46,33 +47,28 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         raise EggError(f"{run}: no such folder; give the folder of a run")
     if (run / checkpoint.MODEL).exists():
         raise EggError(f"{run} is a checkpoint: give its run, {run.absolute().parent.parent}")
-    rows: dict[str, list[tuple]] = {key: [] for key in ("train", VALIDATION, *FIGURES)}
-    steps, at = 0, (0, 0.0)
-    try:
-        with telling(f"cannot read {run / METRICS}"):
-            for _, _, record in read_lines(run / METRICS):
-                steps, at = record["step"], (record["tokens"], record["seconds"])
-                rows["train"].append((*at, record["train_integer_bits_per_byte"]))
-                for key in (VALIDATION, *FIGURES):
-                    if key in record:
-                        rows[key].append((*at, record[key]))
-    except (KeyError, TypeError) as error:
-        raise EggError(f"{run / METRICS} is no log of a run: a line has no {error}") from error
+    rows = {key: _Rows() for key in ("train", VALIDATION, *FIGURES)}
+    at: tuple[int, float] = (0, 0.0)
+    steps, first_speed = 0, None
+    with telling(f"cannot read {run / METRICS}"):
+        for _, _, record in read_lines(run / METRICS):
+            values: dict[str, Any] = {"train": record.get("train_integer_bits_per_byte")}
+            values |= {key: record[key] for key in (VALIDATION, *FIGURES) if key in record}
+            if not all(map(is_number, (record.get("tokens"), *values.values()))):
+                raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
+            # The first step's speed is that of compiling.
+            if steps == 0:
+                first_speed = values.pop(FIGURES[0], None)
+            steps, at = record["step"], (record["tokens"], record["seconds"])
+            for key, value in values.items():
+                rows[key].append((*at, value))
     if not steps:
         raise EggError(f"{run / METRICS} has no whole line yet: nothing to draw")
-    # The first step's speed is that of compiling.
-    speeds = rows[FIGURES[0]]
-    rows[FIGURES[0]] = speeds[1:] or speeds
-    figures = {key: smooth(_array(rows[key])) for key in FIGURES}
+    if not rows[FIGURES[0]].rows and first_speed is not None:
+        rows[FIGURES[0]].append((at[0], at[1], first_speed))
+    figures = {key: rows[key].smooth() for key in FIGURES}
     return Curves(
-        run,
-        name or run.resolve().name,
-        config,
-        steps,
-        smooth(_array(rows["train"])),
-        _array(rows[VALIDATION]),
-        figures,
-        at,
+        run, name or run.resolve().name, config, steps, rows["train"].smooth(), rows[VALIDATION].array(), figures, at
     )
 
 
@@ -82,15 +78,37 @@ def names(runs: list[Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
 
 
-def smooth(points: np.ndarray, most: int = POINTS) -> np.ndarray:
-    """Means of neighbouring rows, ``most`` of them at the most."""
-    if not len(points):
-        return points
-    each = -(-len(points) // most)
-    at = np.arange(0, len(points), each)
-    sizes = np.diff(np.append(at, len(points)))[:, None]
-    return np.add.reduceat(points, at) / sizes
+class _Rows:
+    """Rows of a log of any length in bounded memory: from MOST on, each is the mean of two that were neighbours."""
 
+    def __init__(self):
+        self.rows: list[tuple[float, float, float]] = []
+        self._each, self._held = 1, []  # lines that a row is the mean of, and those of the next row
 
-def _array(rows: list[tuple]) -> np.ndarray:
-    return np.array(rows, np.float64).reshape(-1, 3)
+    def append(self, row: tuple[float, float, float]) -> None:
+        """Take a row."""
+        if self._each > 1:
+            self._held.append(row)
+            if len(self._held) < self._each:
+                return
+            row = tuple(np.mean(self._held, 0).tolist())
+            self._held.clear()
+        self.rows.append(row)
+        if len(self.rows) == MOST:
+            self.rows = np.array(self.rows).reshape(-1, 2, 3).mean(1).tolist()
+            self._each *= 2
+
+    def array(self) -> np.ndarray:
+        """(n, 3) float64."""
+        rest = [np.mean(self._held, 0).tolist()] if self._held else []
+        return np.array([*self.rows, *rest], np.float64).reshape(-1, 3)
+
+    def smooth(self) -> np.ndarray:
+        """Means of neighbouring rows, POINTS of them at the most."""
+        points = self.array()
+        if not len(points):
+            return points
+        each = -(-len(points) // POINTS)
+        at = np.arange(0, len(points), each)
+        sizes = np.diff(np.append(at, len(points)))[:, None]
+        return np.add.reduceat(points, at) / sizes

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from egg.errors import telling
+from egg.files import replace_file
 from egg.model.baselines import baselines
 from egg.report.curves import Curves, read_curves
 from egg.report.page import REPORT, report_page
@@ -27,7 +28,7 @@ def write(runs: list[Curves], lines: dict[str, float], out: Path) -> list[Path]:
     with telling(f"cannot write {LOSS} and {REPORT} in {out}", "; give another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
         plot_runs(runs, lines, out / LOSS)
-        (out / REPORT).write_text(report_page(runs, lines), encoding="utf-8")
+        replace_file(out / REPORT, report_page(runs, lines).encode("utf-8", "replace"))
     return [out / LOSS, out / REPORT]
 
 

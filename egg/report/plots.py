@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from egg.files import save_figure
 from egg.report.curves import Curves
 from egg.run.log import METRICS, VALIDATION, read_lines
 
@@ -61,7 +62,7 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
     panels[0].legend(fontsize=8)
     if len(runs) == 1:
         figure.suptitle(runs[0].name, fontsize=11)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def log_axis(axis, values: Sequence[float]) -> None:
@@ -99,7 +100,7 @@ def plot_comparison(out: Path, results) -> Path:
     panels[0].set_ylabel("bits per byte, validation")
     panels[0].legend()
     path = out / "curves.png"
-    figure.savefig(path)
+    save_figure(figure, path)
     return path
 
 

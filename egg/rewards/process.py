@@ -4,13 +4,16 @@ import importlib
 import inspect
 import math
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from egg.errors import EggError
 
 START_SECONDS = 60  # for the module to be imported
+LONGEST = 7 * 86400  # seconds that a call may be given: a week, and what every system can wait for
 
 
 class Reward:
@@ -25,6 +28,8 @@ class Reward:
         module, _, function = spec.partition(":")
         if not module or not function:
             raise EggError(f"--reward {spec}: give MODULE:FUNCTION, as egg.rewards:target_length")
+        if not 0 < timeout <= LONGEST:
+            raise EggError(f"--reward-timeout {timeout:g}: must be more than 0 and at most {LONGEST} seconds")
         self.spec, self._timeout = spec, timeout
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
@@ -62,6 +67,7 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     """Answer lists of (prompt, text) with ("scores", list) or ("error", what is wrong), until the other end closes."""
     # Ctrl-C reaches every process: the command finishes its step
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.path[:] = ["", *path]
     try:
         score = getattr(importlib.import_module(module), function)
@@ -85,6 +91,13 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
             pipe.send(("scores", scores))
         except BaseException as error:
             pipe.send(("error", f"failed: {type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that was: nobody would read what it computes."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
 
 
 def takes_prompt(score) -> bool:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from egg.config import Config
 from egg.errors import EggError, telling
+from egg.files import read_file
 
 RUN_TOML = "run.toml"
+MAX_TOML = 1 << 20  # bytes of a file of settings: what is longer is none
 
 
 def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
@@ -44,8 +46,8 @@ def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[
     """
     try:
         with telling(where, "; give a TOML file"):
-            content = tomllib.loads(Path(path).read_bytes().decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            content = tomllib.loads(read_file(path, MAX_TOML).decode())
+    except (ValueError, RecursionError) as error:
         raise EggError(f"{where} is not TOML: {error}") from None
     unknown = [key for key in content if key.replace("-", "_") not in known]
     if unknown:

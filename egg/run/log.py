@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egg.errors import telling
+from egg.errors import EggError, telling
+from egg.files import open_file
 
 METRICS = "metrics.jsonl"
+DENSE = 10_000  # lines of a log between two doublings of the steps
 MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
 VALIDATION = "validation_bits_per_byte"
 OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
@@ -78,6 +80,8 @@ class RunLog:
         path = run / METRICS
         with telling(f"cannot write {path}"):
             self.path = path
+            if path.is_symlink():
+                raise EggError(f"{path} is a link: a run writes into its own folder alone, put the file in its place")
             self._file = open(path, "a", encoding="utf-8")
             self._file.truncate(history.end)
         if history.last:
@@ -116,10 +120,15 @@ def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
     return Best(record["step"], bits)
 
 
+def log_spacing(step: int, every: int) -> int:
+    """Steps between lines at a step: ``every`` for 2 DENSE lines, then twice as many with every doubling."""
+    return every << max(0, (step // (every * DENSE)).bit_length() - 1)
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
     """Each whole line of a log: where it begins, its bytes, its object; ends at the first torn one."""
     begin = 0
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while line := file.readline(MAX_LINE):
             try:
                 record = json.loads(line)
@@ -137,9 +146,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
 
 def _is_ours(record: dict[str, Any]) -> bool:
     """Whether what others read of a line is there, and is a number."""
-    numbers = [record["seconds"], record.get(VALIDATION, 0.0)]
-    return (
-        type(record["step"]) is int
-        and record["step"] > 0
-        and all(type(n) in (int, float) and 0 <= n < float("inf") for n in numbers)
-    )
+    step, numbers = record["step"], (record["seconds"], record.get(VALIDATION, 0))
+    return type(step) is int and 0 < step < 2**63 and all(is_number(number) and number >= 0 for number in numbers)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) < 1e300

@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from egg.run.status import Status
 from egg.view.figures import count, duration
@@ -27,26 +29,40 @@ class Progress:
     def show(self, status: Status) -> None:
         """Redraw the view, or print a line."""
         self._next = time.monotonic() + (REDRAW_SECONDS if self.moving else LINE_SECONDS)
-        if not self.moving:
-            print(" | ".join(_parts(status)), file=self.stream, flush=True)
-            return
-        if self._live is None:
-            from egg.run.live import Live
+        with self._losing():
+            if not self.moving:
+                print(" | ".join(_parts(status)), file=self.stream, flush=True)
+                return
+            if self._live is None:
+                from egg.run.live import Live
 
-            self._live = Live(self.stream)
-        self._live.show(status)
+                self._live = Live(self.stream)
+            self._live.show(status)
 
     def note(self, line: str) -> None:
         """Print a line without disturbing the view."""
-        if self._live is None:
-            print(line, file=self.stream, flush=True)
-        else:
-            self._live.note(line)
+        with self._losing():
+            if self._live is None:
+                print(line, file=self.stream, flush=True)
+            else:
+                self._live.note(line)
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        """What cannot be shown is lost: that its reader has gone or its disk is full is no reason to end a run."""
+        try:
+            yield
+        except OSError:
+            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open
+            if self.stream is sys.stdout:  # which the interpreter flushes at its end
+                os.dup2(nowhere.fileno(), sys.__stdout__.fileno())
+            self.stream, self.moving, self._live = nowhere, False, None
 
     def close(self) -> None:
         """End the view; its last figures stay."""
         if self._live is not None:
-            self._live.close()
+            with self._losing():
+                self._live.close()
             self._live = None
 
 

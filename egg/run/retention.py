@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from egg.errors import telling
+from egg.files import read_file
 from egg.model.checkpoint import BEST, CHECKPOINTS, WRITING, checkpoints, json_bytes, replace_file, step_name, step_of
 from egg.run.log import VALIDATION, Best
 
@@ -37,13 +38,13 @@ def tidy(run: Path, every: int, keep: int | Literal["all"], best: int | None) ->
     folder = run / CHECKPOINTS
     found = {step_of(path): path for path in checkpoints(run)}
     superfluous = found.keys() - kept(list(found), every, keep, best)
-    # What cannot be removed stays: no reason to end a run.
-    with contextlib.suppress(OSError):
-        for step in sorted(superfluous):
+    for step in sorted(superfluous):
+        with contextlib.suppress(OSError):  # what cannot be removed stays: no reason to end a run
             found[step].rename(folder / (REMOVING + found[step].name))
-        for begun in (REMOVING, WRITING):  # left by a run that was killed, or just now
-            for path in folder.glob(begun + "*"):
-                shutil.rmtree(path)
+    for begun in (REMOVING, WRITING):  # left by a run that was killed, or just now
+        for path in folder.glob(begun + "*"):
+            with contextlib.suppress(OSError):
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def name_best(run: Path, best: Best | None) -> None:
@@ -58,5 +59,5 @@ def name_best(run: Path, best: Best | None) -> None:
             VALIDATION: best.bits_per_byte,
             "checkpoint": f"{CHECKPOINTS}/{step_name(best.step)}",
         }
-        if not path.exists() or path.read_bytes() != json_bytes(content):
+        if not path.exists() or read_file(path) != json_bytes(content):
             replace_file(path, json_bytes(content))

@@ -11,12 +11,13 @@ import numpy as np
 from egg.config import Config, to_json
 from egg.errors import telling
 from egg.evolution.base import Evolution, StepReport
+from egg.files import sweep
 from egg.model import checkpoint
 from egg.model.evaluate import Evaluation, evaluate
 from egg.optimizer import SHARE_BITS
 from egg.run import retention
 from egg.run.config_file import RUN_TOML, to_toml
-from egg.run.log import VALIDATION, Best, History, RunLog, best_of, read_history
+from egg.run.log import VALIDATION, Best, History, RunLog, best_of, log_spacing, read_history
 from egg.run.progress import Progress
 from egg.run.signals import catch_signals
 from egg.run.sinks import Sink
@@ -150,6 +151,7 @@ class Trainer:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
         with telling(f"cannot write {self.run_folder}", "; give another folder with --out, or free space there"):
             self.run_folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.run_folder)
             for name, content in self._settings().items():
                 checkpoint.replace_file(self.run_folder / name, content)
         log = RunLog(self.run_folder, self._history)
@@ -183,7 +185,7 @@ class Trainer:
         save, measure = _due(report.step, run.checkpoint_every), _due(report.step, run.eval_every)
         best_yet = False
         if log:
-            if stop or save or measure or _due(report.step, run.log_every):
+            if stop or save or measure or _due(report.step, log_spacing(report.step, run.log_every)):
                 self._write(log, measure=stop or measure)
                 if measure:
                     # Not what is measured at the end alone: a run with a later stop does not measure there.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from egg.files import save_figure
 from egg.report.plots import log_axis
 from egg.study.geometry import Measured
 from egg.study.states import KINDS
@@ -37,7 +38,7 @@ def plot_layers(measured: list[Measured], path: Path) -> None:
             panel.grid(alpha=0.3)
         row[1].set_title(f"{size}: {NAMES['state']} full, {NAMES['stream']} dashed", fontsize=10)
         row[-1].legend(fontsize=7, title="tokens", title_fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02))
-    figure.savefig(path)
+    save_figure(figure, path, follow=True)
 
 
 def plot_training(measured: list[Measured], path: Path) -> None:
@@ -72,7 +73,7 @@ def plot_training(measured: list[Measured], path: Path) -> None:
     if known:
         lines = panels[0].get_legend_handles_labels()
         figure.legend(*lines, loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path)
+    save_figure(figure, path, follow=True)
 
 
 def _value(row, figure: str) -> float:

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from egg.files import save_figure
 from egg.report.plots import log_axis
 from egg.study.intrinsic_dimension import INTERVAL, SHARE, SHARES, Measured
 from egg.view.figures import count
@@ -89,7 +90,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
     panel.set_ylabel("d90, trained parameters")
     panel.set_title("dotted: all weights; bars: interval over seeds; arrows: not reached", fontsize=8)
     panel.grid(alpha=0.3, which="both")
-    figure.savefig(path)
+    save_figure(figure, path, follow=True)
 
 
 def plot_gains(measured: list[Measured], path: Path) -> None:
@@ -125,7 +126,7 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7, title="pretraining", title_fontsize=7)
-    figure.savefig(path)
+    save_figure(figure, path, follow=True)
 
 
 def _tokens(m: Measured) -> str:

@@ -1,0 +1,111 @@
+"""Small files on disk, whole or not at all, and never through a link that somebody laid."""
+
+import errno
+import io
+import os
+import re
+import secrets
+import stat
+from contextlib import suppress
+from io import BufferedReader
+from pathlib import Path
+
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.writing")
+"""Name of what is not whole yet: no two writers have the same, and no file of a user's."""
+
+
+MAX_TEXT = 1 << 30
+"""Bytes of a file that is read as a whole because a user names it: a prompt, a text to compress."""
+
+
+def open_file(path: str | Path) -> BufferedReader:
+    """Open a file to read it; raises OSError, also for a pipe or a device, which could keep a reader for ever."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        folder = stat.S_ISDIR(mode)
+        reason = (errno.EISDIR, os.strerror(errno.EISDIR)) if folder else (errno.EINVAL, "it is no file")
+        raise OSError(*reason, str(path))
+    return open(descriptor, "rb")
+
+
+def read_file(path: str | Path, most: int = MAX_TEXT) -> bytes:
+    """The bytes of a file; raises OSError, also for one that is longer than ``most`` bytes, or is no file."""
+    with open_file(path) as file:
+        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return content
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file through to the disk; raises FileExistsError if anything has its name, a link too."""
+    with open(path, "xb") as file:  # O_EXCL: no link is followed
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes, *, follow: bool = False) -> None:
+    """Put a file in another's place: at every moment there is one of them, whole.
+
+    follow : for a path that the user names: of a link, what it leads to is replaced, and what is no file, as /dev/null
+        or a pipe, is written into. Otherwise a link is replaced, as a file is
+    Raises OSError; the file that was there is as it was.
+    """
+    if follow:
+        if path.exists() and not path.is_file():
+            with open(path, "wb") as stream:
+                stream.write(content)
+            return
+        path = path.resolve() if path.is_symlink() else path
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.writing")
+    try:
+        write_synced(temporary, content)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder; for a process that alone writes there."""
+    for path in folder.iterdir():
+        if UNFINISHED.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names through to the disk."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and names are kept as they come
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save_figure(figure, path: Path, *, follow: bool = False) -> None:
+    """Write a matplotlib figure in the format that its name ends with, or PNG; whole, or not at all.
+
+    follow : as for ``replace_file``
+    Raises OSError; ValueError for a format that matplotlib has not.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:] or "png")
+    replace_file(path, content.getvalue(), follow=follow)
+
+
+def shown(text: object, most: int = 500) -> str:
+    """A text from a file, an argument or another library as one line that any terminal and file can hold.
+
+    Control characters and line breaks become spaces, what is not UTF-8 the replacement character; a text of more than
+    ``most`` characters loses its middle.
+    """
+    line = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
