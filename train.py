@@ -2,7 +2,7 @@
 
 import sys
 
-from egg.cli.main import run
+from egg.cli.start import main
 
 if __name__ == "__main__":
-    sys.exit(run("train", sys.argv[1:], prog="python train.py"))
+    sys.exit(main("train", "python train.py"))

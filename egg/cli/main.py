@@ -7,6 +7,7 @@ import sys
 import traceback
 
 from egg import __version__
+from egg.cli import start
 from egg.data import DataError
 from egg.errors import EggError
 from egg.kernels import BackendError
@@ -64,7 +65,11 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
             raise EggError(
                 f"{processes} processes were started: only training divides its work among several, start {prog} as one"
             )
-        return importlib.import_module(COMMANDS[command][0]).main(argv, prog)
+        module = importlib.import_module(COMMANDS[command][0])
+        start.ready()
+        return module.main(argv, prog)
+    except start.Terminated:
+        return distributed.fail("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return distributed.fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
@@ -72,9 +77,10 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
-        return distributed.fail(
-            "out of memory: a smaller --hidden-size, --num-layers, --seq-len or --streams needs less", 2
-        )
+        less = "a smaller --hidden-size, --num-layers, --seq-len or --streams needs less"
+        if command not in ("train", "adapt", "bench"):
+            less = "a smaller file or model needs less, or give it a machine with more"
+        return distributed.fail(f"out of memory: {less}", 2)
     except (EggError, DataError, BackendError, OSError) as error:
         return distributed.fail(str(error), 2)
     except Exception:
