@@ -280,6 +280,10 @@ PRESET_HELP = {
 DEFAULT_PRESET = "nano"
 
 
+ADAPT = "adapt"
+"""What stands in a preset's place in an adaptation."""
+
+
 def preset(name: str) -> Config:
     """The configuration of a preset; raises EggError for an unknown name."""
     if name not in PRESETS:
@@ -404,8 +408,11 @@ def from_json(content: Any, where: str) -> Config:
         if absent:
             raise EggError(f"{where} is not a run's configuration: no {name}.{absent[0]}")
     parts = {name: _section(kind, content[name], where) for name, kind in sections.items()}
+    name = content.get("preset", "")
+    if name not in ("", ADAPT, *PRESETS):
+        raise EggError(f"{where}: preset is {name!r:.100}, not one of {', '.join(PRESETS)}")
     try:
-        return Config(str(content.get("preset", "")), model, **parts)
+        return Config(name, model, **parts)
     except EggError as error:
         raise EggError(f"{where}: {error}") from error
 

@@ -1,5 +1,8 @@
 """Compression: lossless, as small as the model's bits, and refused when anything is not as it was."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 
@@ -110,6 +113,16 @@ def test_every_changed_byte_and_every_length_is_refused():
             restore(packed[:size])
     with pytest.raises(EggError, match="^FILE is damaged"):
         restore(packed + b"\0")
+
+
+def test_a_small_file_that_claims_a_long_text_is_refused_before_it_is_decoded():
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
+    fields = list(HEADER.unpack(packed[: HEADER.size]))
+    fields[2:4] = 1, 12 * 10**9
+    header = HEADER.pack(*fields)
+    forged = header + struct.pack("<I", zlib.crc32(header)) + packed[OVERHEAD:]
+    with pytest.raises(EggError, match="^FILE says that its text has 12,000,000,000 bytes, more than --max-text"):
+        restore(forged)
 
 
 def test_another_model_is_refused_by_name():

@@ -12,7 +12,7 @@ from egg.cli.options import ComputeFlags, parse, say, target_file
 from egg.compute import Compute
 from egg.errors import telling
 from egg.files import read_file, replace_file
-from egg.model.compress import HEADER, compress, decompress
+from egg.model.compress import HEADER, MAX_TEXT, compress, decompress
 from egg.model.network import Network, read_model
 
 OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
@@ -35,6 +35,8 @@ class CompressArguments:
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     out: OutName
     """The compressed file; it replaces what has that name."""
+    max_text: int = MAX_TEXT
+    """Bytes of the file at the most: it is held in memory."""
     streams: int | None = None
     """Segments that are read side by side, of 256 KiB or more; none: as many as there can be."""
     compute: ComputeFlags = Compute()
@@ -55,6 +57,8 @@ class DecompressArguments:
     """The model it was compressed with, wherever it is now."""
     out: OutName
     """The file that comes back; it replaces what has that name."""
+    max_text: int = MAX_TEXT
+    """Bytes of the text at the most, whatever the compressed file claims: it is held in memory."""
     compute: ComputeFlags = Compute()
 
 
@@ -62,7 +66,7 @@ def main(argv: list[str], prog: str) -> int:
     """Compress or decompress, as the program's name says; returns the exit status."""
     packing = prog.split()[-1] == "compress"
     arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
-    source, target = _read(arguments.file), target_file(arguments.out, "--out")
+    source, target = _read(arguments.file, arguments.max_text), target_file(arguments.out, "--out")
     shape, weights, _ = read_model(arguments.model)
     network = Network(arguments.compute.make(say), shape, weights)
     began = time.perf_counter()
@@ -73,7 +77,9 @@ def main(argv: list[str], prog: str) -> int:
     else:
         size = HEADER.unpack(source[: HEADER.size])[3] if len(source) >= HEADER.size else 0
         with bar(size, "decompressing") as read:
-            result = decompress(network, source, name=arguments.file, model_name=arguments.model, read=read)
+            result = decompress(
+                network, source, name=arguments.file, model_name=arguments.model, max_text=arguments.max_text, read=read
+            )
         small, large = len(source), len(result)
     _write(target, result)
     seconds = time.perf_counter() - began
@@ -82,9 +88,9 @@ def main(argv: list[str], prog: str) -> int:
     return 0
 
 
-def _read(path: str) -> bytes:
-    with telling(f"{path}", "; give a file"):
-        return read_file(path)
+def _read(path: str, most: int) -> bytes:
+    with telling(f"{path}", "; give a file, and --max-text for a large one"):
+        return read_file(path, most)
 
 
 def _write(target: Path, content: bytes) -> None:

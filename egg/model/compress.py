@@ -22,6 +22,7 @@ HEADER = struct.Struct("<8sIIQQ32s32sI")  # and its own CRC-32 after it
 SEGMENT = 1 << 18  # bytes of a segment at the least
 STREAMS = 1024  # segments at the most, unless asked for: bounds memory
 ROWS = 1 << 15  # logits held at a time
+MAX_TEXT = 10**9  # bytes of a text, unless the caller says otherwise: it is held in memory
 
 
 def default_streams(size: int) -> int:
@@ -79,16 +80,25 @@ def compress(
 
 
 def decompress(
-    network: Network, packed: bytes, *, name: str, model_name: str, read: Callable[[int], None] | None = None
+    network: Network,
+    packed: bytes,
+    *,
+    name: str,
+    model_name: str,
+    max_text: int = MAX_TEXT,
+    read: Callable[[int], None] | None = None,
 ) -> bytes:
     """The text of a compressed file.
 
     network : the one it was compressed with
     name, model_name : what the file and the model are called in errors
+    max_text : bytes that the text may have at the most: a file of a hundred bytes can claim any number
     read : is told now and then how many more bytes have been read
-    Raises EggError for a file that is damaged, is none, or was compressed with another model.
+    Raises EggError for a file that is damaged, is none, claims a longer text, or was compressed with another model.
     """
     size, streams, checksum, code = _open(_model(network), packed, name, model_name)
+    if size > max_text:
+        raise EggError(f"{name} says that its text has {size:,} bytes, more than --max-text {max_text:,}")
     decoder = get_coder(network.backend).Decoder(code)
     data = np.empty(size, np.uint8)
     sizes, starts = _segments(size, streams)

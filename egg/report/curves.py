@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from egg.errors import EggError, telling
+from egg.files import shown
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
 from egg.run.log import METRICS, VALIDATION, is_number, read_lines
@@ -68,7 +69,14 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         rows[FIGURES[0]].append((at[0], at[1], first_speed))
     figures = {key: rows[key].smooth() for key in FIGURES}
     return Curves(
-        run, name or run.resolve().name, config, steps, rows["train"].smooth(), rows[VALIDATION].array(), figures, at
+        run,
+        shown(name or run.resolve().name),
+        config,
+        steps,
+        rows["train"].smooth(),
+        rows[VALIDATION].array(),
+        figures,
+        at,
     )
 
 
