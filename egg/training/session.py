@@ -244,7 +244,11 @@ class Session:
 
     def end(self, outcome: Outcome) -> None:
         """Draw a run that has reached its stop; tell how good the model is, unless nobody listens."""
-        drawn = draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured)
+        try:
+            drawn = draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured)
+        except EggError as error:  # what the run has learnt is saved
+            self.progress.note(f"not drawn: {error}")
+            drawn = []
         if not isinstance(self.progress, Quiet):
             report(self.run, self.evolution, outcome, drawn, self.corpus, self.validation, self.measured, self.progress)
 
