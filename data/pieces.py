@@ -62,6 +62,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
                     if not numbers or counts.size < before or type(entry["complete"]) is not bool:
                         break
                     entry["sha256"].encode()
+                    entry["counts"] = asdict(counts)
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     break
                 entries.append(entry)

@@ -36,7 +36,8 @@ from egg.study import compare
 SECONDS = 10  # of a case, after which it counts as one that never ends
 MOST = 4000  # characters of standard error after a refusal
 
-RAW = {"@digits@": "9" * 5000, "@deep@": "[" * 5000 + "]" * 5000, "@deeper@": "[" * 200_000, "@beyond@": "1e999"}
+RAW = {"@digits@": "9" * 5000, "@beyond@": "1e999", "@open@": "[" * 200_000}
+RAW |= {f"@{deep}@": "[" * deep + "]" * deep for deep in (200, 700, 850, 900, 950, 5000)}
 """What json.dumps would not write: placeholder -> what stands in the file."""
 
 VALUES = (
@@ -132,8 +133,10 @@ def change_value(value, chance: random.Random) -> None:
 
 def change_json(content: bytes, chance: random.Random) -> bytes:
     value = json.loads(content)
+    if not isinstance(value, dict | list) or chance.random() < 0.05:
+        return written(chance.choice(VALUES))
     change_value(value, chance)
-    return written(value if chance.random() < 0.95 else chance.choice(VALUES))
+    return written(value)
 
 
 def change_line(content: bytes, chance: random.Random) -> bytes:
@@ -274,7 +277,7 @@ def mutate(path: Path, decoy: Path, chance: random.Random) -> str:
         elif other == "pipe":
             os.mkfifo(path)
         elif other != "nothing":
-            targets = {"link": decoy, "loop": path, "dangling": decoy / "none", "device": "/dev/zero"}
+            targets = {"link": decoy, "loop": path, "dangling": decoy.with_name("none"), "device": "/dev/zero"}
             path.symlink_to(targets.get(other, decoy.parent))
         return other
     if kind < 0.16:
@@ -411,7 +414,7 @@ TARGETS = (
         RUN_FILES,
         "run.lock",
         reseal_checkpoint,
-        r"checkpoints/.*\.(json|safetensors)",
+        r"checkpoints/.*/(config\.json|.*\.safetensors)",
     ),
     Target(
         "resume",
@@ -421,7 +424,7 @@ TARGETS = (
         ".*",
         "run.lock",
         reseal_checkpoint,
-        r"checkpoints/.*\.(json|safetensors)",
+        r"checkpoints/.*/(config\.json|.*\.safetensors)",
     ),
     Target(
         "settings", "settings", ("run.toml",), f"train --config @/run.toml {NUMPY} --out @/out", idle=True
@@ -431,7 +434,7 @@ TARGETS = (
         "merge",
         "adapted",
         ("adapter.safetensors", "config.json"),
-        f"adapt merge !/run @ --out @/../out {NUMPY}",
+        f"adapt merge !/run --adapter @ --out @/../out {NUMPY}",
     ),
     Target("plot adapter", "adapted", LOG, "plot @", r"loss\.png|report\.html"),
     Target("decompress", "packed", ("text.egg",), f"decompress @/text.egg --model !/run -o @/text {NUMPY}", "text"),
@@ -563,9 +566,10 @@ def one_case(egg, patch, target: Target, number: int, originals: Path, place: Pa
     """Run a target on a copy with something changed in it; returns the status, and what is wrong with that."""
     chance = random.Random(f"{target.name} {number}")
     shutil.rmtree(place, ignore_errors=True)
-    work, decoy = place / "work", place / "decoy"
-    place.mkdir()
-    decoy.write_text("mine")
+    work, decoy = place / "work", place / "decoy/file"
+    decoy.parent.mkdir(parents=True)
+    mine = chance.choice(("mine", ""))
+    decoy.write_text(mine)
     shutil.copytree(originals / target.folder, work, symlinks=True)
     pattern = chance.choice(target.files)
     files = sorted(path for path in work.glob(pattern) if path.is_file())
@@ -607,7 +611,7 @@ def one_case(egg, patch, target: Target, number: int, originals: Path, place: Pa
             failure = "" if path.read_bytes() == original else "not noticed"
     if status and how != "nothing" and not failure and target.folder == "run" and (place / "out").exists():
         failure = "written after a refusal"
-    if decoy.read_text() != "mine":
+    if [*decoy.parent.iterdir()] != [decoy] or decoy.read_text() != mine:
         failure = "a link was followed"
     where = f"{target.name} {number}: {name}, {how}, {'' if sealed else 'resealed, '}status {status}"
     return status, f"{where}: {failure}\n{out[-300:]}{err[-2000:]}" if failure else ""

@@ -42,9 +42,9 @@ def report(
     if outcome.best and outcome.best.step != evolution.step_number:
         best = outcome.best
         progress.note(f"best: {run / 'best'}, {best.bits_per_byte:.4f} at step {best.step:,}")
-    for name, path in zip(("loss curve", "report"), drawn, strict=False):
-        progress.note(f"{name}: {path}")
-    progress.note("")
+    if drawn:
+        loss, page = drawn
+        progress.note(f"loss curve: {loss}\nreport: {page}\n")
     evaluation, text = outcome.evaluation, measured
     if evaluation:
         whole = corpus.split(split)

@@ -127,6 +127,8 @@ def read_results(out: Path) -> list[Result]:
     Raises EggError for a line that is none.
     """
     path = out / RESULTS
+    if path.is_symlink():
+        raise EggError(f"{path} is a link: a comparison writes into its own folder alone, put the file in its place")
     if not path.exists():
         return []
     results = []
@@ -135,9 +137,9 @@ def read_results(out: Path) -> list[Result]:
     for number, line in enumerate(lines, 1):
         try:
             result = Result(**json.loads(line))
-            usable = type(result.tokens) is int and all(
-                map(is_number, (result.tokens, result.bits_per_byte, result.seconds))
-            )
+            kinds = {"name": str, "seed": int, "settings": dict, "tokens": int}
+            usable = all(type(getattr(result, field)) is kind for field, kind in kinds.items())
+            usable &= all(map(is_number, (result.tokens, result.bits_per_byte, result.seconds)))
         except (ValueError, TypeError, RecursionError):
             usable = False
         if not usable:

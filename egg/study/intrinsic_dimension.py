@@ -147,6 +147,8 @@ class Records:
     def __init__(self, folder: Path):
         self.path = folder / RESULTS
         self.known: dict[Trial, Result] = {}
+        if self.path.is_symlink():
+            raise EggError(f"{self.path} is a link: results are kept in their own folder, put the file in its place")
         if not self.path.exists():
             return
         with telling(f"cannot read {self.path}", "; move it away to measure all again"):
