@@ -18,6 +18,7 @@ import shutil
 import signal
 import struct
 import traceback
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -281,7 +282,9 @@ def mutate(path: Path, decoy: Path, chance: random.Random) -> str:
             path.symlink_to(targets.get(other, decoy.parent))
         return other
     if kind < 0.16:
-        strange = chance.choice(("step-99999999", "damaged-x", "\x1b[31m\n", os.fsdecode(b"\xff.txt"), "train.bin", ".x"))
+        strange = chance.choice(
+            ("step-99999999", "damaged-x", "\x1b[31m\n", os.fsdecode(b"\xff.txt"), "train.bin", ".x")
+        )
         beside = path.with_name(strange)
         if not beside.exists():
             if chance.random() < 0.5:
@@ -426,9 +429,7 @@ TARGETS = (
         reseal_checkpoint,
         r"checkpoints/.*/(config\.json|.*\.safetensors)",
     ),
-    Target(
-        "settings", "settings", ("run.toml",), f"train --config @/run.toml {NUMPY} --out @/out", idle=True
-    ),
+    Target("settings", "settings", ("run.toml",), f"train --config @/run.toml {NUMPY} --out @/out", idle=True),
     Target("eval adapter", "adapted", ("adapter.safetensors",), f"eval !/run --adapter @ {NUMPY}"),
     Target(
         "merge",
@@ -439,7 +440,9 @@ TARGETS = (
     Target("plot adapter", "adapted", LOG, "plot @", r"loss\.png|report\.html"),
     Target("decompress", "packed", ("text.egg",), f"decompress @/text.egg --model !/run -o @/text {NUMPY}", "text"),
     Target("eval export", "hub", ("config.json", "model.safetensors"), f"eval @ --data !/texts/a.txt {NUMPY}"),
-    Target("export again", "hub", ("config.json", "model.safetensors"), f"export @ --to huggingface -o @/../out {NUMPY}"),
+    Target(
+        "export again", "hub", ("config.json", "model.safetensors"), f"export @ --to huggingface -o @/../out {NUMPY}"
+    ),
     Target(
         "compare",
         "compared",
@@ -584,7 +587,8 @@ def one_case(egg, patch, target: Target, number: int, originals: Path, place: Pa
     before, arguments = tree(work), arguments_of(target, work, originals)
     status, out, err, failure = None, "", "", ""
     try:
-        with limited_time(SECONDS), patch.context() as inner:
+        with limited_time(SECONDS), patch.context() as inner, warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("default")
             if target.idle:
                 inner.setattr(Trainer, "finished", property(lambda self: True))
             status, out, err = egg(*arguments)
@@ -605,6 +609,8 @@ def one_case(egg, patch, target: Target, number: int, originals: Path, place: Pa
             failure = "not one clean line"
         elif status and not err.replace("\n", "").isprintable():
             failure = "what no terminal should show"
+        elif unclean := [str(w.message) for w in warned if issubclass(w.category, UserWarning | RuntimeWarning)]:
+            failure = f"warned: {unclean}"
         elif lost := [n for n in changed if not re.fullmatch(may, n)]:
             failure = f"changed: {lost}"
         elif not status and how == "bytes" and sealed and re.fullmatch(target.sealed, name):

@@ -168,7 +168,9 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         for _, _, last in read_lines(folder / METRICS):
             pass
     if not (VALIDATION in last and type(last.get("tokens")) is int):
-        raise EggError(f"{folder / METRICS} does not say how good the run is at its end: remove {folder} to run it again")
+        raise EggError(
+            f"{folder / METRICS} does not say how good the run is at its end: remove {folder} to run it again"
+        )
     return Result(
         configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION], last["seconds"]
     )
