@@ -165,8 +165,8 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
     last = {}
     with telling(f"cannot read {folder / METRICS}"):
-        for _, _, last in read_lines(folder / METRICS):
-            pass
+        for _, _, record in read_lines(folder / METRICS):
+            last = record
     if not (VALIDATION in last and type(last.get("tokens")) is int):
         raise EggError(
             f"{folder / METRICS} does not say how good the run is at its end: remove {folder} to run it again"
