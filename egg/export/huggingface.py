@@ -53,7 +53,7 @@ def hub_files(
     if run and history and (run / LOSS).is_file():
         files[LOSS] = (run / LOSS).read_bytes()
     card = _card(name, config, shape, weights, measured, history, LOSS in files)
-    return files | {CARD: card.encode()}
+    return files | {CARD: card.encode("utf-8", "replace")}
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +158,8 @@ def _data(config) -> str:
     sizes, documents = _section(corpus, "bytes"), _section(corpus, "documents")
     if not sizes:
         return ""
-    rows = [(name, f"{size:,}", f"{documents.get(name, 0):,}") for name, size in sizes.items()]
+    pairs = [(name, size, documents.get(name, 0)) for name, size in sizes.items()]
+    rows = [(name, f"{size:,}", f"{number:,}") for name, size, number in pairs if type(size) is type(number) is int]
     return f"## Data\n\n{corpus.get('name')}, fingerprint `{corpus.get('fingerprint')}`.\n\n" + _rows(
         ("split", "bytes", "documents"), rows
     )
