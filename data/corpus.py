@@ -143,8 +143,10 @@ def load_corpus(folder: Path, *, verify: bool = True) -> Corpus | None:
             raise DamagedCorpus(f"{folder / MANIFEST} does not agree with itself")
         for name in splits:
             path = split_path(folder, name)
-            figures = [splits[name][figure] for figure in ("size", "bytes", "documents", "nuls_removed")]
-            if not all(type(figure) is int and 0 <= figure <= splits[name]["size"] for figure in figures[:3]):
+            figures = [
+                splits[name][figure] for figure in ("size", "bytes", "documents", "nuls_removed", "empty_documents")
+            ]
+            if not all(type(figure) is int and figure >= 0 for figure in figures) or max(figures[:3]) > figures[0]:
                 raise DamagedCorpus(f"{folder / MANIFEST} does not agree with itself")
             size = path.stat().st_size
             if size != splits[name]["size"]:
