@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -141,8 +143,10 @@ def load_corpus(folder: Path, *, verify: bool = True) -> Corpus | None:
             raise DamagedCorpus(f"{folder / MANIFEST} does not agree with itself")
         for name in splits:
             path = split_path(folder, name)
-            figures = [splits[name][figure] for figure in ("size", "bytes", "documents", "nuls_removed")]
-            if not all(type(figure) is int and 0 <= figure <= splits[name]["size"] for figure in figures[:3]):
+            figures = [
+                splits[name][figure] for figure in ("size", "bytes", "documents", "nuls_removed", "empty_documents")
+            ]
+            if not all(type(figure) is int and figure >= 0 for figure in figures) or max(figures[:3]) > figures[0]:
                 raise DamagedCorpus(f"{folder / MANIFEST} does not agree with itself")
             size = path.stat().st_size
             if size != splits[name]["size"]:
@@ -163,9 +167,19 @@ def load_corpus(folder: Path, *, verify: bool = True) -> Corpus | None:
         raise DamagedCorpus(f"{folder / MANIFEST} is not a manifest ({error!r:.200})") from error
 
 
+def open_file(path: Path, mode: str = "rb") -> IO[bytes]:
+    """Open a file of a corpus; raises OSError, also for a pipe or a device, and to write for a link."""
+    more = getattr(os, "O_NONBLOCK", 0) | (0 if mode == "rb" else getattr(os, "O_NOFOLLOW", 0))
+    file = open(path, mode, opener=lambda name, flags: os.open(name, flags | more, 0o666))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return file
+
+
 def read_json(path: Path) -> Any:
     """Return what a small JSON file holds; raises OSError or ValueError."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         content = file.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
         raise ValueError(f"{path} is too long")
@@ -197,7 +211,7 @@ def _verify(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
     known = known if isinstance(known, dict) else {}
     new = [name for name in splits if known.get(name) != _identity(split_path(folder, name))]
     for name in new:
-        with open(split_path(folder, name), "rb") as file:
+        with open_file(split_path(folder, name)) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != splits[name]["sha256"]:
                 raise DamagedCorpus(f"{split_path(folder, name)} has other bytes than were prepared")
     if new:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from egg.data.corpus import Corpus, split_path
+from egg.data.corpus import Corpus, open_file, split_path
 from egg.data.errors import DataError
 
 BLOCK = 1 << 20
@@ -74,7 +74,7 @@ def _describe_split(corpus: Corpus, name: str) -> SplitDescription:
     sample = bytearray()
     try:
         # Read, not mapped: pages of a map would count as this process's memory.
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             while block := file.read(BLOCK):
                 counts += np.bincount(np.frombuffer(block, np.uint8), minlength=256)
             for position in _sample_positions(figures["size"]):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from egg.data.cache import writing
-from egg.data.corpus import MAX_JSON, journal_path, split_path
+from egg.data.corpus import MAX_JSON, journal_path, open_file, split_path
 from egg.data.source import Document
 
 PIECE = 64 << 20
@@ -52,7 +52,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a journal; one that a crash cut short, or that is no such line, ends it."""
     entries: list[dict[str, Any]] = []
     if path.exists():
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             while line := file.readline(MAX_JSON):
                 try:
                     entry = json.loads(line)
@@ -62,6 +62,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
                     if not numbers or counts.size < before or type(entry["complete"]) is not bool:
                         break
                     entry["sha256"].encode()
+                    entry["counts"] = asdict(counts)
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     break
                 entries.append(entry)
@@ -87,7 +88,7 @@ class SplitWriter:
         self.complete = False
         with writing(self.path):
             mode = "r+b" if self.path.exists() else "w+b"
-            self.file = open(self.path, mode)  # __exit__ closes it
+            self.file = open_file(self.path, mode)  # __exit__ closes it
         try:
             with writing(self.path):
                 self._resume()
@@ -153,7 +154,7 @@ class SplitWriter:
         with writing(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
-            with open(self.journal, "ab") as journal:
+            with open_file(self.journal, "ab") as journal:
                 journal.write(json.dumps(self._entry()).encode() + b"\n")
                 journal.flush()
                 os.fsync(journal.fileno())

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from egg.data.cache import Notify, partial_folder, remove_corpus, writing
-from egg.data.corpus import ALL, FORMAT, MANIFEST, SOURCE, fingerprint_of, journal_path, record_verified
+from egg.data.corpus import (
+    ALL,
+    FORMAT,
+    MANIFEST,
+    SOURCE,
+    fingerprint_of,
+    journal_path,
+    open_file,
+    read_json,
+    record_verified,
+)
 from egg.data.errors import DataError
 from egg.data.pieces import Report, SplitWriter, read_journal
 from egg.data.source import Contents, Source
@@ -119,10 +129,10 @@ def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) ->
 
 def _fits(partial: Path, head: dict[str, Any]) -> bool:
     try:
-        found = json.loads((partial / SOURCE).read_bytes())
-    except (OSError, ValueError):
+        found = read_json(partial / SOURCE)
+        return all(found.get(fact) == head[fact] for fact in ("format", "stamp", "splits"))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
-    return all(found.get(fact) == head[fact] for fact in ("format", "stamp", "splits"))
 
 
 def _bytes_done(contents: Contents, partial: Path) -> int:
@@ -190,9 +200,8 @@ def _progress_bar(name: str, size_hint: int | None, progress: bool, announce: Ca
 
 
 def _write_json(path: Path, value: Any) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
+    with open_file(path, "wb") as file:
+        file.write(f"{json.dumps(value, indent=1)}\n".encode())
         file.flush()
         os.fsync(file.fileno())
 

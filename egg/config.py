@@ -443,7 +443,10 @@ def _section(kind: type, values: dict, where: str):
         if not _fits(value, hints[name]):
             raise EggError(f"{where}: {name} is {value!r}, not a value that field can have")
         if float in _choices(hints[name]) and isinstance(value, int):
-            known[name] = float(value)
+            try:
+                known[name] = float(value)
+            except OverflowError:
+                raise EggError(f"{where}: {name} is {value}, too large a number") from None
     try:
         return kind(**known)
     except EggError as error:

@@ -95,6 +95,10 @@ def save_figure(figure, path: Path, *, follow: bool = False) -> None:
     follow : as for ``replace_file``
     Raises OSError; ValueError for a format that matplotlib has not.
     """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # of a name with dollar signs it would make a formula, or fail
+        text.set_parse_math(False)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:] or "png")
     replace_file(path, content.getvalue(), follow=follow)

@@ -1,6 +1,7 @@
 """egg plot and report.html; other places for the log."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -73,6 +74,14 @@ def test_several_runs_are_drawn_over_one_another(egg, runs, tmp_path, monkeypatc
     assert '<tr class="differs"><td>seed</td>' in text
     status, out, _ = egg("plot", *runs, "--out", tmp_path / "there")
     assert status == 0 and (tmp_path / "there/loss.png").read_bytes().startswith(PNG)
+
+
+def test_a_name_is_no_formula(egg, runs, tmp_path):
+    named = tmp_path / r"a$\frac{$ <i>"
+    shutil.copytree(runs[0], named)
+    for arguments in ([named], [named, runs[0], "--out", tmp_path]):
+        status, _, err = egg("plot", *arguments)
+        assert status == 0, err
 
 
 def test_without_the_text_there_are_curves_without_lines(egg, runs, cache, tmp_path):

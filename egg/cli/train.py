@@ -170,7 +170,7 @@ class Settings:
         if values is None:
             raise EggError("--config is empty: give a TOML file, as a run's run.toml")
         self.file = path
-        values = {ALIASES.get(name, name): value for name, value in values.items()}
+        values = {ALIASES.get(name, name): str(value) for name, value in values.items()}
         if _stops_given(arguments):  # these replace all of the file's
             values = {name: value for name, value in values.items() if name not in STOPS}
         _give(arguments, values)

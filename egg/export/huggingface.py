@@ -12,7 +12,7 @@ from egg.model import checkpoint
 from egg.model.digest import digest
 from egg.model.evaluate import Evaluation
 from egg.report.plots import LOSS
-from egg.run.log import METRICS, VALIDATION, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_lines
 from egg.view.figures import count, duration
 
 CARD = "README.md"
@@ -53,7 +53,7 @@ def hub_files(
     if run and history and (run / LOSS).is_file():
         files[LOSS] = (run / LOSS).read_bytes()
     card = _card(name, config, shape, weights, measured, history, LOSS in files)
-    return files | {CARD: card.encode()}
+    return files | {CARD: card.encode("utf-8", "replace")}
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _history(run: Path, folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     step = checkpoint.step_of(folder)
-    return [record for _, _, record in read_lines(path) if record["step"] <= step]
+    return [r for _, _, r in read_lines(path) if r["step"] <= step and is_number(r.get("tokens"))]
 
 
 def _card(name, config, shape, weights, measured, history, picture: bool) -> str:
@@ -158,7 +158,8 @@ def _data(config) -> str:
     sizes, documents = _section(corpus, "bytes"), _section(corpus, "documents")
     if not sizes:
         return ""
-    rows = [(name, f"{size:,}", f"{documents.get(name, 0):,}") for name, size in sizes.items()]
+    pairs = [(name, size, documents.get(name, 0)) for name, size in sizes.items()]
+    rows = [(name, f"{size:,}", f"{number:,}") for name, size, number in pairs if type(size) is type(number) is int]
     return f"## Data\n\n{corpus.get('name')}, fingerprint `{corpus.get('fingerprint')}`.\n\n" + _rows(
         ("split", "bytes", "documents"), rows
     )

@@ -46,7 +46,7 @@ def plot_trace(traced: Trace, path: Path) -> None:
     low.set_yticks(range(len(names)), names, fontsize=7)
     figure.colorbar(image, ax=low, label="share clipped, %", pad=0.01)
     if len(at) <= LABELS:
-        labels = [shown(b).replace("$", r"\$") for b in traced.tokens[1:]]
+        labels = [shown(b) for b in traced.tokens[1:]]
         low.set_xticks(at, labels, fontsize=7)
     low.set_xlabel("byte of the text")
     save_figure(figure, path, follow=True)

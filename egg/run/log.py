@@ -43,9 +43,11 @@ class History:
 def read_history(run: Path, step: int, eval_every: int) -> History:
     """What a run's log holds up to a step; killed runs may have written more.
 
-    Raises EggError if the file cannot be read.
+    Raises EggError if the file cannot be read, or is a link, through which a run does not write.
     """
     path = run / METRICS
+    if path.is_symlink():
+        raise EggError(f"{path} is a link: a run writes into its own folder alone, put the file in its place")
     best, before, seconds, end, last = None, None, 0.0, 0, None
     with telling(f"cannot read {path}"):
         for begin, line, record in read_lines(path) if path.exists() else ():
@@ -80,8 +82,6 @@ class RunLog:
         path = run / METRICS
         with telling(f"cannot write {path}"):
             self.path = path
-            if path.is_symlink():
-                raise EggError(f"{path} is a link: a run writes into its own folder alone, put the file in its place")
             self._file = open(path, "a", encoding="utf-8")
             self._file.truncate(history.end)
         if history.last:

@@ -59,5 +59,9 @@ def name_best(run: Path, best: Best | None) -> None:
             VALIDATION: best.bits_per_byte,
             "checkpoint": f"{CHECKPOINTS}/{step_name(best.step)}",
         }
-        if not path.exists() or read_file(path) != json_bytes(content):
+        try:
+            same = read_file(path) == json_bytes(content)
+        except OSError:  # what is no file is replaced too
+            same = False
+        if not same:
             replace_file(path, json_bytes(content))

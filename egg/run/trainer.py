@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from egg.config import Config, to_json
-from egg.errors import telling
+from egg.errors import EggError, telling
 from egg.evolution.base import Evolution, StepReport
 from egg.files import sweep
 from egg.model import checkpoint
@@ -17,7 +17,7 @@ from egg.model.evaluate import Evaluation, evaluate
 from egg.optimizer import SHARE_BITS
 from egg.run import retention
 from egg.run.config_file import RUN_TOML, to_toml
-from egg.run.log import VALIDATION, Best, History, RunLog, best_of, log_spacing, read_history
+from egg.run.log import METRICS, VALIDATION, Best, History, RunLog, best_of, log_spacing, read_history
 from egg.run.progress import Progress
 from egg.run.signals import catch_signals
 from egg.run.sinks import Sink
@@ -149,10 +149,14 @@ class Trainer:
 
     def _begin(self) -> RunLog:
         """The run's folder with its settings, and its log, cut to where the evolution stands."""
+        settings = self._settings()
+        for name in (*settings, METRICS, checkpoint.BEST):  # before anything is written
+            if (self.run_folder / name).is_dir():
+                raise EggError(f"{self.run_folder / name} is a folder, and a run has a file of that name: move it away")
         with telling(f"cannot write {self.run_folder}", "; give another folder with --out, or free space there"):
             self.run_folder.mkdir(parents=True, exist_ok=True)
             sweep(self.run_folder)
-            for name, content in self._settings().items():
+            for name, content in settings.items():
                 checkpoint.replace_file(self.run_folder / name, content)
         log = RunLog(self.run_folder, self._history)
         self._best = log.best

@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from egg.errors import EggError, telling
+from egg.files import read_file
 from egg.model import checkpoint
+from egg.run.config_file import MAX_TOML
 from egg.run.lock import locked
-from egg.run.log import METRICS, VALIDATION, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_lines
 from egg.run.origin import commit
 from egg.run.signals import catch_signals
 from egg.view.figures import count
@@ -69,9 +71,9 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
     Raises EggError, one line, for a file that cannot be read or says something else.
     """
     try:
-        with telling(f"cannot read {path}"), path.open("rb") as file:
-            content = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with telling(f"cannot read {path}"):
+            content = tomllib.loads(read_file(path, MAX_TOML).decode())
+    except (ValueError, RecursionError) as error:
         raise EggError(f"{path} is no TOML file: {error}") from error
     seeds = content.pop(SEEDS, [1, 2])
     if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
@@ -125,14 +127,24 @@ def read_results(out: Path) -> list[Result]:
     Raises EggError for a line that is none.
     """
     path = out / RESULTS
+    if path.is_symlink():
+        raise EggError(f"{path} is a link: a comparison writes into its own folder alone, put the file in its place")
     if not path.exists():
         return []
     results = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    with telling(f"cannot read {path}"):
+        lines = read_file(path).splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            results.append(Result(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise EggError(f"{path}, line {number} is no result: remove it to run that again") from error
+            result = Result(**json.loads(line))
+            kinds = {"name": str, "seed": int, "settings": dict, "tokens": int}
+            usable = all(type(getattr(result, field)) is kind for field, kind in kinds.items())
+            usable &= all(map(is_number, (result.tokens, result.bits_per_byte, result.seconds)))
+        except (ValueError, TypeError, RecursionError):
+            usable = False
+        if not usable:
+            raise EggError(f"{path}, line {number} is no result: remove it to run that again")
+        results.append(result)
     return results
 
 
@@ -141,7 +153,7 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
     begun = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
     arguments = configuration.settings | {"seed": seed}
     if _begun(folder):
-        if begun.exists() and json.loads(begun.read_bytes()) != configuration.settings:
+        if begun.exists() and _kept(begun) != configuration.settings:
             raise EggError(_other_settings(folder, configuration))
         arguments |= {"resume": str(folder)}
     else:
@@ -151,10 +163,26 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
     status = _call(arguments)
     if status:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
-    *_, last = (record for _, _, record in read_lines(folder / METRICS))
+    last = {}
+    with telling(f"cannot read {folder / METRICS}"):
+        for _, _, record in read_lines(folder / METRICS):
+            last = record
+    if not (VALIDATION in last and type(last.get("tokens")) is int):
+        raise EggError(
+            f"{folder / METRICS} does not say how good the run is at its end: remove {folder} to run it again"
+        )
     return Result(
         configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION], last["seconds"]
     )
+
+
+def _kept(path: Path) -> object:
+    """The settings that a run was begun with."""
+    try:
+        with telling(f"cannot read {path}"):
+            return json.loads(read_file(path, MAX_TOML))
+    except (ValueError, RecursionError) as error:
+        raise EggError(f"{path} holds no settings: remove {path.with_suffix('')} and it, to run that again") from error
 
 
 def _begun(folder: Path) -> bool:

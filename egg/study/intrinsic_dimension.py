@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from egg.errors import EggError
+from egg.errors import EggError, telling
+from egg.files import read_file
 from egg.kernels.layout import Shape
 from egg.model.network import Network
 from egg.run.adaptation import ALL_WEIGHTS, Subspace
+from egg.run.log import is_number
 
 RESULTS = "results.jsonl"
 SHARE = 0.9  # of the gain of all weights
@@ -145,28 +147,31 @@ class Records:
     def __init__(self, folder: Path):
         self.path = folder / RESULTS
         self.known: dict[Trial, Result] = {}
+        if self.path.is_symlink():
+            raise EggError(f"{self.path} is a link: results are kept in their own folder, put the file in its place")
         if not self.path.exists():
             return
-        content = self.path.read_bytes()
+        with telling(f"cannot read {self.path}", "; move it away to measure all again"):
+            content = read_file(self.path)
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):  # killed while it was written
-            with open(self.path, "rb+") as file:
-                file.truncate(len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 there = json.loads(line)
                 result = Result(Trial(**there.pop("trial")), **there)
-                usable = math.isfinite(result.bits_per_byte) and hash(result.trial)
+                usable = is_number(result.bits_per_byte) and hash(result.trial) is not None
             except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 usable = False
             if not usable:
                 raise EggError(f"{self.path}, line {number} is no result: remove it to measure that again")
             self.known[result.trial] = result
+        if len(whole) < len(content):  # killed while it was written
+            with telling(f"cannot write {self.path}"), open(self.path, "rb+") as file:
+                file.truncate(len(whole))
 
     def add(self, result: Result) -> None:
         """Keep a result."""
         self.known[result.trial] = result
-        with open(self.path, "a", encoding="utf-8") as file:
+        with telling(f"cannot write {self.path}"), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(result)) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -125,7 +125,8 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
         panel.set_ylabel("share of the gain of all weights")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7, title="pretraining", title_fontsize=7)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=7, title="pretraining", title_fontsize=7)
     save_figure(figure, path, follow=True)
 
 
