@@ -15,6 +15,7 @@ import pytest
 from conftest import SMALL
 from test_resume import files
 
+import egg.files
 from egg.errors import EggError
 from egg.evolution.base import Evolution
 from egg.model import checkpoint
@@ -44,7 +45,7 @@ def fail_at(patch, operation: str, number: int, code: int) -> list[int]:
     elif operation == "replace":
         patch.setattr(Path, "replace", failing(Path.replace))
     else:
-        patch.setattr(checkpoint, "open", failing(open), raising=False)
+        patch.setattr(egg.files, "open", failing(open), raising=False)
     return calls
 
 
