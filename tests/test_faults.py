@@ -1,6 +1,8 @@
 """Pulled plugs: full disks, failing writes, vanished folders, two processes in one run."""
 
 import errno
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -13,6 +15,7 @@ import pytest
 from conftest import SMALL
 from test_resume import files
 
+import egg.files
 from egg.errors import EggError
 from egg.evolution.base import Evolution
 from egg.model import checkpoint
@@ -42,7 +45,7 @@ def fail_at(patch, operation: str, number: int, code: int) -> list[int]:
     elif operation == "replace":
         patch.setattr(Path, "replace", failing(Path.replace))
     else:
-        patch.setattr(checkpoint, "open", failing(open), raising=False)
+        patch.setattr(egg.files, "open", failing(open), raising=False)
     return calls
 
 
@@ -184,3 +187,66 @@ def test_a_lock_goes_with_a_killed_process(train, egg, tables, tmp_path):
     assert (run / LOCK).read_text().startswith(f"{process.pid} ")
     status, _, err = egg("train", "--resume", run, "--steps", 1, "--backend", "numpy")
     assert status == 0, err
+
+
+def test_a_clock_that_jumps(begin, train, tmp_path, monkeypatch):
+    """The wall clock goes a day ahead and back each time that somebody reads it; a run has a clock of its own."""
+    train(*STEPS, "--out", tmp_path / "whole")
+    real, readings = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() + (-86400) ** (1 + next(readings) % 2))
+    status, _, err = begin(tmp_path / "run")
+    assert status == 0, err
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= a["seconds"] <= b["seconds"] < 60 for a, b in itertools.pairwise(lines))
+
+
+def test_changed_bytes_of_the_cache_do_not_reach_a_run(egg, cache, tmp_path):
+    text, run, whole = tmp_path / "text.txt", tmp_path / "run", tmp_path / "whole"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    for folder, steps in ((whole, 7), (run, 3)):
+        assert egg("train", *SMALL, "--data", text, "--steps", steps, "--out", folder)[0] == 0
+    (prepared,) = cache.glob("corpora/*/all.bin")
+    before = prepared.stat()
+    changed = prepared.read_bytes().replace(b"quick", b"quack")
+    prepared.write_bytes(changed)
+    os.utime(prepared, ns=(before.st_atime_ns, before.st_mtime_ns))
+    resume = ("train", "--resume", run, "--backend", "numpy", *STEPS)
+    status, out, err = egg(*resume)
+    assert status == 0 and "other bytes" in out + err
+    name = "checkpoints/step-00000007/model.safetensors"
+    assert files(run)[name] == files(whole)[name]
+    # The source has changed as well: what the run keeps of its text says so.
+    text.write_text(text.read_text().replace("quick", "quack"))
+    status, _, err = egg(*resume[:-1], 9)
+    assert (status, err.splitlines()[-1].startswith("egg: ")) == (2, True) and "not the text" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are Linux's")
+def test_names_that_are_not_utf8(tmp_path):
+    text, run = (tmp_path / os.fsdecode(name) for name in (b"te\xffxt.txt", b"r\xffun"))
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    command = [sys.executable, ROOT / "train.py", *SMALL, "--data", text, "--steps", "7", "--out", run]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert all((run / name).stat().st_size for name in ("report.html", "loss.png", "run.toml"))
+    resume = [sys.executable, ROOT / "train.py", "--resume", run, "--backend", "numpy", "--steps", "9"]
+    done = subprocess.run(resume, capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+
+
+def test_compress_leaves_the_files_beside_its_own_alone(train, egg, book, tmp_path):
+    train("--steps", 3, "--out", tmp_path / "run")
+    beside = {tmp_path / name: name.encode() for name in ("writing-notes.egg", "writing-notes.txt", ".notes.egg")}
+    for path, content in beside.items():
+        path.write_bytes(content)
+    own = ("--model", tmp_path / "run", "--backend", "numpy", "-o")
+    assert egg("compress", book, *own, tmp_path / "notes.egg")[0] == 0
+    assert egg("decompress", tmp_path / "notes.egg", *own, tmp_path / "notes.txt")[0] == 0
+    assert (tmp_path / "notes.txt").read_bytes() == book.read_bytes()
+    assert {path: path.read_bytes() for path in beside} == beside
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in beside} | {
+        "run",
+        "notes.egg",
+        "notes.txt",
+    }

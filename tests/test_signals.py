@@ -1,0 +1,131 @@
+"""Ctrl-C and SIGTERM in real processes: one line, an exit status, a whole checkpoint, and the same bytes afterwards.
+
+pytest -m slow tests/test_signals.py -s
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+from test_kills import ROOT, result, saved_steps
+
+from egg.model import checkpoint
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes through /proc")
+
+PAIR = (signal.SIGINT, signal.SIGTERM)
+LIVES = 25  # of one run, each ended by a pair of signals
+# A shell's "&" has SIGINT ignored, and a child keeps that. The byte says that Python itself is up.
+START = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.write(1, b'.')"
+TRAIN = f"{START}; sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def start(*arguments) -> subprocess.Popen:
+    """A process of ``python train.py ARGUMENTS``, whose first line is about to run."""
+    command = [sys.executable, "-c", TRAIN, ROOT / "train.py", *arguments]
+    job = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert job.stdout.read(1) == b"."
+    return job
+
+
+def end(job: subprocess.Popen) -> tuple[int, list[str], str]:
+    """Wait for a process; returns its exit status as a shell has it, its lines on standard output, standard error."""
+    out, err = job.communicate(timeout=120)
+    status = 128 - job.returncode if job.returncode < 0 else job.returncode
+    return status, out.decode().splitlines(), err.decode()
+
+
+def endings(out: list[str], err: str) -> list[str]:
+    """All lines about how a process was ended."""
+    return [line for line in out if "stopped at step" in line] + err.splitlines()
+
+
+def send_pair(job: subprocess.Popen, moments: random.Random) -> signal.Signals:
+    """Send both signals within 5 ms, either first; returns the first."""
+    first, second = moments.sample(PAIR, 2)
+    job.send_signal(first)
+    time.sleep(moments.choice([0.0, moments.uniform(0.0, 0.005)]))
+    job.send_signal(second)
+    return first
+
+
+def pairs(tables: Path, folder: Path, lives: int, seed: int) -> Counter:
+    """A run ended so many times by a pair of signals; each life is checked, and so is the end of them all.
+
+    returns : how many lives had each first signal and exit status
+    """
+    moments, run, whole = random.Random(seed), folder / f"run-{seed}", folder / f"whole-{seed}"
+    ended = Counter()
+    flags = [*SMALL, "--data", tables]
+    for _ in range(lives):
+        before = saved_steps(run)[-1:]
+        goes_on = ["--resume", run, "--backend", "numpy"] if before else [*flags, "--out", run]
+        job = start(*goes_on, "--steps", 10_000_000)
+        while saved_steps(run)[-1:] == before and job.poll() is None:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.1))
+        first = send_pair(job, moments)
+        status, out, err = end(job)
+        said = endings(out, err)
+        assert (status, len(said)) in ((130, 1), (143, 1)), (first, status, said)
+        ended[f"{first.name} first, status {status}"] += 1
+        assert all(checkpoint.damage_of(path) is None for path in checkpoint.checkpoints(run))
+    steps = checkpoint.step_of(Path(saved_steps(run)[-1])) + 5
+    for arguments in (["--resume", run, "--backend", "numpy"], [*flags, "--out", whole]):
+        status, _, err = end(start(*arguments, "--steps", steps))
+        assert (status, err) == (0, "")
+    assert result(run) == result(whole)
+    return ended
+
+
+def test_both_signals_within_milliseconds_are_one(tables, tmp_path):
+    pairs(tables, tmp_path, 3, seed=0)
+
+
+@pytest.mark.slow
+def test_a_thousand_pairs_of_signals(tables, tmp_path):
+    ended = Counter()
+    for seed in range(1, 1 + 1000 // LIVES):
+        ended += pairs(tables, tmp_path, LIVES, seed)
+        print(f"\n{ended.total()} pairs: {dict(sorted(ended.items()))}", end="")
+
+
+def catches(job: subprocess.Popen, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{job.pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
+def interrupt_early(tables: Path, run: Path, moment: float) -> str:
+    """Ctrl-C at a moment after the process has begun to catch signals; returns the one line about it."""
+    job = start(*SMALL, "--data", tables, "--steps", 10_000_000, "--out", run)
+    while not catches(job, signal.SIGTERM) and job.poll() is None:
+        time.sleep(0.001)
+    time.sleep(moment)
+    job.send_signal(signal.SIGINT)
+    status, out, err = end(job)
+    said = endings(out, err)
+    assert (status, len(said)) == (130, 1), (moment, status, said)
+    assert said == ["egg: interrupted"] or "stopped at step" in said[0]
+    return said[0]
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.2])
+def test_an_interrupt_during_imports_is_one_line(tables, tmp_path, moment):
+    interrupt_early(tables, tmp_path / "run", moment)
+
+
+@pytest.mark.slow
+def test_a_hundred_early_interrupts(tables, tmp_path):
+    moments, said = random.Random(5), Counter()
+    for number in range(100):
+        line = interrupt_early(tables, tmp_path / f"run-{number}", moments.uniform(0.0, 0.7))
+        said[line.partition(" at step")[0]] += 1
+    print(f"\n{dict(said)}")
