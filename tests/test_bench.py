@@ -186,7 +186,7 @@ def test_flags_narrow_the_plan(arguments, expected):
         ("--hidden-size 63 --num-layers 2", "power of four"),
         ("--readers 3", "even number"),
         ("--seconds -1", "must be 0 or more"),
-        ("--backend abacus", "choose auto, numpy, numba, cupy"),
+        ("--backend abacus", 'Choose from: "auto", "numpy", "numba", "cupy"'),
     ],
 )
 def test_refusals_are_one_line(egg, flags, says):

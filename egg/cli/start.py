@@ -54,6 +54,9 @@ def _end_at_once(number: int, frame) -> None:
 
 
 def _raise(number: int, frame) -> None:
+    training = sys.modules.get("egg.run.signals")  # which has ended on a signal just now
+    if training and training.just_heard():
+        return
     if not _first:
         _first.append(time.monotonic())
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

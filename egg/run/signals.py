@@ -8,6 +8,13 @@ from collections.abc import Callable
 
 TOGETHER = 1.0  # seconds in which SIGINT and SIGTERM are one: who stops a job may send both
 
+_heard: list[float] = []  # when the first signal came to what is done since
+
+
+def just_heard() -> bool:
+    """Whether a signal has been caught within a second: another belongs to it, also when what caught it is done."""
+    return bool(_heard) and time.monotonic() - _heard[-1] < TOGETHER
+
 
 def catch_signals(heard: Callable[[int], None]) -> Callable[[], None]:
     """Tell ``heard`` the number of the first signal, and let the next do what it did before; returns what undoes this.
@@ -21,6 +28,7 @@ def catch_signals(heard: Callable[[int], None]) -> Callable[[], None]:
     first: list[tuple[int, float]] = []
 
     def restore() -> None:
+        _heard.extend(moment for _, moment in first)
         for number, handler in before.items():
             signal.signal(number, handler)
 
