@@ -296,5 +296,5 @@ def test_what_cannot_be_swept(call, arguments, says):
 
 def test_a_sweep_of_nothing(egg, tables):
     status, _, err = egg("intrinsic-dimension", "--data", tables)
-    assert status == 2 and "checkpoints" in err and err.count("\n") == 1
+    assert status == 2 and "CKPT is missing" in err and err.count("\n") == 1
     assert egg("intrinsic-dimension", "no/such", "--data", tables)[0] == 2

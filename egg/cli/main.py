@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from egg import __version__
-from egg.cli import start
+from egg.cli import interrupts
 from egg.data import DataError
 from egg.errors import EggError
 from egg.kernels import BackendError
@@ -66,9 +66,9 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
                 f"{processes} processes were started: only training divides its work among several, start {prog} as one"
             )
         module = importlib.import_module(COMMANDS[command][0])
-        start.ready()
+        interrupts.ready()
         return module.main(argv, prog)
-    except start.Terminated:
+    except interrupts.Terminated:
         return distributed.fail("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return distributed.fail("interrupted", 128 + signal.SIGINT)
