@@ -10,7 +10,6 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,7 @@ def load_corpus(folder: Path, *, verify: bool = True) -> Corpus | None:
         raise DamagedCorpus(f"{folder / MANIFEST} is not a manifest ({error!r:.200})") from error
 
 
-def open_file(path: Path, mode: str = "rb") -> BufferedReader:
+def open_file(path: Path, mode: str = "rb") -> Any:
     """Open a file of a corpus; raises OSError, also for a pipe or a device, and to write for a link."""
     more = getattr(os, "O_NONBLOCK", 0) | (0 if mode == "rb" else getattr(os, "O_NOFOLLOW", 0))
     file = open(path, mode, opener=lambda name, flags: os.open(name, flags | more, 0o666))
