@@ -14,7 +14,7 @@ from egg.model.adapter import ADAPTER, KINDS, file_bytes
 from egg.model.network import Network, read_model
 from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
-from egg.rewards.process import Reward
+from egg.rewards.process import Reward, check_timeout
 from egg.run.adaptation import Subspace, beginning
 from egg.run.folders import folder_for
 from egg.run.log import METRICS
@@ -94,6 +94,7 @@ def _settings(arguments) -> RewardSettings:
         raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
     if arguments.eval_every is not None and arguments.eval_every < 0:
         raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
+    check_timeout(arguments.reward_timeout)
     if not 0 <= sigma_shift <= 8:
         raise EggError(f"--sigma-shift {sigma_shift}: must be 0 to 8")
     Sampling(length=arguments.length, temperature=arguments.temperature, seed=arguments.seed)

@@ -16,6 +16,12 @@ START_SECONDS = 60  # for the module to be imported
 LONGEST = 7 * 86400  # seconds that a call may be given: a week, and what every system can wait for
 
 
+def check_timeout(seconds: float) -> None:
+    """Raises EggError for what is no time that a call may take."""
+    if not 0 < seconds <= LONGEST:
+        raise EggError(f"--reward-timeout {seconds:g}: must be more than 0 and at most {LONGEST} seconds")
+
+
 class Reward:
     """Scores texts; ``close`` ends the process.
 
@@ -28,8 +34,7 @@ class Reward:
         module, _, function = spec.partition(":")
         if not module or not function:
             raise EggError(f"--reward {spec}: give MODULE:FUNCTION, as egg.rewards:target_length")
-        if not 0 < timeout <= LONGEST:
-            raise EggError(f"--reward-timeout {timeout:g}: must be more than 0 and at most {LONGEST} seconds")
+        check_timeout(timeout)
         self.spec, self._timeout = spec, timeout
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
