@@ -681,7 +681,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(egg, tables, tmp_path,
     def refused(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("egg.model.checkpoint.write_synced", refused)
+    monkeypatch.setattr("egg.files.write_synced", refused)
     status, _, err = egg("train", "--data", tables, "--backend", "numpy", "--out", tmp_path / "run")
     assert status == 2 and "Read-only file system" in one_line(err) and "--out" in err
 
