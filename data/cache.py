@@ -78,8 +78,8 @@ def remove_corpus(folder: Path) -> int:
     if not folder.exists():
         return 0
     with writing(folder):
-        files = list(folder.iterdir())
-        if strange := sorted(file.name for file in files if file.name not in file_names(folder) or file.is_dir()):
+        files, known = list(folder.iterdir()), file_names(folder)
+        if strange := sorted(file.name for file in files if file.name not in known or file.is_dir()):
             raise DataError(f"{folder} holds {strange[0]!r}, which no corpus has: move it away first")
         size = sum(file.lstat().st_size for file in files)
         # What makes it a corpus goes last: what an interruption leaves can be removed again.

@@ -13,7 +13,7 @@ from egg import data
 from egg.cli.corpus import text_of
 from egg.cli.options import FULL, ColumnFlag, ComputeFlags, JsonFlag, parse, rank_of, say
 from egg.compute import Compute
-from egg.config import TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
+from egg.config import ADAPT, TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
 from egg.model import checkpoint
 from egg.model.adapter import ADAPTER, merge, read_adapter
@@ -200,7 +200,7 @@ def _config(arguments: AdaptArguments, model: ModelConfig) -> Config:
         eval_every=every,
         eval_bytes=a.eval_bytes,
     )
-    return Config("adapt", model, evolution, run).resolved()
+    return Config(ADAPT, model, evolution, run).resolved()
 
 
 def _merge(arguments: MergeArguments) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
-from egg.files import read_file, save_figure
+from egg.files import read_file, replace_file, save_figure
 from egg.model import checkpoint
 from egg.model.adapter import ADAPTER, KINDS, file_bytes
 from egg.model.network import Network, read_model
@@ -46,7 +46,7 @@ def adapt(arguments) -> int:
         about = beginning(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
         with telling(f"cannot write {out}"):
             out.mkdir(parents=True, exist_ok=True)
-            checkpoint.replace_file(
+            replace_file(
                 out / checkpoint.CONFIG, checkpoint.json_bytes({"made_with": made_with(base.backend), "adapter": about})
             )
             rows: list[dict] = []
@@ -55,7 +55,7 @@ def adapt(arguments) -> int:
             finally:  # a function that fails on the way leaves what was found before
                 if rows:
                     content = file_bytes(evolution.network.adapter, about["base"])
-                    checkpoint.replace_file(out / ADAPTER, content)
+                    replace_file(out / ADAPTER, content)
                     _draw(out, before, rows)
     if interrupted:
         say(f"stopped at step {len(rows):,}, saved what there is in {out}")

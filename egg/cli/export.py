@@ -15,6 +15,7 @@ from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
 from egg.export.huggingface import Measured, hub_files
+from egg.files import replace_file
 from egg.model import checkpoint, hub
 from egg.model.evaluate import count_words, evaluate
 from egg.model.network import Network, read_model
@@ -62,7 +63,7 @@ def main(argv: list[str], prog: str) -> int:
     with telling(f"cannot write {target}"):
         target.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            checkpoint.replace_file(target / file, content)
+            replace_file(target / file, content)
     for file, content in files.items():
         print(f"{target / file}: {len(content):,} bytes")
     return 0

@@ -13,6 +13,7 @@ from egg.cli.options import ColumnFlag, ComputeFlags, JsonFlag, made_folder, one
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
+from egg.files import replace_file
 from egg.model import checkpoint
 from egg.model.network import Network, read_model, trained_for
 from egg.study.geometry import NEIGHBORS
@@ -107,7 +108,7 @@ def _measure(arguments: GeometryArguments) -> int:
     with telling(f"cannot write {out}", "; give --out"):
         plot_layers(measured, pictures[0])
         plot_training(measured, pictures[1])
-        checkpoint.replace_file(out / GEOMETRY, checkpoint.json_bytes(content))
+        replace_file(out / GEOMETRY, checkpoint.json_bytes(content))
     if arguments.json:
         print_json(content)
     else:

@@ -2,10 +2,10 @@
 
 import os
 import signal
-import sys
 import time
 
-TOGETHER = 1.0  # seconds in which signals are one: who stops a process may send several
+from egg.run.signals import TOGETHER, just_heard
+
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _begun: list[int] = []  # the signals that this process takes care of
 _ending: list[int] = []
@@ -46,8 +46,7 @@ def _end_at_once(number: int, frame) -> None:
 
 
 def _raise(number: int, frame) -> None:
-    training = sys.modules.get("egg.run.signals")  # which has ended on a signal just now
-    if training and training.just_heard():
+    if just_heard():  # training has ended on a signal just now
         return
     if not _first:
         _first.append(time.monotonic())

@@ -14,6 +14,7 @@ from egg.cli.options import ComputeFlags, JsonFlag, made_folder, number, parse, 
 from egg.compute import Compute
 from egg.config import TOKENS, EvolutionConfig
 from egg.errors import EggError, telling
+from egg.files import replace_file
 from egg.model import checkpoint
 from egg.model.adapter import base_hash
 from egg.model.evaluate import evaluate, sample
@@ -169,7 +170,7 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
     with telling(f"cannot write {out}"):
         plot_dimension(measured, pictures[0])
         plot_gains(measured, pictures[1])
-        checkpoint.replace_file(out / SUMMARY, checkpoint.json_bytes(content))
+        replace_file(out / SUMMARY, checkpoint.json_bytes(content))
     if a.json:
         print_json(content)
     else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from egg.config import VOCABULARY, model_from_json, tokens_of_a_step
 from egg.errors import EggError, telling
+from egg.files import replace_file
 from egg.kernels import Adapter, Backend, Shape, get_backend
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint, hub
@@ -293,7 +294,7 @@ class Network(ArrayValue):
         checkpoint.write_model(folder, {"model": sizes}, shape, self.weights)
         if self.adapter is not None:
             with telling(f"cannot write {folder}"):
-                checkpoint.replace_file(folder / ADAPTER, file_bytes(self.adapter, base_hash(shape, self.weights)))
+                replace_file(folder / ADAPTER, file_bytes(self.adapter, base_hash(shape, self.weights)))
 
 
 def load(

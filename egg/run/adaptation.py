@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from egg.config import Config, EvolutionConfig, ModelConfig
+from egg.config import ADAPT, Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError, telling
 from egg.evolution.base import StepReport, Text
 from egg.evolution.branches import BranchEvolution
+from egg.files import replace_file
 from egg.kernels import Adapter, AdapterShape, Shape
 from egg.kernels.backend import Votes
 from egg.kernels.values import ArrayValue
@@ -160,7 +161,7 @@ def adapt(
     Raises EggError for a rank, tensors or settings that cannot be.
     """
     settings, shape = EvolutionConfig(schedule_tokens=tokens, **settings), network.shape
-    config = Config("adapt", ModelConfig(shape.hidden_size, shape.num_layers), settings).resolved()
+    config = Config(ADAPT, ModelConfig(shape.hidden_size, shape.num_layers), settings).resolved()
     step_size = step_factor * config.evolution.step_size
     config = replace(config, evolution=replace(config.evolution, step_size=step_size))
     steps = tokens // config.tokens_per_step
@@ -187,4 +188,4 @@ class AdapterTrainer(Trainer):
         log.flush()
         network, path = self.evolution.network, self.run_folder / ADAPTER
         with telling(f"cannot write {path}"):
-            checkpoint.replace_file(path, file_bytes(network.adapter, base_hash(network.shape, network.weights)))
+            replace_file(path, file_bytes(network.adapter, base_hash(network.shape, network.weights)))

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from egg.config import ADAPT
 from egg.errors import EggError
 from egg.model import checkpoint
 from egg.model.adapter import ADAPTER
@@ -51,4 +52,4 @@ def folder_for(out: str | None) -> Path:
     for name in there:
         if (Path(out) / name).exists():
             raise EggError(f"--out {out} holds {name} already: give another folder")
-    return new_folder(out, "adapt")
+    return new_folder(out, ADAPT)

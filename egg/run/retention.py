@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from egg.errors import telling
-from egg.files import read_file
-from egg.model.checkpoint import BEST, CHECKPOINTS, WRITING, checkpoints, json_bytes, replace_file, step_name, step_of
+from egg.files import read_file, replace_file
+from egg.model.checkpoint import BEST, CHECKPOINTS, WRITING, checkpoints, json_bytes, step_name, step_of
 from egg.run.log import VALIDATION, Best
 
 # Begins the name of what is being removed, so that no checkpoint is ever half there under its own.

@@ -11,7 +11,7 @@ import numpy as np
 from egg.config import Config, to_json
 from egg.errors import EggError, telling
 from egg.evolution.base import Evolution, StepReport
-from egg.files import sweep
+from egg.files import replace_file, sweep
 from egg.model import checkpoint
 from egg.model.evaluate import Evaluation, evaluate
 from egg.optimizer import SHARE_BITS
@@ -157,7 +157,7 @@ class Trainer:
             self.run_folder.mkdir(parents=True, exist_ok=True)
             sweep(self.run_folder)
             for name, content in settings.items():
-                checkpoint.replace_file(self.run_folder / name, content)
+                replace_file(self.run_folder / name, content)
         log = RunLog(self.run_folder, self._history)
         self._best = log.best
         return log

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from egg.errors import EggError, telling
-from egg.files import read_file
+from egg.files import read_file, replace_file
 from egg.model import checkpoint
 from egg.run.config_file import MAX_TOML
 from egg.run.lock import locked
@@ -158,7 +158,7 @@ def _run(configuration: Configuration, seed: int, out: Path) -> Result:
         arguments |= {"resume": str(folder)}
     else:
         begun.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.replace_file(begun, checkpoint.json_bytes(configuration.settings))
+        replace_file(begun, checkpoint.json_bytes(configuration.settings))
         arguments |= {"out": str(folder)}
     status = _call(arguments)
     if status:
