@@ -19,13 +19,24 @@ VOTE_ROWS = 1 << 17  # (stream, byte) rows of votes that int32 holds: 127 * 127 
 MEMBER_ROWS = (2**31 - 1) // 382  # bytes whose score_16, -382 at the least, an int32 sums for a member
 VOTE_LIMIT = 1 << 23  # of one weight's votes where they are squared
 VOTE_MEAN = 4  # of a narrowed vote, at the most
-FIRST_SHIFTS = (5, 6), (11, 12, 5)  # of embedding and gain; of a layer's gate, candidate, down
+# What credit is shifted by in the first step: of embedding and gain; of a layer's gate, candidate, down; of a layer's
+# up, ln2, ln1, with stations
+FIRST_SHIFTS = (5, 6), (11, 12, 5), (3, 5, 6)
 WINDOW = 128  # steps of the running mean square
 CREDIT_LIMIT = 1 << 20  # of what travels along the wire
 BRANCH_BITS = 8  # fractional bits of a branch's logits
 BRANCH_MEAN = 512  # a logit moves by half of that to that much, on average
 BRANCH_LIMIT = 48  # sixteenths of a bit that it moves at the most
 MIN_BRANCHES = 16
+STATIONS = "gates", "state", "past", "middle", "mlp"  # where matrices read: u, h, past, y, v
+STATION_MEAN = 8  # an output moves by half of that to that much, on average
+FITNESS_LIMIT = 1 << 18  # of a station's branch: the sum of 4,096 of them is below 2**31
+
+
+def first_shifts(num_layers: int, stations: bool = False) -> np.ndarray:
+    """(kinds,) int64: what each kind of credit is shifted by in the first step."""
+    ends, layer, more = FIRST_SHIFTS
+    return np.array([*ends, *layer * num_layers, *more * (num_layers if stations else 0)], np.int64)
 
 
 def clip8(v):

@@ -35,7 +35,9 @@ class Draw(ArrayValue):
     branches: int
     """Branches of the wire at every byte: a power of two, 16 to the hidden size."""
     shifts: np.ndarray
-    """(shape.vote_kinds,) int64, 0 to 31: what each kind of credit is shifted by, as measured in the step before."""
+    """(kinds,) int64, 0 to 31: what each kind of credit is shifted by, as measured in the step before."""
+    stations: tuple[str, ...] = ()
+    """Which of ``egg.kernels.arithmetic.STATIONS`` are on; kinds of credit are more with any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Votes(ArrayValue):
     states: np.ndarray
     """(streams, L, D) int8: the streams' states after the chunk."""
     totals: np.ndarray
-    """(shape.vote_kinds,) int64: sums of the credits' magnitudes, before they are narrowed."""
+    """(kinds,) int64: sums of the credits' magnitudes, before they are narrowed."""
     score: int
     """Sum of the readers' scores, in 1/256 bit."""
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from egg.kernels.arithmetic import VOCABULARY
+from egg.kernels.arithmetic import VOCABULARY, first_shifts
 
 HIDDEN_SIZES = (16, 64, 256, 1024)
 MAX_RANK = 16  # of an adapter: one vector of lanes
@@ -141,10 +141,9 @@ class Shape(Layout):
         d = self.hidden_size
         return 12 * d * d * self.num_layers + VOCABULARY * d
 
-    @cached_property
-    def vote_kinds(self) -> int:
-        """Kinds of credit that are narrowed by a shift of their own: embedding, gain, three a layer."""
-        return 2 + 3 * self.num_layers
+    def vote_kinds(self, stations: bool = False) -> int:
+        """Kinds of credit that are narrowed by a shift of their own: embedding, gain, three or six a layer."""
+        return len(first_shifts(self.num_layers, stations))
 
     @cached_property
     def matrices(self) -> tuple[str, ...]:

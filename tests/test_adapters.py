@@ -72,7 +72,7 @@ def test_votes_equal(numba, case):
         tokens = text_of(rng, streams, length + 1)
         states = drawn(rng, (streams, shape.num_layers, shape.hidden_size), 40)
         branches = 16 if few else shape.hidden_size
-        draw = Draw(2**63 + scale, 2**32 - 2, branches, rng.integers(0, 14, shape.vote_kinds))
+        draw = Draw(2**63 + scale, 2**32 - 2, branches, rng.integers(0, 14, shape.vote_kinds()))
         expected, got = (
             b.cast_votes(b.prepare(shape, weights, adapter), tokens, states, draw, first_row=7)
             for b in (REFERENCE, numba)

@@ -115,7 +115,7 @@ def drawn_step(shape, rng, streams, length, branches):
     tokens = text_of(rng, streams, length + 1)
     layers = (streams, shape.num_layers, shape.hidden_size)
     states = rng.integers(-127, 128, layers).astype(np.int8)
-    shifts = rng.integers(0, 14, shape.vote_kinds)
+    shifts = rng.integers(0, 14, shape.vote_kinds())
     return tokens, states, Draw(2**63 + streams, 2**32 - 2, branches, shifts)
 
 
@@ -234,7 +234,7 @@ def test_nothing_is_written_beyond_a_batch(fast):
     states = whole[2:7]
     before = whole.copy()
     fast.forward(model, text_of(rng, 5, 3), states)
-    draw = Draw(0, 0, 64, np.zeros(shape.vote_kinds, np.int64))
+    draw = Draw(0, 0, 64, np.zeros(shape.vote_kinds(), np.int64))
     fast.cast_votes(model, text_of(rng, 5, 4), states, draw)
     np.testing.assert_array_equal(whole, before)
 

@@ -7,15 +7,11 @@ import pytest
 from synthetic import corpus
 
 from egg.kernels import Adapter, AdapterShape, Draw, Shape, get_backend, philox, reference
-from egg.kernels.arithmetic import FIRST_SHIFTS, MASTER_BITS, VOTE_MEAN, product_shift, round_div, round_shift
+from egg.kernels.arithmetic import MASTER_BITS, VOTE_MEAN, first_shifts, product_shift, round_div, round_shift
 from egg.kernels.reference_branches import Branches, hadamard, head_votes, log2_4096
 from egg.model.parameters import initial_weights
 
 BACKEND = get_backend("numpy")
-
-
-def first_shifts(shape):
-    return np.array([*FIRST_SHIFTS[0], *FIRST_SHIFTS[1] * shape.num_layers], np.int64)
 
 
 def made(hidden_size=16, num_layers=2, streams=5, length=6, seed=0, scale=20):
@@ -29,7 +25,7 @@ def made(hidden_size=16, num_layers=2, streams=5, length=6, seed=0, scale=20):
 
 
 def cast(shape, weights, tokens, states, branches=None, first_row=0, adapter=None, step=3):
-    draw = Draw(2**40 + 1, step, branches or shape.hidden_size, first_shifts(shape))
+    draw = Draw(2**40 + 1, step, branches or shape.hidden_size, first_shifts(shape.num_layers))
     model = BACKEND.prepare(shape, weights, adapter)
     return BACKEND.cast_votes(model, tokens, states, draw, first_row=first_row)
 
@@ -291,7 +287,7 @@ def test_sixty_steps_learn():
     text = corpus(40)
     weights = initial_weights(shape, 3, "egg")
     master = weights.astype(np.int32) << MASTER_BITS
-    squares, shifts = np.zeros(shape.rows, np.int64), first_shifts(shape)
+    squares, shifts = np.zeros(shape.rows, np.int64), first_shifts(shape.num_layers)
     states, starts = np.zeros((streams, 1, 16), np.int8), np.arange(streams) * text.size // streams
     bits = []
     for step in range(steps):

@@ -678,7 +678,7 @@ def test_votes_of_a_backend_are_the_oracles(backend, case):
     tokens = rng.integers(0, 256, (streams, length + 1)).astype(np.uint8)
     tokens[0, length // 2] = 0
     states = rng.integers(-127, 128, (streams, layers, d)).astype(np.int8)
-    shifts = np.array(oracle.first_shifts(layers), np.int64) + rng.integers(0, 4, shape.vote_kinds)
+    shifts = np.array(oracle.first_shifts(layers), np.int64) + rng.integers(0, 4, shape.vote_kinds())
     step = 1_234_567
     expected = oracle.egg_votes(weights, tokens.tolist(), states.tolist(), 77, step, branches, shifts.tolist())
     model, draw = backend.prepare(shape, flat_weights), Draw(77, step, branches, shifts)

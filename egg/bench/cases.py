@@ -20,7 +20,7 @@ from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evolution.classic import ClassicSettings, read_pair
 from egg.evolution.recipes import evolution
-from egg.kernels.arithmetic import FIRST_SHIFTS, LIMIT, MASTER_BITS, MIN_BRANCHES, VOCABULARY
+from egg.kernels.arithmetic import LIMIT, MASTER_BITS, MIN_BRANCHES, VOCABULARY, first_shifts
 from egg.kernels.backend import Backend, Draw, Noise
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import words
@@ -204,8 +204,7 @@ def _chunk(case: Case, backend: Backend) -> Job:
     shape, d = case.shape, case.shape.hidden_size
     model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
     tokens, states = _tokens(case.readers, case.seq_len), _states(case.readers, shape)
-    gates, layer = FIRST_SHIFTS
-    shifts = np.array([*gates, *layer * shape.num_layers], np.int64)
+    shifts = first_shifts(shape.num_layers)
     count = case.readers * case.seq_len
     each = {"forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape)}
     work = Work(count, count * each[case.name])

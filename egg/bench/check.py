@@ -66,7 +66,7 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
     model = backend.prepare(shape, weights)
     results: dict[str, tuple] = {"forward": backend.forward(model, tokens, states[:STREAMS])}
     if branches:
-        shifts = rng.integers(4, 13, shape.vote_kinds)
+        shifts = rng.integers(4, 13, shape.vote_kinds())
         master, squares = weights.astype(np.int32) << MASTER_BITS, np.arange(shape.rows)
         results |= {"cast_votes": (), "update_rows": (master, squares)}
         for count in dict.fromkeys((MIN_BRANCHES, shape.hidden_size)):

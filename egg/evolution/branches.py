@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from egg.evolution.base import Evolution, Text
-from egg.kernels.arithmetic import FINE, FIRST_SHIFTS, LIMIT, MASTER_BITS, VOCABULARY, VOTE_LIMIT, VOTE_MEAN
+from egg.kernels.arithmetic import FINE, LIMIT, MASTER_BITS, VOCABULARY, VOTE_LIMIT, VOTE_MEAN, first_shifts
 from egg.kernels.backend import Backend, Draw, Votes
 from egg.kernels.layout import Shape
 from egg.kernels.philox import STREAM_ORDER, words
@@ -26,8 +26,7 @@ class BranchEvolution(Evolution):
         self._first_step = round(c.step_size * (1 << STEP_BITS))
         self._last_step = round(self._first_step * c.final_step_share)
         self.states = np.zeros((len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8)
-        kinds = [*FIRST_SHIFTS[0], *FIRST_SHIFTS[1] * self.shape.num_layers]
-        self.shifts = np.array(kinds, np.int64)
+        self.shifts = first_shifts(self.shape.num_layers)
         self._order: tuple[int, Any] = (-1, None)
         self.begin_from(self.weights)
 
@@ -132,7 +131,7 @@ class BranchEvolution(Evolution):
             "states": Form((cls.stream_count(config, text_size), *layers), np.int8, -LIMIT, LIMIT),
             "master": Form((shape.parameters,), np.int32, -most, most),
             "squares": Form((shape.rows,), np.int64, 0, VOTE_LIMIT**2 << 4),
-            "shifts": Form((shape.vote_kinds,), np.int64, 0, 31),
+            "shifts": Form((shape.vote_kinds(),), np.int64, 0, 31),
         }
 
     @classmethod

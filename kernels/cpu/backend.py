@@ -242,7 +242,7 @@ class NumbaBackend:
         seen, bytes_ = (padded, length) if credited else (0, 0)
         words = -(-(adapter or shape).sign_words // 64) * 64
         wide_row = _wide_row(shape) if adapter else 0
-        scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds
+        scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds()
         arrays = (
             _filled((structures.BUFFERS, padded, stride), np.uint8),
             _filled((padded, 4 * stride), np.uint8),
@@ -326,7 +326,7 @@ class NumbaBackend:
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         shape, packed, layout = model.shape, model.model, model.adapter
         streams, length = len(tokens), tokens.shape[1] - 1
-        d, kinds = shape.hidden_size, shape.vote_kinds
+        d, kinds = shape.hidden_size, shape.vote_kinds()
         v_columns, x_columns = _columns(shape)
         fours = -(-streams // 4)
         quads = fours * length

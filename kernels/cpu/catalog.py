@@ -134,7 +134,7 @@ def compile_all(backend) -> None:
         tokens = np.ones((16, 5), np.uint8)
         states = np.zeros((16, 1, d), np.int8)
         model, noise = backend.prepare(shape, weights), Noise(0, 0, 4)
-        draw = Draw(0, 0, d, np.zeros(shape.vote_kinds, np.int64))
+        draw = Draw(0, 0, d, np.zeros(shape.vote_kinds(), np.int64))
         backend.forward(model, tokens, states)
         cast = backend.cast_votes(model, tokens, states, draw)
         squares = np.zeros(shape.rows, np.int64)
