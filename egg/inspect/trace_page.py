@@ -1,8 +1,8 @@
-"""A trace as a page: the text coloured by surprise, and the stages of the byte that is clicked."""
+"""A trace as a page: the text coloured by surprise, and the stages of the selected byte."""
 
 from typing import Any
 
-from egg.inspect.trace import Trace, shown
+from egg.inspect.trace import Trace, byte_label
 from egg.inspect.trace_screen import BEYOND, SCALE, characters
 from egg.view.html import build, escape
 
@@ -10,7 +10,7 @@ from egg.view.html import build, escape
 def page(traced: Trace, model: str) -> str:
     """The page.
 
-    model : what its heading calls the model
+    model : the model's name in the heading
     """
     bits = traced.surprise_bits
     legend, low = [], 0.0
@@ -38,9 +38,9 @@ def _data(traced: Trace) -> dict[str, Any]:
         "scale": SCALE,
         "beyond": BEYOND,
         "bytes": traced.tokens.tolist(),
-        "names": [shown(b) for b in traced.tokens.tolist()],
+        "names": [byte_label(b) for b in traced.tokens.tolist()],
         "characters": characters(traced.text),
-        "characters_of": [shown(b) for b in range(256)],
+        "characters_of": [byte_label(b) for b in range(256)],
         "surprise": traced.surprise_bits.round(4).tolist(),
         "rank": (traced.rank + 1).tolist(),
         "next": [
