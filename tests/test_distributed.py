@@ -162,17 +162,17 @@ for dtype, far in ((np.int64, 1 << 40), (np.int32, 1 << 27)):
 for items in (1, 2, 7):
     whole = np.arange(items * 6, dtype=np.int8).reshape(items, 2, 3)
     mine = whole[ranks.share(items)]
-    np.testing.assert_array_equal(ranks.all_rows(mine, items), whole)
+    np.testing.assert_array_equal(ranks.all_gather(mine, items), whole)
     gathered = ranks.gather(mine, items)
     np.testing.assert_array_equal(gathered, whole if ranks.leader else mine)
     for first in range(items + 1):
         gathered = ranks.gather(mine, items, first)
         assert not ranks.leader or (gathered == whole[:first]).all() and len(gathered) == first
-    spread = ranks.spread(whole if ranks.leader else None, items, (2, 3))
-    np.testing.assert_array_equal(spread, mine)
+    scattered = ranks.scatter(whole if ranks.leader else None, items, (2, 3))
+    np.testing.assert_array_equal(scattered, mine)
 master = np.arange(-500, 500, dtype=np.int16)
-np.testing.assert_array_equal(ranks.same(master if ranks.leader else None, (1000,), np.int16), master)
-assert ranks.agree([3, 15, 2][r]) == 15
+np.testing.assert_array_equal(ranks.broadcast(master if ranks.leader else None, (1000,), np.int16), master)
+assert ranks.maximum([3, 15, 2][r]) == 15
 assert ranks.lead(lambda: ["a", None, {"r": r}]) == ["a", None, {"r": 0}]
 assert ranks.local_size == n and ranks.threads >= 1
 ranks.close()
@@ -341,9 +341,9 @@ def test_each_local_rank_has_a_gpu(monkeypatch):
 
 def test_alone_nothing_is_exchanged():
     ranks, votes = distributed.join(), np.arange(3)
-    assert ranks is distributed.ALONE and ranks.spent(1.0) == ""
-    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.all_rows(votes, 3) is votes
-    assert ranks.share(9) == slice(0, 9) and ranks.agree(4) == 4
+    assert ranks is distributed.ALONE and ranks.exchange_cost(1.0) == ""
+    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.all_gather(votes, 3) is votes
+    assert ranks.share(9) == slice(0, 9) and ranks.maximum(4) == 4
     assert ranks.lead(lambda: json) is json
     with pytest.raises(EggError):
         ranks.lead(lambda: (_ for _ in ()).throw(EggError("no")))

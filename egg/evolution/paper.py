@@ -49,12 +49,12 @@ class PaperEvolution(Evolution):
 
     def _load(self, state, layout):
         def same(name: str) -> np.ndarray:
-            return self.ranks.same(state.get(name), layout[name].shape, layout[name].dtype)
+            return self.ranks.broadcast(state.get(name), layout[name].shape, layout[name].dtype)
 
         self.step_number, self.weights = int(same("step")[0]), same("weights").copy()
         states = _by_pairs(state["states"]) if state else None
         row = 2, self.shape.num_layers, self.shape.hidden_size
-        self.states = _by_members(self.ranks.spread(states, len(self.starts), row)).copy()
+        self.states = _by_members(self.ranks.scatter(states, len(self.starts), row)).copy()
 
     @staticmethod
     def stream_count(config, text_size):

@@ -15,7 +15,7 @@ from egg.report.plots import LOSS, plot_runs
 def draw_run(run: Path, training: np.ndarray, measured: np.ndarray) -> list[Path]:
     """Draw a run that has ended; returns the paths of loss.png and report.html.
 
-    training, measured : (n,) uint8, the text it learnt from, and the one it was measured on
+    training, measured : (n,) uint8, the text it learned from, and the text it was measured on
     """
     return write([read_curves(run)], lines_of(training, measured), run)
 
@@ -33,7 +33,7 @@ def write(runs: list[Curves], lines: dict[str, float], out: Path) -> list[Path]:
 
 
 def lines_of(training: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    """What simpler models make of a text: name -> bits per byte."""
+    """Bits per byte of the baselines on a text, as horizontal lines: name -> bits per byte."""
     if not np.count_nonzero(measured):
         return {}
     simple = baselines(training, measured)

@@ -116,7 +116,7 @@ class Trainer:
         """
         log = self._begin() if self.ranks.leader else None
         self._clock_zero = time.perf_counter() - self._history.seconds
-        stop, interrupted = bool(self.ranks.agree(self.finished)), None
+        stop, interrupted = bool(self.ranks.maximum(self.finished)), None
         self.evolution.time_share = self._time_share()
         try:
             while not stop and not interrupted:
@@ -128,7 +128,7 @@ class Trainer:
                         self._end(log, None)
                     raise
                 # A signal that one rank has heard, all heed after the same step.
-                interrupted = None if stop else self.ranks.agree(self._signal or 0) or None
+                interrupted = None if stop else self.ranks.maximum(self._signal or 0) or None
             self._end(log, interrupted)
         finally:
             self.progress.close()
@@ -177,7 +177,7 @@ class Trainer:
             self.stepping += seconds
         else:
             self._begun = True
-            self.ranks.forget()
+            self.ranks.reset_cost()
         steps, bits, spent = self._window
         self._window = steps + 1, bits + report.train_integer_bits_per_byte, spent + seconds
         e.time_share = self._time_share()
@@ -197,7 +197,7 @@ class Trainer:
             best_yet = self._best is not None and self._best.step == report.step
             self._show(report, self.config.tokens_per_step / seconds, log.best, stop)
         if measure:
-            save = bool(self.ranks.agree(save or best_yet))
+            save = bool(self.ranks.maximum(save or best_yet))
         if save:
             self._save(log)
         return stop
@@ -247,7 +247,7 @@ class Trainer:
             return 0
         if self.ranks.leader:
             share = int(min(1.0, self._seconds() / (60 * minutes)) * (1 << SHARE_BITS))
-        return self.ranks.agree(share)
+        return self.ranks.maximum(share)
 
     def _shares(self, seconds: float) -> list[float]:
         """How much of the way to each stop is done."""

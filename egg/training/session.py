@@ -232,7 +232,7 @@ class Session:
             return 0
         outcome = self.trainer.train()
         if self.ranks.size > 1:
-            self.progress.note(self.ranks.spent(self.trainer.stepping))
+            self.progress.note(self.ranks.exchange_cost(self.trainer.stepping))
         if outcome.interrupted:
             self.progress.note(
                 f"stopped at step {self.evolution.step_number:,}, saved {outcome.checkpoint}; "
