@@ -291,7 +291,7 @@ def assert_one_step(model):
         (["--rank", "full"], "--rank full"),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
         (["--member-tokens", 5], "--tokens 5"),
-        (["--data", "x"], "one of them"),
+        (["--data", "x"], "give either --data"),
         (["--eval-every", -1], "--eval-every -1"),
     ],
 )

@@ -140,7 +140,7 @@ def test_the_default_plan():
     ):
         assert row in rows
     assert ("step", "paper", 1024, 64) not in rows
-    # with the min_repeats branches there are, their time cannot be told from that of the rest
+    # with the fewest branches, their time cannot be separated from that of the rest
     assert "branches" not in [c.name for c in choose_cases(hidden_size=16, num_layers=1)]
 
 

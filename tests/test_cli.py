@@ -232,7 +232,7 @@ def test_a_bar_is_for_people_and_for_long_work(monkeypatch):
             if read:
                 read(total // 2)
                 read(total // 2)
-        shown = looked_at and total > cli_bar.LONG
+        shown = looked_at and total > cli_bar.MIN_BYTES
         assert ("reading" in stream.getvalue()) == shown == (read is not None)
 
 

@@ -1,4 +1,4 @@
-"""``egg adapt --reward``: towards what a Python function scores."""
+"""``egg adapt --reward``: adaptation to a reward that a Python function computes."""
 
 import json
 import time
@@ -22,14 +22,14 @@ from egg.run.origin import made_with
 from egg.run.signals import catch_signals
 
 STEP_SIZE = 4.0  # int8 steps
-MEASUREMENTS = 20
+MEASUREMENTS = 20  # during an adaptation, by default
 CURVE = "reward.png"
 
 
-def adapt(arguments) -> int:
+def adapt_to_reward(arguments) -> int:
     """Adapt as ``egg.cli.adapt.AdaptArguments`` say; returns the exit status."""
     if arguments.rank.strip().lower() == FULL:
-        raise EggError("--rank full: with --reward an adapter evolves, give 1 to 16")
+        raise EggError("--rank full: with --reward only an adapter evolves, give 1 to 16")
     shape, weights, _ = read_model(arguments.path)
     layout = Subspace(rank_of(arguments.rank), arguments.tensors or ",".join(KINDS)).layout(shape)
     settings = _settings(arguments)
@@ -66,21 +66,21 @@ def adapt(arguments) -> int:
 
 
 def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) -> int | None:
-    """All steps, a line of metrics.jsonl and of ``rows`` each; returns the signal that ended them early, if one did."""
-    began, steps, heard = time.perf_counter(), evolution.settings.steps, []
-    restore = catch_signals(heard.append)
-    with ExitStack() as held, open(out / METRICS, "w", encoding="utf-8") as log:
-        held.callback(restore)
+    """Take all steps, and add each to metrics.jsonl and ``rows``; returns the signal that ended them early, or None."""
+    began, steps, signals = time.perf_counter(), evolution.settings.steps, []
+    restore = catch_signals(signals.append)
+    with ExitStack() as stack, open(out / METRICS, "w", encoding="utf-8") as log:
+        stack.callback(restore)
         for step in range(1, steps + 1):
-            if heard:
-                return heard[0]
+            if signals:
+                return signals[0]
             row = {"step": step, "members_reward": evolution.step()}
             rows.append(row)
             try:
                 if step == steps or (every and step % every == 0):
                     row["reward"] = evolution.measure()
                     say(f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}")
-            finally:  # the step is done, whatever becomes of its measurement
+            finally:  # the step is done, even if its measurement fails
                 row["tokens"] = evolution.tokens
                 row["seconds"] = round(time.perf_counter() - began, 4)
                 log.write(json.dumps(row) + "\n")
@@ -91,7 +91,7 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
 def _settings(arguments) -> RewardSettings:
     population, sigma_shift = arguments.population_size, arguments.sigma_shift
     if population < 2 or population % 2:
-        raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
+        raise EggError(f"--population-size {population}: must be an even number, 2 or more")
     if arguments.eval_every is not None and arguments.eval_every < 0:
         raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
     check_timeout(arguments.reward_timeout)
@@ -117,11 +117,11 @@ def _settings(arguments) -> RewardSettings:
 
 def _prompts(path: str | None) -> list[bytes]:
     if path is None:
-        raise EggError("--reward needs --prompts FILE, a text with a prompt on each line")
+        raise EggError("--reward needs --prompts FILE, a text with one prompt per line")
     with telling(f"--prompts {path}", "; give a text file"):
         lines = read_file(path).splitlines()
     if not lines:
-        raise EggError(f"--prompts {path}: there is no line in it")
+        raise EggError(f"--prompts {path}: the file is empty")
     return lines
 
 

@@ -12,8 +12,8 @@ from egg.study.compare import Stopped, read_comparison, run_comparison, table
 class CompareArguments:
     """Run configurations side by side, at equal tokens, with several seeds each.
 
-    FILE is TOML: what stands at the top is common, each table is a configuration, keys are flags of egg
-    train. Started again, it goes on where it was interrupted. For example:
+    FILE is TOML: keys are flags of egg train, keys at the top apply to all configurations, and each table is a
+    configuration. Started again, it goes on where it was interrupted. For example:
 
       tokens = "1M"
       seeds = [1, 2]
@@ -25,10 +25,10 @@ class CompareArguments:
     """
 
     file: str
-    """The comparison."""
+    """The TOML file."""
     _: KW_ONLY
     out: str | None = None
-    """Folder of its runs, results.jsonl and curves.png; none: runs/NAME, as the file is called."""
+    """Folder for its runs, results.jsonl and curves.png; none: runs/NAME, after the file's name."""
 
 
 def main(argv: list[str], prog: str) -> int:

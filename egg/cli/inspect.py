@@ -111,7 +111,7 @@ SUBCOMMANDS = {
     "arithmetic": ArithmeticArguments,
 }
 DESCRIPTION = """\
-Look inside: no claim of this project has to be believed.
+Show the kernels, a model's weights, a text's path through it, and the integer tables.
 
 For example:
   {prog} kernels --audit

@@ -44,11 +44,11 @@ SUMMARY = "d90.json"
 
 @dataclass(frozen=True)
 class IntrinsicDimensionArguments:
-    """Find d90: how many parameters must move for 90 % of what moving all of them gains on another text.
+    """Find d90: how many parameters must move for 90 % of the gain, on another text, of moving all parameters.
 
     Each checkpoint is adapted to the text within subspaces of several ranks and tensors, at equal tokens, with
-    several seeds. Results are kept as they come: interrupted and started again, it goes on. Writes d90.png, gains.png
-    and d90.json.
+    several seeds. Each result is saved at once: started again after an interruption, it continues. Writes d90.png,
+    gains.png and d90.json.
 
     For example:
       egg intrinsic-dimension runs/nano/checkpoints/* --data letters.txt
@@ -59,27 +59,27 @@ class IntrinsicDimensionArguments:
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
     _: KW_ONLY
     data: str
-    """Text to adapt to, as for training; one that is unlike the pretraining text leaves something to gain."""
+    """Text to adapt to, as for training; unlike the pretraining text, or little is to gain."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
     ranks: str | None = "2,16"
     """Ranks of adapters, 1 to 16, separated by commas; none: no adapters."""
     tensors: str = "gru,w_down,head;w_down,head;head"
-    """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
+    """Subsets of matrices that adapters of each rank adapt, separated by semicolons."""
     whole: str | None = "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
-    """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
+    """Subsets of tensors that evolve without adapters (vectors: norm gains and biases); all tensors are always one."""
     tokens: Annotated[int, TOKENS] = 200_000
     """Bytes of text that every adaptation reads, each counted once for each reader."""
     seeds: int = 3
-    """Adaptations of each kind, with seeds 0, 1, ..."""
+    """Adaptations within each subspace, with seeds 0, 1, ..."""
     step_factors: str = "0.5,1,2"
-    """Times the default step size; the first seed finds each subspace's best among these or beyond their ends."""
+    """Multiples of the default step size; the first seed finds each subspace's best, beyond these if an end is best."""
     streams: int = EvolutionConfig.streams
-    """Readers a step, each with a text of its own."""
+    """Readers in a step, each with its own text."""
     eval_bytes: int = 131_072
     """Bytes of validation text that each adaptation is measured on; 0: all."""
     out: str = "runs/intrinsic-dimension"
-    """Folder of the results; what is there of the same trials is not measured again."""
+    """Folder for the results; trials whose results it holds are not measured again."""
     json: JsonFlag = False
     compute: ComputeFlags = Compute()
 
@@ -106,7 +106,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
-    """All checkpoints, one after another; returns what was found, and what the trials share."""
+    """Measure all checkpoints, one after another; returns their results, and the name of the text."""
     backend = a.compute.make(say)
     corpus, text, split = open_for_training(a.data, a.data_column, say)
     validation = sample(corpus.split(split), a.eval_bytes)
@@ -117,7 +117,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     total = each * sum(trials_of(len(some), len(factors), len(seeds)) for some in subspaces)
     measured = []
     with steps_bar(total, "adapting", "tokens") as done:
-        for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
+        for (path, shape, weights, config), model_subspaces in zip(models, subspaces, strict=True):
             network = Network(backend, shape, weights)
             before = evaluate(network, validation).bits_per_byte
             candidate = Candidate(path, network, base_hash(shape, weights), trained_for(path, config), before)
@@ -150,7 +150,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                     )
                 return result
 
-            gains = list(sweep(candidate, some, setting, factors, seeds, run))
+            gains = list(sweep(candidate, model_subspaces, setting, factors, seeds, run))
             measured.append(measure(candidate, gains))
     measured.sort(key=lambda m: (m.candidate.network.shape.parameters, m.candidate.pretraining or 0))
     return measured, corpus.name
@@ -182,7 +182,7 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
 
 
 def _subspaces(a: IntrinsicDimensionArguments, shape) -> list[Subspace]:
-    """Adapters of every rank beside every subset, and the subsets that move themselves; raises EggError for others."""
+    """Adapters of every rank for every subset, and the subsets without adapters; raises EggError for bad ranks."""
     found = []
     for word in (a.ranks or "").split(",") if a.ranks else ():
         try:

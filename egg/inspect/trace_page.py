@@ -25,7 +25,7 @@ Click a byte, or use the arrow keys.</p>
 <noscript><p>This page needs JavaScript to show the text; it fetches nothing.</p></noscript>
 <div id="layout">
 <div id="text"></div>
-<div id="one"></div>
+<div id="details"></div>
 </div>
 <p class="soft">Stages in the order of docs/arithmetic.md; matrices (grey) are int32 sums before shift and clip, the
 others int8. clipped: share at ±127, of sums the share that the clip changes. room: doublings left in int32. open:
