@@ -20,9 +20,9 @@ def check_backend(backend: Backend, *, branches: bool = True) -> None:
     """
     reference = get_backend("numpy")
     for shape in SHAPES:
-        expected, found = (_results(b, shape, branches) for b in (reference, backend))
+        expected, actual = (_results(b, shape, branches) for b in (reference, backend))
         for name, arrays in expected.items():
-            for one, other in zip(arrays, found[name], strict=True):
+            for one, other in zip(arrays, actual[name], strict=True):
                 if not np.array_equal(one, other):
                     raise EggError(
                         f"backend {backend.name}: {name} differs from the reference at "

@@ -23,7 +23,7 @@ class BenchArguments:
     """Measure speed: check the backend against the reference, then time it beside the CPU's peak.
 
     Prints a table for docs/benchmarks.md on standard output, progress on standard error. The cases:
-     forward: readers (16 in recipe egg) read T = 32 bytes each with unperturbed weights, which are packed before.
+     forward: readers (16 in recipe egg) read T = 32 bytes each with unperturbed weights; packing these is not timed.
      branches: members branch off after every byte, as many as the hidden size, and are scored: the time that those
     beyond 16 add to cast_votes, and in proportion the first 16.
      votes: the head's branches, credit along the wire, and the outer products: cast_votes, less forward and branches.
@@ -55,7 +55,7 @@ class BenchArguments:
     readers: int | None = None
     """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: the defaults."""
     seconds: float = Budget.seconds
-    """Time for each row, in 3 to 9 repeats; after about seven minutes no row is repeated."""
+    """Time for each case, in 3 to 9 repeats; after about seven minutes no case is repeated."""
     json: JsonFlag = False
     compute: ComputeFlags = Compute()
 

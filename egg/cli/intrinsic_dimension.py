@@ -99,10 +99,10 @@ def main(argv: list[str], prog: str) -> int:
     models = [(path, *read_model(path)) for path in a.checkpoints]
     subspaces = [plan(_subspaces(a, shape), shape) for _, shape, _, _ in models]
     out = made_folder(a.out)
-    with ExitStack() as held:
-        held.enter_context(locked(out))
-        measured, setting = _measure(a, models, subspaces, factors, Records(out))
-        return _report(a, out, measured, setting)
+    with ExitStack() as stack:
+        stack.enter_context(locked(out))
+        measured, name = _measure(a, models, subspaces, factors, Records(out))
+        return _report(a, out, measured, name)
 
 
 def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):

@@ -14,7 +14,7 @@ from egg.kernels import BackendError
 from egg.ranks import distributed
 
 COMMANDS = {
-    "train": ("egg.cli.train", "train a model, or go on with a run"),
+    "train": ("egg.cli.train", "train a model, or continue a run"),
     "eval": ("egg.cli.eval", "measure a model's bits per byte on a text"),
     "sample": ("egg.cli.sample", "generate text with a model"),
     "adapt": ("egg.cli.adapt", "fit a model to another text, by a small adapter"),

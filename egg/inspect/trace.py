@@ -1,4 +1,4 @@
-"""A text's way through a model, recorded from the reference definition: every stage of every byte.
+"""A text's path through a model, recorded from the reference definition: every stage of every byte.
 
 Stages are those of docs/arithmetic.md, "The model", in their order. Statistics are taken of each byte's vector at
 each stage; nothing is sampled.
@@ -53,16 +53,16 @@ class Stage(ArrayValue):
     mean_magnitude: np.ndarray
     """(T,) float64."""
     clipped: np.ndarray
-    """(T,) float64: share at +-127; of sums the share that the clip after the shift changes."""
+    """(T,) float64: share at +-127; for sums the share that the clip after the shift changes."""
     headroom_bits: np.ndarray | None
-    """(T,) float64, sums alone: log2(2**31 / largest magnitude), doublings left before int32 would overflow."""
+    """(T,) float64, only for sums: log2(2**31 / largest magnitude), doublings left before int32 would overflow."""
     openness: np.ndarray | None
-    """(T,) float64, gates alone: mean of (f + 127) / 254, 0 keeps the state, 1 renews it."""
+    """(T,) float64, only for gates: mean of (f + 127) / 254, 0 keeps the state, 1 renews it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace(ArrayValue):
-    """The way of a text of n bytes, read after a NUL: T = n + 1 positions, the first of the NUL."""
+    """The path of a text of n bytes, read after a NUL: T = n + 1 positions, the first that of the NUL."""
 
     text: bytes
     tokens: np.ndarray

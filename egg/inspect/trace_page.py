@@ -28,7 +28,7 @@ Click a byte, or use the arrow keys.</p>
 <div id="details"></div>
 </div>
 <p class="soft">Stages in the order of docs/arithmetic.md; matrices (grey) are int32 sums before shift and clip, the
-others int8. clipped: share at ±127, of sums the share that the clip changes. room: doublings left in int32. open:
+others int8. clipped: share at ±127, for sums the share that the clip changes. room: doublings left in int32. open:
 mean of (f + 127) / 254 of the gate, 0 keeps the state, 1 renews it.</p>"""
     return build(f"egg trace: {model}", body, _data(traced), ["page.css", "trace.css"], "trace.js")
 

@@ -39,7 +39,7 @@ def print_trace(traced: Trace, byte: int | None, out) -> None:
         likely = zip(traced.expected[byte], traced.probabilities[byte], strict=True)
         out.print("expected next: " + ", ".join(f"{byte_label(b)} {100 * p:.1f} %" for b, p in likely))
     out.print(
-        "clipped: at ±127, of products what the clip changes. headroom: doublings left in int32. "
+        "clipped: at ±127, for sums what the clip changes. headroom: doublings left in int32. "
         "open: 0 keeps the state, 1 renews it."
     )
 

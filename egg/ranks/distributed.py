@@ -17,7 +17,7 @@ import numpy as np
 
 from egg.errors import EggError
 from egg.files import shown
-from egg.ranks.lifeline import RECORD, Lifelines, tell
+from egg.ranks.lifeline import RECORD, Lifelines, print_error
 
 # Rank and number of ranks, as launchers give them. Slurm's are those of a step: SLURM_NTASKS is the whole job's, also
 # in a batch script that is one process.
@@ -268,7 +268,7 @@ def join() -> Alone | Ranks:
 
 
 def silence() -> None:
-    """Let only rank 0 print: the output of the others is dropped, except by ``tell``."""
+    """Let only rank 0 print: the output of the others is dropped, except by ``print_error``."""
     rank, size = launched()
     if size > 1 and rank:
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -285,7 +285,7 @@ def fail(line: str, status: int) -> int:
         with suppress(OSError):  # standard error may be closed
             print(f"egg: {line}", file=sys.stderr)
     elif not rank:
-        tell(line)
+        print_error(line)
     if _joined:
         _leave(_joined, line, status)
     return status
@@ -294,7 +294,7 @@ def fail(line: str, status: int) -> int:
 def _leave(ranks: Ranks, line: str, status: int) -> NoReturn:
     if ranks.rank:
         time.sleep(GRACE)  # rank 0's message ends this process meanwhile
-        tell(f"rank {ranks.rank} of {ranks.size}: {line}")
+        print_error(f"rank {ranks.rank} of {ranks.size}: {line}")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     ranks.lifelines.leave(status)

@@ -114,7 +114,7 @@ class Lifelines:
             self.leave(status[0])
         # The parent reports a lost rank; rank 1 reports rank 0, which has none.
         if number > self.rank or (number, self.rank) == (0, 1):
-            tell(f"rank {number} of {self.size} has died: the job ends, its last checkpoint stands")
+            print_error(f"rank {number} of {self.size} has died: the job ends, its last checkpoint stands")
         else:
             time.sleep(1.0)
         self.leave(LOST)
@@ -142,7 +142,7 @@ class Lifelines:
                 continue
 
 
-def tell(line: str) -> None:
+def print_error(line: str) -> None:
     """Print one line on standard error, from any thread and any rank."""
     stream = sys.__stderr__
     if stream is not None:
