@@ -46,7 +46,7 @@ def _end_at_once(number: int, frame) -> None:
 
 
 def _raise(number: int, frame) -> None:
-    if just_heard():  # training has just ended on a signal
+    if just_heard():  # training has ended on a signal just now
         return
     if not _raised_at:
         _raised_at.append(time.monotonic())

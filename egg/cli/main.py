@@ -90,7 +90,7 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
 
 
 def _open_streams() -> None:
-    """Open the null device for an output that was closed at the start (``>&-``), for which Python has None."""
+    """Python has None for an output that was closed before it started (``>&-``): what is printed goes nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
