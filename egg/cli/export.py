@@ -14,7 +14,7 @@ from egg.cli.options import ColumnFlag, ComputeFlags, one_of, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
-from egg.export.huggingface import Measured, hub_files
+from egg.export.huggingface import ModelQuality, hub_files
 from egg.files import replace_file
 from egg.model import checkpoint, hub
 from egg.model.evaluate import count_words, evaluate
@@ -90,7 +90,7 @@ def _name(asked: str, path: str | Path, folder: Path) -> str:
     return folder.name
 
 
-def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | None:
+def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality | None:
     """How good the model is on its validation text; None, with a notice, where there is none to be had."""
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
@@ -112,4 +112,4 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | N
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(network, text, read=read)
     simple = {name: (bits, BASELINES[name]) for name, bits in simple_models(corpus, split, text).items()}
-    return Measured(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)
+    return ModelQuality(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)
