@@ -10,7 +10,7 @@ from conftest import SMALL
 from egg.cli import intrinsic_dimension as cli_intrinsic_dimension
 from egg.errors import EggError
 from egg.kernels import Shape, get_backend
-from egg.model.adapter import ALL, evolving, tensors_of
+from egg.model.adapter import ALL, tensors_of, voted_parameters
 from egg.model.network import Network
 from egg.model.parameters import initial_weights
 from egg.run.adaptation import ALL_WEIGHTS, FineTuning, Subspace, adapt
@@ -29,7 +29,7 @@ from egg.study.intrinsic_dimension import (
 from egg.study.intrinsic_dimension_view import dimension_text
 
 SHAPE = Shape(16, 1)
-MOVING = evolving(SHAPE)
+MOVING = voted_parameters(SHAPE)
 PER_STEP = int(SMALL[SMALL.index("--streams") + 1]) * int(SMALL[SMALL.index("--seq-len") + 1])
 PNG = b"\x89PNG"
 SETTINGS = {"tokens": 320, "streams": 4, "seed": 1}

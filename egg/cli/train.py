@@ -30,7 +30,7 @@ from egg.run.folders import new_folder
 from egg.run.progress import Progress
 from egg.run.sinks import EXTRAS
 from egg.training.corpus import located
-from egg.training.session import Begun, Session, find_begun, refuse_changes
+from egg.training.session import ResumedRun, Session, open_resumed_run, refuse_changes
 from egg.training.settings import ALIASES, NAMES
 
 DESCRIPTION = """\
@@ -142,7 +142,7 @@ class Settings:
     """The TOML file that was read."""
     resumed: Path | None = None
     """The run to go on with; what follows is about it."""
-    begun: Begun | None = None
+    begun: ResumedRun | None = None
     """Where it goes on."""
     config: Config | None = None
     """What it was begun with."""
@@ -179,7 +179,7 @@ class Settings:
         if not path:
             raise EggError("--resume is empty: give the folder of a run")
         run = self.resumed = Path(path)
-        self.begun = Begun(*self.ranks.lead(lambda: find_begun(run, self.held)))
+        self.begun = ResumedRun(*self.ranks.lead(lambda: open_resumed_run(run, self.held)))
         self.config = self.begun.config(run)
 
 

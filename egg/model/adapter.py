@@ -53,7 +53,7 @@ def tensors_of(shape: Shape, tensors: str) -> tuple[str, ...]:
     return named(tuple(shape.tensors), tensors, "--whole", "tensor", kinds, {VECTORS: vectors})
 
 
-def evolving(layout: Layout, names: Collection[str] | None = None) -> int:
+def voted_parameters(layout: Layout, names: Collection[str] | None = None) -> int:
     """How many numbers a text has votes on, of all tensors or some; raises EggError if there are none."""
     chosen = [t for n, t in layout.tensors.items() if names is None or n in names]
     count = sum(t.size for t in chosen if not STILL & set(t.name.split(".")))
