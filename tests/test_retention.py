@@ -96,7 +96,7 @@ def test_without_measurements_there_is_no_best(train, tmp_path, egg):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("{", "cannot be read"), ("[]", "cannot be read"), ('{"step": 77}', "which is not there")]
+    ("content", "says"), [("{", "cannot be read"), ("[]", "cannot be read"), ('{"step": 77}', "which does not exist")]
 )
 def test_a_best_that_cannot_be(train, egg, tmp_path, content, says):
     run = tmp_path / "run"

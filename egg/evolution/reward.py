@@ -12,7 +12,7 @@ from egg.kernels import Adapter, AdapterShape, Noise
 from egg.kernels.arithmetic import LIMIT, REWARD_MASTER_BITS
 from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import initial_factors
-from egg.model.continuations import write
+from egg.model.continuations import continue_prompts
 from egg.model.network import Network
 from egg.model.sample import Read, Sampling
 from egg.optimizer import ranked_multiplier, scheduled_step_size
@@ -92,7 +92,7 @@ class RewardEvolution:
         """Continue the prompts; members of a pair have the same number, and stay beside each other."""
         s = self.settings
         sampling = Sampling(s.length, s.temperature, seed=s.seed)
-        return write(read, self.base.zero_states(len(prompts)), prompts, numbers, sampling, whole=True)
+        return continue_prompts(read, self.base.zero_states(len(prompts)), prompts, numbers, sampling, whole=True)
 
     def _score(self, prompts: list[bytes], texts: list[bytes]) -> list[float]:
         return self.score(
