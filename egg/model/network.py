@@ -261,9 +261,7 @@ class Network(ArrayValue):
         if isinstance(adapter, str | Path):
             adapter = read_adapter(adapter, self.shape, self.weights)
         if adapter is not None and adapter.shape.base != self.shape:
-            raise EggError(
-                f"the adapter is for {adapter.shape.base}, this model is {self.shape}: give one for this model"
-            )
+            raise EggError(f"the adapter is for {adapter.shape.base}, this model is {self.shape}: give one of its own")
         return replace(self, adapter=adapter)
 
     def merged(self) -> "Network":
