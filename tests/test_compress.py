@@ -121,7 +121,7 @@ def test_a_small_file_that_claims_a_long_text_is_refused_before_it_is_decoded():
     fields[2:4] = 1, 12 * 10**9
     header = HEADER.pack(*fields)
     forged = header + struct.pack("<I", zlib.crc32(header)) + packed[OVERHEAD:]
-    with pytest.raises(EggError, match="^FILE says that its text has 12,000,000,000 bytes, more than --max-text"):
+    with pytest.raises(EggError, match="^FILE claims a text of 12,000,000,000 bytes, more than --max-text"):
         restore(forged)
 
 
@@ -145,7 +145,7 @@ def test_what_comes_out_is_checked(monkeypatch):
             logits, states = NUMBA.forward(model, tokens, states)
             return -logits, states
 
-    with pytest.raises(EggError, match="FILE is damaged: what comes out"):
+    with pytest.raises(EggError, match="FILE is damaged: the text does not match its checksum"):
         restore(packed, Wrong())
 
 

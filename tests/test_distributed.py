@@ -112,7 +112,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(train, ranks, tables, tmp_path
     assert status == 0, err
     status, out, err = ranks(2, TRAIN, "--resume", tmp_path / "2", "--backend", "numpy", "--steps", 11)
     assert status == 0, err
-    assert f"going on from {tmp_path / '2/checkpoints/step-00000008'}" in out
+    assert f"resuming from {tmp_path / '2/checkpoints/step-00000008'}" in out
     both = files(tmp_path / "2"), files(tmp_path / "one")
     for name in ("metrics.jsonl", "best.json", "run.toml", "config.json"):
         assert both[0][name] == both[1][name]
@@ -237,7 +237,7 @@ def test_a_signal_to_the_job_saves_and_ends_it(start, tables, tmp_path):
     job.terminate()
     out, err = job.communicate(timeout=60)
     assert job.returncode == 143, err
-    assert out.splitlines()[-1].startswith("stopped at step ") and "go on with" in out
+    assert out.splitlines()[-1].startswith("stopped at step ") and "resume with" in out
     assert saved_steps(run)[-1] in out.splitlines()[-1]
 
 

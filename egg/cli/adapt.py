@@ -22,12 +22,12 @@ from egg.model.network import Network, read_model
 from egg.report.curves import read_curves
 from egg.report.draw import draw_run
 from egg.report.plots import LOSS, plot_runs
-from egg.run.adaptation import ADAPTED, ALL_WEIGHTS, AdapterTrainer, Subspace, beginning
+from egg.run.adaptation import ADAPTED, ALL_WEIGHTS, AdapterTrainer, Subspace, origin
 from egg.run.folders import folder_for
 from egg.run.origin import made_with
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
-from egg.training.corpus import facts, open_for_training
+from egg.training.corpus import corpus_summary, open_for_training
 from egg.view.figures import count, duration
 
 MEASUREMENTS = 20  # during an adaptation, by default
@@ -150,8 +150,8 @@ def _adapt(arguments: AdaptArguments) -> int:
     before = evaluate(network, measured).bits_per_byte
     evolution = subspace.evolution(config, network, text)
     kind = Trainer if full else AdapterTrainer
-    trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(network.backend))
-    trainer.content["adapter"] = beginning(arguments.path, network, layout) | {"base_bits_per_byte": before}
+    trainer = kind(config, evolution, measured, corpus_summary(corpus), out, progress, made_with(network.backend))
+    trainer.content["adapter"] = origin(arguments.path, network, layout) | {"base_bits_per_byte": before}
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
         f"{subspace.parameters(shape):,} of {shape.parameters:,} parameters evolve: {what}\n"

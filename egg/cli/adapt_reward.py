@@ -15,7 +15,7 @@ from egg.model.network import Network, read_model
 from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
 from egg.rewards.process import Reward, check_timeout
-from egg.run.adaptation import Subspace, beginning
+from egg.run.adaptation import Subspace, origin
 from egg.run.folders import folder_for
 from egg.run.log import METRICS
 from egg.run.origin import made_with
@@ -43,7 +43,7 @@ def adapt_to_reward(arguments) -> int:
         evolution = RewardEvolution(base, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
-        about = beginning(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
+        about = origin(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
         with telling(f"cannot write {out}"):
             out.mkdir(parents=True, exist_ok=True)
             replace_file(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from egg.cli.options import made_folder, parse, say
 from egg.report.plots import plot_comparison
-from egg.study.compare import Stopped, read_comparison, run_comparison, table
+from egg.study.compare import Stopped, read_comparison, results_table, run_comparison
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,6 @@ def main(argv: list[str], prog: str) -> int:
     except Stopped as stopped:
         say("stopped; the same command goes on")
         return 128 + stopped.number
-    print(table(results))
+    print(results_table(results))
     print(f"\ncurves: {plot_comparison(out, results)}")
     return 0

@@ -14,7 +14,7 @@ from egg.cli.options import ColumnFlag, ComputeFlags, one_of, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
-from egg.export.huggingface import Measured, hub_files
+from egg.export.huggingface import ModelQuality, hub_files
 from egg.files import replace_file
 from egg.model import checkpoint, hub
 from egg.model.evaluate import count_words, evaluate
@@ -90,8 +90,8 @@ def _name(given: str, path: str | Path, folder: Path) -> str:
     return folder.name
 
 
-def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | None:
-    """How good the model is on its validation text; None, with a notice, where there is none to be had."""
+def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality | None:
+    """The model's quality on its validation text; None, with a notice, if that is not available."""
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
         say(f"{arguments.path} does not say what it was trained on, and is not measured: give --data")
@@ -112,4 +112,4 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | N
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(network, text, read=read)
     simple = {name: (bits, BASELINES[name]) for name, bits in measure_baselines(corpus, split, text).items()}
-    return Measured(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)
+    return ModelQuality(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)

@@ -58,13 +58,13 @@ class GeometryArguments:
 
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
-    from egg.study.geometry import check_estimators
+    from egg.study.geometry import require_estimators
 
     arguments = parse(GeometryArguments, argv, prog=prog)
     for name, least in (("points", 64), ("stride", 1), ("neighbors", 2)):
         if getattr(arguments, name) < least:
             raise EggError(f"--{name} {getattr(arguments, name)}: must be {least} or more")
-    check_estimators()
+    require_estimators()
     if arguments.manifolds:
         return _manifolds(arguments)
     if not arguments.checkpoints:
@@ -73,7 +73,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _measure(arguments: GeometryArguments) -> int:
-    from egg.study.geometry import LayerGeometry, Measured, facts, measure_cloud, print_geometry
+    from egg.study.geometry import CheckpointGeometry, LayerGeometry, geometry_json, measure_cloud, print_geometry
     from egg.study.geometry_plot import LAYERS, TRAINING, plot_layers, plot_training
     from egg.study.states import hidden_states
     from egg.view.screen import console, print_json
@@ -94,7 +94,7 @@ def _measure(arguments: GeometryArguments) -> int:
             for (layer, kind), cloud in states.items():
                 layers.append(LayerGeometry(layer, kind, measure_cloud(cloud, arguments.neighbors)))
                 done(1)
-            measured.append(Measured(path, shape, trained_for(path, config), layers))
+            measured.append(CheckpointGeometry(path, shape, trained_for(path, config), layers))
     pictures = [out / LAYERS, out / TRAINING]
     content = {
         "data": corpus.name,
@@ -102,7 +102,7 @@ def _measure(arguments: GeometryArguments) -> int:
         "points": len(next(iter(states.values()))),
         "stride": arguments.stride,
         "neighbors": arguments.neighbors,
-        "checkpoints": facts(measured),
+        "checkpoints": geometry_json(measured),
         "pictures": [str(path) for path in pictures],
     }
     with telling(f"cannot write {out}", "; give --out"):
@@ -120,15 +120,15 @@ def _measure(arguments: GeometryArguments) -> int:
 def _manifolds(arguments: GeometryArguments) -> int:
     from dataclasses import asdict
 
-    from egg.study.manifolds import MANIFOLDS, check, print_check
+    from egg.study.manifolds import MANIFOLDS, estimate_manifolds, print_manifolds
     from egg.view.screen import console, print_json
 
     if arguments.checkpoints:
         raise EggError("--manifolds checks only the estimators: omit the checkpoints")
     with steps_bar(len(MANIFOLDS), "checking", "manifolds") as done:
-        found = check(arguments.points, arguments.neighbors, done)
+        found = estimate_manifolds(arguments.points, arguments.neighbors, done)
     if arguments.json:
         print_json({"points": arguments.points, "manifolds": [asdict(c) for c in found]})
     else:
-        print_check(found, arguments.points, console())
+        print_manifolds(found, arguments.points, console())
     return 0

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from egg.run.signals import TOGETHER, just_heard
+from egg.run.signals import TOGETHER, just_caught
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _handled: list[int] = []  # signals that this process handles
@@ -46,7 +46,7 @@ def _end_at_once(number: int, frame) -> None:
 
 
 def _raise(number: int, frame) -> None:
-    if just_heard():  # training has ended on a signal just now
+    if just_caught():  # training has ended on a signal just now
         return
     if not _raised_at:
         _raised_at.append(time.monotonic())

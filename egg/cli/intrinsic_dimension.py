@@ -24,16 +24,16 @@ from egg.run.lock import locked
 from egg.study.intrinsic_dimension import (
     FACTORS,
     Candidate,
-    Measured,
+    CheckpointDimensions,
     Records,
-    Result,
     Setting,
     Trial,
-    facts,
-    measure,
-    plan,
+    TrialResult,
+    count_trials,
+    dimensions_json,
+    estimate_dimensions,
+    plan_subspaces,
     sweep,
-    trials_of,
 )
 from egg.study.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
 from egg.training.corpus import open_for_training
@@ -97,7 +97,7 @@ def main(argv: list[str], prog: str) -> int:
         raise EggError(f"--tokens {a.tokens}: a step takes {per_step:,}")
     factors = _factors(a.step_factors)
     models = [(path, *read_model(path)) for path in a.checkpoints]
-    subspaces = [plan(_subspaces(a, shape), shape) for _, shape, _, _ in models]
+    subspaces = [plan_subspaces(_subspaces(a, shape), shape) for _, shape, _, _ in models]
     out = made_folder(a.out)
     with ExitStack() as stack:
         stack.enter_context(locked(out))
@@ -112,9 +112,9 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     validation = sample(corpus.split(split), a.eval_bytes)
     setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
     per_step = a.streams * EvolutionConfig.seq_len
-    each = a.tokens // per_step * per_step
+    tokens_per_trial = a.tokens // per_step * per_step
     seeds = list(range(a.seeds))
-    total = each * sum(trials_of(len(some), len(factors), len(seeds)) for some in subspaces)
+    total = tokens_per_trial * sum(count_trials(len(s), len(factors), len(seeds)) for s in subspaces)
     measured = []
     with steps_bar(total, "adapting", "tokens") as done:
         for (path, shape, weights, config), model_subspaces in zip(models, subspaces, strict=True):
@@ -122,9 +122,9 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
             before = evaluate(network, validation).bits_per_byte
             candidate = Candidate(path, network, base_hash(shape, weights), trained_for(path, config), before)
 
-            def run(subspace: Subspace, trial: Trial, c=candidate) -> Result:
+            def run(subspace: Subspace, trial: Trial, c=candidate) -> TrialResult:
                 if trial in records.known:
-                    done(each)
+                    done(tokens_per_trial)
                     return records.known[trial]
                 began = time.perf_counter()
                 after = adapt(
@@ -141,7 +141,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                     stepped=lambda report: done(per_step),
                 ).after
                 seconds = round(time.perf_counter() - began, 2)
-                result = Result(trial, subspace.parameters(c.network.shape), after, seconds)
+                result = TrialResult(trial, subspace.parameters(c.network.shape), after, seconds)
                 records.add(result)
                 if not sys.stderr.isatty():
                     say(
@@ -151,12 +151,12 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                 return result
 
             gains = list(sweep(candidate, model_subspaces, setting, factors, seeds, run))
-            measured.append(measure(candidate, gains))
+            measured.append(estimate_dimensions(candidate, gains))
     measured.sort(key=lambda m: (m.candidate.network.shape.parameters, m.candidate.pretraining or 0))
     return measured, corpus.name
 
 
-def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured], name: str) -> int:
+def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[CheckpointDimensions], name: str) -> int:
     from egg.view.screen import console, print_json
 
     pictures = [out / PICTURE, out / CURVES]
@@ -164,7 +164,7 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
         "data": name,
         "tokens": a.tokens,
         "seeds": a.seeds,
-        "checkpoints": facts(measured),
+        "checkpoints": dimensions_json(measured),
         "pictures": [str(path) for path in pictures],
     }
     with telling(f"cannot write {out}"):

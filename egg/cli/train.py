@@ -30,7 +30,7 @@ from egg.run.folders import new_folder
 from egg.run.progress import Progress
 from egg.run.sinks import EXTRAS
 from egg.training.corpus import located
-from egg.training.session import Begun, Session, find_begun, refuse_changes
+from egg.training.session import ResumedRun, Session, open_resumed_run, refuse_changes
 from egg.training.settings import ALIASES, NAMES
 
 DESCRIPTION = """\
@@ -142,7 +142,7 @@ class Settings:
     """The TOML file that was read."""
     resumed: Path | None = None
     """The run to continue."""
-    begun: Begun | None = None
+    begun: ResumedRun | None = None
     """Its newest checkpoint."""
     config: Config | None = None
     """Its configuration."""
@@ -179,7 +179,7 @@ class Settings:
         if not path:
             raise EggError("--resume is empty: give the folder of a run")
         run = self.resumed = Path(path)
-        self.begun = Begun(*self.ranks.lead(lambda: find_begun(run, self.stack)))
+        self.begun = ResumedRun(*self.ranks.lead(lambda: open_resumed_run(run, self.stack)))
         self.config = self.begun.config(run)
 
 

@@ -79,7 +79,7 @@ def log_axis(axis, values: Sequence[float]) -> None:
 def plot_comparison(out: Path, results) -> Path:
     """Draw the validation loss of a comparison's runs, mean and range over seeds; returns the picture's path.
 
-    results : egg.study.compare.Result of each run, whose folder is out/NAME/seed-N
+    results : egg.study.compare.RunResult of each run, whose folder is out/NAME/seed-N
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, a line of JSON every few steps."""
+"""metrics.jsonl: the measurements of a run, a line of JSON every few steps."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from egg.files import open_file
 
 METRICS = "metrics.jsonl"
 DENSE = 10_000  # lines of a log between two doublings of the steps
-MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
+MAX_LINE = 1 << 16  # bytes: a run writes no longer line, so none is read
 VALIDATION = "validation_bits_per_byte"
 OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
 
@@ -28,16 +28,16 @@ class Best:
 
 @dataclass(frozen=True)
 class History:
-    """What the log of a run says up to a step."""
+    """The log of a run up to a step."""
 
     best: Best | None = None
     """The best measurement so far."""
     seconds: float = 0.0
     """Time the run had taken at that step."""
     end: int = 0
-    """Bytes of the file up to that step's line, or up to what is to be put in its place."""
+    """Bytes of the file up to the end of that step's line, or up to its beginning if ``last`` replaces it."""
     last: dict[str, Any] | None = None
-    """The line to write in place of that step's, if it has to change."""
+    """The line that replaces that step's, if it has to change."""
 
 
 def read_history(run: Path, step: int, eval_every: int) -> History:
@@ -63,7 +63,7 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
 
 
 def best_of(run: Path, step: int) -> Best | None:
-    """The best measurement in a run's log up to a step, one at its end included."""
+    """The best measurement in a run's log up to a step, including one made only because the run ended there."""
     best = None
     for _, _, record in read_lines(run / METRICS) if (run / METRICS).exists() else ():
         if record["step"] > step:
@@ -73,7 +73,7 @@ def best_of(run: Path, step: int) -> Best | None:
 
 
 class RunLog:
-    """Appends lines to a run's log, after dropping what its history does not hold."""
+    """Appends lines to a run's log, after cutting it to its history."""
 
     def __init__(self, run: Path, history: History):
         """Open the log; raises EggError if it cannot be written."""
@@ -105,7 +105,7 @@ class RunLog:
             self._file.close()
 
     def drop(self) -> None:
-        """Close the file after an error, which this shall not hide."""
+        """Close the file after an error, without hiding that error."""
         with suppress(OSError):
             self._file.close()
 
@@ -121,12 +121,12 @@ def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
 
 
 def log_spacing(step: int, every: int) -> int:
-    """Steps between lines at a step: ``every`` for 2 DENSE lines, then twice as many with every doubling."""
+    """Steps between lines at a step: ``every`` for 2 DENSE lines, then doubled with every doubling of the steps."""
     return every << max(0, (step // (every * DENSE)).bit_length() - 1)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-    """Each whole line of a log: where it begins, its bytes, its object; ends at the first torn one."""
+    """Each whole line of a log: its offset, its bytes, its object; ends at the first incomplete line."""
     begin = 0
     with open_file(path) as file:
         while line := file.readline(MAX_LINE):
@@ -145,7 +145,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
 
 
 def _is_ours(record: dict[str, Any]) -> bool:
-    """Whether what others read of a line is there, and is a number."""
+    """Whether a line has the fields that readers of the log need, as numbers."""
     step, numbers = record["step"], (record["seconds"], record.get(VALIDATION, 0))
     return type(step) is int and 0 < step < 2**63 and all(is_number(number) and number >= 0 for number in numbers)
 
