@@ -259,7 +259,7 @@ def test_a_text_without_validation_is_measured_on_itself(egg, tmp_path, book):
         run,
     )
     assert status == 0, err
-    assert "no text back for validation" in out
+    assert "has no validation text: the model is measured on its training text" in out
     assert json.loads((run / "config.json").read_text())["run"]["data"] == str(book)
     assert "validation_bits_per_byte" in metrics(run)[-1]
 
