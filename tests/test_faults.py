@@ -250,3 +250,29 @@ def test_compress_leaves_the_files_beside_its_own_alone(train, egg, book, tmp_pa
         "notes.egg",
         "notes.txt",
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "picture", "saved"),
+    [
+        ((), "loss.png", "checkpoints/step-00000002"),
+        (("--data", "TEXT"), "loss.png", "adapter.safetensors"),
+        (("--data", "TEXT", "--rank", "full"), "loss.png", "checkpoints/step-00000002"),
+        (("--reward", "egg.rewards:target_length", "--prompts", "TEXT"), "reward.png", "adapter.safetensors"),
+    ],
+    ids=["train", "adapter", "all weights", "reward"],
+)
+def test_a_picture_that_fails_fails_no_run(train, egg, book, tmp_path, flags, picture, saved):
+    """A folder has the picture's name, so that no file can have it."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    place = out if flags else run
+    (place / picture).mkdir(parents=True)
+    told = train("--steps", 2, "--out", run)
+    if flags:
+        size = ("--population-size", 8, "--length", 8) if "--reward" in flags else ("--streams", 8, "--seq-len", 8)
+        flags = [book if flag == "TEXT" else flag for flag in flags]
+        status, done, err = egg("adapt", run, *flags, *size, "--tokens", 128, "--out", out, "--backend", "numpy")
+        assert status == 0, err
+        told = done + err
+    assert f"no {picture}" in told and "curve: " not in told
+    assert (place / saved).exists()

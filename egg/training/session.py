@@ -13,13 +13,12 @@ from egg.compute import Compute
 from egg.config import STOPS, Config, differences, flag, from_json
 from egg.errors import EggError, telling
 from egg.evolution.recipes import recipe_class
-from egg.files import shown
 from egg.kernels import BackendError
 from egg.model import checkpoint
 from egg.model.evaluate import sample
 from egg.model.state import check_memory
 from egg.ranks.distributed import ALONE, Alone
-from egg.report.draw import LOSS, REPORT, draw_run
+from egg.report.draw import LOSS, REPORT, draw_run, drawn_or_told
 from egg.report.ending import report
 from egg.run import sinks
 from egg.run.folders import refuse_a_run
@@ -245,11 +244,12 @@ class Session:
 
     def end(self, outcome: Outcome) -> None:
         """Draw a run that has reached its stop; tell how good the model is, unless nobody listens."""
-        try:
-            drawn = draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured)
-        except Exception as error:  # the run itself is saved, whatever matplotlib makes of its name or its folder
-            drawn = []
-            self.progress.note(f"no {LOSS} and no {REPORT}: {shown(error)}; draw them with: egg plot RUN")
+        drawn = drawn_or_told(
+            f"{LOSS} and no {REPORT}",
+            lambda: draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured),
+            self.progress.note,
+            "; draw them with: egg plot RUN",
+        )
         if not isinstance(self.progress, Quiet):
             report(self.run, self.evolution, outcome, drawn, self.corpus, self.validation, self.measured, self.progress)
 
