@@ -60,6 +60,7 @@ def find_begun(run: Path, held: ExitStack) -> Begun:
         raise EggError(f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}")
     if not os.access(run, os.W_OK | os.X_OK):
         raise EggError(f"--resume {run}: the folder cannot be written")
+    checkpoint.refuse_linked(run)
     held.enter_context(locked(run))
     if content := checkpoint.settings_of_unsaved(run):
         return Begun(None, content, [])
