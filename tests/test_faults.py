@@ -223,7 +223,9 @@ def test_changed_bytes_of_the_cache_do_not_reach_a_run(egg, cache, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are Linux's")
-def test_names_that_are_not_utf8(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "utf-8:surrogateescape"])
+def test_names_that_are_not_utf8(tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
     text, run = (tmp_path / os.fsdecode(name) for name in (b"te\xffxt.txt", b"r\xffun"))
     text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
     command = [sys.executable, ROOT / "train.py", *SMALL, "--data", text, "--steps", "7", "--out", run]
