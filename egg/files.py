@@ -33,8 +33,9 @@ def open_file(path: str | Path) -> BufferedReader:
 def read_file(path: str | Path, most: int = MAX_TEXT) -> bytes:
     """The bytes of a file; raises OSError, also for one longer than ``most`` bytes, or not a regular file."""
     with open_file(path) as file:
-        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
-    if len(content) > most:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= most else None  # one more: it may be growing
+    if content is None or len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return content
 

@@ -47,11 +47,18 @@ def test_pieces_change_nothing(monkeypatch, rows):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"x", b"\0", b"\0\0a\0", b"a" * 700, bytes(range(256)) * 3, b"\xff" * 255, TEXT[:777]], ids=range(8)
+    "text",
+    [b"", b"x", b"\0", b"\0\0a\0", b"a" * 700, bytes(range(256)) * 3, bytes(700), b"\xff" * 255, TEXT[:777]],
+    ids=range(9),
 )
 def test_any_bytes_come_back(text):
     for streams in range(1, 1 + max(1, len(text) // 256)):
         assert restore(compress(Network(NUMBA, SHAPE, WEIGHTS), text, streams=streams)) == text
+
+
+def test_a_text_of_nuls_has_no_code():
+    """So that no length of code refuses a claimed length of text."""
+    assert len(compress(Network(NUMBA, SHAPE, WEIGHTS), bytes(5000))) == OVERHEAD
 
 
 def test_one_stream_is_as_long_as_evaluate_says():

@@ -87,6 +87,28 @@ def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):
     assert files(killed) == files(whole)
 
 
+@pytest.mark.parametrize(
+    ("at", "damaged"), [(0, b"\xff\n"), (2, b"9" * 200_000 + b"\n"), (6, b"{}\n\n")], ids=["first", "long", "last"]
+)
+def test_a_damaged_line_of_the_log_costs_no_other(train, resume, tmp_path, damaged, at):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train("--steps", 8, "--out", whole)
+    train("--steps", 6, "--out", run)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join([*lines[:at], damaged, *lines[at:]]))
+    status, out, err = resume(run, "--steps", 8)
+    assert status == 0, err
+    more = " and 1 more" if damaged.count(b"\n") == 2 else ""
+    assert f"{run / 'metrics.jsonl'}: line {at + 1}{more} cannot be read" in out
+    kept = (run / "metrics.jsonl").read_bytes()
+    assert kept.count(damaged) == 1
+    (run / "metrics.jsonl").write_bytes(kept.replace(damaged, b""))
+    log = files(run)["metrics.jsonl"]
+    if at == 6:  # the line of six steps' end stands before the damaged one, and stays as it is too
+        assert log[5].pop("validation_bits_per_byte")
+    assert log == files(whole)["metrics.jsonl"]
+
+
 def test_a_checkpoints_line_is_on_disk_before_it(train, tmp_path, monkeypatch):
     run = tmp_path / "run"
     save, logged = checkpoint.save_checkpoint, []

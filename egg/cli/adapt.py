@@ -20,7 +20,7 @@ from egg.model.adapter import ADAPTER, merge, read_adapter
 from egg.model.evaluate import evaluate, sample
 from egg.model.network import Network, read_model
 from egg.report.curves import read_curves
-from egg.report.draw import draw_run
+from egg.report.draw import draw_or_note, draw_run
 from egg.report.plots import LOSS, plot_runs
 from egg.run.adaptation import ADAPTED, ALL_WEIGHTS, AdapterTrainer, Subspace, origin
 from egg.run.folders import folder_for
@@ -159,23 +159,29 @@ def _adapt(arguments: AdaptArguments) -> int:
         f"before: {before:.4f} bits per byte"
     )
     outcome = trainer.train()
+
+    def draw() -> list[Path]:
+        if full:
+            return draw_run(out, corpus.split(corpus.training_split), measured)
+        plot_runs([read_curves(out)], {"before": before}, out / LOSS)
+        return [out / LOSS]
+
+    drawn = []
+    if not (full and outcome.interrupted):
+        drawn = draw_or_note(LOSS, draw, progress.note, "; draw it with: egg plot DIR")
     if outcome.interrupted:
-        if not full:
-            plot_runs([read_curves(out)], {"before": before}, out / LOSS)
         progress.note(f"stopped at step {evolution.step_number:,}, saved what there is in {out}")
         return 128 + outcome.interrupted
-    if full:
-        draw_run(out, corpus.split(corpus.training_split), measured)
-    else:
-        plot_runs([read_curves(out)], {"before": before}, out / LOSS)
     after = outcome.evaluation.bits_per_byte
     saved = outcome.checkpoint if full else out / ADAPTER
     size = (saved / checkpoint.MODEL if full else saved).stat().st_size
     progress.note(
         f"after: {after:.4f} bits per byte, {before - after:+.4f} better, "
         f"{count(evolution.tokens)} tokens in {duration(outcome.seconds)}\n"
-        f"{saved}, {size:,} bytes\nloss curve: {out / LOSS}"
+        f"{saved}, {size:,} bytes"
     )
+    if drawn:
+        progress.note(f"loss curve: {drawn[0]}")
     return 0
 
 

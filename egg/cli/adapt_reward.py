@@ -14,6 +14,7 @@ from egg.model.adapter import ADAPTER, KINDS, file_bytes
 from egg.model.network import Network, read_model
 from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
+from egg.report.draw import draw_or_note
 from egg.rewards.process import Reward, check_timeout
 from egg.run.adaptation import Subspace, origin
 from egg.run.folders import folder_for
@@ -50,18 +51,21 @@ def adapt_to_reward(arguments) -> int:
                 out / checkpoint.CONFIG, checkpoint.json_bytes({"made_with": made_with(base.backend), "adapter": about})
             )
             rows: list[dict] = []
+            drawn: list[Path] = []
             try:
                 interrupted = _run(evolution, out, every, rows)
             finally:  # a function that fails on the way leaves what was found before
                 if rows:
                     content = file_bytes(evolution.network.adapter, about["base"])
                     replace_file(out / ADAPTER, content)
-                    _draw(out, before, rows)
+                    drawn = draw_or_note(CURVE, lambda: _draw(out, before, rows), say, "; the adapter is saved")
     if interrupted:
         say(f"stopped at step {len(rows):,}, saved what there is in {out}")
         return 128 + interrupted
     after = rows[-1]["reward"]
-    say(f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}\nreward curve: {out / CURVE}")
+    say(f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}")
+    if drawn:
+        say(f"reward curve: {drawn[0]}")
     return 0
 
 
@@ -125,7 +129,7 @@ def _prompts(path: str | None) -> list[bytes]:
     return lines
 
 
-def _draw(out: Path, before: float, rows: list[dict]) -> None:
+def _draw(out: Path, before: float, rows: list[dict]) -> list[Path]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
@@ -140,3 +144,4 @@ def _draw(out: Path, before: float, rows: list[dict]) -> None:
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     save_figure(figure, out / CURVE)
+    return [out / CURVE]

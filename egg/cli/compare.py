@@ -13,7 +13,7 @@ class CompareArguments:
     """Run configurations side by side, at equal tokens, with several seeds each.
 
     FILE is TOML: keys are flags of egg train, keys at the top apply to all configurations, and each table is a
-    configuration. Started again, it goes on where it was interrupted. For example:
+    configuration. Started again, it resumes where it was interrupted. For example:
 
       tokens = "1M"
       seeds = [1, 2]
@@ -40,7 +40,7 @@ def main(argv: list[str], prog: str) -> int:
     try:
         results = run_comparison(configurations, seeds, out, say)
     except Stopped as stopped:
-        say("stopped; the same command goes on")
+        say("stopped; the same command resumes")
         return 128 + stopped.number
     print(results_table(results))
     print(f"\ncurves: {plot_comparison(out, results)}")

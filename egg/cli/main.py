@@ -1,6 +1,7 @@
 """The ``egg`` command: the table of subcommands, and errors in one line instead of a traceback."""
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -90,10 +91,17 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
 
 
 def _open_streams() -> None:
-    """Python has None for an output that was closed before it started (``>&-``): what is printed goes nowhere."""
+    """See to it that whatever is printed can be.
+
+    Python has None for an output that was closed before it started (``>&-``): what is printed goes nowhere. And most
+    locales refuse the characters that their encoding has not, such as those of a name that is not UTF-8.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _help() -> str:

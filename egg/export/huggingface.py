@@ -12,7 +12,7 @@ from egg.model import checkpoint
 from egg.model.digest import digest
 from egg.model.evaluate import Evaluation
 from egg.report.plots import LOSS
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 from egg.view.figures import count, duration
 
 CARD = "README.md"
@@ -71,7 +71,7 @@ def _history(run: Path, folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     step = checkpoint.step_of(folder)
-    return [r for _, _, r in read_lines(path) if r["step"] <= step and is_number(r.get("tokens"))]
+    return [r for r in read_records(path) if r["step"] <= step and is_number(r.get("tokens"))]
 
 
 def _card(name, config, shape, weights, measured, history, picture: bool) -> str:

@@ -61,6 +61,14 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
+def refuse_linked(run: Path) -> None:
+    """Raises EggError for a run whose checkpoints would be written, and removed, elsewhere."""
+    if (run / CHECKPOINTS).is_symlink():
+        raise EggError(
+            f"{run / CHECKPOINTS} is a link: a run writes into its own folder alone, put what it leads to in its place"
+        )
+
+
 def find(path: str | Path) -> Path:
     """The checkpoint meant by a path: itself, the newest of a run, or the best by ``RUN/best``.
 
@@ -184,6 +192,7 @@ def save_checkpoint(
     state : arrays by name
     Raises EggError if it cannot be written.
     """
+    refuse_linked(run)
     folder = run / CHECKPOINTS / step_name(step)
     temporary = run / CHECKPOINTS / f"{WRITING}{step_name(step)}"
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}

@@ -10,7 +10,7 @@ from egg.errors import EggError, telling
 from egg.files import shown
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 
 POINTS = 300  # of a curve at the most; each is the mean of equally many rows
 MAX_ROWS = 1 << 14  # of a log, in memory
@@ -52,7 +52,7 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
     at: tuple[int, float] = (0, 0.0)
     steps, first_speed = 0, None
     with telling(f"cannot read {run / METRICS}"):
-        for _, _, record in read_lines(run / METRICS):
+        for record in read_records(run / METRICS):
             values: dict[str, Any] = {"train": record.get("train_integer_bits_per_byte")}
             values |= {key: record[key] for key in (VALIDATION, *FIGURES) if key in record}
             if not all(map(is_number, (record.get("tokens"), *values.values()))):

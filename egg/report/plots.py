@@ -8,7 +8,7 @@ import numpy as np
 from egg.errors import EggError, telling
 from egg.files import save_figure
 from egg.report.curves import Curves
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 
 LOSS = "loss.png"
 
@@ -108,7 +108,7 @@ def plot_comparison(out: Path, results) -> Path:
 def _validation(run: Path) -> np.ndarray:
     """(n, 3): tokens, seconds and exact bits per byte at each of a run's measurements."""
     with telling(f"cannot read {run / METRICS}"):
-        records = [record for _, _, record in read_lines(run / METRICS) if VALIDATION in record]
+        records = [record for record in read_records(run / METRICS) if VALIDATION in record]
     if not records or not all(is_number(record.get("tokens")) for record in records):
         raise EggError(f"{run / METRICS} holds no measurements: remove {run} and its line of results to run it again")
     return np.array([(r["tokens"], r["seconds"], r[VALIDATION]) for r in records], np.float64)

@@ -38,10 +38,11 @@ def new_folder(out: str | None, preset_name: str) -> Path:
 
 
 def refuse_a_run(run: Path) -> None:
-    """Raises EggError for a folder that holds a run."""
+    """Raises EggError for a folder that holds a run, or a link in the place of one's checkpoints."""
     for name in (checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS):
         if (run / name).exists():
             raise EggError(f"--out {run} holds a run already: give another folder, or resume it with --resume {run}")
+    checkpoint.refuse_linked(run)
 
 
 def folder_for(out: str | None) -> Path:

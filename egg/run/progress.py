@@ -42,10 +42,17 @@ class Progress:
     def note(self, line: str) -> None:
         """Print a line without disturbing the view."""
         with self._losing():
-            if self._live is None:
-                print(line, file=self.stream, flush=True)
-            else:
-                self._live.note(line)
+            try:
+                self._note(line)
+            except UnicodeEncodeError:  # a name that the stream's encoding has not
+                encoding = getattr(self.stream, "encoding", None) or "utf-8"
+                self._note(line.encode(encoding, "backslashreplace").decode(encoding))
+
+    def _note(self, line: str) -> None:
+        if self._live is None:
+            print(line, file=self.stream, flush=True)
+        else:
+            self._live.note(line)
 
     @contextmanager
     def _losing(self) -> Iterator[None]:

@@ -85,6 +85,9 @@ class Trainer:
         self._history = History()
         if self.ranks.leader:
             self._history = read_history(run, evolution.step_number, config.run.eval_every)
+            if damaged := self._history.damaged:
+                lines = f"line {damaged[0]:,}" + (f" and {len(damaged) - 1:,} more" if damaged[1:] else "")
+                self.progress.note(f"{run / METRICS}: {lines} cannot be read: left as they are, and passed over")
 
     @property
     def finished(self) -> bool:

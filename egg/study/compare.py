@@ -20,7 +20,7 @@ from egg.files import read_file, replace_file
 from egg.model import checkpoint
 from egg.run.config_file import MAX_TOML
 from egg.run.lock import locked
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 from egg.run.origin import commit
 from egg.run.signals import catch_signals
 from egg.view.figures import count
@@ -165,7 +165,7 @@ def _run(configuration: Configuration, seed: int, out: Path) -> RunResult:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
     last = {}
     with telling(f"cannot read {folder / METRICS}"):
-        for _, _, record in read_lines(folder / METRICS):
+        for record in read_records(folder / METRICS):
             last = record
     if not (VALIDATION in last and type(last.get("tokens")) is int):
         raise EggError(

@@ -13,13 +13,12 @@ from egg.compute import Compute
 from egg.config import STOPS, Config, differences, flag, from_json
 from egg.errors import EggError, telling
 from egg.evolution.recipes import recipe_class
-from egg.files import shown
 from egg.kernels import BackendError
 from egg.model import checkpoint
 from egg.model.evaluate import sample
 from egg.model.state import check_memory
 from egg.ranks.distributed import ALONE, Alone
-from egg.report.draw import LOSS, REPORT, draw_run
+from egg.report.draw import LOSS, REPORT, draw_or_note, draw_run
 from egg.report.ending import report
 from egg.run import sinks
 from egg.run.folders import refuse_a_run
@@ -61,6 +60,7 @@ def open_resumed_run(run: Path, held: ExitStack) -> ResumedRun:
         raise EggError(f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}")
     if not os.access(run, os.W_OK | os.X_OK):
         raise EggError(f"--resume {run}: the folder cannot be written")
+    checkpoint.refuse_linked(run)
     held.enter_context(locked(run))
     if content := checkpoint.settings_of_unsaved(run):
         return ResumedRun(None, content, [])
@@ -251,11 +251,12 @@ class Session:
 
     def end(self, outcome: Outcome) -> None:
         """Draw a run that has reached its stop; report how good the model is, unless progress is quiet."""
-        try:
-            drawn = draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured)
-        except Exception as error:  # the run itself is saved, whatever matplotlib makes of its name or its folder
-            drawn = []
-            self.progress.note(f"no {LOSS} and no {REPORT}: {shown(error)}; draw them with: egg plot RUN")
+        drawn = draw_or_note(
+            f"{LOSS} and no {REPORT}",
+            lambda: draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured),
+            self.progress.note,
+            "; draw them with: egg plot RUN",
+        )
         if not isinstance(self.progress, Quiet):
             report(self.run, self.evolution, outcome, drawn, self.corpus, self.validation, self.measured, self.progress)
 
