@@ -84,7 +84,7 @@ def test_a_comparison_that_is_stopped_saves_and_goes_on(egg, comparison, tmp_pat
     thread.start()
     status, _, err = egg("compare", comparison, "--out", out)
     thread.join()
-    assert status == 128 + number and "the same command goes on" in err
+    assert status == 128 + number and "the same command resumes" in err
     saved = sorted((metrics.parent / "checkpoints").iterdir())
     done = len(metrics.read_text().splitlines())
     assert saved[-1].name == f"step-{done:08}" and done < 300
