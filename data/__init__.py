@@ -1,4 +1,4 @@
-"""Text to bytes on disk, and from there to streams of bytes, one for each reader."""
+"""Text as bytes on disk, and as streams of bytes, one for each reader."""
 
 from egg.data.corpus import SPLITS, Corpus
 from egg.data.description import Description, SplitDescription, describe

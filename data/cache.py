@@ -1,4 +1,4 @@
-"""The cache folder: where prepared corpora lie, and who may write there at a time."""
+"""The cache folder of prepared corpora, and its locks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from egg.data.source import Source
 Notify = Callable[[str], None]
 
 PARTIAL = ".partial"
-"""Ends the name of a folder whose corpus is not whole yet."""
+"""Suffix of a folder whose corpus is not whole yet."""
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-"""What a file system that has no locks says."""
+"""Error codes of file systems without locks."""
 
 
 def cache_root(cache: Path | None = None) -> Path:
@@ -34,7 +34,7 @@ def cache_root(cache: Path | None = None) -> Path:
 
 
 def corpora_folder(cache: Path | None = None) -> Path:
-    """Return the folder below which every prepared corpus has its own."""
+    """Return the folder that holds the folders of all prepared corpora."""
     return cache_root(cache) / "corpora"
 
 
@@ -47,7 +47,7 @@ def corpus_folder(source: Source, cache: Path | None = None) -> Path:
 
 
 def partial_folder(folder: Path) -> Path:
-    """Return the folder in which a corpus is put together before it gets its own name."""
+    """Return the folder in which a corpus is prepared before it is renamed."""
     return folder.with_name(folder.name + PARTIAL)
 
 
@@ -66,23 +66,23 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
-            f"cannot write {path} ({reason}): free space there or set EGG_CACHE to another folder"
+            f"cannot write {path} ({reason}): free space on the disk, or set EGG_CACHE to another folder"
         ) from error
 
 
 def remove_corpus(folder: Path) -> int:
-    """Remove a corpus's folder with the files that belong to it, and return their size.
+    """Remove a corpus's folder with its files, and return their size.
 
-    Raises DataError, with everything in its place, if anything else lies in it, or it cannot be written.
+    Raises DataError and removes nothing if the folder holds anything else; raises it also if it cannot be written.
     """
     if not folder.exists():
         return 0
     with writing(folder):
         files, known = list(folder.iterdir()), file_names(folder)
-        if strange := sorted(file.name for file in files if file.name not in known or file.is_dir()):
-            raise DataError(f"{folder} holds {strange[0]!r}, which no corpus has: move it away first")
+        if foreign := sorted(file.name for file in files if file.name not in known or file.is_dir()):
+            raise DataError(f"{folder} holds {foreign[0]!r}, which is not part of a corpus: move it away first")
         size = sum(file.lstat().st_size for file in files)
-        # What makes it a corpus goes last: what an interruption leaves can be removed again.
+        # Its marks as a corpus go last, so that an interrupted removal can be repeated.
         for file in sorted(files, key=lambda file: file.name in (MANIFEST, SOURCE)):
             file.unlink(missing_ok=True)
         folder.rmdir()
@@ -93,11 +93,11 @@ def remove_corpus(folder: Path) -> int:
 def locked(folder: Path, notify: Notify, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of one corpus folder: one process at a time prepares or removes it.
 
-    The lock goes with its process, however that ends. On a file system without locks, one
-    process at a time is up to the user. Raises DataError if it cannot be had:
-    the cache cannot be written, or `wait` is false and another process holds it.
+    The lock ends with its process, however that ends. On a file system without locks, one
+    process at a time is up to the user. Raises DataError if the cache cannot be written, or if
+    `wait` is false and another process holds the lock.
     """
-    from filelock import FileLock, Timeout  # takes 30 ms, which a --help need not wait for
+    from filelock import FileLock, Timeout  # slow to import (30 ms): --help does not need it
 
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path, mode=0o644, thread_local=False, fallback_to_soft=False)
@@ -120,5 +120,5 @@ def locked(folder: Path, notify: Notify, *, wait: bool = True) -> Iterator[None]
 
 
 def remove_lock(folder: Path) -> None:
-    """Remove a corpus folder's lock file; only for a process which holds that lock."""
+    """Remove a corpus folder's lock file; only for the process that holds the lock."""
     folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)

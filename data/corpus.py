@@ -18,7 +18,7 @@ import numpy as np
 from egg.data.errors import DataError
 
 FORMAT = 1
-"""Version of the prepared layout; another version is another key, so another folder."""
+"""Version of the prepared layout; it is part of the key, so that every version has its own folders."""
 
 SPLITS = ("train", "validation", "test")
 """The names a divided corpus may use; an undivided one has the single split `all`."""
@@ -28,13 +28,13 @@ ALL = "all"
 MANIFEST = "manifest.json"
 
 SOURCE = "source.json"
-"""What a folder that is not whole yet is a part of; the whole one has the manifest instead."""
+"""The source of a corpus that is not whole yet; a whole one has the manifest instead."""
 
 VERIFIED = "verified.json"
-"""Size, times and inode of the files when their bytes were last found to be the manifest's; it may be absent."""
+"""Size, times and inode of the files when their bytes last matched the manifest; it may be absent."""
 
 MAX_JSON = 1 << 24
-"""Bytes of a manifest or journal line: what is longer is none, and is not read."""
+"""Largest manifest or journal line, in bytes; a longer one is not read."""
 
 
 class DamagedCorpus(Exception):
@@ -54,7 +54,7 @@ class Corpus:
     spec: str
     """The specification it was prepared from."""
     splits: tuple[str, ...]
-    """Names of the splits there, in the order train, validation, test; or `all`."""
+    """Names of its splits, in the order train, validation, test; or `all`."""
     fingerprint: str
     """SHA-256 in hexadecimal of the splits' names, sizes and bytes: equal only for equal data."""
     folder: Path
@@ -88,7 +88,7 @@ class Corpus:
             mapped = np.memmap(path, dtype=np.uint8, mode="r", shape=(size,))
         except (OSError, ValueError) as error:
             raise DataError(f"cannot map {path} ({error}): prepare {self.spec} again") from error
-        # As a plain array: slices of the memmap class are slower and mean nothing more.
+        # As a plain array: slices of the memmap class are slower, without an advantage.
         return mapped.view(np.ndarray)
 
     def documents(self, name: str) -> int:
@@ -128,8 +128,8 @@ def fingerprint_of(splits: dict[str, dict[str, Any]]) -> str:
 def load_corpus(folder: Path, *, verify: bool = True) -> Corpus | None:
     """Read a corpus folder's manifest and check the files against it; None if there is no folder.
 
-    verify : whether bytes count: a file is hashed if it is not the one that was hashed before, by its size, times
-        and inode. Sizes are checked always
+    verify : whether to check bytes: a file is hashed unless its size, times and inode are those of the last
+        verification. Sizes are always checked
     Raises DamagedCorpus, saying what is wrong, if the folder does not hold a whole corpus.
     """
     if not folder.is_dir():
@@ -168,12 +168,12 @@ def load_corpus(folder: Path, *, verify: bool = True) -> Corpus | None:
 
 
 def open_file(path: Path, mode: str = "rb") -> Any:
-    """Open a file of a corpus; raises OSError, also for a pipe or a device, and to write for a link."""
+    """Open a file of a corpus; raises OSError, also for a pipe or a device, and for a link that is to be written."""
     more = getattr(os, "O_NONBLOCK", 0) | (0 if mode == "rb" else getattr(os, "O_NOFOLLOW", 0))
     file = open(path, mode, opener=lambda name, flags: os.open(name, flags | more, 0o666))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return file
 
 
@@ -187,9 +187,9 @@ def read_json(path: Path) -> Any:
 
 
 def record_verified(folder: Path, splits: Iterable[str]) -> None:
-    """Keep what the files are like now that their bytes are known to be the manifest's.
+    """Record the files' size, times and inode once their bytes are known to match the manifest.
 
-    Where the folder cannot be written, they are hashed again the next time.
+    If the folder cannot be written, they are hashed again the next time.
     """
     temporary = folder / f"{VERIFIED}.{os.getpid()}"
     with suppress(OSError):
@@ -198,7 +198,7 @@ def record_verified(folder: Path, splits: Iterable[str]) -> None:
 
 
 def _identity(path: Path) -> list[int]:
-    """What changes whenever a file does: every writing sets st_ctime, which no program can set back."""
+    """Values that change whenever a file does: every write sets st_ctime, which no program can set back."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

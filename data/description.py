@@ -1,4 +1,4 @@
-"""What a prepared corpus is like, in figures."""
+"""Figures of a prepared corpus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = 1 << 20
 """Bytes counted or sampled at a time."""
 
 SAMPLE_BLOCKS = 16
-"""Blocks, equally spaced, of which gzip's figure is taken."""
+"""Equally spaced blocks that gzip's figure is measured on."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SplitDescription:
     bytes: int
     """Bytes of the documents, separators not counted."""
     empty_documents: int
-    """Documents of the source that were left out because they held nothing."""
+    """Documents of the source that were left out because they were empty."""
     nuls_removed: int
     """NULs dropped inside documents."""
     unigram_bits: float
@@ -49,15 +49,15 @@ class Description:
     spec: str
     """The specification it was prepared from."""
     fingerprint: str
-    """SHA-256, in hexadecimal, that stands for all its bytes."""
+    """SHA-256 of the corpus, in hexadecimal."""
     folder: Path
-    """Where it lies."""
+    """The folder in the cache."""
     splits: tuple[SplitDescription, ...]
     """One description per split."""
 
 
 def describe(corpus: Corpus) -> Description:
-    """Return the figures of a corpus, reading the whole of it; raises DataError if it cannot."""
+    """Return the figures of a corpus, which is read whole; raises DataError if it cannot be read."""
     return Description(
         name=corpus.name,
         spec=corpus.spec,
@@ -73,7 +73,7 @@ def _describe_split(corpus: Corpus, name: str) -> SplitDescription:
     counts = np.zeros(256, np.int64)
     sample = bytearray()
     try:
-        # Read, not mapped: pages of a map would count as this process's memory.
+        # Read, not mapped: mapped pages would count as this process's memory.
         with open_file(path) as file:
             while block := file.read(BLOCK):
                 counts += np.bincount(np.frombuffer(block, np.uint8), minlength=256)

@@ -1,4 +1,4 @@
-"""What the cache holds, and emptying it."""
+"""Listing and clearing the cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from egg.data.errors import DataError
 
 @dataclass(frozen=True)
 class Cleared:
-    """A corpus, whole or begun, that was removed from the cache."""
+    """A corpus, whole or partial, that was removed from the cache."""
 
     name: str
     """Name of its folder."""
@@ -28,7 +28,7 @@ def list_corpora(cache: Path | None = None, name: str | None = None) -> tuple[Co
 
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
     name : a corpus's name, its folder's name, its specification or its path; None for all
-    Raises DataError if there is nothing of that name, or the cache cannot be read.
+    Raises DataError if no corpus has that name, or the cache cannot be read.
     """
     corpora = []
     for folder in _chosen(cache, name):
@@ -42,12 +42,12 @@ def list_corpora(cache: Path | None = None, name: str | None = None) -> tuple[Co
 
 
 def clear(cache: Path | None = None, name: str | None = None) -> tuple[Cleared, ...]:
-    """Remove corpora from the cache, whole, damaged or only begun, and say which.
+    """Remove corpora from the cache, whole, damaged or partial, and return their names and sizes.
 
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
     name : a corpus's name, its folder's name, its specification or its path; None for all
-    Raises DataError if there is none of that name, one is being prepared by another process,
-    or the cache cannot be written.
+    Raises DataError if no corpus has that name, if another process is preparing one of them,
+    or if the cache cannot be written.
     """
     return tuple(_remove(folder) for folder in _chosen(cache, name))
 
@@ -66,7 +66,7 @@ def _chosen(cache: Path | None, name: str | None) -> list[Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return the corpora's folders by their final names, whole or not; what is not a corpus's is left out."""
+    """Return the corpora's folders by their final names, whole or not, leaving out other folders."""
     try:
         found = sorted({path.with_name(path.name.removesuffix(PARTIAL)) for path in root.iterdir()})
     except FileNotFoundError:
@@ -77,9 +77,9 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _is_corpus(folder: Path) -> bool:
-    """Tell whether a folder was made here: it has a corpus's manifest, or the mark of one that is not whole.
+    """Tell whether egg made a folder: it has a corpus's manifest, or the source file of a partial one.
 
-    Without a mark that can be read, its name must be one that is given here, and a corpus's files all that it holds.
+    Without a readable one of these, it must have a corpus's name and hold nothing but a corpus's files.
     """
     if folder.is_symlink() or not folder.is_dir():
         return False
@@ -94,7 +94,7 @@ def _is_corpus(folder: Path) -> bool:
 
 
 def _names(folder: Path) -> set[str]:
-    """Return every name that a corpus's folder can be given by."""
+    """Return every name that a user can give for a corpus's folder."""
     names = {folder.name}
     for path in (folder / MANIFEST, partial_folder(folder) / SOURCE):
         try:

@@ -24,17 +24,17 @@ def path_source(spec: str, column: str) -> Source:
     recursively, hidden files left out, in the order of the names: subfolders called train,
     validation or test are its splits; else its tables, if it has any; else all its files.
     Files may be compressed by gzip (.gz) or Zstandard (.zst).
-    Raises DataError if there is nothing there, or nothing to read.
+    Raises DataError if no such file or folder exists, or it holds nothing to read.
     """
-    # Links are not resolved: a link's own name says what kind of file it stands for.
+    # Links are not resolved: a link's own name says what kind of file it leads to.
     path = Path(os.path.abspath(os.path.expanduser(spec)))
-    with _named(spec):
+    with _lookup(spec):
         path.stat()
         if path.is_dir():
             root, splits = path, _folder_splits(path)
         elif path.is_file():
             root, splits = path.parent, _file_split(path.name)
-        else:  # a pipe or a device: its end may never come
+        else:  # a pipe or a device, which may never end
             raise DataError(f"{spec} is neither a file nor a folder: copy it to a file first")
         if not any(splits.values()):
             raise DataError(f"the folder {spec} has no files to read: name one with text in it")
@@ -45,11 +45,11 @@ def path_source(spec: str, column: str) -> Source:
 def glob_source(spec: str, column: str) -> Source:
     """Return the source for the files that match a pattern; `**` stands for any folders.
 
-    Files in the order of their paths; tables, if all files are, have their splits in their
-    names, otherwise all files together are the split `all`.
+    Files are read in the order of their paths. If all are tables, their names say their splits;
+    otherwise all files together are the split `all`.
     Raises DataError if no file matches or one cannot be read.
     """
-    with _named(spec):
+    with _lookup(spec):
         matches = glob.glob(os.path.expanduser(spec), recursive=True)
         paths = sorted(os.path.abspath(path) for path in matches if os.path.isfile(path))
         if not paths:
@@ -62,8 +62,8 @@ def glob_source(spec: str, column: str) -> Source:
 
 
 @contextmanager
-def _named(spec: str) -> Iterator[None]:
-    """Turn an OSError of the body, which looks at what `spec` names, into a DataError."""
+def _lookup(spec: str) -> Iterator[None]:
+    """Turn an OSError of the body, which looks up `spec`, into a DataError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -105,7 +105,7 @@ def _reader(files: list[Path], column: str) -> Reader:
 
 
 def file_stamps(root: Path, splits: dict[str, list[str]]) -> dict[str, Any]:
-    """Return what changes whenever a file or its split does, as JSON values.
+    """Return JSON values that change whenever a file or its split does.
 
     Raises OSError for a missing file.
     """
@@ -132,7 +132,7 @@ def walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[
         folders[:] = [name for name in folders if not name.startswith(".") and not skips(name)]
         for name in names:
             path = os.path.join(folder, name)
-            # Not a broken link, and no sockets or pipes: reading those would wait for ever.
+            # No broken links, and no sockets or pipes, whose reading would block for ever.
             if not name.startswith(".") and not skips(name) and os.path.isfile(path):
                 found.append(os.path.relpath(path, root).replace(os.sep, "/"))
     return sorted(found)
@@ -141,8 +141,8 @@ def walk(root: Path, skips: Callable[[str], bool] = lambda name: False) -> list[
 def _folder_splits(folder: Path) -> dict[str, list[str]]:
     named = [name for name in SPLITS if (folder / name).is_dir()]
     if named:
-        return {name: [f"{name}/{file}" for file in _tables_first(walk(folder / name))] for name in named}
-    files = _tables_first(walk(folder))
+        return {name: [f"{name}/{file}" for file in _tables_or_all(walk(folder / name))] for name in named}
+    files = _tables_or_all(walk(folder))
     return splits_by_name(files) if files and is_table(files[0]) else {ALL: files}
 
 
@@ -150,8 +150,8 @@ def _file_split(name: str) -> dict[str, list[str]]:
     return splits_by_name([name]) if is_table(name) else {ALL: [name]}
 
 
-def _tables_first(files: list[str]) -> list[str]:
-    """Return the tables alone if there are any: what lies beside them describes them."""
+def _tables_or_all(files: list[str]) -> list[str]:
+    """Return only the tables if there are any: other files describe them."""
     return [file for file in files if is_table(file)] or files
 
 

@@ -23,12 +23,12 @@ MINIPILE = "JeanKaddour/minipile"
 """The hub's name of MiniPile: 1,000,000, 500 and 10,000 documents, about 6 GB of text."""
 
 ANSWER_SECONDS = 10.0
-"""How long the hub may take to answer."""
+"""Time limit of one request to the hub."""
 
 LOOKUP_SECONDS = 20.0
-"""How long finding and asking the hub may take, looking up its address included."""
+"""Time limit of the query, the look-up of the hub's address included."""
 
-INSTEAD = "use --data stdlib, which needs no network, or the path of a local file or folder"
+ALTERNATIVES = "use --data stdlib, which needs no network, or the path of a local file or folder"
 
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation"}
 _SPLIT_NAMES |= {"val": "validation", "dev": "validation", "test": "test"}
@@ -37,7 +37,7 @@ _SPLIT_NAMES |= {"val": "validation", "dev": "validation", "test": "test"}
 def is_hub_id(spec: str) -> bool:
     """Tell whether a specification can only mean the hub's `owner/name`.
 
-    Not if it, or the folder it would lie in, exists here, nor if it ends like a text file.
+    It cannot if the path or its parent folder exists, or if it has a text file's extension.
     """
     path = Path(spec)
     files = (".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".txt", ".zst")
@@ -52,9 +52,8 @@ def is_hub_id(spec: str) -> bool:
 def hub_source(spec: str, dataset: str, column: str, *, cache: Path | None, progress: bool, notify: Notify) -> Source:
     """Return the source for a data set of the hub, or for a local folder read the same way.
 
-    Its splits train, validation and test are taken; a data set with a single split of another
-    name has that as `all`. What is prepared stays as it is, whatever happens on the hub, until
-    it is cleared from the cache.
+    Its splits train, validation and test are used; a single split of another name becomes `all`.
+    A prepared corpus does not follow changes on the hub until it is cleared from the cache.
     """
     name = "minipile" if dataset == MINIPILE else dataset.rstrip("/").rsplit("/", 1)[-1]
     identity = {"kind": "hub", "dataset": dataset, "column": column}
@@ -69,17 +68,17 @@ def hub_source(spec: str, dataset: str, column: str, *, cache: Path | None, prog
 def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
     """Return `datasets.load_dataset(dataset)`, done in its three steps.
 
-    Between the first and the second the disk is checked, and a shard's reading is bounded.
+    Between the first two the free disk space is checked, and the memory for reading a shard is bounded.
     """
     import datasets
     from datasets import config
 
-    silence = None if os.path.isdir(dataset) else _ask_hub(dataset)
+    outage = None if os.path.isdir(dataset) else _ask_hub(dataset)
     try:
         with ExitStack() as stack:
-            # A data set may come with a program that loads it: datasets before 4 would offer to run it.
+            # A data set may contain a loading script, which versions of datasets before 4 would offer to run.
             config.HF_DATASETS_TRUST_REMOTE_CODE = False  # pyright: ignore[reportAttributeAccessIssue]
-            if silence:
+            if outage:
                 stack.enter_context(_offline())
             builder = datasets.load_dataset_builder(dataset)
             _check_disk(dataset, builder, cache, notify)
@@ -89,20 +88,20 @@ def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
     except DataError:
         raise
     except Exception as error:  # `datasets` raises what its many layers raise
-        if silence:
+        if outage:
             raise DataError(
-                f"cannot reach the Hugging Face hub for {dataset} ({silence}), and it is not in "
-                f"the cache of datasets: {INSTEAD}"
+                f"cannot reach the Hugging Face hub for {dataset} ({outage}), and it is not in "
+                f"the cache of datasets: {ALTERNATIVES}"
             ) from error
         raise DataError(
-            f"cannot load {dataset} with datasets ({_reason(error.__cause__ or error)}): try again, or {INSTEAD}"
+            f"cannot load {dataset} with datasets ({_reason(error.__cause__ or error)}): try again, or {ALTERNATIVES}"
         ) from error
 
 
 def _ask_hub(dataset: str) -> str | None:
-    """Return why the hub does not answer, or None; raises DataError if it has no such data set.
+    """Return why the hub cannot be reached, or None; raises DataError if it has no such data set.
 
-    This comes first because `datasets` itself retries for minutes.
+    It runs first because `datasets` itself retries for minutes.
     """
     import datasets.config
     from huggingface_hub import HfApi
@@ -112,23 +111,23 @@ def _ask_hub(dataset: str) -> str | None:
         return "offline mode is on"
     answers: queue.Queue[Exception | None] = queue.Queue()
 
-    def ask() -> None:
+    def query() -> None:
         try:
             HfApi().dataset_info(dataset, timeout=ANSWER_SECONDS)
             answers.put(None)
         except Exception as error:
             answers.put(error)
 
-    # In a thread: no time limit of a request covers the look-up of its address.
-    threading.Thread(target=ask, daemon=True).start()
+    # In a thread: the time limit of a request does not cover the look-up of the address.
+    threading.Thread(target=query, daemon=True).start()
     try:
         answer = answers.get(timeout=LOOKUP_SECONDS)
     except queue.Empty:
         return f"no answer in {LOOKUP_SECONDS:.0f} s"
     if isinstance(answer, RepositoryNotFoundError | HFValidationError):
         raise DataError(
-            f"{dataset} is no file or folder here and no data set of the Hugging Face hub that "
-            f"you may read: correct the name, log in with `hf auth login`, or {INSTEAD}"
+            f"{dataset} is neither a local file or folder nor a data set of the Hugging Face hub that "
+            f"you may read: correct the name, log in with `hf auth login`, or {ALTERNATIVES}"
         ) from answer
     return None if answer is None else _reason(answer)
 
@@ -172,7 +171,7 @@ def _progress_bars(shown: bool) -> Iterator[None]:
 
 
 def _check_disk(dataset: str, builder: Any, cache: Path | None, notify: Notify) -> None:
-    """Announce the disk space that is needed; raise DataError if there is less."""
+    """Announce the disk space that is needed; raise DataError if less is free."""
     import datasets.config
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -200,19 +199,19 @@ def _check_disk(dataset: str, builder: Any, cache: Path | None, notify: Notify) 
         if needed > free:
             raise DataError(
                 f"not enough disk for {dataset} at {folder}: {needed / 1e9:.2f} GB needed, "
-                f"{free / 1e9:.2f} GB free; free some, or set EGG_CACHE or HF_HOME to other disks"
+                f"{free / 1e9:.2f} GB free; free some space, or set EGG_CACHE or HF_HOME to other disks"
             )
 
 
 def _bound_memory(builder: Any) -> None:
-    """Have Parquet read through a small buffer.
+    """Make `datasets` read Parquet through a small buffer.
 
-    By default the whole of a shard's compressed bytes is kept until its last row: 550 MB at the
-    peak with shards of MiniPile's size, instead of 280 MB.
+    By default all of a shard's compressed bytes stay in memory until its last row: at the peak
+    550 MB with shards of MiniPile's size, instead of 280 MB.
     """
     config = builder.config
     if not hasattr(config, "fragment_scan_options") or config.fragment_scan_options is not None:
-        return  # not Parquet, or an older `datasets`; or the data set has its own
+        return  # not Parquet, an older `datasets`, or options of the data set itself
     from pyarrow.dataset import ParquetFragmentScanOptions
 
     config.fragment_scan_options = ParquetFragmentScanOptions(
@@ -237,7 +236,7 @@ def _contents(dataset: str, splits: Any, column: str) -> Contents:
     for part in chosen.values():
         check_column(part.features.arrow_schema, column, dataset)
     readers = {name: _reader(part, column) for name, part in chosen.items()}
-    # The folder's last names hold the version of the data set: its commit, or hashes of its files.
+    # The last parts of the path identify the version of the data set: its commit, or hashes of its files.
     stamp = json.dumps(
         {
             name: [part.num_rows, *Path(part.cache_files[0]["filename"]).parts[-4:-1]]
@@ -257,8 +256,8 @@ def _reader(part: Any, column: str) -> Reader:
         import pyarrow as pa
 
         for file in part.cache_files:
-            # Read, not mapped as `datasets` does: mapped pages stay resident as long as there is
-            # memory for them, and these are gigabytes.
+            # Read, not mapped as `datasets` does: mapped pages, gigabytes in all, stay resident
+            # while memory is free.
             with pa.OSFile(file["filename"]) as raw, pa.ipc.open_stream(raw) as batches:
                 for batch in batches:
                     if skip < batch.num_rows:

@@ -23,7 +23,7 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
     """Return the parts of a mixture and their weights; None if `spec` is not a mixture.
 
     A mixture is `part,part,...`, each part a specification of its own, with `:weight` after it
-    unless its weight is 1. What exists as a path is that path and no mixture.
+    unless its weight is 1. A specification that exists as a path is not a mixture.
     Raises DataError for an empty part or a weight of zero.
     """
     if "," not in spec or os.path.exists(os.path.expanduser(spec)):
@@ -33,7 +33,7 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
         part, weight = _part(text.strip())
         if not part or not (weight := Fraction(weight)):
             raise DataError(
-                f"{text.strip()!r} is no part of a mixture: write {spec!r} as part:weight,"
+                f"{text.strip()!r} is not a part of a mixture: write {spec!r} as part:weight,"
                 "part:weight with weights above zero, such as stdlib:2,book.txt:1"
             )
         parts.append((part, weight))
@@ -41,7 +41,7 @@ def parse_mixture(spec: str) -> list[tuple[str, Fraction]] | None:
 
 
 def _part(text: str) -> tuple[str, str]:
-    """A part's specification, and its weight as it is written."""
+    """A part's specification, and its weight as text."""
     found = re.fullmatch(r"(.+):(\d{1,12}(?:\.\d{1,12})?)", text)
     if found and not os.path.exists(os.path.expanduser(text)):
         return found[1].strip(), found[2]
@@ -49,9 +49,9 @@ def _part(text: str) -> tuple[str, str]:
 
 
 def rewritten(spec: str, change: Callable[[str], str]) -> str | None:
-    """Return a mixture with `change` applied to each part's specification; None if `spec` is none.
+    """Return a mixture with `change` applied to each part's specification; None if `spec` is not a mixture.
 
-    Unchanged if its parts could not be separated afterwards. Raises DataError as `parse_mixture`.
+    It is unchanged if the new parts could not be separated again. Raises DataError as `parse_mixture`.
     """
     before = parse_mixture(spec)
     if before is None:
@@ -65,11 +65,11 @@ def rewritten(spec: str, change: Callable[[str], str]) -> str | None:
 def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
     """Return the mixture of prepared corpora, each with its weight.
 
-    The training splits are interleaved document by document so that each corpus has at any time
-    its share of the bytes, equal weights meaning equal bytes. The mixture ends when every corpus
-    has been read once; those that end before begin anew, so nothing is left out. Validation and
-    test are those of the parts, one after the other, each once. If no part is divided, the
-    mixture is not either: its one split is `all`.
+    The training splits are interleaved document by document so that each corpus has its share of
+    the bytes at any point, equal weights meaning equal bytes. The mixture ends when every corpus
+    has been read once; those that end earlier start again, so that nothing is left out. Validation
+    and test concatenate those of the parts. If no part is divided, neither is the mixture: its
+    only split is `all`.
     Raises DataError if a part has nothing to train on.
     """
     corpora = [corpus for corpus, _ in parts]
@@ -84,7 +84,7 @@ def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
         for split in SPLITS[1:]:
             paths = [split_path(c.folder, split) for c in corpora if split in c.splits]
             if paths:
-                readers[split] = _one_after_the_other(paths)
+                readers[split] = _concatenated(paths)
                 size += sum(path.stat().st_size for path in paths)
         return Contents(readers, size)
 
@@ -93,13 +93,13 @@ def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
 
 
 def _mixed_size(paths: list[Path], weights: list[Fraction]) -> int:
-    # The corpus that is read once sets the length.
+    # The corpus that is read only once sets the length.
     longest = max(path.stat().st_size / weight for path, weight in zip(paths, weights, strict=True))
     return int(longest * sum(weights))
 
 
 def _interleaved(paths: list[Path], weights: list[Fraction]) -> Reader:
-    # One byte of a corpus counts 1 / weight, in whole numbers: a share is due where it is least.
+    # A byte of a corpus costs 1 / weight, in whole numbers: the next document is from the corpus that spent least.
     numerators = lcm(*(weight.numerator for weight in weights))
     prices = [weight.denominator * (numerators // weight.numerator) for weight in weights]
 
@@ -128,7 +128,7 @@ def _interleaved(paths: list[Path], weights: list[Fraction]) -> Reader:
 
 
 class _Counted:
-    """An iterator over blocks that knows how many bytes went through it."""
+    """An iterator over blocks that counts their bytes."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self.blocks = blocks
@@ -140,7 +140,7 @@ class _Counted:
             yield block
 
 
-def _one_after_the_other(paths: list[Path]) -> Reader:
+def _concatenated(paths: list[Path]) -> Reader:
     def read(skip: int) -> Iterator[Document]:
         for path in paths:
             for document in _documents(path):

@@ -1,4 +1,4 @@
-"""From a specification, as after `--data`, to a prepared corpus."""
+"""From a specification, as given to `--data`, to a prepared corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from egg.data.stdlib import stdlib_source
 from egg.data.tokens import MAX_TEXT, prepare
 
 NAMED = ("stdlib", "minipile")
-"""Names that are never paths, whatever files exist; anything else is a path if it exists."""
+"""Names that are never paths, even if such files exist; anything else is a path if it exists."""
 
 
 def open_corpus(
@@ -40,7 +40,7 @@ def open_corpus(
     column : the column or key of tables that holds the text
     progress : show a progress bar on stderr while preparing
     notify : called with a line of text for each notice, such as `preparing ...`
-    max_text : largest corpus to prepare, in bytes on disk; one that is prepared opens whatever its size
+    max_text : largest corpus to prepare, in bytes on disk; a prepared one opens whatever its size
 
     Raises DataError if the corpus cannot be found, read or prepared.
     """
@@ -48,7 +48,7 @@ def open_corpus(
     try:
         os.fsencode(spec)
         named = "\0" not in spec
-    except UnicodeEncodeError:  # half a surrogate pair, from a file of settings
+    except UnicodeEncodeError:  # half a surrogate pair, from a settings file
         named = False
     if not named:
         raise DataError(f"no file can be called {spec!r}: name one that exists, or stdlib")
@@ -60,7 +60,7 @@ def open_corpus(
         corpora = [(open_corpus(part, **options), weight) for part, weight in parts]
         source = mixture_source(spec, corpora)
     folder = corpus_folder(source, cache)
-    # Without a lock at first: a prepared corpus opens from a cache that cannot be written.
+    # Without a lock at first, so that a prepared corpus opens from a read-only cache.
     try:
         corpus = load_corpus(folder)
     except DamagedCorpus:
@@ -78,13 +78,13 @@ def open_corpus(
             try:
                 prepare(source, folder, progress=progress, notify=notify, max_text=max_text)
             except Exception:
-                if not partial_folder(folder).exists():  # nothing is left that a lock could guard
+                if not partial_folder(folder).exists():  # nothing is left to lock
                     remove_lock(folder)
                 raise
     try:
         corpus = load_corpus(folder)
     except DamagedCorpus as damage:
-        raise DataError(f"{damage}: another process changes the cache, try again") from damage
+        raise DataError(f"{damage}: another process is changing the cache, try again") from damage
     if corpus is None:
         raise DataError(f"{folder} was removed by another process: try again")
     return corpus
@@ -93,8 +93,8 @@ def open_corpus(
 def absolute(spec: str) -> str:
     """Return a specification that means the same from every folder, as configurations keep it.
 
-    Paths and patterns become absolute, in a mixture too; what names nothing here stays as it is,
-    and so does a mixture whose parts could not be separated afterwards.
+    Paths and patterns become absolute, in a mixture too; a specification that names nothing
+    here is unchanged, and so is a mixture whose new parts could not be separated again.
     """
     path = os.path.expanduser(spec)
     if spec in NAMED:

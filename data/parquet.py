@@ -12,11 +12,11 @@ BUFFER = 1 << 20
 """Bytes read at a time."""
 
 ROWS = 16
-"""Rows decoded at a time. A value that many rows share stands once in the file, but once for each row in memory."""
+"""Rows decoded at a time. A value that many rows share is once in the file, but once for each row in memory."""
 
 CLAIM, RATIO = 1 << 28, 256
-"""A column of a row group that claims more bytes than this, and more than this many times what it takes in the file,
-is refused: it would be unpacked in memory."""
+"""A column of a row group that claims more than CLAIM bytes, and more than RATIO times its bytes in the file, is
+refused: it would be unpacked in memory."""
 
 
 def parquet_size(path: Path, column: str) -> int:
@@ -29,12 +29,12 @@ def parquet_size(path: Path, column: str) -> int:
         index = _index(metadata, column)
         groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
         sizes = sum(group.column(index).total_uncompressed_size for group in groups)
-        # Parquet has four bytes of length before each value, we have one NUL.
+        # Parquet puts four bytes of length before each value, a corpus one NUL.
         return max(0, sizes - 3 * metadata.num_rows)
 
 
 def parquet_documents(path: Path, column: str, skip: int) -> tuple[int, Iterator[bytes]]:
-    """Return how many of `skip` rows are left to leave out after this file, and the others.
+    """Return how many of `skip` rows remain to be skipped after this file, and the other rows.
 
     Raises DataError, here or while iterating, for a file that cannot be read or has no such
     column of text.
@@ -81,7 +81,7 @@ def _open(path: Path, column: str) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        # Buffered and not read ahead: a row group of gigabytes is then read page by page.
+        # Buffered, without reading ahead, so that a row group of gigabytes is read page by page.
         file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _unreadable(path, error) from error

@@ -1,4 +1,4 @@
-"""One split on its way to disk: piece by piece, so that an interruption loses one at most.
+"""Writing one split to disk, piece by piece, so that an interruption loses at most one piece.
 
 After every piece of `PIECE` bytes the split's file is flushed and one line is added to its
 journal: how far the split has come, in documents read and bytes written, and the SHA-256 of all
@@ -29,12 +29,12 @@ BLOCK = 1 << 20
 Report = Callable[[str, int, int], None]
 
 SEPARATOR = b"\0"
-"""Stands before every document; removed inside documents, so that it means nothing else."""
+"""Precedes every document; removed inside documents, so that it means nothing else."""
 
 
 @dataclass
 class Counts:
-    """How far a split has come."""
+    """The progress of a split."""
 
     read: int = 0
     """Documents taken from the source, empty ones among them."""
@@ -49,7 +49,7 @@ class Counts:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a journal; one that a crash cut short, or that is no such line, ends it."""
+    """Return the lines of a journal up to the first that is incomplete or invalid."""
     entries: list[dict[str, Any]] = []
     if path.exists():
         with open_file(path) as file:
@@ -72,8 +72,8 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 class SplitWriter:
     """Writes the documents of one split into `folder`; a context manager.
 
-    `report` hears of every block: the split, the bytes that were added, and the documents that
-    the split has by now. Every method raises DataError if the disk refuses.
+    `report` is called after every block with the split, the bytes added, and the split's number of
+    documents so far. Every method raises DataError if it cannot write.
     """
 
     def __init__(self, folder: Path, split: str, report: Report) -> None:
@@ -100,11 +100,11 @@ class SplitWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with writing(self.path):  # closing may still have bytes to write
+        with writing(self.path):  # closing may write buffered bytes
             self.file.close()
 
     def add(self, document: Document) -> None:
-        """Write one document, a NUL before it, unless it is empty."""
+        """Write one document after a NUL, unless it is empty."""
         empty = True
         for block in (document,) if isinstance(document, bytes) else document:
             nuls = block.count(SEPARATOR)
@@ -134,7 +134,7 @@ class SplitWriter:
         self._sync()
 
     def figures(self) -> dict[str, Any]:
-        """Return what the manifest says of this split."""
+        """Return this split's entry in the manifest."""
         figures = asdict(self.counts)
         del figures["read"]
         figures["bytes"] = figures["size"] - figures["documents"]

@@ -1,4 +1,4 @@
-"""Documents out of single files: text, JSONL and Parquet, the first two possibly compressed."""
+"""Documents from single files: text, JSONL and Parquet, the first two possibly compressed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BLOCK = 1 << 20
 """Bytes read at a time."""
 
 ZSTD_BLOCK = 1 << 10
-"""Compressed bytes taken at a time. Four of them can become a block of 128 KiB: 32 MiB at the most."""
+"""Compressed bytes taken at a time. Four of them can become a block of 128 KiB: at most 32 MiB."""
 
 ZSTD_WINDOW = 1 << 27
-"""Largest window of a Zstandard frame, which is kept in memory; what the program zstd reads by itself."""
+"""Largest window of a Zstandard frame, which is kept in memory; the default limit of the program zstd."""
 
 LINE = 1 << 28
 """Largest line of JSONL, in bytes."""
@@ -34,7 +34,7 @@ def is_table(path: str | Path) -> bool:
 
 
 def documents_of(path: Path, column: str, skip: int) -> tuple[int, Iterator[Document]]:
-    """Return how many of `skip` documents are left to leave out after this file, and the rest.
+    """Return how many of `skip` documents remain to be skipped after this file, and the other documents.
 
     Raises DataError, here or while iterating, for a file that cannot be read.
     """
@@ -64,9 +64,9 @@ def size_hint(files: list[Path], column: str) -> int | None:
 
 
 def blocks_of(path: Path) -> Iterator[bytes]:
-    """Yield a file's bytes, decompressed as its name demands; raw, whatever their encoding.
+    """Yield a file's bytes, decompressed according to its name, in whatever encoding they are.
 
-    Raises DataError for a file that cannot be read or ends too soon.
+    Raises DataError for a file that cannot be read or is truncated.
     """
     suffix = path.suffix.lower()
     try:
@@ -87,7 +87,7 @@ def _zstd_blocks(path: Path) -> Iterator[bytes]:
     except ImportError as error:
         raise unreadable(path, "the package zstandard is not installed") from error
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
-    frame = None  # a file may hold several frames, one after the other
+    frame = None  # a file may hold several frames in sequence
     try:
         with open(path, "rb") as file:
             while raw := file.read(ZSTD_BLOCK):  # buffered
@@ -142,7 +142,7 @@ def _json_documents(path: Path, column: str, lines: Iterator[tuple[int, bytes]])
                 f"{column!r} in line {number} of {path} is not text: choose another of "
                 f"{', '.join(row)} with --data-column"
             )
-        # JSON can spell half a surrogate pair, which UTF-8 cannot.
+        # JSON can express half a surrogate pair, UTF-8 cannot.
         yield (text or "").encode("utf-8", errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""What a corpus is read from: an identity, and per split an iterator over documents."""
+"""The source of a corpus: an identity, and per split an iterator over documents."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# A document is its bytes, or its bytes in blocks where it may be too large for memory.
+# A document is its bytes, or an iterable of blocks where it may be too large for memory.
 Document = bytes | Iterable[bytes]
 
-# Called with the number of documents to leave out from the start (a preparation that continues).
+# Called with the number of documents to skip at the start, where an interrupted preparation continues.
 Reader = Callable[[int], Iterator[Document]]
 
 
@@ -22,14 +22,14 @@ class Contents:
     size_hint: int | None = None
     """Bytes expected on disk, all splits together; None where that is unknown."""
     stamp: str = ""
-    """Version of the documents, where the identity cannot tell (a data set on a hub)."""
+    """Version of the documents, where the identity does not include it (a data set on the hub)."""
     unchanged: Callable[[], bool] = lambda: True
-    """Tells after reading whether the documents are still those that the identity means."""
+    """Tells after reading whether the documents still match the identity."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where documents come from; its identity decides which prepared corpus is its own."""
+    """The origin of documents; its identity determines its prepared corpus."""
 
     name: str
     """Short name, the first half of the cache folder's name."""
@@ -38,4 +38,4 @@ class Source:
     identity: dict[str, Any]
     """JSON values that change whenever the documents may have changed."""
     load: Callable[[], Contents]
-    """Finds the documents; called only when the corpus is not in the cache yet."""
+    """Finds the documents; called only if the corpus is not in the cache."""

@@ -11,13 +11,13 @@ from egg.data.errors import DataError
 from egg.data.local import file_stamps, files_source, walk
 from egg.data.source import Source
 
-# Left out: tests, and what was installed beside the library.
+# Left out: tests, and packages installed beside the library.
 SKIPPED = frozenset(["__pycache__", "dist-packages", "idle_test", "site-packages", "test", "tests"])
-# Written when the interpreter was built: facts about one machine.
+# Generated when the interpreter was built, different on every machine.
 BUILT = ("_sysconfigdata", "config-")
 
-# Of the sorted files every twentieth is held out for validation and every twentieth for test; where counting begins
-# is chosen so that both read like the whole (on CPython 3.11 unigram 4.76 and bigram 3.54 bits a byte for validation).
+# Of the sorted files every twentieth is held out for validation and every twentieth for test; the offsets are
+# chosen so that both resemble the whole (on CPython 3.11 unigram 4.76 and bigram 3.54 bits a byte for validation).
 PARTS = 20
 HELD_OUT = {17: "validation", 7: "test"}
 
@@ -49,7 +49,7 @@ def stdlib_files() -> list[str]:
 
 
 def stdlib_split(number: int) -> str:
-    """Return the split of the library's file of that number in sorted order."""
+    """Return the split of the library file with that number in sorted order."""
     return HELD_OUT.get(number % PARTS, "train")
 
 

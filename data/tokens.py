@@ -1,7 +1,7 @@
 """From the documents of a source to a prepared corpus: all splits, a manifest, then its name.
 
-A corpus is put together in `<folder>.partial`, which a later attempt can continue, and renamed
-when it is whole: a folder under its own name never holds half a corpus.
+A corpus is prepared in `<folder>.partial`, which a later attempt can continue, and renamed
+when it is whole: a folder under its final name never holds half a corpus.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ MARGIN = 16 << 20
 
 
 MAX_TEXT = 64 * 10**9
-"""Largest corpus, in bytes on disk, unless the caller says otherwise: a small compressed file can hold terabytes."""
+"""Default size limit of a corpus, in bytes on disk: a small compressed file can hold terabytes."""
 
 
 def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify, max_text: int = MAX_TEXT) -> None:
     """Write a source's documents to `folder`, continuing an interrupted attempt if there is one.
 
-    The caller holds the folder's lock. `notify` is called at the start, or without a
-    progress bar at the first bytes: if the source cannot be read, the error is enough. Raises
+    The caller holds the folder's lock. `notify` is called at the start, or, without a
+    progress bar, at the first bytes: if the source cannot be read, the error is enough. Raises
     DataError if the source cannot be read, has an empty split or more than `max_text` bytes, or the
-    folder cannot be written; the pieces that are whole then stay, for an attempt that continues.
+    folder cannot be written; whole pieces are then kept for an attempt that continues.
     """
     announced = False
 
@@ -74,16 +74,16 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify, max
                         writer.finish()
                     splits[split] = writer.figures()
         if not contents.unchanged():
-            remove_corpus(partial)  # half of it may be of the one, half of the other
-            raise DataError(f"{source.spec} changed while it was read: try again when it is whole")
+            remove_corpus(partial)  # it may mix the old and the new documents
+            raise DataError(f"{source.spec} changed while it was read: try again when it is complete")
         for split in splits:
             if not splits[split]["documents"]:
                 where = "" if split == ALL else f" in its split {split}"
                 raise DataError(
-                    f"{source.spec} has no text{where}: name something with at least one document that is not empty"
+                    f"{source.spec} has no text{where}: name a source with at least one document that is not empty"
                 )
     except Exception:
-        if _bytes_done(contents, partial) == 0:  # nothing that a second attempt could use
+        if _bytes_done(contents, partial) == 0:  # nothing that a later attempt could use
             remove_corpus(partial)
         raise
     manifest = {
@@ -105,7 +105,7 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify, max
 
 
 def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) -> int:
-    """Make the partial folder, or keep one that fits; return how many bytes it holds already."""
+    """Make the partial folder, or keep one that matches; return how many bytes it holds already."""
     head = {
         "format": FORMAT,
         "name": source.name,
@@ -116,21 +116,21 @@ def _begin(source: Source, contents: Contents, partial: Path, notify: Notify) ->
     }
     if partial.exists():
         done = _bytes_done(contents, partial)
-        if done and _fits(partial, head):
+        if done and _matches(partial, head):
             notify(f"continuing {source.name} after {done / 1e6:,.1f} MB")
             return done
         if done:
-            notify(f"{source.name} has changed since its preparation began: beginning anew")
+            notify(f"{source.name} has changed since its preparation began: starting again")
         remove_corpus(partial)
     partial.mkdir(parents=True)
     _write_json(partial / SOURCE, head)
     return 0
 
 
-def _fits(partial: Path, head: dict[str, Any]) -> bool:
+def _matches(partial: Path, head: dict[str, Any]) -> bool:
     try:
         found = read_json(partial / SOURCE)
-        return all(found.get(fact) == head[fact] for fact in ("format", "stamp", "splits"))
+        return all(found.get(key) == head[key] for key in ("format", "stamp", "splits"))
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
@@ -148,12 +148,12 @@ def _check_disk(contents: Contents, partial: Path, done: int) -> None:
     if needed > free:
         raise DataError(
             f"not enough disk at {partial.parent}: {needed / 1e9:,.2f} GB needed, "
-            f"{free / 1e9:,.2f} GB free; free some or set EGG_CACHE to a larger disk"
+            f"{free / 1e9:,.2f} GB free; free some space, or set EGG_CACHE to a larger disk"
         )
 
 
 def _bounded(spec: str, partial: Path, max_text: int, report: Report) -> Report:
-    """The report of a corpus's blocks that ends the preparation when it grows beyond its bound, or the disk's."""
+    """A report that ends the preparation when the corpus exceeds `max_text` or the disk is nearly full."""
     size, checked = 0, 0
 
     def bounded(split: str, added: int, documents: int) -> None:
@@ -161,7 +161,7 @@ def _bounded(spec: str, partial: Path, max_text: int, report: Report) -> Report:
         size += added
         if size > max_text:
             raise DataError(
-                f"{spec} has more than {max_text:,} bytes of text: if you want all of it, egg data prepare takes a "
+                f"{spec} has more than {max_text:,} bytes of text: to prepare all of it, give egg data prepare a "
                 "larger --max-text"
             )
         if size - checked >= MARGIN:
@@ -169,7 +169,7 @@ def _bounded(spec: str, partial: Path, max_text: int, report: Report) -> Report:
             free = shutil.disk_usage(partial).free
             if free < MARGIN:
                 raise DataError(
-                    f"the disk at {partial.parent} is full after {size / 1e9:,.2f} GB of {spec}: free some, or set "
+                    f"the disk at {partial.parent} is full after {size / 1e9:,.2f} GB of {spec}: free space, or set "
                     "EGG_CACHE to a larger disk"
                 )
         report(split, added, documents)
@@ -179,9 +179,9 @@ def _bounded(spec: str, partial: Path, max_text: int, report: Report) -> Report:
 
 @contextmanager
 def _progress_bar(name: str, size_hint: int | None, progress: bool, announce: Callable[[], None]) -> Iterator[Report]:
-    """Show bytes, documents and time left; yields the function to call with them.
+    """Show bytes, documents and time left; yields the function to report them to.
 
-    announce : called at the first bytes instead, without a bar
+    announce : called at the first bytes if there is no bar
     """
     if not progress:
         yield lambda split, size, documents: announce() if size else None
@@ -195,7 +195,7 @@ def _progress_bar(name: str, size_hint: int | None, progress: bool, announce: Ca
             bar.update(size)
 
         yield report
-        bar.total = bar.n  # what was expected is an estimate
+        bar.total = bar.n  # the expected total was an estimate
         bar.refresh()
 
 

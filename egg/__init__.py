@@ -26,7 +26,7 @@ __all__ = ["EggError", "Network", "__version__", "load", "train"]
 
 
 def __getattr__(name: str):
-    """Import what needs the kernels when it is first asked for."""
+    """Import what needs the kernels on first use."""
     if name in ("Network", "load"):
         from egg.model import network
 

@@ -8,7 +8,7 @@ from egg.kernels import Backend, BackendName, get_backend
 
 @dataclass(frozen=True)
 class Compute:
-    """What computes: a backend, and what of the machine it uses; no result depends on it."""
+    """A backend, and the part of the machine that it uses; results do not depend on them."""
 
     backend: BackendName = "auto"
     """What computes; changes the speed, not the result."""
@@ -20,7 +20,7 @@ class Compute:
     def make(self, notify: Callable[[str], None] | None = None) -> Backend:
         """The backend, ready to use.
 
-        notify : is told in one line what was chosen and why, and in one before if it must be compiled
-        Raises egg.kernels.BackendError, one line, for a backend that is not there.
+        notify : called with a line about what was chosen and why, after one more if the kernels must be compiled
+        Raises egg.kernels.BackendError, one line, for a backend that is not available.
         """
         return get_backend(self.backend, threads=self.threads, device=self.device, notify=notify)

@@ -1,7 +1,7 @@
 """What is trained, how, and for how long: frozen dataclasses that the command line is generated from.
 
 The docstring under a field is its help text. Where a run happens (backend, threads, folder) changes
-no result and is not part of the configuration.
+no result, and is not part of the configuration.
 """
 
 import math
@@ -22,10 +22,10 @@ from egg.view.figures import number, whole_number
 
 FORMAT = 2  # of config.json
 VOCABULARY = 256
-TOKENS = Parameter(alias="--member-tokens")  # what older versions call the flag --tokens
-MAX_LAYERS = 1024  # far beyond any sensible model, and before lists of tensors fill memory
+TOKENS = Parameter(alias="--member-tokens")  # the name of --tokens in older versions
+MAX_LAYERS = 1024  # far beyond any sensible model; lists of more tensors could fill memory
 DEFAULT_HORIZON = 8_000_000  # tokens: what the step size of a run without a known end is chosen for
-# Fields that one recipe alone has: the other's are at their defaults, and in no file.
+# Fields of one recipe alone: the other recipe's stay at their defaults, and are in no file.
 OWN_FIELDS = {
     "egg": ("streams", "branches", "schedule_tokens", "step_size", "schedule", "final_step_share"),
     "paper": ("population_size", "sigma_shift"),
@@ -104,7 +104,7 @@ class EvolutionConfig:
                     continue
                 if getattr(self, field.name) != field.default:
                     raise EggError(
-                        f"{flag(field.name)}: recipe {self.recipe} has none, leave it away or choose --recipe {recipe}"
+                        f"{flag(field.name)}: recipe {self.recipe} has none, remove it or choose --recipe {recipe}"
                     )
         _at_least(self, 1, "streams", "seq_len", "population_size")
         if self.schedule_tokens != "time":
@@ -124,11 +124,11 @@ class EvolutionConfig:
         if self.recipe == "egg" and self.streams * self.seq_len > VOTE_ROWS:
             raise EggError(
                 f"--streams {self.streams} of --seq-len {self.seq_len}: at most {VOTE_ROWS:,} bytes in a step, "
-                "the sums of its votes have no room for more"
+                "more would overflow the sums of its votes"
             )
 
         if self.recipe == "paper" and self.seq_len > MEMBER_ROWS:
-            raise EggError(f"--seq-len {self.seq_len}: at most {MEMBER_ROWS:,}, a member's score has no room for more")
+            raise EggError(f"--seq-len {self.seq_len}: at most {MEMBER_ROWS:,}, more would overflow a member's score")
 
     @property
     def readers_field(self) -> str:
@@ -142,7 +142,7 @@ class EvolutionConfig:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The names of the fields that this recipe has."""
+        """The names of this recipe's fields."""
         others = (n for recipe, names in OWN_FIELDS.items() if recipe != self.recipe for n in names)
         unused = set(others)
         return tuple(f.name for f in fields(self) if f.name not in unused)
@@ -188,7 +188,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines a run's result, but for the corpus itself."""
+    """Everything that determines a run's result, except the corpus itself."""
 
     preset: str = "nano"
     model: ModelConfig = ModelConfig()
@@ -219,15 +219,13 @@ class Config:
         return min(ends, default=None)
 
     def resolved(self) -> "Config":
-        """The same with a value in place of each that is chosen: branches, the step size and its schedule.
+        """The configuration with its open settings chosen: branches, the step size and its schedule.
 
-        Raises EggError for a schedule that follows the clock where no stop does.
+        Raises EggError for a schedule that follows the clock of a run without --minutes.
         """
         e = self.evolution
         if e.schedule_tokens == "time" and self.run.minutes is None:
-            raise EggError(
-                "--schedule-tokens time: the step size follows the time of the run, say with --minutes how long"
-            )
+            raise EggError("--schedule-tokens time: the step size follows the time of the run: set it with --minutes")
         if e.recipe == "paper":
             return self
         chosen: dict[str, Any] = {}
@@ -281,7 +279,7 @@ DEFAULT_PRESET = "nano"
 
 
 ADAPT = "adapt"
-"""What stands in a preset's place in an adaptation."""
+"""The preset's name in the configuration of an adaptation."""
 
 
 def preset(name: str) -> Config:
@@ -292,12 +290,12 @@ def preset(name: str) -> Config:
 
 
 def without_stops(config: Config) -> Config:
-    """The same, with no stop: one given on the command line replaces all of them."""
+    """The configuration without its stops: one given on the command line replaces them all."""
     return replace(config, run=replace(config.run, **dict.fromkeys(STOPS)))
 
 
 def with_recipe(config: Config, recipe: str) -> Config:
-    """The same in a recipe; the other recipe's own fields go back to their defaults."""
+    """The configuration with another recipe; the old recipe's own fields return to their defaults."""
     e = config.evolution
     if recipe == e.recipe or recipe not in OWN_FIELDS:
         return config
@@ -306,7 +304,7 @@ def with_recipe(config: Config, recipe: str) -> Config:
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
-    """The same with other values, by their fields' names; a stop replaces all stops.
+    """The configuration with other values, by their fields' names; a stop replaces all stops.
 
     settings : a number may be the text that stands on a command line, as "10M" or "none"; a preset is its name alone,
         and names of no field are ignored
@@ -326,7 +324,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def as_field(name: str, value: Any, hint) -> Any:
-    """A value as its field keeps it, from what a person or a program writes; raises EggError for what is none."""
+    """A value converted to its field's type, from a text or a number; raises EggError for one that does not fit."""
     choices = _choices(hint)
     words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
     text = isinstance(value, str) and str not in choices
@@ -343,7 +341,7 @@ def as_field(name: str, value: Any, hint) -> Any:
     except ValueError as error:
         raise EggError(f"{flag(name)}: {error}" + "".join(f", or {word}" for word in words)) from None
     if not _fits(value, hint):
-        advice = f"choose {', '.join(words)}" if words else "not a value that it can have"
+        advice = f"choose {', '.join(words)}" if words else "not a valid value"
         raise EggError(f"{flag(name)} {value!r}: {advice}")
     return value
 
@@ -358,7 +356,7 @@ def differences(a: Config, b: Config) -> list[str]:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The object that config.json holds, with the fields of the recipe in use."""
+    """The content of config.json, with the fields of the recipe in use."""
     content = {"format": FORMAT, **asdict(config)}
     content["model"]["vocab_size"] = VOCABULARY
     content["evolution"] = {name: content["evolution"][name] for name in config.evolution.used}
@@ -366,10 +364,10 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def model_from_json(content: Any, where: str) -> ModelConfig:
-    """The ``model`` part of config.json, all that a model needs; other keys are ignored.
+    """The ``model`` object of config.json, which is all that a model needs; other keys are ignored.
 
     where : the file's name, for messages
-    Raises EggError for anything but a model of this program.
+    Raises EggError for anything but a model that this program reads.
     """
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise EggError(f'{where} is not a model\'s configuration: it has no "model" object')
@@ -378,26 +376,26 @@ def model_from_json(content: Any, where: str) -> ModelConfig:
         if name not in model:
             raise EggError(f'{where} is not a model\'s configuration: its "model" has no {name!r}')
     if model.get("vocab_size", VOCABULARY) != VOCABULARY:
-        raise EggError(f"{where}: vocab_size {model['vocab_size']!r}: this program reads bytes, {VOCABULARY}")
+        raise EggError(f"{where}: vocab_size {model['vocab_size']!r}: must be {VOCABULARY}, this program reads bytes")
     return _section(ModelConfig, model, where)
 
 
 def from_json(content: Any, where: str) -> Config:
-    """The configuration that config.json holds; unknown keys are ignored, absent fields refused.
+    """The configuration in config.json; unknown keys are ignored, missing fields refused.
 
     where : the file's name, for messages
-    Raises EggError for what is no run's configuration, or that of an older version's run.
+    Raises EggError for anything but the configuration of a run that this version can train on.
     """
     model = model_from_json(content, where)
     version = content.get("format")
     if version == 1:
         raise EggError(
-            f"{where} is of a run of an older version, whose recipe this one has not: train on with that version; "
+            f"{where} is of an older version's run, whose recipe this version does not have: resume with that version; "
             "egg eval, sample, export and plot read it"
         )
     if version != FORMAT:
         raise EggError(
-            f"{where} has format {version!r}, this program reads {FORMAT}: train on with the version that wrote it"
+            f"{where} has format {version!r}, this program reads {FORMAT}: resume with the version that wrote it"
         )
     sections = {"evolution": EvolutionConfig, "run": RunConfig}
     for name, kind in sections.items():
@@ -418,7 +416,7 @@ def from_json(content: Any, where: str) -> Config:
 
 
 def tokens_of_a_step(content: Any, where: str) -> int:
-    """Bytes that all readers of a step read together, from what config.json holds, also of an older version.
+    """Bytes that all readers of a step read together, from the content of config.json, also of an older version.
 
     Arguments and errors as for ``from_json``.
     """
@@ -431,17 +429,17 @@ def tokens_of_a_step(content: Any, where: str) -> int:
 
 
 def _other(recipe: Any) -> str:
-    """The recipe whose fields do not apply."""
+    """The recipe whose own fields do not apply."""
     return "egg" if recipe == "paper" else "paper"
 
 
 def _section(kind: type, values: dict, where: str):
-    """A dataclass from an object of JSON, with its values' types checked."""
+    """A dataclass from a JSON object, with the types of its values checked."""
     hints = typing.get_type_hints(kind)
     known = {f.name: values[f.name] for f in fields(kind) if f.name in values}
     for name, value in known.items():
         if not _fits(value, hints[name]):
-            raise EggError(f"{where}: {name} is {value!r}, not a value that field can have")
+            raise EggError(f"{where}: {name} is {value!r}, not a valid value of that field")
         if float in _choices(hints[name]) and isinstance(value, int):
             try:
                 known[name] = float(value)

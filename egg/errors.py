@@ -14,7 +14,7 @@ class EggError(Exception):
 
 @contextmanager
 def telling(what: str, advice: str = "") -> Iterator[None]:
-    """What the system refuses meanwhile becomes an EggError: what could not be done, why, and what to do."""
+    """Turn an OSError of the body into an EggError: what could not be done, why, and what to do."""
     try:
         yield
     except OSError as error:

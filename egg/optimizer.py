@@ -7,8 +7,8 @@ import numpy as np
 from egg.kernels.arithmetic import REWARD_MASTER_BITS, cosine_table, normal_quantile_sixteenths
 
 STEP_BITS = 16  # fractional bits of a step size
-SHARE_BITS = 17  # fractional bits of how much of a schedule is done: half a turn of the cosine
-# The step size that was found to be good, 0.4 int8 steps, and the tokens of a step and of the run that it is good for.
+SHARE_BITS = 17  # fractional bits of the done share of a schedule: half a period of the cosine
+# The best step size found, 0.4 int8 steps, and the tokens of a step and of the run that it was found for.
 REFERENCE_STEP = (4 << STEP_BITS) // 10
 REFERENCE_TOKENS = 512
 REFERENCE_HORIZON = 1_000_000
@@ -16,10 +16,10 @@ LARGEST_STEP = 1 << STEP_BITS
 
 
 def default_step_size(tokens_per_step: int, horizon: int) -> int:
-    """Step size in 2**-16 int8 steps, for so many tokens a step and in the run.
+    """Step size in 2**-16 int8 steps, from the tokens of a step and of the run.
 
-    0.4 int8 steps at 512 of 1M tokens; as the fourth root of the tokens of a step; as one over the root of the run's
-    tokens where they are more than 1M, and one over their fourth root where they are fewer (docs/learning.md).
+    0.4 int8 steps at 512 tokens a step and 1M in the run. It grows with the fourth root of the tokens of a step; it
+    falls with the square root of the run's tokens beyond 1M, with their fourth root below (docs/learning.md).
     """
     fourth_power = REFERENCE_STEP**4 * tokens_per_step * REFERENCE_HORIZON
     fourth_power //= REFERENCE_TOKENS * max(1, horizon)
@@ -29,7 +29,7 @@ def default_step_size(tokens_per_step: int, horizon: int) -> int:
 
 
 def scheduled_step_size(first: int, last: int, schedule: str, tokens: int, horizon: int) -> int:
-    """The step size after so many tokens, in 2**-16 int8 steps; ``last`` from the horizon on.
+    """The step size after ``tokens``, in 2**-16 int8 steps; ``last`` from the horizon on.
 
     schedule : "cosine", "linear" or "constant"
     """
@@ -44,9 +44,9 @@ def scheduled_step_size(first: int, last: int, schedule: str, tokens: int, horiz
 
 
 def ranked_multiplier(step_size: int, fitness: np.ndarray) -> int:
-    """What a sum over directions of f times signs is multiplied by, over 2**32, to move a weight by the step size.
+    """The factor, over 2**32, that turns a sum over directions of f times signs into a move by the step size.
 
-    Its root mean square is sqrt(sum f^2).
+    The sum's root mean square is sqrt(sum f^2).
     """
     shift = 32 - STEP_BITS + REWARD_MASTER_BITS
     return (step_size << shift) // max(1, isqrt(int((fitness**2).sum())))

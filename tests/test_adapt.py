@@ -10,7 +10,7 @@ from synthetic import documents
 from egg import data
 from egg.errors import EggError
 from egg.kernels import Adapter, Shape, get_backend
-from egg.model.adapter import adapter_shape, evolving, initial_factors, matrices_of, merge, read_adapter
+from egg.model.adapter import adapter_shape, initial_factors, matrices_of, merge, read_adapter, voted_parameters
 from egg.model.network import Network, read_model
 from egg.run.adaptation import AdapterEvolution, adapt
 from egg.training.corpus import CorpusText
@@ -271,10 +271,10 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
     if rank:
         there = read_adapter(out, shape, weights)
         np.testing.assert_array_equal(found.network.adapter.factors, there.factors)
-        assert found.evolved == evolving(there.shape) and found.network.weights is weights
+        assert found.evolved == voted_parameters(there.shape) and found.network.weights is weights
     else:
         np.testing.assert_array_equal(found.network.weights, read_model(out)[1])
-        assert found.evolved == evolving(shape) and found.network.adapter is None
+        assert found.evolved == voted_parameters(shape) and found.network.adapter is None
 
 
 def test_adapting_for_less_than_a_step_is_refused(model):

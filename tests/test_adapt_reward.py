@@ -16,7 +16,7 @@ from egg.evolution.reward import RewardEvolution, RewardSettings, pair_fitness, 
 from egg.kernels import Adapter, Noise, Shape, get_backend
 from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import adapter_shape, initial_factors, read_adapter
-from egg.model.continuations import write
+from egg.model.continuations import continue_prompts
 from egg.model.network import Network, read_model
 from egg.model.parameters import initial_weights
 from egg.model.sample import Sampling, generate
@@ -141,7 +141,7 @@ def test_members_write_what_sampling_writes():
     """Members with factors as they are write the samples of egg sample, whatever stands beside them."""
     prompts, numbers = [b"one", b"longer prompt", b""], np.array([4, 0, 7])
     states, sampling = NETWORK.zero_states(3), Sampling(length=12, seed=1)
-    texts = write(NETWORK.forward, states, prompts, numbers, sampling, whole=True)
+    texts = continue_prompts(NETWORK.forward, states, prompts, numbers, sampling, whole=True)
     for prompt, number, text in zip(prompts, numbers.tolist(), texts, strict=True):
         sampling = Sampling(length=12, seed=1, count=number + 1)
         assert generate(NETWORK, prompt, sampling)[number] == text
@@ -291,7 +291,7 @@ def assert_one_step(model):
         (["--rank", "full"], "--rank full"),
         (["--prompts", "nowhere.txt"], "--prompts nowhere.txt"),
         (["--member-tokens", 5], "--tokens 5"),
-        (["--data", "x"], "one of them"),
+        (["--data", "x"], "give either --data"),
         (["--eval-every", -1], "--eval-every -1"),
     ],
 )

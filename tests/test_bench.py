@@ -8,8 +8,8 @@ import pytest
 from egg.bench import cases as bench
 from egg.bench import check as bench_check
 from egg.bench import timing as bench_time
-from egg.bench.cases import Case, Job, Work, make_ready, plan
-from egg.bench.timing import Patience, Row, measure
+from egg.bench.cases import Case, Job, Work, choose_cases, make_job
+from egg.bench.timing import Budget, Timing, time_cases
 from egg.cli import bench as cli_bench
 from egg.errors import EggError
 from egg.kernels import Shape, get_backend
@@ -53,7 +53,7 @@ def test_work_counted_by_hand():
     backend = get_backend("numpy")
 
     def work(*arguments):
-        return make_ready(case(*arguments), backend).call()
+        return make_job(case(*arguments), backend).call()
 
     assert work("forward") == Work(128, 128 * read)
     voted = 4 * 16 * 16 + 64 * 16 + 256 * 16  # w_up has no votes
@@ -75,16 +75,16 @@ def test_work_counted_by_hand():
 
 
 def test_the_figures_of_a_row():
-    row = Row(case("forward"), Work(1000, 2_000_000), [0.5, 0.25, 1.0])
-    assert row.rates == [2000, 1000, 4000]
-    assert row.gmacs == 0.004
-    facts = cli_bench.row_facts(row, 0.016)
-    assert facts["fraction_of_peak"] == 0.25
-    assert facts["spread"] == [1000, 4000]
-    lost = Row(case("votes"), Work(1000, 2_000_000), [-0.5, -0.25, 1.0])  # a difference, in noise
+    timing = Timing(case("forward"), Work(1000, 2_000_000), [0.5, 0.25, 1.0])
+    assert timing.rates == [2000, 1000, 4000]
+    assert timing.gmacs == 0.004
+    figures = cli_bench.timing_json(timing, 0.016)
+    assert figures["fraction_of_peak"] == 0.25
+    assert figures["spread"] == [1000, 4000]
+    lost = Timing(case("votes"), Work(1000, 2_000_000), [-0.5, -0.25, 1.0])  # a difference, in noise
     assert lost.rates == [None, 1000, None]
-    assert cli_bench.row_facts(lost, 0.016)["gmacs"] is None
-    assert cli_bench.table([lost], 0.016)[2].split("|")[5:9] == [
+    assert cli_bench.timing_json(lost, 0.016)["gmacs"] is None
+    assert cli_bench.timing_table([lost], 0.016)[2].split("|")[5:9] == [
         " -        ",
         " 1 k to -          ",
         " -      ",
@@ -112,21 +112,21 @@ def test_repeats_go_round_all_rows(monkeypatch):
     def ready(case, backend):
         return Job(lambda: order.append(case.name) or Work(1, 1))
 
-    monkeypatch.setattr(bench_time, "make_ready", ready)
+    monkeypatch.setattr(bench_time, "make_job", ready)
     cases = [case("forward"), case("eval")]
-    patience = Patience(seconds=0, fewest=2)
-    rows = measure(cases, lambda: None, patience=patience, beside=lambda: order.append("peak"))
+    budget = Budget(seconds=0, min_repeats=2)
+    timings = time_cases(cases, lambda: None, budget=budget, before_repeat=lambda: order.append("peak"))
     round_ = ["peak", "forward", "peak", "eval"]
     assert order == ["forward", "eval", *round_, *round_]
-    assert [len(row.seconds) for row in rows] == [2, 2]
+    assert [len(timing.seconds) for timing in timings] == [2, 2]
     order.clear()
-    patience = Patience(seconds=0, fewest=9, total=-1)  # no time left: one repeat all the same
-    rows = measure(cases, lambda: None, patience=patience)
-    assert [len(row.seconds) for row in rows] == [1, 1]
+    budget = Budget(seconds=0, min_repeats=9, total=-1)  # no time left: one repeat all the same
+    timings = time_cases(cases, lambda: None, budget=budget)
+    assert [len(timing.seconds) for timing in timings] == [1, 1]
 
 
 def test_the_default_plan():
-    cases = plan()
+    cases = choose_cases()
     rows = [(c.name, c.recipe, c.shape.hidden_size, c.readers) for c in cases]
     assert len(set(rows)) == len(rows)
     for name in bench.NAMES:
@@ -140,8 +140,8 @@ def test_the_default_plan():
     ):
         assert row in rows
     assert ("step", "paper", 1024, 64) not in rows
-    # with the fewest branches there are, their time cannot be told from that of the rest
-    assert "branches" not in [c.name for c in plan(hidden_size=16, num_layers=1)]
+    # with the fewest branches, their time cannot be separated from that of the rest
+    assert "branches" not in [c.name for c in choose_cases(hidden_size=16, num_layers=1)]
 
 
 def test_branches_and_votes_from_what_can_be_timed():
@@ -149,7 +149,7 @@ def test_branches_and_votes_from_what_can_be_timed():
     f, v, b = 3.0, 5.0, 0.25
 
     def left(name):
-        job = make_ready(case(name, readers=2, width=64), get_backend("numpy"))
+        job = make_job(case(name, readers=2, width=64), get_backend("numpy"))
         few, many = f + v + 16 * b, f + v + 64 * b
         first, *others = (job.factor, *(factor for factor, _ in job.others))
         return sum(np.multiply((first, *others), {"branches": (many, few), "votes": (few, many, f)}[name]))
@@ -169,10 +169,10 @@ def test_branches_and_votes_from_what_can_be_timed():
     ],
 )
 def test_flags_narrow_the_plan(arguments, expected):
-    found = {(c.name, c.shape.hidden_size, c.shape.num_layers) for c in plan(**arguments)}
+    found = {(c.name, c.shape.hidden_size, c.shape.num_layers) for c in choose_cases(**arguments)}
     assert found == expected
     recipe = arguments.get("recipe")
-    assert recipe is None or {c.recipe for c in plan(**arguments)} == {recipe}
+    assert recipe is None or {c.recipe for c in choose_cases(**arguments)} == {recipe}
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_flags_narrow_the_plan(arguments, expected):
     [
         ("--only speed", "--only speed: choose forward, branches, votes, update, step, eval, generate"),
         ("--recipe salad", "--recipe salad: choose egg, paper"),
-        ("--recipe paper --only eval", "leave --recipe out"),
+        ("--recipe paper --only eval", "omit --recipe"),
         ("--hidden-size 16", "--num-layers"),
         ("--only branches --hidden-size 16 --num-layers 1", "timed with votes"),
         ("--hidden-size 63 --num-layers 2", "power of four"),
@@ -267,8 +267,8 @@ def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
 
 def test_the_backends_pass_the_check():
     pytest.importorskip("numba")
-    bench_check.check(get_backend("numba"))
-    bench_check.check(get_backend("numpy"))
+    bench_check.check_backend(get_backend("numba"))
+    bench_check.check_backend(get_backend("numpy"))
 
 
 def test_the_peak_kernel_computes_dot_products():
@@ -287,7 +287,7 @@ def test_the_peak_kernel_computes_dot_products():
 
 def test_an_unknown_size_is_refused():
     with pytest.raises(EggError, match="hidden size 3"):
-        plan(hidden_size=3, num_layers=1)
+        choose_cases(hidden_size=3, num_layers=1)
 
 
 def test_the_cost_of_perturbations_has_a_table_of_its_own(egg):
@@ -308,16 +308,16 @@ def test_the_cost_of_perturbations_has_a_table_of_its_own(egg):
 
 
 def test_perturbations_are_compared_over_hidden_sizes():
-    sizes = [(c.recipe, c.shape.hidden_size) for c in plan("perturbation")]
+    sizes = [(c.recipe, c.shape.hidden_size) for c in choose_cases("perturbation")]
     assert sizes == [(rank, d) for d in (16, 64, 256, 1024) for rank in bench.RANKS]
-    assert {c.seq_len for c in plan("perturbation")} == {6}  # of recipe paper, here
-    assert not [c for c in plan(recipe="paper") if c.name == "perturbation"]
+    assert {c.seq_len for c in choose_cases("perturbation")} == {6}  # of recipe paper, here
+    assert not [c for c in choose_cases(recipe="paper") if c.name == "perturbation"]
 
 
 def test_members_of_full_rank_read_what_they_are_timed_for():
     read = Shape(16, 1).multiply_accumulates
     for rank in bench.RANKS:
-        work = make_ready(case("perturbation", rank, 32, 6), get_backend("numpy")).call()
+        work = make_job(case("perturbation", rank, 32, 6), get_backend("numpy")).call()
         assert work == Work(192, 192 * read)
 
 

@@ -135,7 +135,7 @@ def test_a_flipped_bit_is_found(tmp_path, name):
     content[-3] ^= 0x10
     (folder / name).write_bytes(content)
     assert checkpoint.damage_of(folder) == (
-        f"{folder / name} is damaged: its bytes have not the checksum in manifest.json"
+        f"{folder / name} is damaged: its bytes do not have the checksum in manifest.json"
     )
     (folder / "manifest.json").unlink()  # as older versions wrote it: nothing to hold it to
     if name != "config.json":

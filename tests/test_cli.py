@@ -232,7 +232,7 @@ def test_a_bar_is_for_people_and_for_long_work(monkeypatch):
             if read:
                 read(total // 2)
                 read(total // 2)
-        shown = looked_at and total > cli_bar.LONG
+        shown = looked_at and total > cli_bar.MIN_BYTES
         assert ("reading" in stream.getvalue()) == shown == (read is not None)
 
 
@@ -259,7 +259,7 @@ def test_a_text_without_validation_is_measured_on_itself(egg, tmp_path, book):
         run,
     )
     assert status == 0, err
-    assert "no text back for validation" in out
+    assert "has no validation text: the model is measured on its training text" in out
     assert json.loads((run / "config.json").read_text())["run"]["data"] == str(book)
     assert "validation_bits_per_byte" in metrics(run)[-1]
 

@@ -74,7 +74,7 @@ def test_help_teaches(egg):
     [
         ("data", "choose prepare, info, clear"),
         ("data fetch", 'Choose from: "prepare", "info", "clear"'),
-        ("data prepare", "prepare what?"),
+        ("data prepare", "prepare needs a text"),
         ("data prepare=", "Choose from"),
         ("data prepare no/such/text", "no/such/text"),
         ("data prepare {tmp}/empty", "empty"),

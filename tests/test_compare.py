@@ -12,7 +12,7 @@ from conftest import SMALL
 
 from egg.errors import EggError
 from egg.study import compare
-from egg.study.compare import Configuration, read_comparison, table
+from egg.study.compare import Configuration, read_comparison, results_table
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_comparison_that_is_stopped_saves_and_goes_on(egg, comparison, tmp_pat
     thread.start()
     status, _, err = egg("compare", comparison, "--out", out)
     thread.join()
-    assert status == 128 + number and "the same command goes on" in err
+    assert status == 128 + number and "the same command resumes" in err
     saved = sorted((metrics.parent / "checkpoints").iterdir())
     done = len(metrics.read_text().splitlines())
     assert saved[-1].name == f"step-{done:08}" and done < 300
@@ -145,5 +145,5 @@ def test_bad_files_are_refused_in_one_line(tmp_path, text, says):
 
 
 def test_the_table_gives_mean_and_range_over_seeds():
-    results = [compare.Result("a", s, {}, None, 10**7, b, 10.0) for s, b in ((1, 3.0), (2, 3.5))]
-    assert "| a | 2 | 10.0M | 3.2500 | 3.0000 to 3.5000 | 10 |" in table(results)
+    results = [compare.RunResult("a", s, {}, None, 10**7, b, 10.0) for s, b in ((1, 3.0), (2, 3.5))]
+    assert "| a | 2 | 10.0M | 3.2500 | 3.0000 to 3.5000 | 10 |" in results_table(results)

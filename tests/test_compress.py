@@ -47,11 +47,18 @@ def test_pieces_change_nothing(monkeypatch, rows):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"x", b"\0", b"\0\0a\0", b"a" * 700, bytes(range(256)) * 3, b"\xff" * 255, TEXT[:777]], ids=range(8)
+    "text",
+    [b"", b"x", b"\0", b"\0\0a\0", b"a" * 700, bytes(range(256)) * 3, bytes(700), b"\xff" * 255, TEXT[:777]],
+    ids=range(9),
 )
 def test_any_bytes_come_back(text):
     for streams in range(1, 1 + max(1, len(text) // 256)):
         assert restore(compress(Network(NUMBA, SHAPE, WEIGHTS), text, streams=streams)) == text
+
+
+def test_a_text_of_nuls_has_no_code():
+    """So that no length of code refuses a claimed length of text."""
+    assert len(compress(Network(NUMBA, SHAPE, WEIGHTS), bytes(5000))) == OVERHEAD
 
 
 def test_one_stream_is_as_long_as_evaluate_says():
@@ -121,7 +128,7 @@ def test_a_small_file_that_claims_a_long_text_is_refused_before_it_is_decoded():
     fields[2:4] = 1, 12 * 10**9
     header = HEADER.pack(*fields)
     forged = header + struct.pack("<I", zlib.crc32(header)) + packed[OVERHEAD:]
-    with pytest.raises(EggError, match="^FILE says that its text has 12,000,000,000 bytes, more than --max-text"):
+    with pytest.raises(EggError, match="^FILE claims a text of 12,000,000,000 bytes, more than --max-text"):
         restore(forged)
 
 
@@ -145,7 +152,7 @@ def test_what_comes_out_is_checked(monkeypatch):
             logits, states = NUMBA.forward(model, tokens, states)
             return -logits, states
 
-    with pytest.raises(EggError, match="FILE is damaged: what comes out"):
+    with pytest.raises(EggError, match="FILE is damaged: the text does not match its checksum"):
         restore(packed, Wrong())
 
 

@@ -115,7 +115,7 @@ def test_a_resumed_run_has_its_settings(train, egg, tmp_path):
     run = tmp_path / "run"
     train("--steps", 1, "--out", run)
     status, _, err = egg("train", "--resume", run, "--config", run / "run.toml")
-    assert status == 2 and "leave --config away" in err
+    assert status == 2 and "omit --config" in err
     assert egg("train", "--resume", run, "--steps", 2, "--backend", "numpy")[0] == 0
     assert tomllib.loads((run / "run.toml").read_text())["steps"] == 2
 

@@ -156,7 +156,7 @@ def test_mixture_syntax():
         ("c", Fraction(1)),
     ]
     for bad in ("stdlib,", ",stdlib", "stdlib:0,a"):
-        with pytest.raises(DataError, match="no part of a mixture"):
+        with pytest.raises(DataError, match="not a part of a mixture"):
             parse_mixture(bad)
 
 

@@ -204,10 +204,10 @@ def test_unknown_data_set_is_refused(monkeypatch):
     from huggingface_hub.utils import RepositoryNotFoundError
 
     def refuse(*args, **options):
-        # Not made by calling it: what it wants to be told changes from version to version.
+        # Not constructed by a call: its parameters change from version to version.
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
     message = refusal("some/thing")
-    assert "no file or folder here and no data set" in message
+    assert "neither a local file or folder nor a data set" in message
     assert not [path for path in corpora_folder().iterdir() if path.is_dir()]

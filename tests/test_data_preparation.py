@@ -292,7 +292,7 @@ def test_partial_preparation_of_another_version_is_begun_anew(cache, monkeypatch
     notices = []
     prepare(source("2", b"other edition", False), folder, progress=False, notify=notices.append)
     assert (folder / "all.bin").read_bytes() == b"\0other edition" * 4
-    assert "beginning anew" in notices[0]
+    assert "starting again" in notices[0]
 
 
 HOLD = """

@@ -112,7 +112,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(train, ranks, tables, tmp_path
     assert status == 0, err
     status, out, err = ranks(2, TRAIN, "--resume", tmp_path / "2", "--backend", "numpy", "--steps", 11)
     assert status == 0, err
-    assert f"going on from {tmp_path / '2/checkpoints/step-00000008'}" in out
+    assert f"resuming from {tmp_path / '2/checkpoints/step-00000008'}" in out
     both = files(tmp_path / "2"), files(tmp_path / "one")
     for name in ("metrics.jsonl", "best.json", "run.toml", "config.json"):
         assert both[0][name] == both[1][name]
@@ -162,17 +162,17 @@ for dtype, far in ((np.int64, 1 << 40), (np.int32, 1 << 27)):
 for items in (1, 2, 7):
     whole = np.arange(items * 6, dtype=np.int8).reshape(items, 2, 3)
     mine = whole[ranks.share(items)]
-    np.testing.assert_array_equal(ranks.all_rows(mine, items), whole)
+    np.testing.assert_array_equal(ranks.all_gather(mine, items), whole)
     gathered = ranks.gather(mine, items)
     np.testing.assert_array_equal(gathered, whole if ranks.leader else mine)
     for first in range(items + 1):
         gathered = ranks.gather(mine, items, first)
         assert not ranks.leader or (gathered == whole[:first]).all() and len(gathered) == first
-    spread = ranks.spread(whole if ranks.leader else None, items, (2, 3))
-    np.testing.assert_array_equal(spread, mine)
+    scattered = ranks.scatter(whole if ranks.leader else None, items, (2, 3))
+    np.testing.assert_array_equal(scattered, mine)
 master = np.arange(-500, 500, dtype=np.int16)
-np.testing.assert_array_equal(ranks.same(master if ranks.leader else None, (1000,), np.int16), master)
-assert ranks.agree([3, 15, 2][r]) == 15
+np.testing.assert_array_equal(ranks.broadcast(master if ranks.leader else None, (1000,), np.int16), master)
+assert ranks.maximum([3, 15, 2][r]) == 15
 assert ranks.lead(lambda: ["a", None, {"r": r}]) == ["a", None, {"r": 0}]
 assert ranks.local_size == n and ranks.threads >= 1
 ranks.close()
@@ -237,7 +237,7 @@ def test_a_signal_to_the_job_saves_and_ends_it(start, tables, tmp_path):
     job.terminate()
     out, err = job.communicate(timeout=60)
     assert job.returncode == 143, err
-    assert out.splitlines()[-1].startswith("stopped at step ") and "go on with" in out
+    assert out.splitlines()[-1].startswith("stopped at step ") and "resume with" in out
     assert saved_steps(run)[-1] in out.splitlines()[-1]
 
 
@@ -341,9 +341,9 @@ def test_each_local_rank_has_a_gpu(monkeypatch):
 
 def test_alone_nothing_is_exchanged():
     ranks, votes = distributed.join(), np.arange(3)
-    assert ranks is distributed.ALONE and ranks.spent(1.0) == ""
-    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.all_rows(votes, 3) is votes
-    assert ranks.share(9) == slice(0, 9) and ranks.agree(4) == 4
+    assert ranks is distributed.ALONE and ranks.exchange_cost(1.0) == ""
+    assert ranks.add(votes, 1, 2) == (1, 2) and ranks.all_gather(votes, 3) is votes
+    assert ranks.share(9) == slice(0, 9) and ranks.maximum(4) == 4
     assert ranks.lead(lambda: json) is json
     with pytest.raises(EggError):
         ranks.lead(lambda: (_ for _ in ()).throw(EggError("no")))

@@ -223,7 +223,9 @@ def test_changed_bytes_of_the_cache_do_not_reach_a_run(egg, cache, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are Linux's")
-def test_names_that_are_not_utf8(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "utf-8:surrogateescape"])
+def test_names_that_are_not_utf8(tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
     text, run = (tmp_path / os.fsdecode(name) for name in (b"te\xffxt.txt", b"r\xffun"))
     text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
     command = [sys.executable, ROOT / "train.py", *SMALL, "--data", text, "--steps", "7", "--out", run]
@@ -250,3 +252,29 @@ def test_compress_leaves_the_files_beside_its_own_alone(train, egg, book, tmp_pa
         "notes.egg",
         "notes.txt",
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "picture", "saved"),
+    [
+        ((), "loss.png", "checkpoints/step-00000002"),
+        (("--data", "TEXT"), "loss.png", "adapter.safetensors"),
+        (("--data", "TEXT", "--rank", "full"), "loss.png", "checkpoints/step-00000002"),
+        (("--reward", "egg.rewards:target_length", "--prompts", "TEXT"), "reward.png", "adapter.safetensors"),
+    ],
+    ids=["train", "adapter", "all weights", "reward"],
+)
+def test_a_picture_that_fails_fails_no_run(train, egg, book, tmp_path, flags, picture, saved):
+    """A folder has the picture's name, so that no file can have it."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    place = out if flags else run
+    (place / picture).mkdir(parents=True)
+    told = train("--steps", 2, "--out", run)
+    if flags:
+        size = ("--population-size", 8, "--length", 8) if "--reward" in flags else ("--streams", 8, "--seq-len", 8)
+        flags = [book if flag == "TEXT" else flag for flag in flags]
+        status, done, err = egg("adapt", run, *flags, *size, "--tokens", 128, "--out", out, "--backend", "numpy")
+        assert status == 0, err
+        told = done + err
+    assert f"no {picture}" in told and "curve: " not in told
+    assert (place / saved).exists()

@@ -159,7 +159,7 @@ def test_manifolds_as_a_table(egg, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("", "geometry of what"),
+        ("", "give a run or checkpoints"),
         ("no/such", "no such folder"),
         ("{run} --points 3", "--points 3"),
         ("{run} --stride 0", "--stride 0"),
@@ -167,7 +167,7 @@ def test_manifolds_as_a_table(egg, monkeypatch):
         ("{run} --split nowhere", "nowhere"),
         ("{run} --data no/such", "no/such"),
         ("{run} --data {book} --stride 100000", "--stride"),
-        ("{run} --manifolds", "leave the checkpoints away"),
+        ("{run} --manifolds", "omit the checkpoints"),
     ],
 )
 def test_what_has_no_geometry(egg, train, tmp_path, book, arguments, says):

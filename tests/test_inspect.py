@@ -10,7 +10,7 @@ import pytest
 from conftest import forge
 
 from egg.inspect.arithmetic import division, logarithms, powers, score_bias
-from egg.inspect.model import measure
+from egg.inspect.model import measure_model
 from egg.inspect.trace import stage_names, trace
 from egg.inspect.trace_screen import characters
 from egg.kernels import Shape, get_backend
@@ -68,7 +68,7 @@ def test_a_models_tensors(egg, run, tmp_path, monkeypatch):
 
 def test_what_changed_is_counted_from_the_runs_own_beginning(egg, train, tmp_path):
     train("--steps", 1, "--seed", 5, "--out", tmp_path / "run")
-    model = measure(str(tmp_path / "run"))
+    model = measure_model(str(tmp_path / "run"))
     from egg.model.parameters import initial_weights
 
     first = initial_weights(model.shape, 5, "egg")
@@ -224,7 +224,7 @@ def test_bytes_that_are_no_characters_are_shown_as_such():
         ("", "choose kernels"),
         ("nothing", "Available commands: kernels"),
         ("trace {run}", "--text or --text-file"),
-        ("trace {run} --text a --text-file b", "one of them"),
+        ("trace {run} --text a --text-file b", "give either --text or --text-file"),
         ("trace {run} --text=", "empty"),
         ("trace {run} --text-file no/such", "no/such"),
         ("trace {run} --text ab --byte 3", "1 to 2"),

@@ -1,4 +1,4 @@
-"""d90: its subspaces, how it is told from their gains, and a sweep that is killed and goes on."""
+"""d90: its subspaces, how it is estimated from their gains, and a sweep that is killed and resumed."""
 
 import json
 import math
@@ -10,26 +10,26 @@ from conftest import SMALL
 from egg.cli import intrinsic_dimension as cli_intrinsic_dimension
 from egg.errors import EggError
 from egg.kernels import Shape, get_backend
-from egg.model.adapter import ALL, evolving, tensors_of
+from egg.model.adapter import ALL, tensors_of, voted_parameters
 from egg.model.network import Network
 from egg.model.parameters import initial_weights
 from egg.run.adaptation import ALL_WEIGHTS, FineTuning, Subspace, adapt
 from egg.study.intrinsic_dimension import (
     Candidate,
     Records,
-    Result,
     Setting,
     Trial,
-    measure,
-    plan,
+    TrialResult,
+    count_trials,
+    estimate_dimensions,
+    plan_subspaces,
     smallest,
     sweep,
-    trials_of,
 )
-from egg.study.intrinsic_dimension_view import told
+from egg.study.intrinsic_dimension_view import dimension_text
 
 SHAPE = Shape(16, 1)
-MOVING = evolving(SHAPE)
+MOVING = voted_parameters(SHAPE)
 PER_STEP = int(SMALL[SMALL.index("--streams") + 1]) * int(SMALL[SMALL.index("--seq-len") + 1])
 PNG = b"\x89PNG"
 SETTINGS = {"tokens": 320, "streams": 4, "seed": 1}
@@ -72,9 +72,9 @@ def test_tensors_by_kind_and_name():
 
 def test_subspaces_in_order_and_once():
     head, low = Subspace(None, "head"), Subspace(1, "head")
-    assert plan([head, low, head, ALL_WEIGHTS], SHAPE) == [low, head, ALL_WEIGHTS]
+    assert plan_subspaces([head, low, head, ALL_WEIGHTS], SHAPE) == [low, head, ALL_WEIGHTS]
     with pytest.raises(EggError, match="rank 99"):
-        plan([Subspace(99, "head")], SHAPE)
+        plan_subspaces([Subspace(99, "head")], SHAPE)
 
 
 def evolved(weights, tensors, steps=3):
@@ -128,31 +128,31 @@ def test_what_does_not_reach_the_share_is_not_told():
 
 
 def swept(table, factors=(1.0,)):
-    """What ``sweep`` and ``measure`` make of gains by subspace, then seed; a step factor of a half is the best."""
-    subspaces = plan([Subspace(1, "head"), Subspace(None, "head")], SHAPE)
+    """The dimensions and trials of a sweep with gains by subspace, then seed; a step factor of a half is the best."""
+    subspaces = plan_subspaces([Subspace(1, "head"), Subspace(None, "head")], SHAPE)
     gains = dict(zip(subspaces, table, strict=True))
     asked = []
 
     def run(subspace, trial):
         asked.append(trial)
         gain = gains[subspace][trial.seed] - 0.01 * abs(math.log2(2 * trial.step_factor))
-        return Result(trial, 1, 5.0 - gain, 0.0)
+        return TrialResult(trial, 1, 5.0 - gain, 0.0)
 
     candidate = Candidate("a", Network(get_backend("numpy"), SHAPE, np.zeros(0, np.int8)), "hash", 1000, 5.0)
     seeds = list(range(len(table[0])))
     found = list(sweep(candidate, subspaces, Setting("text", 1, 1, 1), list(factors), seeds, run))
-    return measure(candidate, found), asked
+    return estimate_dimensions(candidate, found), asked
 
 
 def test_step_factors_are_chosen_with_the_first_seed():
     table = [[0.1, 0.2, 0.3], [0.6, 0.7, 0.8], [1.0, 1.0, 1.0]]
     measured, asked = swept(table, factors=(0.25, 0.5, 1.0))
-    assert len(asked) == trials_of(3, 3, 3) == 15
+    assert len(asked) == count_trials(3, 3, 3) == 15
     assert len(set(asked)) == len(asked)
     assert {gain.step_factor for gain in measured.gains} == {0.5}
     assert [t.seed for t in asked[:5]] == [0, 0, 0, 1, 2]
     assert measured.gains[1].gains == pytest.approx([0.6, 0.7, 0.8])
-    assert measured.d90.value == math.inf and told(measured, measured.d90.value) == "> 4.10k"
+    assert measured.d90.value == math.inf and dimension_text(measured, measured.d90.value) == "> 4.10k"
 
 
 def test_the_best_step_factor_is_not_the_last_that_was_tried():
@@ -173,7 +173,7 @@ def test_the_interval_is_that_of_seeds():
     assert spread.d90.low < spread.d90.value < spread.d90.high == math.inf
     assert math.isinf(spread.by_seed[0]) and math.isfinite(spread.by_seed[2])
     small, _ = swept([[0.99] * 3, [0.5] * 3, [1.0] * 3])
-    assert told(small, small.d90.value) == "<= 256"
+    assert dimension_text(small, small.d90.value) == "<= 256"
 
 
 # Records
@@ -185,19 +185,19 @@ def trial(seed=0):
 
 def test_records_outlive_a_kill_while_one_is_written(tmp_path):
     for seed in range(3):
-        Records(tmp_path).add(Result(trial(seed), 10, 4.0 + seed, 0.1))
+        Records(tmp_path).add(TrialResult(trial(seed), 10, 4.0 + seed, 0.1))
     path = tmp_path / "results.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
     assert list(Records(tmp_path).known) == [trial(0), trial(1)]
     again = Records(tmp_path)
-    again.add(Result(trial(2), 10, 6.0, 0.1))
+    again.add(TrialResult(trial(2), 10, 6.0, 0.1))
     assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "nonsense", '{"trial": 3}', '{"trial": {"base": "x"}}', "\xff"])
 def test_a_line_that_is_no_result(tmp_path, line):
-    Records(tmp_path).add(Result(trial(), 10, 4.0, 0.1))
+    Records(tmp_path).add(TrialResult(trial(), 10, 4.0, 0.1))
     path = tmp_path / "results.jsonl"
     path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n")
     with pytest.raises(EggError, match=r"results\.jsonl, line 2 is no result"):

@@ -10,6 +10,7 @@ from conftest import SMALL, forge
 from test_resume import files
 
 from egg.cli.main import main
+from egg.evolution.base import Evolution
 from egg.model import checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links that anybody may lay are POSIX's")
@@ -98,6 +99,36 @@ def test_a_linked_checkpoint_goes_its_way_and_stops_nothing(run, goes_on, egg, t
     best = json.loads((run / "best.json").read_text())["step"]
     assert {checkpoint.step_of(path) for path in checkpoint.checkpoints(run)} == {best, 20}
     assert everything(target)
+
+
+@pytest.mark.parametrize("kind", ["its own", "a folder of the user's", "nothing"])
+@pytest.mark.parametrize("when", ["resumed", "new", "meanwhile"])
+def test_a_link_in_the_place_of_all_checkpoints(run, goes_on, egg, tables, tmp_path, monkeypatch, when, kind):
+    target = tmp_path / "mine"
+    target.mkdir()
+    if kind == "its own":
+        shutil.copytree(run / "checkpoints", target / "folder")
+    elif kind != "nothing":
+        (target / "folder").mkdir()
+        (target / "folder" / "notes.txt").write_bytes(b"mine")
+
+    def lay(folder: Path) -> None:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        (folder / "checkpoints").symlink_to(target / "folder")
+
+    if when == "resumed":
+        lay(run)
+        assert goes_on(target) == 2
+        return
+    new, before, step = tmp_path / "new", everything(target), Evolution.step
+    if when == "new":
+        lay(new)
+    else:
+        monkeypatch.setattr(Evolution, "step", lambda self: lay(new) or step(self))
+    status, _, err = egg("train", *SMALL, "--data", tables, "--steps", 3, "--out", new)
+    assert (status, err.count("\n")) == (2, 1) and str(new) in err, err
+    assert everything(target) == before
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -87,6 +87,28 @@ def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):
     assert files(killed) == files(whole)
 
 
+@pytest.mark.parametrize(
+    ("at", "damaged"), [(0, b"\xff\n"), (2, b"9" * 200_000 + b"\n"), (6, b"{}\n\n")], ids=["first", "long", "last"]
+)
+def test_a_damaged_line_of_the_log_costs_no_other(train, resume, tmp_path, damaged, at):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train("--steps", 8, "--out", whole)
+    train("--steps", 6, "--out", run)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join([*lines[:at], damaged, *lines[at:]]))
+    status, out, err = resume(run, "--steps", 8)
+    assert status == 0, err
+    more = " and 1 more" if damaged.count(b"\n") == 2 else ""
+    assert f"{run / 'metrics.jsonl'}: line {at + 1}{more} cannot be read" in out
+    kept = (run / "metrics.jsonl").read_bytes()
+    assert kept.count(damaged) == 1
+    (run / "metrics.jsonl").write_bytes(kept.replace(damaged, b""))
+    log = files(run)["metrics.jsonl"]
+    if at == 6:  # the line of six steps' end stands before the damaged one, and stays as it is too
+        assert log[5].pop("validation_bits_per_byte")
+    assert log == files(whole)["metrics.jsonl"]
+
+
 def test_a_checkpoints_line_is_on_disk_before_it(train, tmp_path, monkeypatch):
     run = tmp_path / "run"
     save, logged = checkpoint.save_checkpoint, []
@@ -143,7 +165,7 @@ def test_a_signal_finishes_the_step_and_saves(train, resume, egg, tables, tmp_pa
         status, out, _ = egg("train", *flags, "--steps", 9, "--data", tables, "--out", run)
     assert status == 128 + number
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert out.splitlines()[-1].endswith(f"go on with: egg train --resume '{run}'")
+    assert out.splitlines()[-1].endswith(f"resume with: egg train --resume '{run}'")
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000005"]
     assert "validation_bits_per_byte" not in (run / "metrics.jsonl").read_text()
     assert resume(run)[0] == 0
@@ -295,7 +317,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(train, resume, tm
         if left == "config.json":
             (run / "run.toml").unlink()
         status, out, err = resume(run, "--steps", 6)
-        assert status == 0 and "it begins again at step 0" in out, err
+        assert status == 0 and "it starts again at step 0" in out, err
         assert files(run) == files(tmp_path / "whole")
     # Another text is refused here too.
     run = tmp_path / "other"
@@ -306,7 +328,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(train, resume, tm
     content["corpus"]["fingerprint"] = "0" * 64
     (run / "config.json").write_text(json.dumps(content))
     status, _, err = resume(run, "--steps", 2)
-    assert status == 2 and "not the text the run was begun with" in err
+    assert status == 2 and "not the text that the run was started with" in err
     # A run whose checkpoints were taken away keeps its log.
     run = tmp_path / "robbed"
     train("--steps", 2, "--out", run)
@@ -330,7 +352,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(train, resume, tm
         (lambda d: change_state(d, "squares", lambda a: a[1:].copy()), "squares"),
         (lambda d: change_state(d, "shifts", lambda a: a + 32), "out of range: shifts"),
         (lambda d: change_state(d, "step", lambda a: a + 1), "not of the same step"),
-        (lambda d: change_corpus(d), "not the text the run was begun with"),
+        (lambda d: change_corpus(d), "not the text that the run was started with"),
     ],
 )
 def test_damage_is_told_in_one_line(train, resume, tmp_path, damage, says):
@@ -355,7 +377,7 @@ def test_a_run_goes_on_from_the_newest_complete_checkpoint(train, resume, tmp_pa
     (run / "checkpoints/step-00000009/state.safetensors").write_bytes(b"torn")
     status, out, err = resume(run, "--steps", 11)
     assert status == 0, err
-    assert f"going on from {run / 'checkpoints/step-00000008'}" in out
+    assert f"resuming from {run / 'checkpoints/step-00000008'}" in out
     assert "step-00000009/state.safetensors is damaged" in out
     assert (run / "checkpoints/damaged-step-00000009").is_dir()
     shutil.rmtree(run / "checkpoints/damaged-step-00000009")

@@ -9,7 +9,7 @@ from test_resume import files
 from egg.model import checkpoint
 from egg.model.evaluate import Evaluation
 from egg.run import trainer
-from egg.run.retention import kept
+from egg.run.retention import kept_steps
 
 
 def steps(run: Path) -> list[int]:
@@ -46,7 +46,7 @@ def measured(monkeypatch):
     ],
 )
 def test_what_stays(arguments, stay):
-    assert kept(*arguments) - {None} == stay
+    assert kept_steps(*arguments) - {None} == stay
 
 
 def test_the_best_and_the_last_few_stay(train, measured, egg, tmp_path):
@@ -96,7 +96,7 @@ def test_without_measurements_there_is_no_best(train, tmp_path, egg):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("{", "cannot be read"), ("[]", "cannot be read"), ('{"step": 77}', "which is not there")]
+    ("content", "says"), [("{", "cannot be read"), ("[]", "cannot be read"), ('{"step": 77}', "which does not exist")]
 )
 def test_a_best_that_cannot_be(train, egg, tmp_path, content, says):
     run = tmp_path / "run"

@@ -3,6 +3,7 @@
 import doctest
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,8 @@ def test_a_base_is_a_preset_a_configuration_a_dict_or_a_file(small, tmp_path):
 
 
 def test_progress_shows_what_the_command_shows(small, tmp_path, capsys):
-    for _ in small(out=tmp_path / "run", steps=2, progress=True):
+    name = os.fsdecode(b"r\xffn") if sys.platform == "linux" else "run"  # which strict streams refuse
+    for _ in small(out=tmp_path / name, steps=2, progress=True):
         pass
     shown = capsys.readouterr().out
     assert "parameters" in shown and "step 2" in shown and "unigram" in shown
@@ -166,12 +168,12 @@ def test_progress_shows_what_the_command_shows(small, tmp_path, capsys):
         (None, {"seed": True}, "--seed True"),
         (None, {"data": 3}, "--data 3"),
         ("none.toml", {}, "none.toml: No such file"),
-        ("nano", {"preset": "base"}, "preset: .* a first argument already"),
+        ("nano", {"preset": "base"}, "preset: the first argument is a preset or a configuration already"),
         (None, {"threads": "two"}, "--threads: 'two' is no integer"),
         (7, {}, "7 is no configuration"),
         (None, {"out": ""}, "--out is empty"),
-        (None, {"resume": "nowhere"}, "--resume nowhere: there is no such folder"),
-        ("nano", {"resume": "nowhere"}, "leave the first argument away"),
+        (None, {"resume": "nowhere"}, "--resume nowhere: no such folder"),
+        ("nano", {"resume": "nowhere"}, "remove the first argument"),
         (None, {"data": "no/such/text"}, "no/such/text"),
     ],
 )
@@ -185,7 +187,7 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, base, setting
 def test_a_resumed_run_keeps_its_settings(small, tmp_path):
     for _ in small(out=tmp_path / "run", steps=2):
         pass
-    with pytest.raises(egg.EggError, match="--hidden-size: the run in .* was begun with 16"):
+    with pytest.raises(egg.EggError, match="--hidden-size: the run in .* was started with 16"):
         next(egg.train(resume=tmp_path / "run", hidden_size=64))
     with pytest.raises(egg.EggError, match="a resumed run stays in"):
         egg.train(resume=tmp_path / "run", out=tmp_path / "other")

@@ -1,13 +1,13 @@
-"""How fast a backend is: what is timed, and the useful work in it.
+"""The cases that the bench times, and the useful work in each.
 
-Useful work is counted in multiply-accumulates (MAC). A byte that a reader reads costs M = 12 D^2 L + 256 D of them. In
-recipe ``egg`` a token's K branches of the wire cost 256 K, one addition to each logit of each, and its votes V =
-8 D^2 L + 256 D, an outer product of every matrix that votes: gates, w_down and head. A token of a whole step counts
+Useful work is counted in multiply-accumulates (MAC). A byte that a reader reads costs M = 12 D^2 L + 256 D. In recipe
+``egg`` a token's K branches of the wire cost 256 K, one addition to every logit of each branch, and its votes V =
+8 D^2 L + 256 D, an outer product for every matrix with votes: gates, w_down and head. A token of a whole step counts
 
     M + 256 K + V
 
 Look-ups, the head's branches, the credit and the update are not counted. In recipe ``paper`` a member's token counts M,
-and a pair's votes once a step an outer product of every matrix and of the embedding, M + 256 D.
+and a pair's votes, once per step, an outer product for every matrix and for the embedding, M + 256 D.
 """
 
 from collections.abc import Callable
@@ -31,16 +31,16 @@ from egg.model.sample import Sampling, stream
 
 NAMES = {
     "forward": "readers read a chunk of text with unperturbed weights",
-    "branches": "members that branch off where the wire ends are scored",
-    "votes": "what is credited becomes a vote on every weight",
+    "branches": "members branch off where the wire ends, and are scored",
+    "votes": "credit becomes votes on the weights",
     "update": "votes move the weights",
     "step": "a whole step of training, from weights to weights",
     "eval": "bits per byte of documents, with unperturbed weights",
     "generate": "samples drawn side by side, byte after byte",
 }
-"""What is timed."""
+"""Case -> what it times."""
 PERTURBATION = "perturbation"
-"""A table of its own: what a member costs whose weights all differ, beside one whose perturbation has rank 1."""
+"""A case with its own table: the cost of a member of full rank, beside one of rank 1."""
 RANKS = ("rank 1", "full rank")
 RECIPES = ("egg", "paper")
 PAPER_LENGTH = 100  # bytes that a member of recipe paper reads in a step
@@ -50,42 +50,42 @@ DOCUMENT = 256  # mean bytes of a document; they have half to one and a half tim
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of a model is measured at once: enough to be typical, and quick to measure."""
+    """How much one call reads or writes: enough to be typical, and quick to measure."""
 
     members: int
     """Members of recipe paper."""
     documents: int
     """Documents evaluated."""
     length: int
-    """Bytes of a sample."""
+    """Bytes per sample."""
     samples: int = 1024
     """Samples generated side by side."""
 
 
 SIZES = {16: Sizes(1024, 4096, 64), 64: Sizes(1024, 2048, 64), 256: Sizes(256, 512, 32), 1024: Sizes(64, 256, 8)}
 """By hidden size."""
-ONE_BY_ONE = {16: 256, 64: 64, 256: 16, 1024: 2}
+FULL_RANK_MEMBERS = {16: 256, 64: 64, 256: 16, 1024: 2}
 """Members of full rank, by hidden size."""
 MODELS = ((64, 2), (256, 2), (1024, 2))
 """Hidden size and layers of the models measured by default."""
-PERTURBED = tuple((d, 2) for d in ONE_BY_ONE)
-"""The same where the cost of perturbations is."""
+PERTURBED = tuple((d, 2) for d in FULL_RANK_MEMBERS)
+"""The same for the cost of perturbations."""
 PAPER_LARGEST = 256  # hidden size up to which recipe paper is measured by default
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table."""
+    """What one row of the table times."""
 
     name: str
     """One of NAMES."""
     recipe: str
-    """egg or paper, eval and generate do not depend on it; of a perturbation its rank, one of RANKS."""
+    """egg or paper (eval and generate do not depend on it); for a perturbation its rank, one of RANKS."""
     shape: Shape
     readers: int
     """Streams of recipe egg, members of recipe paper, documents of eval, or samples of generate."""
     seq_len: int
-    """Bytes each of them reads; of documents the mean, of samples what is drawn."""
+    """Bytes that each reads; the mean of documents, and the bytes drawn for a sample."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.recipe} {self.shape.hidden_size}/{self.shape.num_layers}"
@@ -96,29 +96,29 @@ class Work:
     """What one call does."""
 
     tokens: int
-    """Bytes read by all readers; of generate, bytes drawn."""
+    """Bytes read by all readers; for generate, bytes drawn."""
     multiply_accumulates: int
 
 
 @dataclass(frozen=True)
 class Job:
-    """A case made ready: its time is ``factor`` times that of ``call``, and so on for the ``others``, all added up."""
+    """A case ready to time: its time is the sum of ``factor`` times that of ``call``, and likewise of ``others``."""
 
     call: Callable[[], Work]
     factor: float = 1.0
     others: tuple[tuple[float, Callable[[], object]], ...] = ()
 
 
-def plan(
+def choose_cases(
     only: str | None = None,
     hidden_size: int | None = None,
     num_layers: int | None = None,
     readers: int | None = None,
     recipe: str | None = None,
 ) -> list[Case]:
-    """The cases to measure; each argument that is not None narrows them.
+    """The cases to time; each argument that is not None narrows them.
 
-    Raises EggError, one line, for what cannot be measured.
+    Raises EggError, one line, for arguments that leave none.
     """
     if only not in (None, *NAMES, PERTURBATION):
         raise EggError(f"--only {only}: choose {', '.join((*NAMES, PERTURBATION))}")
@@ -142,7 +142,7 @@ def plan(
     for shape in _shapes(hidden_size, num_layers, PERTURBED if recipe is None else ()):
         for rank in RANKS:
             d = shape.hidden_size
-            count = SIZES[d].members if rank == "rank 1" else ONE_BY_ONE[d]
+            count = SIZES[d].members if rank == "rank 1" else FULL_RANK_MEMBERS[d]
             cases.append((PERTURBATION, rank, shape, count, PAPER_LENGTH))
     chosen = [
         Case(name, kind, shape, readers or count, length)
@@ -150,25 +150,25 @@ def plan(
         if only in (None, name)
     ]
     if recipe == "paper" and only not in (None, "step"):
-        raise EggError(f"--only {only} is not of recipe paper, of which a step is timed: leave --recipe out")
+        raise EggError(f"--only {only}: of recipe paper only a step is timed, omit --recipe")
     if only == "branches" and not chosen and hidden_size == MIN_BRANCHES and num_layers:
         raise EggError(f"--only branches: with hidden size {hidden_size} they are timed with votes")
     if not [case for case in chosen if only or case.name != PERTURBATION]:
         models = ", ".join(f"{d}/{layers}" for d, layers in (PERTURBED if only == PERTURBATION else MODELS))
-        raise EggError(f"none of the models {models}: give --hidden-size and --num-layers both")
+        raise EggError(f"none of the models {models}: give both --hidden-size and --num-layers")
     return chosen
 
 
-def _shapes(hidden_size: int | None, num_layers: int | None, models) -> list[Shape]:
-    """Those of some models that fit, or the one that both numbers give."""
-    if not models:
+def _shapes(hidden_size: int | None, num_layers: int | None, defaults) -> list[Shape]:
+    """The default models of this hidden size and number of layers, or the one model that both define."""
+    if not defaults:
         return []
     if hidden_size is not None and num_layers is not None:
         try:
             return [Shape(hidden_size, num_layers)]
         except BackendError as error:
             raise EggError(str(error)) from error
-    return [Shape(d, layers) for d, layers in models if hidden_size in (None, d) and num_layers in (None, layers)]
+    return [Shape(d, layers) for d, layers in defaults if hidden_size in (None, d) and num_layers in (None, layers)]
 
 
 def branch_work(shape: Shape) -> int:
@@ -182,8 +182,8 @@ def vote_work(shape: Shape) -> int:
     return 8 * d * d * shape.num_layers + VOCABULARY * d
 
 
-def make_ready(case: Case, backend: Backend) -> Job:
-    """Everything a case needs before the clock starts."""
+def make_job(case: Case, backend: Backend) -> Job:
+    """Prepare what a case needs before the clock starts."""
     return {
         "forward": _chunk,
         "branches": _chunk,
@@ -192,22 +192,22 @@ def make_ready(case: Case, backend: Backend) -> Job:
         "step": _step,
         "eval": _evaluation,
         "generate": _generation,
-        PERTURBATION: _one_by_one if case.recipe == "full rank" else _side_by_side,
+        PERTURBATION: _full_rank if case.recipe == "full rank" else _rank_1,
     }[case.name](case, backend)
 
 
 def _chunk(case: Case, backend: Backend) -> Job:
-    """Parts of ``cast_votes``, separated by timing it with few branches and with all of them.
+    """Parts of ``cast_votes``, separated by timing it with few branches and with all.
 
-    A branch costs the difference over the number of branches added; votes are the rest, less branches and forward.
+    A branch costs the difference divided by the number of branches added; the votes cost the rest, less forward.
     """
     shape, d = case.shape, case.shape.hidden_size
     model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
     tokens, states = _tokens(case.readers, case.seq_len), _states(case.readers, shape)
     shifts = first_shifts(shape.num_layers)
     count = case.readers * case.seq_len
-    each = {"forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape)}
-    work = Work(count, count * each[case.name])
+    per_token = {"forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape)}
+    work = Work(count, count * per_token[case.name])
 
     def forward():
         backend.forward(model, tokens[:, :-1], states)
@@ -284,15 +284,15 @@ def _generation(case: Case, backend: Backend) -> Job:
 
     def draw():
         drawn = sum(len(numbers) for numbers, _ in stream(Network(backend, case.shape, weights), b"", sampling))
-        # All samples begin with the logits after one NUL; each byte but a sample's last is then read.
+        # All samples begin with the logits after one NUL; then every byte is read but the last of each sample.
         read = 1 + drawn - sampling.count
         return Work(drawn, read * case.shape.multiply_accumulates)
 
     return Job(draw)
 
 
-def _side_by_side(case: Case, backend: Backend) -> Job:
-    """Members of rank 1, recipe paper's."""
+def _rank_1(case: Case, backend: Backend) -> Job:
+    """Members of rank 1, as in recipe paper."""
     shape, members, length = case.shape, case.readers, case.seq_len
     model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
     tokens, states = _tokens(members // 2, length), _states(members, shape)
@@ -306,8 +306,8 @@ def _side_by_side(case: Case, backend: Backend) -> Job:
     return Job(read)
 
 
-def _one_by_one(case: Case, backend: Backend) -> Job:
-    """Members of full rank: noise on all weights in place, which are packed and read, member after member."""
+def _full_rank(case: Case, backend: Backend) -> Job:
+    """Members of full rank, one after another: noise goes onto the weights in place, then they are packed and read."""
     shape, members, length = case.shape, case.readers, case.seq_len
     settings = ClassicSettings(1, sigma_shift=SIGMA_SHIFT)
     room = LIMIT - settings.amount
@@ -336,7 +336,7 @@ class ArrayText:
 
 
 def _tokens(readers: int, length: int) -> np.ndarray:
-    """(readers, length + 1) uint8: a chunk of text and its targets for each."""
+    """(readers, length + 1) uint8: for each reader a chunk of text and its targets."""
     text = ArrayText(_text(readers * length // DOCUMENT + 2))
     return text.read(np.arange(readers) * length, length + 1)
 

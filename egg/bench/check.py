@@ -1,4 +1,4 @@
-"""Whether a backend computes what the reference defines: checked before its speed is measured."""
+"""Checks, before a backend is timed, that it computes what the reference defines."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ SHAPES = (Shape(16, 1), Shape(64, 2), Shape(256, 1))
 STREAMS, LENGTH = 3, 5
 
 
-def check(backend: Backend, *, branches: bool = True) -> None:
+def check_backend(backend: Backend, *, branches: bool = True) -> None:
     """Compare forward, votes and update with the reference on small models, byte for byte.
 
     branches : whether the backend has the calls of recipe egg
@@ -20,9 +20,9 @@ def check(backend: Backend, *, branches: bool = True) -> None:
     """
     reference = get_backend("numpy")
     for shape in SHAPES:
-        expected, found = (_results(b, shape, branches) for b in (reference, backend))
+        expected, actual = (_results(b, shape, branches) for b in (reference, backend))
         for name, arrays in expected.items():
-            for one, other in zip(arrays, found[name], strict=True):
+            for one, other in zip(arrays, actual[name], strict=True):
                 if not np.array_equal(one, other):
                     raise EggError(
                         f"backend {backend.name}: {name} differs from the reference at "
@@ -31,9 +31,9 @@ def check(backend: Backend, *, branches: bool = True) -> None:
 
 
 def check_full_rank(backend: Backend) -> None:
-    """Compare full-rank noise, on weights and in votes, with the reference, and take it off again.
+    """Compare full-rank noise, added to weights, subtracted again, and in votes, with the reference.
 
-    Raises EggError, one line, for what differs.
+    Raises EggError, one line, if it differs.
     """
     reference, noise = get_backend("numpy"), Noise(1, 2, 3)
     for shape in SHAPES:
@@ -53,7 +53,7 @@ def check_full_rank(backend: Backend) -> None:
 
 
 def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]:
-    """Every call's results for fixed inputs: call -> arrays."""
+    """Call -> the arrays it computes from fixed inputs."""
     rng = np.random.default_rng(shape.hidden_size)
     layers, size = (shape.num_layers, shape.hidden_size), shape.parameters
     weights = np.clip(np.round(rng.normal(size=size) * 24), -127, 127).astype(np.int8)

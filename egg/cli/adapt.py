@@ -20,22 +20,22 @@ from egg.model.adapter import ADAPTER, merge, read_adapter
 from egg.model.evaluate import evaluate, sample
 from egg.model.network import Network, read_model
 from egg.report.curves import read_curves
-from egg.report.draw import draw_run
+from egg.report.draw import draw_or_note, draw_run
 from egg.report.plots import LOSS, plot_runs
-from egg.run.adaptation import ADAPTED, ALL_WEIGHTS, AdapterTrainer, Subspace, beginning
+from egg.run.adaptation import ADAPTED, ALL_WEIGHTS, AdapterTrainer, Subspace, origin
 from egg.run.folders import folder_for
 from egg.run.origin import made_with
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
-from egg.training.corpus import facts, open_for_training
+from egg.training.corpus import corpus_summary, open_for_training
 from egg.view.figures import count, duration
 
-MEASUREMENTS = 20  # on the way
+MEASUREMENTS = 20  # during an adaptation, by default
 
 
 @dataclass(frozen=True)
 class AdaptArguments:
-    """Adapt a model to a text or a reward: its weights stay as they are, a small integer adapter beside them evolves.
+    """Adapt a model to a text or a reward: a small integer adapter evolves beside its unchanged weights.
 
     Writes DIR/adapter.safetensors, which egg eval and egg sample take with --adapter, metrics.jsonl and loss.png.
     egg adapt merge CKPT --adapter FILE --out DIR folds an adapter into the weights (egg adapt merge --help).
@@ -52,20 +52,20 @@ class AdaptArguments:
     data: str | None = None
     """Text to adapt to, as for training; or --reward."""
     reward: Annotated[str | None, Parameter(metavar="MODULE:FUNCTION")] = None
-    """Python function of a text, or of a text and its prompt, more being better, as egg.rewards:target_length."""
+    """Python function that scores a text, or a text and its prompt, such as egg.rewards:target_length."""
     prompts: Annotated[str | None, Parameter(metavar="FILE")] = None
-    """reward: prompts that members go on with, one a line."""
+    """reward: prompts that members continue, one per line."""
     length: int = 64
     """reward: bytes that a member writes."""
     temperature: float = 1.0
-    """reward: as for egg sample."""
+    """reward: temperature, as for egg sample."""
     reward_timeout: float = 60.0
     """reward: seconds that the function may take for all texts of a step."""
     rank: Annotated[str, Parameter(metavar="INT|full")] = "2"
     """Rank of the adapter's factors, 1 to 16; full: all weights evolve, as in pretraining, in a run of its own."""
     tensors: str | None = None
-    """Matrices that are adapted: gru, mlp, head, or names such as w_down, separated by commas; none: gru, w_down and
-    head, with a reward w_up too. A text has no votes on w_up."""
+    """Matrices to adapt: gru, mlp, head, or names such as w_down, separated by commas; none: gru, w_down and head, and
+    with a reward w_up. A text gives no votes on w_up."""
     out: str | None = None
     """Folder of the adapter; none: runs/adapt-DATE-TIME."""
     data_column: str = "text"
@@ -86,9 +86,9 @@ class AdaptArguments:
     step_size: float | None = None
     """Largest step of a factor, in int8 steps; none: chosen from the tokens, with a reward 4."""
     seed: int = 0
-    """Of every random draw, 0 to 2^64 - 1; equal seeds give equal adapters, byte for byte."""
+    """Seed of every random draw, 0 to 2^64 - 1; equal seeds give equal adapters, byte for byte."""
     eval_every: int | None = None
-    """Steps between measurements on the validation split; none: twenty on the way."""
+    """Steps between measurements on the validation split; none: twenty measurements in all."""
     eval_bytes: int = 262_144
     """Bytes of validation text that each measurement reads; 0: all."""
     compute: ComputeFlags = Compute()
@@ -96,7 +96,7 @@ class AdaptArguments:
 
 @dataclass(frozen=True)
 class MergeArguments:
-    """Fold an adapter into the int8 weights, and measure what that costs.
+    """Fold an adapter into the int8 weights, and measure the loss of quality.
 
     Writes DIR/model.safetensors and config.json, a model like any other.
 
@@ -112,7 +112,7 @@ class MergeArguments:
     out: str
     """Folder for the merged model."""
     data: str | None = None
-    """Text to measure on; none: what the adapter was made with, if its folder says so."""
+    """Text to measure on; none: the text that the adapter was made with, if its folder says so."""
     data_column: ColumnFlag = None
     eval_bytes: int = 262_144
     """Bytes of validation text to measure on; 0: all."""
@@ -129,12 +129,12 @@ def main(argv: list[str], prog: str) -> int:
     if isinstance(arguments, MergeArguments):
         return _merge(arguments)
     if (arguments.data is None) == (arguments.reward is None):
-        raise EggError("give --data TEXT or --reward MODULE:FUNCTION, one of them")
+        raise EggError("give either --data TEXT or --reward MODULE:FUNCTION")
     if arguments.reward is None:
         return _adapt(arguments)
-    from egg.cli.adapt_reward import adapt
+    from egg.cli.adapt_reward import adapt_to_reward
 
-    return adapt(arguments)
+    return adapt_to_reward(arguments)
 
 
 def _adapt(arguments: AdaptArguments) -> int:
@@ -150,8 +150,8 @@ def _adapt(arguments: AdaptArguments) -> int:
     before = evaluate(network, measured).bits_per_byte
     evolution = subspace.evolution(config, network, text)
     kind = Trainer if full else AdapterTrainer
-    trainer = kind(config, evolution, measured, facts(corpus), out, progress, made_with(network.backend))
-    trainer.content["adapter"] = beginning(arguments.path, network, layout) | {"base_bits_per_byte": before}
+    trainer = kind(config, evolution, measured, corpus_summary(corpus), out, progress, made_with(network.backend))
+    trainer.content["adapter"] = origin(arguments.path, network, layout) | {"base_bits_per_byte": before}
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
         f"{subspace.parameters(shape):,} of {shape.parameters:,} parameters evolve: {what}\n"
@@ -159,23 +159,29 @@ def _adapt(arguments: AdaptArguments) -> int:
         f"before: {before:.4f} bits per byte"
     )
     outcome = trainer.train()
+
+    def draw() -> list[Path]:
+        if full:
+            return draw_run(out, corpus.split(corpus.training_split), measured)
+        plot_runs([read_curves(out)], {"before": before}, out / LOSS)
+        return [out / LOSS]
+
+    drawn = []
+    if not (full and outcome.interrupted):
+        drawn = draw_or_note(LOSS, draw, progress.note, "; draw it with: egg plot DIR")
     if outcome.interrupted:
-        if not full:
-            plot_runs([read_curves(out)], {"before": before}, out / LOSS)
         progress.note(f"stopped at step {evolution.step_number:,}, saved what there is in {out}")
         return 128 + outcome.interrupted
-    if full:
-        draw_run(out, corpus.split(corpus.training_split), measured)
-    else:
-        plot_runs([read_curves(out)], {"before": before}, out / LOSS)
     after = outcome.evaluation.bits_per_byte
     saved = outcome.checkpoint if full else out / ADAPTER
     size = (saved / checkpoint.MODEL if full else saved).stat().st_size
     progress.note(
         f"after: {after:.4f} bits per byte, {before - after:+.4f} better, "
         f"{count(evolution.tokens)} tokens in {duration(outcome.seconds)}\n"
-        f"{saved}, {size:,} bytes\nloss curve: {out / LOSS}"
+        f"{saved}, {size:,} bytes"
     )
+    if drawn:
+        progress.note(f"loss curve: {drawn[0]}")
     return 0
 
 
@@ -210,12 +216,12 @@ def _merge(arguments: MergeArguments) -> int:
         raise EggError(f"--eval-bytes {arguments.eval_bytes}: must be 0 or more")
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
-        raise EggError(f"--out {out}: there is a file of that name, give a folder")
+        raise EggError(f"--out {out} is a file: give a folder")
     for name in (checkpoint.MODEL, checkpoint.CONFIG, checkpoint.STATE, checkpoint.CHECKPOINTS):
         if (out / name).exists():
             raise EggError(f"--out {out} holds a {name} already: give another folder")
     merged = merge(weights, adapter)
-    measured = _text(arguments, config)
+    measured = _text(arguments)
     figures = {}
     if measured is not None:
         base = Network(arguments.compute.make(say), shape, weights)
@@ -234,17 +240,17 @@ def _merge(arguments: MergeArguments) -> int:
     return 0
 
 
-def _text(arguments: MergeArguments, config: dict) -> np.ndarray | None:
-    """Validation text to measure on; None, with a notice, where nothing says which."""
+def _text(arguments: MergeArguments) -> np.ndarray | None:
+    """Validation text to measure on; None, with a notice, if neither the arguments nor the adapter's folder name it."""
     folder = Path(arguments.adapter)
     folder = folder if folder.is_dir() else folder.parent
-    there = checkpoint.read_config(folder) if (folder / checkpoint.CONFIG).exists() else {}
-    spec, column = text_of(there, arguments.data, arguments.data_column)
+    config = checkpoint.read_config(folder) if (folder / checkpoint.CONFIG).exists() else {}
+    spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
-        say("nothing says what the adapter was made with: not measured, give --data")
+        say(f"{folder} does not say what the adapter was made with: not measured, give --data")
         return None
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = corpus.validation_split or corpus.splits[0]
     if not corpus.bytes(split):
-        raise EggError(f"--data {spec}: its split {split} has no byte in it")
+        raise EggError(f"--data {spec}: its split {split} is empty")
     return sample(corpus.split(split), arguments.eval_bytes)

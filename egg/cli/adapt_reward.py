@@ -1,4 +1,4 @@
-"""``egg adapt --reward``: towards what a Python function scores."""
+"""``egg adapt --reward``: adaptation to a reward that a Python function computes."""
 
 import json
 import time
@@ -14,22 +14,23 @@ from egg.model.adapter import ADAPTER, KINDS, file_bytes
 from egg.model.network import Network, read_model
 from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
+from egg.report.draw import draw_or_note
 from egg.rewards.process import Reward, check_timeout
-from egg.run.adaptation import Subspace, beginning
+from egg.run.adaptation import Subspace, origin
 from egg.run.folders import folder_for
 from egg.run.log import METRICS
 from egg.run.origin import made_with
 from egg.run.signals import catch_signals
 
 STEP_SIZE = 4.0  # int8 steps
-MEASUREMENTS = 20
+MEASUREMENTS = 20  # during an adaptation, by default
 CURVE = "reward.png"
 
 
-def adapt(arguments) -> int:
+def adapt_to_reward(arguments) -> int:
     """Adapt as ``egg.cli.adapt.AdaptArguments`` say; returns the exit status."""
     if arguments.rank.strip().lower() == FULL:
-        raise EggError("--rank full: with --reward an adapter evolves, give 1 to 16")
+        raise EggError("--rank full: with --reward only an adapter evolves, give 1 to 16")
     shape, weights, _ = read_model(arguments.path)
     layout = Subspace(rank_of(arguments.rank), arguments.tensors or ",".join(KINDS)).layout(shape)
     settings = _settings(arguments)
@@ -43,44 +44,47 @@ def adapt(arguments) -> int:
         evolution = RewardEvolution(base, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
-        about = beginning(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
+        about = origin(arguments.path, base, layout) | {"reward": arguments.reward, "reward_before": before}
         with telling(f"cannot write {out}"):
             out.mkdir(parents=True, exist_ok=True)
             replace_file(
                 out / checkpoint.CONFIG, checkpoint.json_bytes({"made_with": made_with(base.backend), "adapter": about})
             )
             rows: list[dict] = []
+            drawn: list[Path] = []
             try:
                 interrupted = _run(evolution, out, every, rows)
             finally:  # a function that fails on the way leaves what was found before
                 if rows:
                     content = file_bytes(evolution.network.adapter, about["base"])
                     replace_file(out / ADAPTER, content)
-                    _draw(out, before, rows)
+                    drawn = draw_or_note(CURVE, lambda: _draw(out, before, rows), say, "; the adapter is saved")
     if interrupted:
         say(f"stopped at step {len(rows):,}, saved what there is in {out}")
         return 128 + interrupted
     after = rows[-1]["reward"]
-    say(f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}\nreward curve: {out / CURVE}")
+    say(f"after: reward {after:.4f}, {after - before:+.4f}\n{out / ADAPTER}")
+    if drawn:
+        say(f"reward curve: {drawn[0]}")
     return 0
 
 
 def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) -> int | None:
-    """All steps, a line of metrics.jsonl and of ``rows`` each; returns the signal that ended them early, if one did."""
-    began, steps, heard = time.perf_counter(), evolution.settings.steps, []
-    restore = catch_signals(heard.append)
-    with ExitStack() as held, open(out / METRICS, "w", encoding="utf-8") as log:
-        held.callback(restore)
+    """Take all steps, and add each to metrics.jsonl and ``rows``; returns the signal that ended them early, or None."""
+    began, steps, signals = time.perf_counter(), evolution.settings.steps, []
+    restore = catch_signals(signals.append)
+    with ExitStack() as stack, open(out / METRICS, "w", encoding="utf-8") as log:
+        stack.callback(restore)
         for step in range(1, steps + 1):
-            if heard:
-                return heard[0]
+            if signals:
+                return signals[0]
             row = {"step": step, "members_reward": evolution.step()}
             rows.append(row)
             try:
                 if step == steps or (every and step % every == 0):
                     row["reward"] = evolution.measure()
                     say(f"step {step:,} | members {row['members_reward']:.4f} | reward {row['reward']:.4f}")
-            finally:  # the step is done, whatever becomes of its measurement
+            finally:  # the step is done, even if its measurement fails
                 row["tokens"] = evolution.tokens
                 row["seconds"] = round(time.perf_counter() - began, 4)
                 log.write(json.dumps(row) + "\n")
@@ -91,7 +95,7 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
 def _settings(arguments) -> RewardSettings:
     population, sigma_shift = arguments.population_size, arguments.sigma_shift
     if population < 2 or population % 2:
-        raise EggError(f"--population-size {population}: with --reward an even number, 2 or more")
+        raise EggError(f"--population-size {population}: must be an even number, 2 or more")
     if arguments.eval_every is not None and arguments.eval_every < 0:
         raise EggError(f"--eval-every {arguments.eval_every}: must be 0 or more")
     check_timeout(arguments.reward_timeout)
@@ -117,15 +121,15 @@ def _settings(arguments) -> RewardSettings:
 
 def _prompts(path: str | None) -> list[bytes]:
     if path is None:
-        raise EggError("--reward needs --prompts FILE, a text with a prompt on each line")
+        raise EggError("--reward needs --prompts FILE, a text with one prompt per line")
     with telling(f"--prompts {path}", "; give a text file"):
         lines = read_file(path).splitlines()
     if not lines:
-        raise EggError(f"--prompts {path}: there is no line in it")
+        raise EggError(f"--prompts {path}: the file is empty")
     return lines
 
 
-def _draw(out: Path, before: float, rows: list[dict]) -> None:
+def _draw(out: Path, before: float, rows: list[dict]) -> list[Path]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
@@ -140,3 +144,4 @@ def _draw(out: Path, before: float, rows: list[dict]) -> None:
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     save_figure(figure, out / CURVE)
+    return [out / CURVE]

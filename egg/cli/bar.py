@@ -1,15 +1,15 @@
-"""A bar on standard error for work that takes a while, where a person looks at it."""
+"""A progress bar on standard error, if that is a terminal."""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-LONG = 1 << 18  # bytes: less is read before a bar could be
+MIN_BYTES = 1 << 18  # fewer are read before a bar could show
 
 
 @contextlib.contextmanager
 def steps_bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar that goes up by as many of ``total`` as its value is called with; silent where nobody looks.
+    """A bar for ``total`` steps; it yields a function that adds steps, and does nothing without a terminal.
 
     unit : of the total, in a word
     """
@@ -19,13 +19,13 @@ def steps_bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None
 
 @contextlib.contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[int], None] | None]:
-    """A bar that goes up by as many bytes as its value is called with.
+    """A bar for bytes; it yields a function that adds bytes.
 
-    total : bytes of the whole
-    what : is being done, in a word or two
-    yields : None where nobody looks, or where there is little to do
+    total : bytes
+    what : the work, in a word or two
+    yields : None without a terminal, or for fewer than MIN_BYTES
     """
-    with _bar(total, what, "B", True) if total >= LONG else contextlib.nullcontext() as shown:
+    with _bar(total, what, "B", True) if total >= MIN_BYTES else contextlib.nullcontext() as shown:
         yield shown
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg.bench.cases import NAMES, PERTURBATION, RANKS, plan
-from egg.bench.check import check, check_full_rank
-from egg.bench.timing import Patience, Row, measure
+from egg.bench.cases import NAMES, PERTURBATION, RANKS, choose_cases
+from egg.bench.check import check_backend, check_full_rank
+from egg.bench.timing import Budget, Timing, time_cases
 from egg.cli.options import ComputeFlags, JsonFlag, parse, say
 from egg.compute import Compute
 from egg.errors import EggError
@@ -22,25 +22,24 @@ from egg.run.origin import commit, cpu_name, versions
 class BenchArguments:
     """Measure speed: check the backend against the reference, then time it beside the CPU's peak.
 
-    A table for docs/benchmarks.md on standard output, progress on standard error. What is timed:
-     forward: readers read T bytes each with unperturbed weights, 16 of them in recipe egg, T = 32. Packing the weights
-    is not in it.
-     branches: members branch off after every byte, as many as the hidden size, and are scored: what those beyond 16
-    add to the time of cast_votes, and in proportion the 16.
+    Prints a table for docs/benchmarks.md on standard output, progress on standard error. The cases:
+     forward: readers (16 in recipe egg) read T = 32 bytes each with unperturbed weights; packing these is not timed.
+     branches: members branch off after every byte, as many as the hidden size, and are scored: the time that those
+    beyond 16 add to cast_votes, and in proportion the first 16.
      votes: the head's branches, credit along the wire, and the outer products: cast_votes, less forward and branches.
      update: update_rows, once for the step's tokens.
-     step: a whole step as training does it, from weights to weights, on synthetic text; of recipe paper too.
+     step: a whole step of training, from weights to weights, on synthetic text; of recipe paper too.
      eval: egg.model.evaluate on synthetic documents of 256 bytes, each read from state zero.
      generate: egg.model.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1.
-     perturbation: time per member that reads 100 bytes, over hidden sizes, in a table of its own: of rank 1, as recipe
-    paper has it, and of full rank, whose noise is drawn from the seed, added to the weights in place and taken off
-    again, one member after another.
+     perturbation: time per member that reads 100 bytes, over hidden sizes, in its own table: of rank 1, as in recipe
+    paper, and of full rank, whose noise is drawn from the seed, added to the weights in place and subtracted again,
+    one member after another.
 
     Useful work is M = 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte read, 256 D for its branches, 8 D^2 L +
-    256 D for its votes, and the sum of the three for a token of a step; in recipe paper M, and M + 256 D a pair and
-    step. The peak is that of int8 dot products whose weights and sums stay in registers, on all threads at once; the
-    best of all looks counts, so other work on the machine makes fractions too low, never too high. With --backend cupy
-    times are the device's own, between events, and the peak is that of a large int8 product of cuBLAS.
+    256 D for its votes, and the sum of the three for a token of a step; in recipe paper M, and M + 256 D per pair and
+    step. The peak is that of int8 dot products whose weights and sums stay in registers, on all threads at once, the
+    best of all measurements: other work on the machine makes fractions too low, never too high. With --backend cupy
+    times are the device's, between events, and the peak is that of a large int8 product of cuBLAS.
 
     For example: egg bench --only step --hidden-size 256 --num-layers 1
     """
@@ -52,11 +51,11 @@ class BenchArguments:
     hidden_size: int | None = None
     """Measure models of this width; none: 64, 256 and 1024, with 2 layers."""
     num_layers: int | None = None
-    """Measure models of so many layers; with --hidden-size any model can be measured."""
+    """Measure models with this many layers; with --hidden-size any model can be measured."""
     readers: int | None = None
-    """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: enough of each."""
-    seconds: float = Patience.seconds
-    """Time for each row, in 3 to 9 repeats; after about seven minutes no row is repeated."""
+    """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: the defaults."""
+    seconds: float = Budget.seconds
+    """Time for each case, in 3 to 9 repeats; after about seven minutes no case is repeated."""
     json: JsonFlag = False
     compute: ComputeFlags = Compute()
 
@@ -64,27 +63,29 @@ class BenchArguments:
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
     arguments = parse(BenchArguments, argv, prog=prog)
-    cases = plan(arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe)
+    cases = choose_cases(
+        arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe
+    )
 
     if not arguments.seconds >= 0:
         raise EggError(f"--seconds {arguments.seconds}: must be 0 or more")
-    source = commit()  # as it is now, whatever is committed meanwhile
+    source = commit()  # before the measurements: someone may commit meanwhile
     backend = arguments.compute.make(say)
     say("checking against the reference (the first time also compiles: up to a minute)")
-    check(backend, branches=backend.name != "cupy")
+    check_backend(backend, branches=backend.name != "cupy")
     if backend.name == "cupy":
-        cases = _without(cases)
+        cases = _available_on_cupy(cases)
     elif any(case.name == PERTURBATION for case in cases):
         check_full_rank(backend)
     if backend.name == "cupy":
         peaks = DevicePeaks(backend)
     else:
         peaks = Peaks(arguments.compute.threads, arguments.seconds / 160)
-    rows = measure(
-        cases, arguments.compute.make, patience=Patience(arguments.seconds), beside=peaks.measure, notify=say
+    timings = time_cases(
+        cases, arguments.compute.make, budget=Budget(arguments.seconds), before_repeat=peaks.measure, notify=say
     )
-    facts = {
-        **peaks.facts(),
+    environment = {
+        **peaks.summary(),
         "backend": backend.name,
         "description": backend.description,
         "cpu": cpu_name(),
@@ -93,30 +94,30 @@ def main(argv: list[str], prog: str) -> int:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": f"{prog} {shlex.join(argv)}".strip(),
     }
-    peak = facts["peak_gmacs"]
-    members = member_facts([row for row in rows if row.case.name == PERTURBATION])
-    rows = [row for row in rows if row.case.name != PERTURBATION]
+    peak = environment["peak_gmacs"]
+    members = member_costs([timing for timing in timings if timing.case.name == PERTURBATION])
+    timings = [timing for timing in timings if timing.case.name != PERTURBATION]
     if arguments.json:
-        lines = [row_facts(row, peak) for row in rows]
-        print(json.dumps({**facts, "rows": lines, "perturbations": members}))
+        rows = [timing_json(timing, peak) for timing in timings]
+        print(json.dumps({**environment, "rows": rows, "perturbations": members}))
     else:
-        tables = [table(rows, peak)] if rows else []
+        tables = [timing_table(timings, peak)] if timings else []
         tables += [member_table(members)] if members else []
-        print("\n".join([*heading(facts), *(line for t in tables for line in ("", *t))]))
+        print("\n".join([*heading(environment), *(line for t in tables for line in ("", *t))]))
     return 0
 
 
-def _without(cases: list) -> list:
-    """What backend cupy can be asked; raises EggError if nothing is left."""
-    lacks = ("branches", "votes", "update", PERTURBATION)
-    left = [c for c in cases if c.name not in lacks and (c.name, c.recipe) != ("step", "egg")]
-    if not left:
+def _available_on_cupy(cases: list) -> list:
+    """The cases that backend cupy can run; raises EggError if it can run none."""
+    missing = ("branches", "votes", "update", PERTURBATION)
+    available = [c for c in cases if c.name not in missing and (c.name, c.recipe) != ("step", "egg")]
+    if not available:
         raise EggError("backend cupy has neither recipe egg nor full-rank noise: choose numba")
-    return left
+    return available
 
 
 class Peaks:
-    """The CPU's int8 dot-product peak on one core and on all threads, measured beside every repeat of every row."""
+    """The CPU's int8 dot-product peak on one core and on all threads, measured before every repeat of every case."""
 
     def __init__(self, threads: int | None, seconds: float):
         self.instruction_set, self._peak, self._seconds = None, None, seconds
@@ -140,20 +141,20 @@ class Peaks:
             self._one.append(self._peak.measure(1, self._seconds))
             self._all.append(self._peak.measure(self.threads, self._seconds))
 
-    def facts(self) -> dict:
-        """In 1e9 multiply-accumulates a second, the highest measured; null where there is no Numba."""
-        there = bool(self._all)
+    def summary(self) -> dict:
+        """Peaks in 1e9 multiply-accumulates per second, the highest measured; null without Numba."""
+        measured = bool(self._all)
         return {
-            "peak_gmacs": _round(max(self._all)) if there else None,
-            "peak_median_gmacs": _round(statistics.median(self._all)) if there else None,
-            "peak_one_core_gmacs": _round(max(self._one)) if there else None,
+            "peak_gmacs": _round(max(self._all)) if measured else None,
+            "peak_median_gmacs": _round(statistics.median(self._all)) if measured else None,
+            "peak_one_core_gmacs": _round(max(self._one)) if measured else None,
             "instruction_set": self.instruction_set,
             "threads": self.threads,
         }
 
 
 class DevicePeaks:
-    """The GPU's int8 rate in a large product of cuBLAS, measured beside every repeat of every row."""
+    """The GPU's int8 rate in a large product of cuBLAS, measured before every repeat of every case."""
 
     def __init__(self, backend):
         from egg.kernels.cuda.peak import Peak
@@ -164,8 +165,8 @@ class DevicePeaks:
         """Take one more measurement."""
         self._rates.append(self._peak.measure())
 
-    def facts(self) -> dict:
-        """In 1e9 multiply-accumulates a second, the highest and the median."""
+    def summary(self) -> dict:
+        """Peaks in 1e9 multiply-accumulates per second, the highest and the median."""
         return {
             "peak_gmacs": _round(max(self._rates)),
             "peak_median_gmacs": _round(statistics.median(self._rates)),
@@ -175,10 +176,10 @@ class DevicePeaks:
         }
 
 
-def row_facts(row: Row, peak: float | None) -> dict:
-    """A row of the JSON; figures are null where noise left none."""
-    case = row.case
-    median, low, high = row.rates
+def timing_json(timing: Timing, peak: float | None) -> dict:
+    """A row of the JSON; a figure is null where noise hides it."""
+    case = timing.case
+    median, low, high = timing.rates
     return {
         "name": case.name,
         "recipe": case.recipe,
@@ -188,21 +189,21 @@ def row_facts(row: Row, peak: float | None) -> dict:
         "seq_len": case.seq_len,
         "tokens_per_second": _round(median),
         "spread": [_round(low), _round(high)],
-        "gmacs": _round(row.gmacs),
-        "fraction_of_peak": _fraction(row, peak),
-        "seconds": statistics.median(row.seconds),
-        "repeats": len(row.seconds),
+        "gmacs": _round(timing.gmacs),
+        "fraction_of_peak": _fraction(timing, peak),
+        "seconds": statistics.median(timing.seconds),
+        "repeats": len(timing.seconds),
     }
 
 
-def member_facts(rows: list[Row]) -> list[dict]:
+def member_costs(timings: list[Timing]) -> list[dict]:
     """Seconds per member of rank 1 and of full rank, for each model."""
-    times = {(row.case.shape, row.case.recipe): row for row in rows}
-    found = []
-    for shape in dict.fromkeys(row.case.shape for row in rows):
-        one, full = (times[shape, rank] for rank in RANKS)
-        seconds = [statistics.median(r.seconds) / r.case.readers for r in (one, full)]
-        found.append(
+    by_rank = {(timing.case.shape, timing.case.recipe): timing for timing in timings}
+    costs = []
+    for shape in dict.fromkeys(timing.case.shape for timing in timings):
+        one, full = (by_rank[shape, rank] for rank in RANKS)
+        seconds = [statistics.median(t.seconds) / t.case.readers for t in (one, full)]
+        costs.append(
             {
                 "hidden_size": shape.hidden_size,
                 "num_layers": shape.num_layers,
@@ -215,7 +216,7 @@ def member_facts(rows: list[Row]) -> list[dict]:
                 "full_rank_over_rank_1": round(seconds[1] / seconds[0], 2),
             }
         )
-    return found
+    return costs
 
 
 def member_table(members: list[dict]) -> list[str]:
@@ -236,37 +237,36 @@ def member_table(members: list[dict]) -> list[str]:
     return _markdown(lines)
 
 
-def heading(facts: dict) -> list[str]:
-    """Where and with what it was measured, as paragraphs."""
-    libraries = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+def heading(environment: dict) -> list[str]:
+    """When, where and with what the cases were timed, as paragraphs."""
+    e = environment
+    libraries = ", ".join(f"{name} {v}" for name, v in e["versions"].items())
     lines = [
-        f"{facts['date']}, commit {facts['commit'] or 'unknown'}, `{facts['command']}`: {facts['cpu']}, "
-        f"{facts['description']}; {libraries}."
+        f"{e['date']}, commit {e['commit'] or 'unknown'}, `{e['command']}`: {e['cpu']}, {e['description']}; "
+        f"{libraries}."
     ]
-    if facts["peak_gmacs"] and facts["backend"] == "cupy":
+    if e["peak_gmacs"] and e["backend"] == "cupy":
         lines.append(
-            f"Peak by {facts['instruction_set']}: {facts['peak_gmacs']:.0f} GMAC/s, the best measured beside the "
-            f"rows, {facts['peak_median_gmacs']:.0f} the median; times are the device's own, between events."
+            f"Peak by {e['instruction_set']}: {e['peak_gmacs']:.0f} GMAC/s, the best measured between the "
+            f"repeats, {e['peak_median_gmacs']:.0f} the median; times are the device's, between events."
         )
-    elif facts["peak_gmacs"]:
-        peak, median = facts["peak_gmacs"], facts["peak_median_gmacs"]
+    elif e["peak_gmacs"]:
         lines.append(
-            f"Peak of int8 dot products with {facts['instruction_set']}: "
-            f"{facts['peak_one_core_gmacs']:.0f} GMAC/s on one core, {peak:.0f} on {facts['threads']} "
-            f"threads, the best measured beside the rows; the median {median:.0f} says how much of "
-            "the machine there was."
+            f"Peak of int8 dot products with {e['instruction_set']}: {e['peak_one_core_gmacs']:.0f} GMAC/s on one "
+            f"core, {e['peak_gmacs']:.0f} on {e['threads']} threads, the best measured between the repeats; the median "
+            f"{e['peak_median_gmacs']:.0f} shows how busy the machine was."
         )
     return lines
 
 
-def table(rows: list[Row], peak: float | None) -> list[str]:
-    """The rows in Markdown, aligned."""
+def timing_table(timings: list[Timing], peak: float | None) -> list[str]:
+    """The timings as an aligned Markdown table."""
     lines = [
         ["timed", "recipe", "model", "readers, T", "tokens/s", "lowest to highest", "GMAC/s", "of peak", "repeats"]
     ]
-    for row in rows:
-        case, fraction = row.case, _fraction(row, peak)
-        median, low, high = map(_short, row.rates)
+    for timing in timings:
+        case, fraction = timing.case, _fraction(timing, peak)
+        median, low, high = map(_short, timing.rates)
         lines.append(
             [
                 case.name,
@@ -275,9 +275,9 @@ def table(rows: list[Row], peak: float | None) -> list[str]:
                 f"{case.readers:,}, {case.seq_len}",
                 median,
                 f"{low} to {high}",
-                "-" if row.gmacs is None else f"{row.gmacs:.3g}",
+                "-" if timing.gmacs is None else f"{timing.gmacs:.3g}",
                 "-" if fraction is None else f"{100 * fraction:.0f} %",
-                str(len(row.seconds)),
+                str(len(timing.seconds)),
             ]
         )
     return _markdown(lines)
@@ -290,8 +290,8 @@ def _markdown(lines: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
 
 
-def _fraction(row: Row, peak: float | None) -> float | None:
-    return None if row.gmacs is None or not peak else round(row.gmacs / peak, 4)
+def _fraction(timing: Timing, peak: float | None) -> float | None:
+    return None if timing.gmacs is None or not peak else round(timing.gmacs / peak, 4)
 
 
 def _round(value: float | None) -> float | None:

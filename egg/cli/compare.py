@@ -5,15 +5,15 @@ from pathlib import Path
 
 from egg.cli.options import made_folder, parse, say
 from egg.report.plots import plot_comparison
-from egg.study.compare import Stopped, read_comparison, run_comparison, table
+from egg.study.compare import Stopped, read_comparison, results_table, run_comparison
 
 
 @dataclass(frozen=True)
 class CompareArguments:
     """Run configurations side by side, at equal tokens, with several seeds each.
 
-    FILE is TOML: what stands at the top is common, each table is a configuration, keys are flags of egg
-    train. Started again, it goes on where it was interrupted. For example:
+    FILE is TOML: keys are flags of egg train, keys at the top apply to all configurations, and each table is a
+    configuration. Started again, it resumes where it was interrupted. For example:
 
       tokens = "1M"
       seeds = [1, 2]
@@ -25,10 +25,10 @@ class CompareArguments:
     """
 
     file: str
-    """The comparison."""
+    """The TOML file."""
     _: KW_ONLY
     out: str | None = None
-    """Folder of its runs, results.jsonl and curves.png; none: runs/NAME, as the file is called."""
+    """Folder for its runs, results.jsonl and curves.png; none: runs/NAME, after the file's name."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -40,8 +40,8 @@ def main(argv: list[str], prog: str) -> int:
     try:
         results = run_comparison(configurations, seeds, out, say)
     except Stopped as stopped:
-        say("stopped; the same command goes on")
+        say("stopped; the same command resumes")
         return 128 + stopped.number
-    print(table(results))
+    print(results_table(results))
     print(f"\ncurves: {plot_comparison(out, results)}")
     return 0

@@ -4,7 +4,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Literal
 
-from egg.cli.options import Kinds, application, parse
+from egg.cli.options import ArgumentTypes, application, parse
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class CompletionArguments:
     """
 
     shell: Literal["bash", "zsh", "fish"]
-    """Whose script."""
+    """The shell."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -28,10 +28,10 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(CompletionArguments, argv, prog=prog)
     egg = application({}, "egg", "The egg command.")
     for name, (module, _) in COMMANDS.items():
-        egg.command(application(_kinds(importlib.import_module(module), name), name))
+        egg.command(application(_argument_types(importlib.import_module(module), name), name))
     print(egg.generate_completion(shell=arguments.shell))
     return 0
 
 
-def _kinds(module, name: str) -> Kinds:
+def _argument_types(module, name: str) -> ArgumentTypes:
     return getattr(module, "SUBCOMMANDS", None) or getattr(module, f"{name.title().replace('-', '')}Arguments")

@@ -1,4 +1,4 @@
-"""``egg compress`` and ``egg decompress``: a file made small by a model, and back."""
+"""``egg compress`` and ``egg decompress``: lossless compression with a model."""
 
 import time
 from dataclasses import KW_ONLY, dataclass
@@ -20,57 +20,57 @@ OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
 
 @dataclass(frozen=True)
 class CompressArguments:
-    """Make a file small: the model guesses each byte, and what it is sure of costs little.
+    """Compress a file: the model predicts each byte, and the likelier the byte, the less it costs.
 
-    Lossless; the same model brings the file back, with egg decompress, on every machine.
+    Lossless: with the same model egg decompress restores the file, on every machine.
 
     For example:
       egg compress notes.txt --model runs/quickstart-20261121-101500 -o notes.egg
     """
 
     file: str
-    """What to compress."""
+    """The file to compress."""
     _: KW_ONLY
     model: str
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     out: OutName
-    """The compressed file; it replaces what has that name."""
+    """The compressed file; an existing file is replaced."""
     max_text: int = MAX_TEXT
-    """Bytes of the file at the most: it is held in memory."""
+    """Most bytes that the file may have: it is held in memory."""
     streams: int | None = None
-    """Segments that are read side by side, of 256 KiB or more; none: as many as there can be."""
+    """Segments that are read side by side, of 256 KiB or more; none: as many as fit."""
     compute: ComputeFlags = Compute()
 
 
 @dataclass(frozen=True)
 class DecompressArguments:
-    """Bring back a file that egg compress made small, with the same model.
+    """Restore a file that egg compress made, with the same model.
 
     For example:
       egg decompress notes.egg --model runs/quickstart-20261121-101500 -o notes.txt
     """
 
     file: str
-    """What egg compress wrote."""
+    """The compressed file."""
     _: KW_ONLY
     model: str
-    """The model it was compressed with, wherever it is now."""
+    """The model it was compressed with, wherever that is now."""
     out: OutName
-    """The file that comes back; it replaces what has that name."""
+    """The restored file; an existing file is replaced."""
     max_text: int = MAX_TEXT
-    """Bytes of the text at the most, whatever the compressed file claims: it is held in memory."""
+    """Most bytes to restore, whatever the compressed file claims: they are held in memory."""
     compute: ComputeFlags = Compute()
 
 
 def main(argv: list[str], prog: str) -> int:
     """Compress or decompress, as the program's name says; returns the exit status."""
-    packing = prog.split()[-1] == "compress"
-    arguments = parse(CompressArguments if packing else DecompressArguments, argv, prog=prog)
+    compressing = prog.split()[-1] == "compress"
+    arguments = parse(CompressArguments if compressing else DecompressArguments, argv, prog=prog)
     source, target = _read(arguments.file, arguments.max_text), target_file(arguments.out, "--out")
     shape, weights, _ = read_model(arguments.model)
     network = Network(arguments.compute.make(say), shape, weights)
     began = time.perf_counter()
-    if packing:
+    if compressing:
         with bar(len(source), "compressing") as read:
             result = compress(network, source, streams=arguments.streams, read=read)
         small, large = len(result), len(source)
@@ -88,9 +88,9 @@ def main(argv: list[str], prog: str) -> int:
     return 0
 
 
-def _read(path: str, most: int) -> bytes:
+def _read(path: str, max_text: int) -> bytes:
     with telling(f"{path}", "; give a file, and --max-text for a large one"):
-        return read_file(path, most)
+        return read_file(path, max_text)
 
 
 def _write(target: Path, content: bytes) -> None:

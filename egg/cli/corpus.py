@@ -1,4 +1,4 @@
-"""Which text and which part of it a command measures on, and simpler models of it."""
+"""The text and the split that a command measures on, and the baselines on them."""
 
 from dataclasses import asdict
 
@@ -11,37 +11,37 @@ from egg.model.baselines import baselines, strong_baselines
 from egg.view.figures import count
 
 
-def split_of(corpus: data.Corpus, asked: str | None, notify) -> str:
-    """The part of a text to measure on: the one asked for, or validation, or the whole of an undivided text.
+def split_of(corpus: data.Corpus, requested: str | None, notify) -> str:
+    """The split of a text to measure on: the requested one, or validation, or all of an undivided text.
 
-    Raises EggError for a part that the text does not have, or that is empty.
+    Raises EggError for a split that the text does not have, or that is empty.
     """
-    split = asked or corpus.validation_split
+    split = requested or corpus.validation_split
     if split is None:
         split = corpus.splits[0]
         notify(f"{corpus.name} has no validation split: measured on {split}")
     if split not in corpus.splits:
         raise EggError(f"--split {split}: {corpus.name} has {', '.join(corpus.splits)}")
     if not corpus.bytes(split):
-        raise EggError(f"--split {split}: {corpus.name} has no byte in it, choose another")
+        raise EggError(f"--split {split}: {corpus.name} has no byte in this split, choose another")
     return split
 
 
 BASELINES = {
-    "trigram": "frequencies of three bytes, in the training split",
-    "bigram": "frequencies of pairs of bytes there",
-    "unigram": "frequencies of bytes there",
-    "xz": "xz -9e of the same bytes, by themselves",
+    "trigram": "frequencies of three bytes in the training split",
+    "bigram": "frequencies of pairs of bytes in the training split",
+    "unigram": "frequencies of bytes in the training split",
+    "xz": "xz -9e of the same bytes by themselves",
     "zstd": "zstd -19",
     "gzip": "gzip -9",
 }
-"""What is measured beside the model, and how the table explains it."""
+"""Baseline -> its description in the table."""
 
 
 def text_of(config: dict, spec: str | None, column: str | None) -> tuple[str | None, str]:
-    """The text to measure on, and its column: as asked for, or as in training; None if neither says.
+    """The text to measure on, and its column: as given, or as in training; None if neither says.
 
-    config : what the model's config.json holds
+    config : content of the model's config.json
     """
     trained = config.get("run") if isinstance(config.get("run"), dict) else {}
     spec = spec if spec is not None else trained.get("data")
@@ -49,8 +49,8 @@ def text_of(config: dict, spec: str | None, column: str | None) -> tuple[str | N
     return (spec or None) if isinstance(spec, str) else None, str(column)
 
 
-def simple_models(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str, float]:
-    """Bits per byte by name, in the order of BASELINES."""
+def measure_baselines(corpus: data.Corpus, split: str, text: np.ndarray) -> dict[str, float]:
+    """Bits per byte of each baseline, in the order of BASELINES."""
     training = corpus.split(corpus.training_split)
     if split == corpus.training_split:
         say(f"{split} is the training split: unigram, bigram and trigram have seen its text")

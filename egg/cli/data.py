@@ -1,4 +1,4 @@
-"""``egg data``: text prepared ahead of training, what it is like, and the cache emptied."""
+"""``egg data``: prepare text ahead of training, describe it, empty the cache."""
 
 import shlex
 import sys
@@ -17,18 +17,17 @@ COLUMNS = ("", "documents", "bytes", "NULs removed", "unigram", "gzip -9")
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Prepare text for training, tell what it is like, or remove it from the cache.
+    """Prepare text for training, describe it, or remove it from the cache.
 
-    prepare NAME|PATH: fetch and convert it now; training then begins at once. Interrupted, it goes on
-    where it was.
+    prepare NAME|PATH: fetch and convert a text now, so that training begins at once. Started again after an
+    interruption, it continues.
 
-    info: what the cache holds; with NAME|PATH its documents, bytes, NULs removed, the entropy of its
-    single bytes, and gzip -9 of a sample.
+    info: list the texts in the cache; with NAME|PATH show a text's documents, bytes, NULs removed, entropy of single
+    bytes, and gzip -9 of a sample.
 
-    clear: remove all texts from the cache, or one; what the library datasets has downloaded for
-    itself stays.
+    clear: remove all texts from the cache, or one; downloads of the library datasets stay in its own cache.
 
-    The cache is the folder EGG_CACHE, or the platform's.
+    The cache is the folder EGG_CACHE, or the platform's cache folder.
 
     For example:
       egg data prepare minipile
@@ -40,9 +39,8 @@ class DataArguments:
     action: Literal["prepare", "info", "clear"]
     """What to do."""
     what: Annotated[str | None, Parameter(name="name")] = None
-    """Text as --data of training names it: stdlib, minipile, a path, a pattern, owner/name on the
-    Hugging Face hub, or a mixture such as stdlib:2,notes.txt:1; to info and clear also a folder's name
-    in the cache."""
+    """Text, as for --data of egg train: stdlib, minipile, a path, a pattern, owner/name on the Hugging Face Hub, or a
+    mixture such as stdlib:2,notes.txt:1; for info and clear also the name of a folder in the cache."""
     _: KW_ONLY
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text; with prepare."""
@@ -63,13 +61,13 @@ def main(argv: list[str], prog: str) -> int:
 def _prepare(arguments: DataArguments, prog: str) -> None:
     what, column = arguments.what, arguments.data_column
     if what is None:
-        raise EggError(f"prepare what? Give stdlib, minipile or a path ({prog} --help)")
+        raise EggError(f"prepare needs a text: give stdlib, minipile or a path ({prog} --help)")
     if arguments.max_text < 1:
         raise EggError(f"--max-text {arguments.max_text}: must be 1 or more")
     corpus = data.open_corpus(
         what, column=column, progress=sys.stderr.isatty(), notify=say, max_text=arguments.max_text
     )
-    _tell(corpus)
+    _print(corpus)
 
 
 def _info(arguments: DataArguments, prog: str) -> None:
@@ -80,28 +78,28 @@ def _info(arguments: DataArguments, prog: str) -> None:
     try:
         corpora = data.list_corpora(name=what)
     except data.DataError as error:
-        raise EggError(f"{error}; {prog} prepare {shlex.quote(what)} puts it there") from None
+        raise EggError(f"{error}; {prog} prepare {shlex.quote(what)} adds it") from None
     if not corpora:
-        raise EggError(f"{what} is not whole: {prog} prepare {shlex.quote(what)} goes on with it")
+        raise EggError(f"{what} is not complete: {prog} prepare {shlex.quote(what)} continues it")
     for corpus in corpora:
-        _tell(corpus)
+        _print(corpus)
 
 
 def _list(prog: str) -> None:
-    """A line for each text in the cache."""
+    """Print a line for each text in the cache."""
     corpora = data.list_corpora()
     if not corpora:
-        print(f"the cache is empty; {prog} prepare NAME|PATH puts a text there")
+        print(f"the cache is empty; {prog} prepare NAME|PATH adds a text")
     for corpus in corpora:
         documents = sum(map(corpus.documents, corpus.splits))
         size = sum(map(corpus.bytes, corpus.splits))
         print(f"{corpus.folder.name}: {count(size)} bytes in {documents:,} documents, {corpus.spec}")
     if corpora:
-        print(f"in {corpora[0].folder.parent}; {prog} info NAME tells more of one")
+        print(f"in {corpora[0].folder.parent}; {prog} info NAME describes one")
 
 
-def _tell(corpus: data.Corpus) -> None:
-    """A corpus's figures, a line for each split."""
+def _print(corpus: data.Corpus) -> None:
+    """Print a corpus's figures, a line for each split."""
     description = data.describe(corpus)
     rows = [COLUMNS]
     for split in description.splits:
@@ -125,8 +123,7 @@ def _tell(corpus: data.Corpus) -> None:
 
 
 def _clear(arguments: DataArguments, prog: str) -> None:
-    what = arguments.what
-    cleared = data.clear(name=what)
+    cleared = data.clear(name=arguments.what)
     for corpus in cleared:
         print(f"removed {corpus.name}, {count(corpus.size)} bytes")
     if len(cleared) != 1:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from egg import data
 from egg.cli.bar import bar
-from egg.cli.corpus import BASELINES, simple_models, split_of, text_of
+from egg.cli.corpus import BASELINES, measure_baselines, split_of, text_of
 from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, one_of, parse, say, target_file
 from egg.compute import Compute
 from egg.data import SPLITS
@@ -25,7 +25,7 @@ from egg.model.network import Network, read_model
 class EvalArguments:
     """Measure a model: exact bits per byte, each document read by itself.
 
-    Perplexities are defined as lm-evaluation-harness defines them.
+    Perplexities are defined as in lm-evaluation-harness.
 
     For example:
       egg eval runs/quickstart-20261121-101500 --split test --json
@@ -37,14 +37,14 @@ class EvalArguments:
     adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
     """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
     data: str | None = None
-    """Text to measure on, as for training; none: what the run was trained with."""
+    """Text to measure on, as for training; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
-    """Part of the text; none: validation, or all of a text that is not divided."""
+    """Split of the text; none: validation, or all of an undivided text."""
     baselines: bool = False
-    """Measure simpler models fitted on the text's training split too, and gzip, xz and zstd."""
+    """Measure baselines too: simpler models fitted on the text's training split, and gzip, xz and zstd."""
     per_document: Annotated[str | None, Parameter(metavar="FILE.jsonl")] = None
-    """File to write with one line of JSON for each document."""
+    """File to write, with one line of JSON for each document."""
     json: JsonFlag = False
     compute: ComputeFlags = Compute()
 
@@ -57,7 +57,7 @@ def main(argv: list[str], prog: str) -> int:
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
         raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
-    notices: list[str] = []  # told when the text is there: of a bad one, the error says all
+    notices: list[str] = []  # printed once the text is open: if it cannot be, the error is the only line
     network = Network(arguments.compute.make(notices.append), shape, weights, adapter)
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = split_of(corpus, arguments.split, notices.append)
@@ -75,17 +75,17 @@ def main(argv: list[str], prog: str) -> int:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         with telling(f"cannot write {target}"):
             replace_file(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode(), follow=True)
-        say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one a document")
-    simple = simple_models(corpus, split, text) if arguments.baselines else {}
+        say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one per document")
+    baselines = measure_baselines(corpus, split, text) if arguments.baselines else {}
     print(
-        _json(result, sum(words), network.backend.name, simple)
+        _json(result, sum(words), network.backend.name, baselines)
         if arguments.json
-        else _table(f"{corpus.name} {split}", result, sum(words), simple)
+        else _table(f"{corpus.name} {split}", result, sum(words), baselines)
     )
     return 0
 
 
-def _json(result: Evaluation, words: int, backend: str, simple: dict[str, float]) -> str:
+def _json(result: Evaluation, words: int, backend: str, baselines: dict[str, float]) -> str:
     figures = {
         "bits_per_byte": result.bits_per_byte,
         "byte_perplexity": result.byte_perplexity,
@@ -97,10 +97,10 @@ def _json(result: Evaluation, words: int, backend: str, simple: dict[str, float]
         "seconds": round(result.seconds, 4),
         "backend": backend,
     }
-    return json.dumps(figures | ({"baselines": simple} if simple else {}))
+    return json.dumps(figures | ({"baselines": baselines} if baselines else {}))
 
 
-def _table(name: str, result: Evaluation, words: int, simple: dict[str, float]) -> str:
+def _table(name: str, result: Evaluation, words: int, baselines: dict[str, float]) -> str:
     documents = f"{result.documents:,} document{'s' * (result.documents != 1)}"
     lines = [
         f"{name}: {result.bytes:,} bytes in {documents}, {result.seconds:.1f} s",
@@ -109,17 +109,17 @@ def _table(name: str, result: Evaluation, words: int, simple: dict[str, float]) 
         f"  word perplexity  {result.word_perplexity(words):.4g}, {words:,} words",
         f"  integer score    {result.integer_bits_per_byte:.4f} bits per byte",
     ]
-    if simple:
+    if baselines:
         rows = [(result.bits_per_byte, "this model", "")]
-        rows += [(bits, name, BASELINES[name]) for name, bits in simple.items()]
+        rows += [(bits, name, BASELINES[name]) for name, bits in baselines.items()]
         lines += ["", "Bits per byte, the best first:"]
         lines += [f"  {name:10}  {bits:7.4f}  {what}".rstrip() for bits, name, what in sorted(rows)]
     return "\n".join(lines)
 
 
 def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
-    """A document's line in the file of ``--per-document``; an empty one has no figure a byte."""
-    bits, whole = document.bits_per_byte, document.bits / words
+    """A document's line in the file of ``--per-document``; figures per byte of an empty document are null."""
+    bits, bits_per_word = document.bits_per_byte, document.bits / words
     return {
         "index": document.index,
         "bytes": document.bytes,
@@ -127,11 +127,11 @@ def _line(document: DocumentScore, words: int) -> dict[str, int | float | None]:
         "bits": document.bits,
         "bits_per_byte": bits,
         "byte_perplexity": None if bits is None else 2.0**bits,
-        "word_perplexity": 2.0**whole if whole < 1024 else None,
+        "word_perplexity": 2.0**bits_per_word if bits_per_word < 1024 else None,
         "integer_bits_per_byte": document.integer_bits_per_byte,
     }
 
 
 def _finite(number: float) -> float | None:
-    """JSON knows no infinity."""
+    """The number; None for infinity, which JSON does not have."""
     return number if math.isfinite(number) else None

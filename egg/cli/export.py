@@ -9,12 +9,12 @@ from cyclopts import Parameter
 
 from egg import data
 from egg.cli.bar import bar
-from egg.cli.corpus import BASELINES, simple_models, text_of
+from egg.cli.corpus import BASELINES, measure_baselines, text_of
 from egg.cli.options import ColumnFlag, ComputeFlags, one_of, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
-from egg.export.huggingface import Measured, hub_files
+from egg.export.huggingface import ModelQuality, hub_files
 from egg.files import replace_file
 from egg.model import checkpoint, hub
 from egg.model.evaluate import count_words, evaluate
@@ -25,9 +25,9 @@ SOURCE = "model.c"
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Take a model elsewhere.
+    """Export a model to C or to the Hugging Face Hub.
 
-    c: model.c, one C99 file with the weights in it: integers alone, no heap, no library.
+    c: model.c, one C99 file with the weights in it: only integers, no heap, no library.
     huggingface: config.json, model.safetensors and README.md, a card filled from the run; egg reads such a folder.
 
     For example:
@@ -38,11 +38,11 @@ class ExportArguments:
     """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
     _: KW_ONLY
     to: Annotated[str, one_of("c", "huggingface")]
-    """What it becomes."""
+    """The format."""
     out: Annotated[str, Parameter(alias="-o", metavar="DIR")]
-    """Folder to write; files of these names in it are replaced."""
+    """Folder to write; existing files of these names are replaced."""
     data: str | None = None
-    """huggingface: text to measure for the card; none: what the run was trained with."""
+    """huggingface: text to measure on, for the card; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
     compute: ComputeFlags = Compute()
 
@@ -70,38 +70,38 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _target(path: str) -> Path:
-    """Where to write; refused before the work, and where something else is."""
+    """The folder to write, checked before the work: it may hold no run."""
     target = Path(path)
     if target.exists() and not target.is_dir():
         raise EggError(f"--out {path} is a file: give a folder")
-    for theirs in (checkpoint.STATE, checkpoint.CHECKPOINTS):
-        if (target / theirs).exists():
-            raise EggError(f"--out {path} is a run's, it holds {theirs}: give another folder")
+    for name in (checkpoint.STATE, checkpoint.CHECKPOINTS):
+        if (target / name).exists():
+            raise EggError(f"--out {path} belongs to a run, it holds {name}: give another folder")
     return target
 
 
-def _name(asked: str, path: str | Path, folder: Path) -> str:
-    """What a model is called: its name on the Hub, or its run's and its step, or its folder's."""
-    if path != asked:
-        return asked
+def _name(given: str, path: str | Path, folder: Path) -> str:
+    """A model's name: on the Hub, or that of its run with the step, or that of its folder."""
+    if path != given:
+        return given
     folder = folder.resolve()
     if folder.parent.name == checkpoint.CHECKPOINTS:
         return f"{folder.parent.parent.name}-{folder.name}"
     return folder.name
 
 
-def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | None:
-    """How good the model is on its validation text; None, with a notice, where there is none to be had."""
+def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality | None:
+    """The model's quality on its validation text; None, with a notice, if that is not available."""
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
-        say(f"{arguments.path} does not say what it was trained on: not measured, give --data")
+        say(f"{arguments.path} does not say what it was trained on, and is not measured: give --data")
         return None
     try:
         corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     except data.DataError as error:
         if arguments.data is not None:
             raise
-        say(f"not measured, the text is not to be had: {error}")
+        say(f"not measured, the text is not available: {error}")
         return None
     split = corpus.validation_split or corpus.splits[0]
     if not corpus.bytes(split):
@@ -111,5 +111,5 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> Measured | N
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(network, text, read=read)
-    simple = {name: (bits, BASELINES[name]) for name, bits in simple_models(corpus, split, text).items()}
-    return Measured(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)
+    simple = {name: (bits, BASELINES[name]) for name, bits in measure_baselines(corpus, split, text).items()}
+    return ModelQuality(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)

@@ -23,7 +23,7 @@ GEOMETRY = "geometry.json"
 
 @dataclass(frozen=True)
 class GeometryArguments:
-    """Measure the shape of a model's hidden states over a text: per layer, anisotropy and local intrinsic dimension.
+    """Measure the shape of a model's hidden states on a text: anisotropy and local intrinsic dimension of each layer.
 
     The states are those of the integer kernels; the analysis is float64. Writes geometry-layers.png,
     geometry-training.png and geometry.json. Needs pip install 'egg-lm[geometry]'.
@@ -38,16 +38,16 @@ class GeometryArguments:
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
     _: KW_ONLY
     data: str | None = None
-    """Text to read, as for training; none: what the first model was trained with."""
+    """Text to read, as for training; none: the text that the first model was trained on."""
     data_column: ColumnFlag = None
     split: Annotated[str | None, one_of(*SPLITS, "all", "none")] = None
-    """Part of the text; none: validation, or all of a text that is not divided."""
+    """Split of the text; none: validation, or all of an undivided text."""
     points: int = 4096
-    """States that are kept of each layer, at the most."""
+    """Most states to keep of each layer."""
     stride: int = 16
-    """Bytes from one kept state to the next, as neighbours in time are alike."""
+    """Bytes between kept states, as states close in time are alike."""
     neighbors: int = NEIGHBORS
-    """Of a point, for the maximum-likelihood estimator."""
+    """Neighbours of a point, for the maximum-likelihood estimator."""
     manifolds: bool = False
     """Check the estimators on clouds of known dimension instead, as large as --points."""
     out: str = "."
@@ -58,22 +58,22 @@ class GeometryArguments:
 
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
-    from egg.study.geometry import check_estimators
+    from egg.study.geometry import require_estimators
 
     arguments = parse(GeometryArguments, argv, prog=prog)
     for name, least in (("points", 64), ("stride", 1), ("neighbors", 2)):
         if getattr(arguments, name) < least:
             raise EggError(f"--{name} {getattr(arguments, name)}: must be {least} or more")
-    check_estimators()
+    require_estimators()
     if arguments.manifolds:
         return _manifolds(arguments)
     if not arguments.checkpoints:
-        raise EggError(f"geometry of what? Give a run or checkpoints ({prog} --help)")
+        raise EggError(f"no model: give a run or checkpoints ({prog} --help)")
     return _measure(arguments)
 
 
 def _measure(arguments: GeometryArguments) -> int:
-    from egg.study.geometry import LayerGeometry, Measured, facts, measure_cloud, print_geometry
+    from egg.study.geometry import CheckpointGeometry, LayerGeometry, geometry_json, measure_cloud, print_geometry
     from egg.study.geometry_plot import LAYERS, TRAINING, plot_layers, plot_training
     from egg.study.states import hidden_states
     from egg.view.screen import console, print_json
@@ -94,7 +94,7 @@ def _measure(arguments: GeometryArguments) -> int:
             for (layer, kind), cloud in states.items():
                 layers.append(LayerGeometry(layer, kind, measure_cloud(cloud, arguments.neighbors)))
                 done(1)
-            measured.append(Measured(path, shape, trained_for(path, config), layers))
+            measured.append(CheckpointGeometry(path, shape, trained_for(path, config), layers))
     pictures = [out / LAYERS, out / TRAINING]
     content = {
         "data": corpus.name,
@@ -102,7 +102,7 @@ def _measure(arguments: GeometryArguments) -> int:
         "points": len(next(iter(states.values()))),
         "stride": arguments.stride,
         "neighbors": arguments.neighbors,
-        "checkpoints": facts(measured),
+        "checkpoints": geometry_json(measured),
         "pictures": [str(path) for path in pictures],
     }
     with telling(f"cannot write {out}", "; give --out"):
@@ -120,15 +120,15 @@ def _measure(arguments: GeometryArguments) -> int:
 def _manifolds(arguments: GeometryArguments) -> int:
     from dataclasses import asdict
 
-    from egg.study.manifolds import MANIFOLDS, check, print_check
+    from egg.study.manifolds import MANIFOLDS, estimate_manifolds, print_manifolds
     from egg.view.screen import console, print_json
 
     if arguments.checkpoints:
-        raise EggError("--manifolds checks the estimators alone: leave the checkpoints away")
+        raise EggError("--manifolds checks only the estimators: omit the checkpoints")
     with steps_bar(len(MANIFOLDS), "checking", "manifolds") as done:
-        found = check(arguments.points, arguments.neighbors, done)
+        found = estimate_manifolds(arguments.points, arguments.neighbors, done)
     if arguments.json:
         print_json({"points": arguments.points, "manifolds": [asdict(c) for c in found]})
     else:
-        print_check(found, arguments.points, console())
+        print_manifolds(found, arguments.points, console())
     return 0

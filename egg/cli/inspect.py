@@ -1,4 +1,4 @@
-"""``egg inspect``: the kernels, a model's weights, a text's way through it, and the integer tables."""
+"""``egg inspect``: the kernels, a model's weights, a text's path through it, and the integer tables."""
 
 import sys
 from dataclasses import KW_ONLY, dataclass
@@ -16,10 +16,10 @@ Picture = Annotated[str | None, Parameter(metavar="[PNG]")]
 
 @dataclass(frozen=True, kw_only=True)
 class KernelsArguments:
-    """Show the kernels of a backend: signatures, dtypes, shapes, and one line of purpose each.
+    """Show the kernels of a backend: signatures, dtypes, shapes, and a line on the purpose of each.
 
-    --audit disassembles all that the backend calls and counts instructions by class. It exits with 1 if one of them is
-    floating-point arithmetic, and says where. What NumPy does between the kernels, on the host, is not in it.
+    --audit disassembles everything that the backend calls and counts instructions by class. If one is floating-point
+    arithmetic it says where, and exits with 1. What NumPy does between the kernels, on the host, is not counted.
 
     --backend cupy needs neither a GPU nor CuPy: NVRTC compiles its kernels for sm_90, hidden size 256 and 6 layers.
     --asm and --audit read SASS by nvdisasm or cuobjdump (pip install nvidia-cuda-nvdisasm, or the CUDA toolkit).
@@ -33,11 +33,11 @@ class KernelsArguments:
     """
 
     source: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """Print one kernel as it is written."""
+    """Print the source of one kernel."""
     llvm: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """Print its optimised LLVM code; of backend cupy PTX."""
+    """Print its optimised LLVM code; with backend cupy PTX."""
     asm: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """Print its machine code, disassembled; of backend cupy SASS."""
+    """Print its machine code, disassembled; with backend cupy SASS."""
     audit: bool = False
     """Count instructions by class, and fail if one is floating-point arithmetic."""
     json: JsonFlag = False
@@ -47,7 +47,7 @@ class KernelsArguments:
 
 @dataclass(frozen=True)
 class ModelArguments:
-    """Show a model's tensors: shape, bytes, least and largest weight, mean magnitude, entropy, share at +-127,
+    """Show a model's tensors: shape, bytes, smallest and largest weight, mean magnitude, entropy, share at +-127,
     and share changed since the start.
 
     For example:
@@ -58,7 +58,7 @@ class ModelArguments:
     """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
     _: KW_ONLY
     plot: Picture = None
-    """Draw a histogram of every tensor into one picture, model.png if no name follows."""
+    """Draw a histogram of every tensor in one picture, model.png if no name follows."""
     json: JsonFlag = False
 
 
@@ -66,9 +66,9 @@ class ModelArguments:
 class TraceArguments:
     """Follow a text through a model, byte by byte and stage by stage, by the reference definition.
 
-    The text is read from state zero as the beginning of a document. What it shows of a byte: how surprising it was,
-    what was expected in its place, and for every stage of the network least, largest and mean magnitude, share
-    clipped, room left in the accumulator, and how open the gates were.
+    The text is read from state zero as the beginning of a document. Shown for each byte: how surprising it was, what
+    was expected in its place, and for every stage of the network minimum, maximum and mean magnitude, share clipped,
+    headroom of the accumulator, and how open the gates were.
 
     For example:
       egg inspect trace runs/quickstart-20261121-101500 --text "def main():" --html trace.html
@@ -80,27 +80,27 @@ class TraceArguments:
     text: AnyText = None
     """The text, in UTF-8."""
     text_file: AnyText = None
-    """The text from a file, as it is; - is standard input."""
+    """File with the text, byte for byte; - is standard input."""
     byte: int | None = None
-    """Show the stages of this byte alone, counted from 1; 0 is the NUL before the text. None: of all together."""
+    """Show the stages of this byte only, counted from 1; 0 is the NUL before the text; none: all bytes together."""
     html: Annotated[str | None, Parameter(metavar="[HTML]")] = None
     """Write a page that needs no network, trace.html if no name follows: a click on a byte shows its stages."""
     plot: Picture = None
-    """Draw surprise, gates and clipping into a picture, trace.png if no name follows."""
+    """Draw surprise, gates and clipping in a picture, trace.png if no name follows."""
     json: JsonFlag = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArithmeticArguments:
-    """Show the integer tables beside float64: powers and logarithms of two, division by multiplication, and why
-    the integer score reads about 0.03 bits too good.
+    """Compare the integer tables with float64: powers and logarithms of two, division by multiplication, and why the
+    integer score is about 0.03 bits too low.
 
     For example:
       egg inspect arithmetic --plot arithmetic.png
     """
 
     plot: Picture = None
-    """Draw them into a picture, arithmetic.png if no name follows."""
+    """Draw them in a picture, arithmetic.png if no name follows."""
     json: JsonFlag = False
 
 
@@ -111,7 +111,7 @@ SUBCOMMANDS = {
     "arithmetic": ArithmeticArguments,
 }
 DESCRIPTION = """\
-Look inside: no claim of this project has to be believed.
+Show the kernels, a model's weights, a text's path through it, and the integer tables.
 
 For example:
   {prog} kernels --audit
@@ -122,7 +122,8 @@ For example:
 def main(argv: list[str], prog: str) -> int:
     """Inspect as the arguments say; returns the exit status."""
     defaults = {"plot": f"{argv[0]}.png", "html": f"{argv[0]}.html"} if argv else {}
-    arguments = parse(SUBCOMMANDS, _named(argv, defaults), prog=prog, description=DESCRIPTION.format(prog=prog))
+    argv = _with_file_names(argv, defaults)
+    arguments = parse(SUBCOMMANDS, argv, prog=prog, description=DESCRIPTION.format(prog=prog))
     act = {
         KernelsArguments: _kernels,
         ModelArguments: _model,
@@ -132,59 +133,59 @@ def main(argv: list[str], prog: str) -> int:
     return act(arguments)
 
 
-def _named(argv: list[str], defaults: dict[str, str]) -> list[str]:
-    """The arguments, with a name after every --plot and --html: the default's unless a file's name follows."""
-    named = []
+def _with_file_names(argv: list[str], defaults: dict[str, str]) -> list[str]:
+    """The arguments, with the default name after every --plot and --html that no file name follows."""
+    completed = []
     for at, argument in enumerate(argv):
-        named.append(argument)
+        completed.append(argument)
         name = defaults.get(argument.removeprefix("--")) if argument.startswith("--") else None
         if name:
-            follows = argv[at + 1] if at + 1 < len(argv) else ""
-            if follows.startswith("-") or Path(follows).suffix.lower() != Path(name).suffix:
-                named.append(name)
-    return named
+            following = argv[at + 1] if at + 1 < len(argv) else ""
+            if following.startswith("-") or Path(following).suffix.lower() != Path(name).suffix:
+                completed.append(name)
+    return completed
 
 
 def _kernels(arguments: KernelsArguments) -> int:
-    from egg.inspect.kernels import audit_facts, kernels_of, list_kernels, print_audit
+    from egg.inspect.kernels import audit_json, kernels_of, list_kernels, print_audit
     from egg.view.screen import console, print_json
 
-    asked = [n for n in ("source", "llvm", "asm", "audit") if getattr(arguments, n)]
-    if len(asked) > 1:
-        raise EggError(f"--{asked[0]} and --{asked[1]}: give one of them")
-    shown = kernels_of(arguments.backend, notify=say)
+    given = [n for n in ("source", "llvm", "asm", "audit") if getattr(arguments, n)]
+    if len(given) > 1:
+        raise EggError(f"--{given[0]} and --{given[1]}: give one of them")
+    kernels = kernels_of(arguments.backend, notify=say)
     if arguments.audit:
-        result = shown.audit()
+        result = kernels.audit()
         if arguments.json:
-            print_json(audit_facts(shown, result))
+            print_json(audit_json(kernels, result))
         else:
-            print_audit(shown, result, console())
+            print_audit(kernels, result, console())
         return 0 if result.passed else 1
-    for flag, show in (("source", shown.source), ("llvm", shown.llvm), ("asm", shown.assembly)):
+    for flag, show in (("source", kernels.source), ("llvm", kernels.llvm), ("asm", kernels.assembly)):
         if name := getattr(arguments, flag):
             text = show(name).rstrip("\n")
             print_json({"name": name, flag: text}) if arguments.json else print(text)
             return 0
-    facts = shown.facts()
+    descriptions = kernels.descriptions()
     if arguments.json:
-        print_json(({"compiled_for": shown.heading} if shown.heading else {}) | {"kernels": facts})
+        print_json(({"compiled_for": kernels.heading} if kernels.heading else {}) | {"kernels": descriptions})
     else:
-        list_kernels(facts, shown.heading, console())
+        list_kernels(descriptions, kernels.heading, console())
     return 0
 
 
 def _model(arguments: ModelArguments) -> int:
-    from egg.inspect.model import facts, measure, plot_histograms, print_model
+    from egg.inspect.model import measure_model, model_json, plot_histograms, print_model
     from egg.view.screen import console, print_json
 
-    model = measure(arguments.path)
-    _wrote(arguments.plot, lambda path: plot_histograms(model, path))
-    print_json(facts(model)) if arguments.json else print_model(model, console())
+    model = measure_model(arguments.path)
+    _write_file(arguments.plot, lambda path: plot_histograms(model, path))
+    print_json(model_json(model)) if arguments.json else print_model(model, console())
     return 0
 
 
 def _trace(arguments: TraceArguments) -> int:
-    from egg.inspect.trace import facts, trace
+    from egg.inspect.trace import trace, trace_json
     from egg.inspect.trace_page import page
     from egg.inspect.trace_plot import plot_trace
     from egg.inspect.trace_screen import print_trace
@@ -196,10 +197,10 @@ def _trace(arguments: TraceArguments) -> int:
     if arguments.byte is not None and not 0 <= arguments.byte <= len(text):
         raise EggError(f"--byte {arguments.byte}: the text has bytes 1 to {len(text)}")
     traced, name = trace(shape, weights, text), Path(arguments.path).resolve().name
-    _wrote(arguments.html, lambda path: path.write_text(page(traced, name), "utf-8"))
-    _wrote(arguments.plot, lambda path: plot_trace(traced, path))
+    _write_file(arguments.html, lambda path: path.write_text(page(traced, name), "utf-8"))
+    _write_file(arguments.plot, lambda path: plot_trace(traced, path))
     if arguments.json:
-        print_json(facts(traced))
+        print_json(trace_json(traced))
     else:
         print_trace(traced, arguments.byte, console())
     return 0
@@ -209,7 +210,7 @@ def _text(arguments: TraceArguments) -> bytes:
     from egg.model.sample import text_bytes
 
     if (arguments.text is None) == (arguments.text_file is None):
-        raise EggError("trace of what? Give --text or --text-file, one of them")
+        raise EggError("nothing to trace: give either --text or --text-file")
     if arguments.text is not None:
         return text_bytes(arguments.text)
     if arguments.text_file == "-":
@@ -219,17 +220,17 @@ def _text(arguments: TraceArguments) -> bytes:
 
 
 def _arithmetic(arguments: ArithmeticArguments) -> int:
-    from egg.inspect.arithmetic import facts, plot_arithmetic, print_arithmetic
+    from egg.inspect.arithmetic import measure_arithmetic, plot_arithmetic, print_arithmetic
     from egg.view.screen import console, print_json
 
-    found = facts()
-    _wrote(arguments.plot, plot_arithmetic)
-    print_json(found) if arguments.json else print_arithmetic(found, console())
+    results = measure_arithmetic()
+    _write_file(arguments.plot, plot_arithmetic)
+    print_json(results) if arguments.json else print_arithmetic(results, console())
     return 0
 
 
-def _wrote(name: str | None, write) -> None:
-    """Write a file, and say so on standard error: standard output may be JSON."""
+def _write_file(name: str | None, write) -> None:
+    """Write a file, if it has a name, and say so on standard error: standard output may be JSON."""
     if name is None:
         return
     with telling(f"cannot write {name}", "; give another name"):

@@ -1,44 +1,44 @@
-"""Ctrl-C and SIGTERM end a process of the command line in one line, from its beginning to its end."""
+"""Ctrl-C and SIGTERM: a process of the command line prints one line and ends, at any moment of its life."""
 
 import os
 import signal
 import time
 
-from egg.run.signals import TOGETHER, just_heard
+from egg.run.signals import TOGETHER, just_caught
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_begun: list[int] = []  # the signals that this process takes care of
-_ending: list[int] = []
-_first: list[float] = []  # when the first one came that was raised
+_handled: list[int] = []  # signals that this process handles
+_ending: list[int] = []  # the signal that ends the process
+_raised_at: list[float] = []  # when the first signal was raised
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM; what cleans up after Ctrl-C cleans up after it too."""
+    """SIGTERM; a subclass, so that clean-up after Ctrl-C applies to it too."""
 
 
 def begin() -> None:
-    """Take care of the signals, but for one that is ignored, as a shell has it for a job in the background."""
+    """Handle the signals, except ignored ones: a shell ignores Ctrl-C for a job in the background."""
     for number in WORDS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end_at_once)
-            _begun.append(number)
+            _handled.append(number)
 
 
 def ready() -> None:
-    """From now on a signal is an exception, for there is something to clean up; called when all is imported."""
-    for number in _begun:
+    """From now on a signal raises an exception, so that work is cleaned up; called after the imports."""
+    for number in _handled:
         signal.signal(number, _raise)
 
 
 def end() -> None:
-    """All is done: Python's own end is none of the user's business."""
-    for number in _begun:
+    """Ignore the signals while Python exits: the work is done."""
+    for number in _handled:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _end_at_once(number: int, frame) -> None:
-    """Nothing is begun yet. An exception here would come in the middle of somebody's import, who may swallow it."""
-    if _ending:  # a second signal comes between two operations of this handler
+    """End before any work has begun: an exception could be swallowed by the import that it interrupts."""
+    if _ending:  # a second signal interrupts this handler
         return
     _ending.append(number)
     os.write(2, f"egg: {WORDS[signal.Signals(number)]}\n".encode())
@@ -46,10 +46,10 @@ def _end_at_once(number: int, frame) -> None:
 
 
 def _raise(number: int, frame) -> None:
-    if just_heard():  # training has ended on a signal just now
+    if just_caught():  # training has ended on a signal just now
         return
-    if not _first:
-        _first.append(time.monotonic())
+    if not _raised_at:
+        _raised_at.append(time.monotonic())
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-    if time.monotonic() - _first[0] > TOGETHER:  # it has not ended yet: it hangs
+    if time.monotonic() - _raised_at[0] > TOGETHER:  # the clean-up hangs
         _end_at_once(number, frame)

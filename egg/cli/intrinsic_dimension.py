@@ -24,16 +24,16 @@ from egg.run.lock import locked
 from egg.study.intrinsic_dimension import (
     FACTORS,
     Candidate,
-    Measured,
+    CheckpointDimensions,
     Records,
-    Result,
     Setting,
     Trial,
-    facts,
-    measure,
-    plan,
+    TrialResult,
+    count_trials,
+    dimensions_json,
+    estimate_dimensions,
+    plan_subspaces,
     sweep,
-    trials_of,
 )
 from egg.study.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
 from egg.training.corpus import open_for_training
@@ -44,11 +44,11 @@ SUMMARY = "d90.json"
 
 @dataclass(frozen=True)
 class IntrinsicDimensionArguments:
-    """Find d90: how many parameters must move for 90 % of what moving all of them gains on another text.
+    """Find d90: how many parameters must move for 90 % of the gain, on another text, of moving all parameters.
 
     Each checkpoint is adapted to the text within subspaces of several ranks and tensors, at equal tokens, with
-    several seeds. Results are kept as they come: interrupted and started again, it goes on. Writes d90.png, gains.png
-    and d90.json.
+    several seeds. Each result is saved at once: started again after an interruption, it continues. Writes d90.png,
+    gains.png and d90.json.
 
     For example:
       egg intrinsic-dimension runs/nano/checkpoints/* --data letters.txt
@@ -59,27 +59,27 @@ class IntrinsicDimensionArguments:
     """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
     _: KW_ONLY
     data: str
-    """Text to adapt to, as for training; one that is unlike the pretraining text leaves something to gain."""
+    """Text to adapt to, as for training; unlike the pretraining text, or little is to gain."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
     ranks: str | None = "2,16"
     """Ranks of adapters, 1 to 16, separated by commas; none: no adapters."""
     tensors: str = "gru,w_down,head;w_down,head;head"
-    """Subsets of the matrices that adapters of each rank stand beside, separated by semicolons."""
+    """Subsets of matrices that adapters of each rank adapt, separated by semicolons."""
     whole: str | None = "vectors;head;vectors,embedding,head;vectors,embedding,head,w_h,u_h;vectors,embedding,head,gru"
-    """Subsets of tensors that move themselves (vectors: norm gains and biases); all tensors together come too."""
+    """Subsets of tensors that evolve without adapters (vectors: norm gains and biases); all tensors are always one."""
     tokens: Annotated[int, TOKENS] = 200_000
     """Bytes of text that every adaptation reads, each counted once for each reader."""
     seeds: int = 3
-    """Adaptations of each kind, with seeds 0, 1, ..."""
+    """Adaptations within each subspace, with seeds 0, 1, ..."""
     step_factors: str = "0.5,1,2"
-    """Times the default step size; the first seed finds each subspace's best among these or beyond their ends."""
+    """Multiples of the default step size; the first seed finds each subspace's best, beyond these if an end is best."""
     streams: int = EvolutionConfig.streams
-    """Readers a step, each with a text of its own."""
+    """Readers in a step, each with its own text."""
     eval_bytes: int = 131_072
     """Bytes of validation text that each adaptation is measured on; 0: all."""
     out: str = "runs/intrinsic-dimension"
-    """Folder of the results; what is there of the same trials is not measured again."""
+    """Folder for the results; trials whose results it holds are not measured again."""
     json: JsonFlag = False
     compute: ComputeFlags = Compute()
 
@@ -97,34 +97,34 @@ def main(argv: list[str], prog: str) -> int:
         raise EggError(f"--tokens {a.tokens}: a step takes {per_step:,}")
     factors = _factors(a.step_factors)
     models = [(path, *read_model(path)) for path in a.checkpoints]
-    subspaces = [plan(_subspaces(a, shape), shape) for _, shape, _, _ in models]
+    subspaces = [plan_subspaces(_subspaces(a, shape), shape) for _, shape, _, _ in models]
     out = made_folder(a.out)
-    with ExitStack() as held:
-        held.enter_context(locked(out))
-        measured, setting = _measure(a, models, subspaces, factors, Records(out))
-        return _report(a, out, measured, setting)
+    with ExitStack() as stack:
+        stack.enter_context(locked(out))
+        measured, name = _measure(a, models, subspaces, factors, Records(out))
+        return _report(a, out, measured, name)
 
 
 def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
-    """All checkpoints, one after another; returns what was found, and what the trials share."""
+    """Measure all checkpoints, one after another; returns their results, and the name of the text."""
     backend = a.compute.make(say)
     corpus, text, split = open_for_training(a.data, a.data_column, say)
     validation = sample(corpus.split(split), a.eval_bytes)
     setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
     per_step = a.streams * EvolutionConfig.seq_len
-    each = a.tokens // per_step * per_step
+    tokens_per_trial = a.tokens // per_step * per_step
     seeds = list(range(a.seeds))
-    total = each * sum(trials_of(len(some), len(factors), len(seeds)) for some in subspaces)
+    total = tokens_per_trial * sum(count_trials(len(s), len(factors), len(seeds)) for s in subspaces)
     measured = []
     with steps_bar(total, "adapting", "tokens") as done:
-        for (path, shape, weights, config), some in zip(models, subspaces, strict=True):
+        for (path, shape, weights, config), model_subspaces in zip(models, subspaces, strict=True):
             network = Network(backend, shape, weights)
             before = evaluate(network, validation).bits_per_byte
             candidate = Candidate(path, network, base_hash(shape, weights), trained_for(path, config), before)
 
-            def run(subspace: Subspace, trial: Trial, c=candidate) -> Result:
+            def run(subspace: Subspace, trial: Trial, c=candidate) -> TrialResult:
                 if trial in records.known:
-                    done(each)
+                    done(tokens_per_trial)
                     return records.known[trial]
                 began = time.perf_counter()
                 after = adapt(
@@ -141,7 +141,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                     stepped=lambda report: done(per_step),
                 ).after
                 seconds = round(time.perf_counter() - began, 2)
-                result = Result(trial, subspace.parameters(c.network.shape), after, seconds)
+                result = TrialResult(trial, subspace.parameters(c.network.shape), after, seconds)
                 records.add(result)
                 if not sys.stderr.isatty():
                     say(
@@ -150,13 +150,13 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                     )
                 return result
 
-            gains = list(sweep(candidate, some, setting, factors, seeds, run))
-            measured.append(measure(candidate, gains))
+            gains = list(sweep(candidate, model_subspaces, setting, factors, seeds, run))
+            measured.append(estimate_dimensions(candidate, gains))
     measured.sort(key=lambda m: (m.candidate.network.shape.parameters, m.candidate.pretraining or 0))
     return measured, corpus.name
 
 
-def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured], name: str) -> int:
+def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[CheckpointDimensions], name: str) -> int:
     from egg.view.screen import console, print_json
 
     pictures = [out / PICTURE, out / CURVES]
@@ -164,7 +164,7 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
         "data": name,
         "tokens": a.tokens,
         "seeds": a.seeds,
-        "checkpoints": facts(measured),
+        "checkpoints": dimensions_json(measured),
         "pictures": [str(path) for path in pictures],
     }
     with telling(f"cannot write {out}"):
@@ -182,7 +182,7 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Measured],
 
 
 def _subspaces(a: IntrinsicDimensionArguments, shape) -> list[Subspace]:
-    """Adapters of every rank beside every subset, and the subsets that move themselves; raises EggError for others."""
+    """Adapters of every rank for every subset, and the subsets without adapters; raises EggError for bad ranks."""
     found = []
     for word in (a.ranks or "").split(",") if a.ranks else ():
         try:

@@ -1,6 +1,7 @@
-"""The ``egg`` command: one table of subcommands, and one line instead of a traceback."""
+"""The ``egg`` command: the table of subcommands, and errors in one line instead of a traceback."""
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -14,24 +15,24 @@ from egg.kernels import BackendError
 from egg.ranks import distributed
 
 COMMANDS = {
-    "train": ("egg.cli.train", "train a model, or go on with a run"),
+    "train": ("egg.cli.train", "train a model, or continue a run"),
     "eval": ("egg.cli.eval", "measure a model's bits per byte on a text"),
     "sample": ("egg.cli.sample", "generate text with a model"),
     "adapt": ("egg.cli.adapt", "fit a model to another text, by a small adapter"),
-    "compress": ("egg.cli.compress", "make a file small with a model, lossless"),
-    "decompress": ("egg.cli.compress", "bring it back"),
-    "export": ("egg.cli.export", "take a model elsewhere: to C, to the Hugging Face Hub"),
-    "data": ("egg.cli.data", "prepare text, tell what it is like, empty the cache"),
-    "compare": ("egg.cli.compare", "learning side by side: configurations, seeds, curves"),
+    "compress": ("egg.cli.compress", "compress a file with a model, lossless"),
+    "decompress": ("egg.cli.compress", "restore a compressed file"),
+    "export": ("egg.cli.export", "export a model to C or to the Hugging Face Hub"),
+    "data": ("egg.cli.data", "prepare text, describe it, empty the cache"),
+    "compare": ("egg.cli.compare", "train configurations side by side, with several seeds"),
     "plot": ("egg.cli.plot", "draw the curves of runs"),
-    "lm-eval": ("egg.cli.lm_eval", "run lm-evaluation-harness, which then knows the model egg"),
-    "inspect": ("egg.cli.inspect", "look inside: kernels, weights, a text's way, the tables"),
+    "lm-eval": ("egg.cli.lm_eval", "run lm-evaluation-harness with the model egg"),
+    "inspect": ("egg.cli.inspect", "show kernels, weights, a text's path, the integer tables"),
     "intrinsic-dimension": ("egg.cli.intrinsic_dimension", "d90: how few parameters suffice to adapt a model"),
     "geometry": ("egg.cli.geometry", "the shape of hidden states: anisotropy, intrinsic dimension"),
-    "bench": ("egg.cli.bench", "measure the speed, beside what the CPU could do"),
+    "bench": ("egg.cli.bench", "measure the speed, beside the CPU's peak"),
     "completion": ("egg.cli.completion", "complete commands, flags and values in a shell"),
 }
-"""Name -> the module whose ``main(argv, prog)`` does it, and its line in the help."""
+"""Command -> the module whose ``main(argv, prog)`` runs it, and its line in the help."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(command: str, argv: list[str], *, prog: str) -> int:
-    """Run one command and return the exit status: 2 for bad input, told in one line on stderr.
+    """Run one command and return the exit status: 2 for bad input, with one line on standard error.
 
-    prog : how the user called it, for help and advice
+    prog : the command as the user called it, for help and advice
     """
     _open_streams()
     distributed.silence()
@@ -73,14 +74,14 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
     except KeyboardInterrupt:
         return distributed.fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        # Whoever read our output has gone. Without this the interpreter complains at its exit.
+        # The reader of the output has gone. Without this the interpreter complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
-        less = "a smaller --hidden-size, --num-layers, --seq-len or --streams needs less"
+        advice = "a smaller --hidden-size, --num-layers, --seq-len or --streams needs less"
         if command not in ("train", "adapt", "bench"):
-            less = "a smaller file or model needs less, or give it a machine with more"
-        return distributed.fail(f"out of memory: {less}", 2)
+            advice = "a smaller file or model needs less"
+        return distributed.fail(f"out of memory: {advice}", 2)
     except (EggError, DataError, BackendError, OSError) as error:
         return distributed.fail(str(error), 2)
     except Exception:
@@ -90,10 +91,17 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
 
 
 def _open_streams() -> None:
-    """Python has None for an output that was closed before it started (``>&-``): what is printed goes nowhere."""
+    """See to it that whatever is printed can be.
+
+    Python has None for an output that was closed before it started (``>&-``): what is printed goes nowhere. And most
+    locales refuse the characters that their encoding has not, such as those of a name that is not UTF-8.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _help() -> str:
@@ -107,9 +115,9 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "To begin with:",
+            "For example:",
             "  egg train --preset quickstart",
             "",
-            "egg COMMAND --help tells more, egg --version the version.",
+            "egg COMMAND --help describes a command, egg --version prints the version.",
         ]
     )

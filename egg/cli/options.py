@@ -1,4 +1,4 @@
-"""Command lines from dataclasses, by cyclopts: how numbers are written, and one line for what is wrong."""
+"""Command lines from dataclasses, with cyclopts: number formats, and errors in one line."""
 
 import inspect
 import os
@@ -28,27 +28,27 @@ from egg.view.figures import UNITS, number, whole_number
 NONE = "none"
 FULL = "full"
 FLAT = Parameter(name="*")
-"""Annotation of a dataclass among the fields of another: its fields are flags like the others."""
+"""Annotation of a field that is a dataclass: its fields become flags like the others."""
 
-Kinds = type | dict[str, type]
-"""What a command is told: a dataclass, or one for each of its subcommands, ``""`` for the command without one."""
+ArgumentTypes = type | dict[str, type]
+"""Dataclass of a command's arguments; or subcommand -> dataclass, with ``""`` for no subcommand."""
 
 
 def parse(
-    kinds: Kinds,
+    types: ArgumentTypes,
     argv: list[str],
     *,
     prog: str,
     description: str | None = None,
     source: Callable[[ArgumentCollection], None] | None = None,
 ) -> Any:
-    """An instance of a dataclass from a command line; a later equal flag wins.
+    """An instance of a dataclass from a command line; the last of equal flags wins.
 
-    description : what ``--help`` begins with; None is the dataclass's docstring
-    source : gives values, as tokens, to arguments that the command line leaves without one; ``--help`` shows them
-    Raises EggError, one line, for arguments that cannot be; SystemExit(0) after ``--help``.
+    description : introduction of ``--help``; None: the dataclass's docstring
+    source : gives values, as tokens, to arguments that the command line omits; ``--help`` shows them as defaults
+    Raises EggError, one line, for invalid arguments; SystemExit(0) after ``--help``.
     """
-    app, read = application(kinds, prog, description), ArgumentCollection()
+    app, read = application(types, prog, description), ArgumentCollection()
 
     def fill(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         if source:
@@ -66,28 +66,28 @@ def parse(
         if source:
             app.parse_known_args(bound.arguments["tokens"])
     except CycloptsError as error:
-        raise EggError(f"{_told(error)} ({' '.join([prog, *(error.command_chain or ())])} --help)") from None
-    _show_help(app, bound.arguments["tokens"], {a.name: _written(a.value) for a in read if a.tokens})
+        raise EggError(f"{_message(error)} ({' '.join([prog, *(error.command_chain or ())])} --help)") from None
+    _show_help(app, bound.arguments["tokens"], {a.name: _formatted(a.value) for a in read if a.tokens})
     raise SystemExit(0)
 
 
-def application(kinds: Kinds, name: str, description: str | None = None) -> App:
-    """The command line of a command, which returns the arguments it is given.
+def application(types: ArgumentTypes, name: str, description: str | None = None) -> App:
+    """The command line of a command; calling it returns the arguments.
 
-    name : as ``--help`` shows it
-    description : paragraphs; a line that begins with a space stays a line of its own
+    name : as in ``--help``
+    description : paragraphs; a line that begins with a space is not joined to the one before
     """
-    kinds = kinds if isinstance(kinds, dict) else {"": kinds}
-    introduction = inspect.cleandoc(description or kinds[next(iter(kinds))].__doc__)
+    types = types if isinstance(types, dict) else {"": types}
+    introduction = inspect.cleandoc(description or types[next(iter(types))].__doc__)
     app = App(
         name=name,
         help=re.sub(r"(?<=\S)\n(?=\S)", " ", introduction),
         help_format="plaintext",
         version_flags=(),
-        default_parameter=Parameter(allow_repeating=True, converter=_read, negative=(), show_default=_written),
+        default_parameter=Parameter(allow_repeating=True, converter=_convert, negative=(), show_default=_formatted),
     )
     app["--help"].show = False
-    for subcommand, kind in kinds.items():
+    for subcommand, kind in types.items():
         if subcommand:
             app.command(application(kind, subcommand))
         else:
@@ -96,17 +96,17 @@ def application(kinds: Kinds, name: str, description: str | None = None) -> App:
 
 
 def _returning(kind: type) -> Callable:
-    def given(arguments):
+    def identity(arguments):
         return arguments
 
-    given.__annotations__ = {"arguments": Annotated[kind, FLAT]}
+    identity.__annotations__ = {"arguments": Annotated[kind, FLAT]}
     if all(field.default is not MISSING for field in fields(kind)):
-        given.__defaults__ = (kind(),)
-    return given
+        identity.__defaults__ = (kind(),)
+    return identity
 
 
-def _told(error: CycloptsError) -> str:
-    """What is wrong, in one line."""
+def _message(error: CycloptsError) -> str:
+    """The error in one line."""
     error.verbose = False
     match error:
         case UnusedCliTokensError():
@@ -121,7 +121,7 @@ def _told(error: CycloptsError) -> str:
 def _show_help(app: App, tokens: list[str], values: dict[str, str]) -> None:
     """Print the help.
 
-    values : flag -> what it is if the command line does not say
+    values : flag -> its default
     """
     from cyclopts.help import DefaultFormatter
     from rich.console import Console
@@ -130,7 +130,7 @@ def _show_help(app: App, tokens: list[str], values: dict[str, str]) -> None:
         def __call__(self, console, options, panel):
             for entry in panel.entries:
                 entry.description = " ".join(str(entry.description.primary_renderable).split())
-                entry.positive_names = entry.positive_names[:1]  # without what older versions call it
+                entry.positive_names = entry.positive_names[:1]  # without names from older versions
                 entry.default = values.get("".join(entry.names), entry.default)
             super().__call__(console, options, panel)
 
@@ -145,23 +145,23 @@ def _none(token: Token) -> Token:
 
 
 def one_of(*names: str) -> Parameter:
-    """Annotation of a text, or of an optional one, that must be one of these; shells complete it."""
+    """Annotation of a text, or an optional text, that must be one of these names; shells complete it."""
     return Parameter(choices=names)
 
 
-# Flags that several commands have.
+# Flags of several commands.
 BackendName = Annotated[str, one_of(*BACKENDS)]
 ComputeFlags = Annotated[Compute, FLAT]
 ColumnFlag = Annotated[
     str | None, Parameter(help="Column of tables that holds the text; none: as in training, or text.")
 ]
 AnyText = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
-"""A text that may begin with a hyphen, or the name of a file, - being standard input."""
-JsonFlag = Annotated[bool, Parameter(help="Print one JSON object on standard output, and nothing else there.")]
+"""A text that may begin with a hyphen, or a file's name, where - is standard input."""
+JsonFlag = Annotated[bool, Parameter(help="Print one JSON object, and nothing else, on standard output.")]
 
 
-def _read(kind: Any, tokens: tuple[Token, ...]) -> Any:
-    """The value of a flag; integers may have a word in their place, as in ``int | Literal["all"]``."""
+def _convert(kind: Any, tokens: tuple[Token, ...]) -> Any:
+    """The value of a flag; ``int | Literal["all"]`` is an integer or the word."""
     kinds = get_args(kind) or (kind,)
     if float in kinds:
         return number(tokens[0].value)
@@ -176,8 +176,8 @@ def _read(kind: Any, tokens: tuple[Token, ...]) -> Any:
         raise ValueError(", or ".join([str(error), *words])) from None
 
 
-def _written(value: Any) -> str:
-    """A default as the help shows it."""
+def _formatted(value: Any) -> str:
+    """A default, as in the help."""
     if value is None:
         return NONE
     if isinstance(value, int) and value >= 10**6:
@@ -188,24 +188,21 @@ def _written(value: Any) -> str:
 
 
 def say(line: str) -> None:
-    """A notice: on standard error, so that standard output is the result alone."""
+    """Print a notice on standard error: standard output is only for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 def target_file(path: str, flag: str) -> Path:
-    """Where to write; refused before the work, not after it."""
+    """The file to write; raises EggError before the work if it cannot be written."""
     target = Path(path)
     if target.is_dir() or not target.absolute().parent.is_dir():
-        why = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
-        raise EggError(f"{flag} {path}: {why}; give a file to write")
+        reason = "is a folder" if target.is_dir() else f"{target.absolute().parent} is no folder"
+        raise EggError(f"{flag} {path}: {reason}; give a file to write")
     return target
 
 
 def made_folder(out: str | Path) -> Path:
-    """The folder of ``--out``, made before the work, not after it.
-
-    Raises EggError if it cannot be.
-    """
+    """Make the folder of ``--out``, before the work; raises EggError if that fails."""
     out = Path(out)
     with telling(f"--out {out}", "; give another folder"):
         out.mkdir(parents=True, exist_ok=True)
@@ -213,7 +210,7 @@ def made_folder(out: str | Path) -> Path:
 
 
 def rank_of(text: str) -> int:
-    """The rank that is asked for; raises EggError for what is no integer."""
+    """The rank of ``--rank``; raises EggError if it is no integer."""
     try:
         return int(text)
     except ValueError:

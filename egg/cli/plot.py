@@ -1,4 +1,4 @@
-"""``egg plot``: curves of runs, as a picture and as a page."""
+"""``egg plot``: curves of runs, as a picture and a page."""
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from egg.report.draw import lines_of, write
 
 @dataclass(frozen=True)
 class PlotArguments:
-    """Draw runs over one another: bits per byte against tokens and wall time, beside what single bytes, pairs
-    of bytes and gzip make of the same text.
+    """Draw runs in one picture: bits per byte over tokens and wall time, beside unigram, bigram and gzip on the same
+    text.
 
-    Writes loss.png and report.html, a page that needs no network. A run that is still going on can be drawn too.
+    Writes loss.png and report.html, a page that needs no network. A run may still be training.
 
     For example:
       egg plot runs/quickstart-20261121-101500
@@ -29,7 +29,7 @@ class PlotArguments:
     """Folders of runs."""
     _: KW_ONLY
     out: str | None = None
-    """Folder for loss.png and report.html; none: of one run its own, of several the present one."""
+    """Folder for loss.png and report.html; none: the run's, or with several runs the current one."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -44,10 +44,10 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _lines(runs: list[Curves]) -> dict[str, float]:
-    """The lines for runs of one text, if the cache still has it: nothing is fetched for a picture."""
+    """The baselines on the runs' text, if all have the same and the cache holds it: a picture fetches nothing."""
     texts = {_text(run) for run in runs}
     if len(texts) > 1:
-        say("the runs read different texts: no lines of unigram, bigram and gzip")
+        say("the runs read different texts: no lines for unigram, bigram and gzip")
         return {}
     fingerprint, limit = texts.pop()
     for corpus in data.list_corpora():
@@ -57,12 +57,12 @@ def _lines(runs: list[Curves]) -> dict[str, float]:
                 validation = corpus.training_split
             measured = sample(corpus.split(validation), limit)
             return lines_of(corpus.split(corpus.training_split), measured)
-    say("the runs' text is not in the cache: no lines of unigram, bigram and gzip (egg data prepare)")
+    say("the runs' text is not in the cache: no lines for unigram, bigram and gzip (egg data prepare)")
     return {}
 
 
 def _text(run: Curves) -> tuple[str | None, int]:
-    """The fingerprint of a run's text, and how many bytes of it are measured."""
+    """The fingerprint of a run's text, and how many of its bytes are measured."""
     corpus, settings = run.config.get("corpus"), run.config.get("run")
     fingerprint = corpus.get("fingerprint") if isinstance(corpus, dict) else None
     limit = settings.get("eval_bytes") if isinstance(settings, dict) else 0

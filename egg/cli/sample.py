@@ -20,10 +20,10 @@ from egg.view.screen import CONTROLS
 
 @dataclass(frozen=True)
 class SampleArguments:
-    """Generate text: the prompt, and what the model goes on with, byte by byte.
+    """Generate text: the prompt, and the model's continuation, byte by byte.
 
-    Text is printed as UTF-8; bytes that are none are shown as the replacement character. A sample
-    ends at its length, or where the model ends the document with a NUL byte.
+    Text is printed as UTF-8, with the replacement character for invalid bytes. A sample ends at its length, or where
+    the model ends the document with a NUL byte.
 
     For example:
       egg sample runs/quickstart-20261121-101500 --prompt "def main" --temperature 0.7
@@ -36,9 +36,9 @@ class SampleArguments:
     adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
     """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
     prompt: AnyText = None
-    """Beginning of the document to go on with; none: the model begins it."""
+    """Beginning of the document; none: the model begins it."""
     prompt_file: AnyText = None
-    """The prompt from a file, as it is, or from standard input if it is -."""
+    """File with the prompt, byte for byte; - is standard input."""
     compute: ComputeFlags = Compute()
 
 
@@ -74,18 +74,18 @@ def _prompt(arguments: SampleArguments) -> bytes:
 
 
 class Screen:
-    """Bytes written as UTF-8 text as soon as their characters are whole."""
+    """Writes bytes as UTF-8 text, each character once it is complete."""
 
     def __init__(self, out: TextIO):
         out.reconfigure(encoding="utf-8")  # whatever the locale: the model's text is UTF-8
-        self._out, self._guarded = out, out.isatty()
+        self._out, self._replace_controls = out, out.isatty()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._last = "\n"
 
     def write(self, data: bytes, *, final: bool = False) -> None:
-        """Show bytes, and keep what may be the beginning of a character; ``final`` keeps nothing."""
+        """Write bytes, except the beginning of a character, which waits for its end unless ``final``."""
         text = self._decoder.decode(data, final)
-        if self._guarded:
+        if self._replace_controls:
             text = text.translate(CONTROLS)
         if text:
             self._out.write(text)
@@ -100,7 +100,7 @@ class Screen:
 
 
 def _show(pieces, prompt: bytes, count: int, screen: Screen) -> list[int]:
-    """Print samples, one after another, each under a header if they are many; returns their sizes."""
+    """Print samples one after another, with headers if there are several; returns their sizes."""
     sizes = []
     try:
         for number, piece in pieces:
@@ -115,6 +115,6 @@ def _show(pieces, prompt: bytes, count: int, screen: Screen) -> list[int]:
             sizes[-1] += len(text)
         screen.end()
     except KeyboardInterrupt:
-        screen.end()  # what is said of it begins a line of its own
+        screen.end()  # the message that follows begins a line
         raise
     return sizes

@@ -1,6 +1,6 @@
-"""Where a process of the command line begins.
+"""The start of a process of the command line.
 
-Imports as little as there is: what takes time is imported when the signals are taken care of.
+Imports little: slow imports come after the signals are handled.
 """
 
 import sys
@@ -11,13 +11,13 @@ from egg.cli import interrupts
 def main(command: str | None = None, prog: str = "egg") -> int:
     """Run the command line of this process, and return the exit status.
 
-    command : the command that the arguments are of; None: the first argument says
-    prog : how the user called it
+    command : the command; None: the first argument names it
+    prog : the program's name, as the user called it
     """
     interrupts.begin()
-    from egg.cli import main as table
+    from egg.cli import main as commands
 
     try:
-        return table.run(command, sys.argv[1:], prog=prog) if command else table.main()
+        return commands.run(command, sys.argv[1:], prog=prog) if command else commands.main()
     finally:
         interrupts.end()

@@ -1,4 +1,4 @@
-"""``egg train``, which ``train.py`` is too."""
+"""``egg train``, also as ``train.py``."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -30,18 +30,18 @@ from egg.run.folders import new_folder
 from egg.run.progress import Progress
 from egg.run.sinks import EXTRAS
 from egg.training.corpus import located
-from egg.training.session import Begun, Session, find_begun, refuse_changes
+from egg.training.session import ResumedRun, Session, open_resumed_run, refuse_changes
 from egg.training.settings import ALIASES, NAMES
 
 DESCRIPTION = """\
-Train a byte-level language model by evolution, with integers alone.
+Train a byte-level language model by evolution, with integers only.
 
-A token is a byte of text that is read, counted once for each reader that reads
-it; in recipe paper every member is a reader. Numbers may be written 10M or 1e9.
-Stops count from the run's beginning; one given here replaces the preset's. The
-step size falls to the stop: with --minutes alone by the clock, and then no other
-run repeats this one byte for byte. Ctrl-C saves, --resume goes on. Started by an
-MPI launcher (mpiexec -n 8, srun), several processes divide the readers. Presets:
+A token is a byte of text, counted once for each reader that reads it; in recipe
+paper every member is a reader. Numbers may be written 10M or 1e9. Stops count
+from the run's beginning; a stop given here replaces the preset's. The step size
+falls towards the stop: with --minutes alone by the clock, and then no other run
+repeats this one byte for byte. Ctrl-C saves, --resume continues. Started by an
+MPI launcher (mpiexec -n 8, srun), processes share the readers. Presets:
 {presets}
 
 For example:
@@ -54,19 +54,19 @@ For example:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments:
-    """All that ``egg train`` can be told."""
+    """Arguments of ``egg train``."""
 
     model: Annotated[ModelConfig, FLAT] = ModelConfig()
     evolution: Annotated[EvolutionConfig, FLAT] = EvolutionConfig()
     run: Annotated[RunConfig, FLAT] = RunConfig()
     preset: Annotated[str, one_of(*PRESETS)] = DEFAULT_PRESET
-    """Values that all other flags override; quickstart needs no network."""
+    """Settings that all other flags override; quickstart needs no network."""
     out: str | None = None
     """Folder of the run; none: runs/PRESET-DATE-TIME."""
     config: str | None = None
-    """TOML file of settings, as every run leaves in its run.toml; flags override it, it the preset."""
+    """TOML file of settings, such as a run's run.toml; it overrides the preset, and flags override it."""
     resume: str | None = None
-    """Go on with the run in this folder, from its newest complete checkpoint."""
+    """Continue the run in this folder, from its newest complete checkpoint."""
     compute: ComputeFlags = Compute()
     tensorboard: bool = False
     """Log to RUN/tensorboard too; needs pip install 'egg-lm[tensorboard]'."""
@@ -75,7 +75,7 @@ class TrainArguments:
 
     @property
     def trained(self) -> Config:
-        """What these arguments train."""
+        """The configuration of the run."""
         return located(Config(self.preset, self.model, self.evolution, self.run)).resolved()
 
 
@@ -92,22 +92,22 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def _main(argv: list[str], prog: str, ranks: Alone) -> int:
-    with ExitStack() as held:
-        settings = Settings(ranks, held)
+    with ExitStack() as stack:
+        settings = Settings(ranks, stack)
         arguments = _arguments(argv, prog, settings)
         config, run = arguments.trained, settings.resumed
         if run is None:
             run = Path(ranks.lead(lambda: str(new_folder(arguments.out, arguments.preset))))
         else:
             if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
-                raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, leave out --out")
+                raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, omit --out")
             refuse_changes(run, settings.config, config)
         sinks = [name for name in EXTRAS if getattr(arguments, name)]
         return Session(
             config,
             run,
             settings.begun,
-            held=held,
+            held=stack,
             compute=arguments.compute,
             sinks=sinks,
             ranks=ranks,
@@ -116,86 +116,86 @@ def _main(argv: list[str], prog: str, ranks: Alone) -> int:
 
 
 def _arguments(argv: list[str], prog: str, settings: "Settings") -> TrainArguments:
-    """What a run is told: the preset or the resumed run, a file of settings over it, and flags over both."""
+    """Flags, over a file of settings, over the preset or the resumed run."""
     presets = "\n".join(f"  {name:10}  {line}" for name, line in PRESET_HELP.items())
     description = DESCRIPTION.format(presets=presets, prog=prog)
     try:
         return parse(TrainArguments, argv, prog=prog, description=description, source=settings)
     except EggError:
         if settings.file:
-            alone = Settings(settings.ranks, settings.held)
+            file_only = Settings(settings.ranks, settings.stack)
             try:
-                parse(TrainArguments, [f"--config={settings.file}"], prog=prog, source=alone)
-            except EggError as same:
-                raise EggError(f"--config {settings.file}: {same}") from None
+                parse(TrainArguments, [f"--config={settings.file}"], prog=prog, source=file_only)
+            except EggError as error:
+                raise EggError(f"--config {settings.file}: {error}") from None
         raise
 
 
 @dataclass
 class Settings:
-    """Gives values to the flags that a command line leaves away: from a file, then from a preset or a resumed run."""
+    """Values for the flags that a command line omits: from a file, then from a preset or a resumed run."""
 
     ranks: Alone
-    held: ExitStack
-    """What is let go when the run ends: the lock of its folder."""
+    stack: ExitStack
+    """Released when the run ends: the lock of its folder."""
     file: str | None = None
     """The TOML file that was read."""
     resumed: Path | None = None
-    """The run to go on with; what follows is about it."""
-    begun: Begun | None = None
-    """Where it goes on."""
+    """The run to continue."""
+    begun: ResumedRun | None = None
+    """Its newest checkpoint."""
     config: Config | None = None
-    """What it was begun with."""
+    """Its configuration."""
 
     def __call__(self, arguments: ArgumentCollection) -> None:
-        """Append the values as tokens to the arguments without one."""
-        run, file = _given(arguments, "resume"), _given(arguments, "config")
+        """Append the values, as tokens, to the arguments without one."""
+        run, file = _value_of(arguments, "resume"), _value_of(arguments, "config")
         if run is not None and file is not None:
-            raise EggError(f"--config: the run in {run} has its settings, leave --config away")
+            raise EggError(f"--config: the run in {run} has its own settings, omit --config")
         if run is not None:
             self._read_run(run)
         if file is not None:
             self._read_file(file, arguments)
-        chosen = _given(arguments, "preset")
-        config = self.config or preset(DEFAULT_PRESET if chosen is None else chosen)
-        if _stops_given(arguments):
+        name = _value_of(arguments, "preset")
+        config = self.config or preset(DEFAULT_PRESET if name is None else name)
+        if _has_stop(arguments):
             config = without_stops(config)
-        config = with_recipe(config, _given(arguments, "recipe") or config.evolution.recipe)
-        _give(arguments, {"preset": config.preset})
+        config = with_recipe(config, _value_of(arguments, "recipe") or config.evolution.recipe)
+        _fill(arguments, {"preset": config.preset})
         for section in (config.model, config.evolution, config.run):
-            _give(arguments, {field.name: getattr(section, field.name) for field in fields(section)})
+            _fill(arguments, {field.name: getattr(section, field.name) for field in fields(section)})
 
     def _read_file(self, path: str, arguments: ArgumentCollection) -> None:
         values = read_settings(path, NAMES, f"--config {path}") if path else None
         if values is None:
-            raise EggError("--config is empty: give a TOML file, as a run's run.toml")
+            raise EggError("--config is empty: give a TOML file, such as a run's run.toml")
         self.file = path
         values = {ALIASES.get(name, name): str(value) for name, value in values.items()}
-        if _stops_given(arguments):  # these replace all of the file's
+        if _has_stop(arguments):  # it replaces all stops of the file
             values = {name: value for name, value in values.items() if name not in STOPS}
-        _give(arguments, values)
+        _fill(arguments, values)
 
     def _read_run(self, path: str) -> None:
         if not path:
             raise EggError("--resume is empty: give the folder of a run")
         run = self.resumed = Path(path)
-        self.begun = Begun(*self.ranks.lead(lambda: find_begun(run, self.held)))
+        self.begun = ResumedRun(*self.ranks.lead(lambda: open_resumed_run(run, self.stack)))
         self.config = self.begun.config(run)
 
 
-def _given(arguments: ArgumentCollection, name: str) -> str | None:
-    """The value that counts of a flag; None if it has none."""
+def _value_of(arguments: ArgumentCollection, name: str) -> str | None:
+    """The last value of a flag; None if it has none."""
     tokens = arguments[flag(name)].tokens
     return tokens[-1].value if tokens else None
 
 
-def _stops_given(arguments: ArgumentCollection) -> bool:
-    return any(_given(arguments, name) is not None for name in STOPS)
+def _has_stop(arguments: ArgumentCollection) -> bool:
+    return any(_value_of(arguments, name) is not None for name in STOPS)
 
 
-def _give(arguments: ArgumentCollection, values: dict[str, str | int | float | None]) -> None:
-    """Values for the flags of these names that have none, a later one of a flag before the one before it."""
-    free = [(name, value) for name, value in values.items() if not arguments[flag(name)].tokens]
-    for name, value in free:
-        as_it_is = {} if isinstance(value, str) else {"implicit_value": value}  # a text is read as a flag's
-        arguments[flag(name)].append(Token(keyword=flag(name), value=str(value), **as_it_is))
+def _fill(arguments: ArgumentCollection, values: dict[str, str | int | float | None]) -> None:
+    """Give values to the flags of these names that have none."""
+    missing = [(name, value) for name, value in values.items() if not arguments[flag(name)].tokens]
+    for name, value in missing:
+        converted = {} if isinstance(value, str) else {"implicit_value": value}  # a text is converted like a flag's
+        arguments[flag(name)].append(Token(keyword=flag(name), value=str(value), **converted))

@@ -28,7 +28,7 @@ class Text(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StepReport(ArrayValue):
-    """What the log records of a step."""
+    """The figures of a step, and the weights before and after it."""
 
     step: int
     """Steps done, this one included."""
@@ -37,15 +37,15 @@ class StepReport(ArrayValue):
     train_integer_bits_per_byte: float
     """Mean integer score of the readers, in bits; it reads a little too good, see docs/arithmetic.md."""
     step_size: float | None
-    """What a weight moves by, about, in int8 steps (recipe egg)."""
+    """About the size of a weight's move, in int8 steps (recipe egg)."""
     before: np.ndarray = field(repr=False)
     """(parameters,) int8: the weights before the step."""
     after: np.ndarray = field(repr=False)
     """The same after it."""
     validation_bits_per_byte: float | None = None
-    """Exact, where a run measured the weights after the step."""
+    """Exact bits per byte, where a run measured the weights after the step."""
 
-    # Passes over all weights: only a line of the log is worth them.
+    # Properties, as each passes over all weights: only lines of the log need them.
     @property
     def changed_share(self) -> float:
         """Share of the int8 weights that this step changed."""
@@ -58,10 +58,10 @@ class StepReport(ArrayValue):
 
 
 class Evolution(ABC):
-    """A model in training. All that evolves is an integer, and follows exactly from config and text.
+    """A model in training. Everything that evolves is an integer, and follows exactly from config and text.
 
     config : an egg.config.Config, or an object with its ``model``, ``evolution`` and ``resolved()``
-    backend : the results do not depend on which
+    backend : computes; results do not depend on which one
     text : the bytes to learn from
     ranks : the processes that share the readers; the results do not depend on their number
     """
@@ -73,7 +73,7 @@ class Evolution(ABC):
         self.layout: Layout = self.shape  # of what evolves
         self.step_number = 0
         self.time_share = 0
-        """How much of its time the run has used, in 2**-17: where a schedule over the time stands."""
+        """The share of its time that the run has used, in 2**-17: the position in a schedule over time."""
         self.weights = initial_weights(self.shape, self.config.seed, self.config.recipe)
         streams = self.stream_count(self.config, text.size)
         self.starts = np.arange(streams, dtype=np.int64) * text.size // streams
@@ -102,11 +102,11 @@ class Evolution(ABC):
 
     @abstractmethod
     def _step(self) -> tuple[float, float | None]:
-        """Move ``weights``, by a new array; returns the readers' bits per byte, and the step size in int8 steps."""
+        """Replace ``weights`` by a new array; returns the readers' bits per byte, and the step size in int8 steps."""
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
-        """What exact continuation needs beside configuration and text: name -> array.
+        """The state that exact continuation needs besides configuration and text: name -> array.
 
         All ranks call it; the result is whole on rank 0.
         """
@@ -145,7 +145,7 @@ class Evolution(ABC):
     @classmethod
     @abstractmethod
     def memory(cls, config, text_size: int, ranks: int = 1) -> int:
-        """Bytes that a step needs on one of so many ranks, at the least.
+        """Least number of bytes that a step needs on one of ``ranks`` ranks.
 
         config : an egg.config.Config
         """

@@ -61,7 +61,7 @@ class BranchEvolution(Evolution):
         streams, rounds = self._turn()
         cast = self._cast(streams, rounds)
         score, *totals = self.ranks.add(cast.votes, int(cast.score), *cast.totals.tolist())
-        self.states[streams] = self.ranks.all_rows(cast.states, c.streams)
+        self.states[streams] = self.ranks.all_gather(cast.states, c.streams)
         self.shifts = next_shifts(self.shifts, totals, c.tokens_per_step * self.shape.hidden_size)
         self.weights = self.backend.update_rows(
             self.layout, self.master, self.squares, cast.votes, self.step_number, step_size
@@ -108,7 +108,9 @@ class BranchEvolution(Evolution):
         }
 
     def _load(self, state, layout):
-        same = {name: self.ranks.same(state.get(name), form.shape, form.dtype).copy() for name, form in layout.items()}
+        same = {
+            name: self.ranks.broadcast(state.get(name), form.shape, form.dtype).copy() for name, form in layout.items()
+        }
         self.step_number = int(same["step"][0])
         self.states, self.shifts = same["states"], same["shifts"]
         self.master, self.squares = same["master"], same["squares"]

@@ -1,7 +1,7 @@
 """The classic evolution strategy as a baseline: full-rank noise, in place, one member at a time.
 
-As Salimans et al. (2017, arXiv 1703.03864) with the memory of Qiu et al. (2025, arXiv 2509.24372): noise is never kept,
-but drawn again from the seed to be added, taken off, and voted with. docs/arithmetic.md, "Classic evolution".
+As Salimans et al. (2017, arXiv 1703.03864) with the memory of Qiu et al. (2025, arXiv 2509.24372): noise is never
+stored, but drawn again from the seed to add it, to subtract it, and to vote. docs/arithmetic.md, "Classic evolution".
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from egg.optimizer import ranked_multiplier, scheduled_step_size
 
 @dataclass(frozen=True)
 class ClassicSettings:
-    """How members differ, what they read, and how far weights move."""
+    """The members' noise, the text that they read, and the size of a move."""
 
     steps: int
     population_size: int = 128
@@ -47,7 +47,7 @@ class ClassicSettings:
 class ClassicEvolution:
     """All weights in training.
 
-    base : to begin with
+    base : the model to begin with
     """
 
     def __init__(self, base: Network, text: Text, settings: ClassicSettings):
@@ -82,7 +82,7 @@ class ClassicEvolution:
         return -int(found.sum()) / (FINE * s.tokens_per_step)
 
     def _rounded(self) -> np.ndarray:
-        """The int8 weights; masters are limited so that no member's weights are."""
+        """The int8 weights; masters are limited so that no member's weights are clipped."""
         room = (LIMIT - self.settings.amount) << REWARD_MASTER_BITS
         np.clip(self.master, -room, room, out=self.master)
         half = 1 << (REWARD_MASTER_BITS - 1)
@@ -92,7 +92,7 @@ class ClassicEvolution:
 def read_pair(
     backend: Backend, shape: Shape, weights: np.ndarray, tokens: np.ndarray, noise: Noise, pair: int, amount: int
 ) -> tuple[int, int]:
-    """Summed scores of the two members of a pair, in 1/256 bit; ``weights`` are moved and put back.
+    """Summed scores of the two members of a pair, in 1/256 bit; ``weights`` are moved and restored.
 
     weights : (parameters,) int8, at least ``amount`` within -127..127
     tokens : (sequences, T + 1) uint8

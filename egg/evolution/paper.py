@@ -12,7 +12,7 @@ from egg.ranks.distributed import ALONE, Alone
 
 
 class PaperEvolution(Evolution):
-    """Every pair reads a stream of its own for ever, both members with a state of their own."""
+    """Every pair reads a stream of its own throughout, each member with its own state."""
 
     def __init__(self, config, backend: Backend, text: Text, ranks: Alone = ALONE):
         super().__init__(config, backend, text, ranks)
@@ -34,8 +34,8 @@ class PaperEvolution(Evolution):
         noise, first = (Noise(c.seed, self.step_number, c.sigma_shift), {"first_pair": share.start})
         scores, self.states = self.backend.run_pairs(self.network.prepared, tokens, self.states, noise, **first)
         fitness = np.sign(scores[0::2] - scores[1::2]).astype(np.int8)
-        # Fitness alone would do, with every rank casting all votes: that takes longer than this sum of them
-        # from a few hundred pairs on (docs/scaling.md).
+        # Exchanging fitness alone would do, with every rank casting all votes: from a few hundred pairs on that takes
+        # longer than this sum (docs/scaling.md).
         votes = self.backend.cast_pair_votes(self.shape, fitness, noise, **first)
         (score,) = self.ranks.add(votes, int(scores.sum(dtype=np.int64)))
         threshold = sign_threshold(self.step_number, pairs)
@@ -49,12 +49,12 @@ class PaperEvolution(Evolution):
 
     def _load(self, state, layout):
         def same(name: str) -> np.ndarray:
-            return self.ranks.same(state.get(name), layout[name].shape, layout[name].dtype)
+            return self.ranks.broadcast(state.get(name), layout[name].shape, layout[name].dtype)
 
         self.step_number, self.weights = int(same("step")[0]), same("weights").copy()
         states = _by_pairs(state["states"]) if state else None
         row = 2, self.shape.num_layers, self.shape.hidden_size
-        self.states = _by_members(self.ranks.spread(states, len(self.starts), row)).copy()
+        self.states = _by_members(self.ranks.scatter(states, len(self.starts), row)).copy()
 
     @staticmethod
     def stream_count(config, text_size):

@@ -13,7 +13,7 @@ def recipe_class(recipe: str) -> type[Evolution]:
 
 
 def evolution(config, backend: Backend, text: Text, ranks: Alone = ALONE) -> Evolution:
-    """A model that begins its training, by the recipe of the configuration.
+    """A model at the beginning of its training, by the recipe of the configuration.
 
     Arguments as for ``Evolution``.
     """

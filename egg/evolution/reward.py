@@ -1,4 +1,4 @@
-"""Adapting a frozen model to a reward: antithetic pairs of members write texts, and what scores more is voted for.
+"""Adapting a frozen model to a reward: antithetic pairs of members write texts, and vote for the higher score.
 
 docs/arithmetic.md, "Adapters to a reward".
 """
@@ -12,19 +12,19 @@ from egg.kernels import Adapter, AdapterShape, Noise
 from egg.kernels.arithmetic import LIMIT, REWARD_MASTER_BITS
 from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import initial_factors
-from egg.model.continuations import write
+from egg.model.continuations import continue_prompts
 from egg.model.network import Network
 from egg.model.sample import Read, Sampling
 from egg.optimizer import ranked_multiplier, scheduled_step_size
 
-MEASURED = 256  # texts of the adapter as it is, in a measurement
-MEASURED_FROM = 1 << 31  # number of the first of them: no member draws what they draw
+MEASURED = 256  # texts in a measurement, written by the adapter without noise
+MEASURED_FROM = 1 << 31  # number of the first of them: no member shares their draws
 Score = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """How members write, and how far factors move."""
+    """The members' sampling, and the size of a move."""
 
     steps: int
     population_size: int
@@ -38,9 +38,9 @@ class RewardSettings:
 class RewardEvolution:
     """An adapter that evolves towards a reward.
 
-    base : the model, which stands still
+    base : the frozen model
     prompts : read from state zero, after a NUL
-    score : of prompts and texts
+    score : scores prompts and texts
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class RewardEvolution:
         return sum(scores) / len(scores)
 
     def measure(self) -> float:
-        """Mean score of texts that the adapter as it is writes, always from the same draws."""
+        """Mean score of texts that the adapter writes without noise, always from the same draws."""
         numbers = np.arange(MEASURED)
         prompts = [self.prompts[n % len(self.prompts)] for n in numbers.tolist()]
         scores = self._score(prompts, self._write(self.network.forward, prompts, numbers + MEASURED_FROM))
         return sum(scores) / len(scores)
 
     def _write(self, read: Read, prompts: list[bytes], numbers: np.ndarray) -> list[bytes]:
-        """What follows the prompts; members of a pair have the same number, and stay beside each other."""
+        """Continue the prompts; members of a pair have the same number, and stay beside each other."""
         s = self.settings
         sampling = Sampling(s.length, s.temperature, seed=s.seed)
-        return write(read, self.base.zero_states(len(prompts)), prompts, numbers, sampling, whole=True)
+        return continue_prompts(read, self.base.zero_states(len(prompts)), prompts, numbers, sampling, whole=True)
 
     def _score(self, prompts: list[bytes], texts: list[bytes]) -> list[float]:
         return self.score(
@@ -101,7 +101,7 @@ class RewardEvolution:
 
 
 def tokens_read(prompts: Sequence[bytes], texts: Sequence[bytes], length: int) -> int:
-    """Bytes that members have read: a NUL, the prompt, and all that they drew but the last, which may be a NUL.
+    """Bytes that members have read: a NUL, the prompt, and every byte drawn but the last, which may be a NUL.
 
     texts : without their NULs; of ``length`` bytes where no NUL ended them
     """

@@ -1,1 +1,1 @@
-"""Models taken elsewhere: C, the Hugging Face Hub, lm-evaluation-harness."""
+"""Models for other programs: C, the Hugging Face Hub, lm-evaluation-harness."""

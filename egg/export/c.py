@@ -10,16 +10,16 @@ from egg.kernels import Shape
 from egg.kernels.arithmetic import product_shift
 from egg.model.digest import digest
 
-A_LINE = 24  # weights in a line: at most 120 columns
+PER_LINE = 24  # weights in a line, which then has at most 120 columns
 LAYER = "ln1 w_f u_f b_f w_h u_h b_h ln2 w_up w_down".split()
 """The members of ``egg_layer``, in the order of a layer's tensors."""
 
 
 def c_source(shape: Shape, weights: np.ndarray, name: str) -> str:
-    """The file's text.
+    """The text of the C file.
 
     weights : (parameters,) int8
-    name : of the model, in one line
+    name : the model's name, one line
     """
     template = (files("egg.export") / "inference.c").read_text(encoding="utf-8")
     about = (
@@ -41,7 +41,7 @@ def c_source(shape: Shape, weights: np.ndarray, name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name that ends no comment, whatever it is called."""
+    """A name without characters that could end a C comment."""
     return "".join(c if c.isalnum() or c in " ._-" else "_" for c in name if ord(c) < 128)
 
 
@@ -61,8 +61,8 @@ def _weights(shape: Shape, weights: np.ndarray) -> Iterator[str]:
     for name, tensor in shape.views(weights).items():
         numbers = tensor.ravel().tolist()
         yield f"static const int8_t {_identifier(name)}[{len(numbers)}] = {{"
-        for at in range(0, len(numbers), A_LINE):
-            yield ",".join(map(str, numbers[at : at + A_LINE])) + ","
+        for at in range(0, len(numbers), PER_LINE):
+            yield ",".join(map(str, numbers[at : at + PER_LINE])) + ","
         yield "};\n"
     yield "static const egg_layer egg_layers[EGG_LAYERS] = {"
     for i in range(shape.num_layers):

@@ -12,36 +12,36 @@ from egg.model import checkpoint
 from egg.model.digest import digest
 from egg.model.evaluate import Evaluation
 from egg.report.plots import LOSS
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 from egg.view.figures import count, duration
 
 CARD = "README.md"
 CURVE_ROWS = 12  # measurements in the card's table at the most
-NAMED = {"stdlib": None, "minipile": "JeanKaddour/minipile"}
-"""Texts that mean the same everywhere, and their names on the Hub; of others config.json keeps no path."""
+HUB_NAMES = {"stdlib": None, "minipile": "JeanKaddour/minipile"}
+"""Corpora that are the same on every machine -> their names on the Hub; the exported config.json omits other paths."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the card says of how good the model is."""
+class ModelQuality:
+    """The measurements that the card reports."""
 
     text: str
-    """What was measured, "stdlib validation"."""
+    """Name of the text that was read, as "stdlib validation"."""
     evaluation: Evaluation
     words: int
-    """In the text, as ``count_words`` counts them."""
+    """Words of the text, as ``count_words`` counts them."""
     baselines: dict[str, tuple[float, str]]
-    """Name -> bits per byte of the same bytes, and what it is."""
+    """Name -> bits per byte on the same bytes, and a description."""
 
 
 def hub_files(
-    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray, measured: Measured | None
+    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray, measured: ModelQuality | None
 ) -> dict[str, bytes]:
     """The folder's files by name.
 
-    folder : the checkpoint; in a run, its log and its picture are used
-    name : of the model
-    config : what config.json holds
+    folder : the checkpoint; if it is in a run, the run's log and picture are used
+    name : the model's name
+    config : the content of config.json
     weights : (parameters,) int8
     """
     run = folder.parent.parent if folder.parent.name == checkpoint.CHECKPOINTS else None
@@ -57,10 +57,10 @@ def hub_files(
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without paths of this machine, and with the name that the Hub looks for."""
+    """A configuration without this machine's paths, and with the ``model_type`` that the Hub expects."""
     config = {"model_type": "egg"} | config
     run = config.get("run")
-    if isinstance(run, dict) and run.get("data") not in NAMED:
+    if isinstance(run, dict) and run.get("data") not in HUB_NAMES:
         config["run"] = {key: value for key, value in run.items() if key != "data"}
     return config
 
@@ -71,7 +71,7 @@ def _history(run: Path, folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     step = checkpoint.step_of(folder)
-    return [r for _, _, r in read_lines(path) if r["step"] <= step and is_number(r.get("tokens"))]
+    return [r for r in read_records(path) if r["step"] <= step and is_number(r.get("tokens"))]
 
 
 def _card(name, config, shape, weights, measured, history, picture: bool) -> str:
@@ -80,23 +80,23 @@ def _card(name, config, shape, weights, measured, history, picture: bool) -> str
         f"# {name}",
         "A byte-level language model that never touches a floating-point number: int8 weights, int32 sums, a "
         "gated recurrent network whose only nonlinearities are clipping, a norm and gates. It was trained by "
-        "evolution alone, with egg; there was no gradient.",
+        "evolution alone, with egg, without gradients.",
         _use(name),
         _quality(measured, history),
         _data(config),
         _recipe(config, shape, weights, history),
         _curve(history, picture),
-        "## Limits\n\nIt goes on with bytes as its training text does and knows nothing else: it follows no "
-        "instructions, and what it writes is neither true nor safe by design. Its output need not be whole UTF-8.",
+        "## Limits\n\nIt continues a text in the manner of its training text and can do nothing else: it follows no "
+        "instructions, and nothing makes its output true or safe. The output need not be valid UTF-8.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metadata(name, config, measured: Measured | None) -> str:
+def _metadata(name, config, measured: ModelQuality | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     corpus = _section(config, "corpus").get("name")
-    known = NAMED.get(_section(config, "run").get("data"))
+    known = HUB_NAMES.get(_section(config, "run").get("data"))
     results = None
     if measured:
         figures = {
@@ -135,7 +135,7 @@ def _use(name: str) -> str:
     )
 
 
-def _quality(measured: Measured | None, history) -> str:
+def _quality(measured: ModelQuality | None, history) -> str:
     if measured is None:
         bits = [record[VALIDATION] for record in history if VALIDATION in record]
         last = f" The last measurement of its run: {bits[-1]:.4f} bits per byte." if bits else ""
@@ -208,7 +208,7 @@ def _rows(head: tuple, rows: list[tuple]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _section(there: dict[str, Any], key: str) -> dict[str, Any]:
-    """A part of a configuration, which another program may have written."""
-    part = there.get(key)
+def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a configuration, or {}: another program may have written it."""
+    part = config.get(key)
     return part if isinstance(part, dict) else {}

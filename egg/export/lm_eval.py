@@ -1,7 +1,7 @@
 """The model ``egg`` of lm-evaluation-harness: ``egg lm-eval run --model egg --model_args pretrained=CKPT --tasks ...``.
 
-A model reads bytes: texts are their UTF-8, a token is a byte. Every text begins a document, after a NUL, as in
-``egg eval``, so that equal texts have equal bits per byte.
+The model reads texts as UTF-8; a token is a byte. Every text begins a document, after a NUL, as in ``egg eval``, so
+that equal texts have equal bits per byte.
 """
 
 import logging
@@ -17,13 +17,13 @@ from egg.model.endings import score_endings
 from egg.model.network import load
 from egg.model.sample import Sampling
 
-GENERATED = 256  # bytes at the most, where a task does not say
+GENERATED = 256  # largest number of bytes to generate, where a task sets none
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _LOG = logging.getLogger(__name__)
 
 
 class EggLM(LM):
-    """A trained model, as lm-evaluation-harness asks it."""
+    """A trained model behind the interface of lm-evaluation-harness."""
 
     def __init__(
         self,
@@ -40,23 +40,23 @@ class EggLM(LM):
         """Load a model.
 
         path : a run, RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub
-        pretrained : the same, as the harness's own models call it; one of the two is given
+        pretrained : the same, under the name that the harness's own models use; exactly one of the two is given
         backend, threads : as for ``egg.load``; results do not depend on them
-        seed : of what is drawn where a task asks for sampling
-        max_gen_toks : bytes generated at the most, where a task does not say
-        batch_size, max_batch_size, device : are of no use here, and may be given all the same
-        Raises EggError for both of path and pretrained, or neither, and for what ``egg.load`` cannot read.
+        seed : seed of the draws, where a task asks for sampling
+        max_gen_toks : largest number of bytes to generate, where a task sets none
+        batch_size, max_batch_size, device : accepted and ignored
+        Raises EggError unless exactly one of path and pretrained is given, and for what ``egg.load`` cannot read.
         """
         super().__init__()
         if (path is None) == (pretrained is None):
-            raise EggError("the model egg: give pretrained=CKPT or path=CKPT in --model_args, one of the two")
+            raise EggError("the model egg: give either pretrained=CKPT or path=CKPT in --model_args")
         name = path if pretrained is None else pretrained
         self.model = load(str(name), backend, None if threads is None else int(threads))
         self.seed, self.max_gen_toks = int(seed), int(max_gen_toks)
 
     @property
     def tokenizer_name(self) -> str:
-        """What makes tokens of text, in names of caches."""
+        """The tokenizer's name, as it appears in names of caches."""
         return "utf-8-bytes"
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -68,7 +68,7 @@ class EggLM(LM):
         return results
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        """The natural logarithm of the probability of each text; there is no window to roll."""
+        """The natural logarithm of the probability of each text, read whole: no window."""
         texts = [(b"", _bytes(request.args[0])) for request in requests]
         results = [-e.bits * math.log(2) for e in self._endings(texts, disable_tqdm)]
         for request, result in zip(requests, results, strict=True):
@@ -76,37 +76,37 @@ class EggLM(LM):
         return results
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """What follows each context, up to a stop, to a length, or to the end of the document."""
+        """The continuation of each context, up to a stop, a length, or the end of the document."""
         groups, results = defaultdict(list), [""] * len(requests)
         for i, request in enumerate(requests):
             groups[self._settings(request.args[1])].append(i)
-        with tqdm(total=len(requests), desc="egg: generating", disable=disable_tqdm) as shown:
+        with tqdm(total=len(requests), desc="egg: generating", disable=disable_tqdm) as bar:
             for (sampling, until), numbers in groups.items():
                 contexts = [_bytes(requests[i].args[0]) for i in numbers]
-                texts = continuations(self.model, contexts, sampling, until, done=shown.update)
+                texts = continuations(self.model, contexts, sampling, until, done=bar.update)
                 for i, text in zip(numbers, texts, strict=True):
                     results[i] = text.decode(errors="replace")
                     self.cache_hook.add_partial("generate_until", requests[i].args, results[i])
         return results
 
     def _endings(self, texts, disable_tqdm: bool):
-        with tqdm(total=len(texts), desc="egg: reading", disable=disable_tqdm) as shown:
-            return score_endings(self.model, texts, read=shown.update)
+        with tqdm(total=len(texts), desc="egg: reading", disable=disable_tqdm) as bar:
+            return score_endings(self.model, texts, read=bar.update)
 
-    def _settings(self, asked: dict) -> tuple[Sampling, tuple[bytes, ...]]:
-        """How a task wants bytes drawn, and what stops them; greedy unless it says do_sample or a temperature."""
-        until = asked.get("until") or []
+    def _settings(self, options: dict) -> tuple[Sampling, tuple[bytes, ...]]:
+        """A task's sampling and stops; greedy unless it sets do_sample or a temperature."""
+        until = options.get("until") or []
         until = [until] if isinstance(until, str) else until
-        length = next((asked[name] for name in _LENGTHS if asked.get(name) is not None), None)
-        temperature = float(asked.get("temperature") or 0.0)
-        if asked.get("do_sample") is False:
+        length = next((options[name] for name in _LENGTHS if options.get(name) is not None), None)
+        temperature = float(options.get("temperature") or 0.0)
+        if options.get("do_sample") is False:
             temperature = 0.0
-        if temperature and float(asked.get("top_p") or 1) < 1:
-            _LOG.warning("egg knows no top_p: %s is left out", asked["top_p"])
+        if temperature and float(options.get("top_p") or 1) < 1:
+            _LOG.warning("egg has no top_p: %s is ignored", options["top_p"])
         sampling = Sampling(
             length=self.max_gen_toks if length is None else int(length),
             temperature=temperature,
-            top_k=int(asked.get("top_k") or 0),
+            top_k=int(options.get("top_k") or 0),
             seed=self.seed,
         )
         return sampling, tuple(_bytes(stop) for stop in until if stop)

@@ -1,1 +1,1 @@
-"""What goes on inside: kernels, weights, a text's way through the network, the integer tables."""
+"""A look inside: kernels, weights, a text's path through the network, the integer tables."""

@@ -33,9 +33,9 @@ def logarithms(fraction: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def division() -> dict[str, Any]:
-    """Every quotient that a norm can need, v // m for |v| <= 127 * 127 and m of 1 to 127, by multiplication.
+    """Every quotient that a norm can need, v // m for |v| <= 127 * 127 and m from 1 to 127, by multiplication.
 
-    Beside it floor(v * (1 / m)) in float64, which is not what division rounds to.
+    For comparison floor(v * (1 / m)) in float64, which rounds differently.
     """
     from egg.kernels.cpu.reciprocal import reciprocals
 
@@ -58,10 +58,10 @@ def division() -> dict[str, Any]:
 
 
 def score_bias(spread: int) -> dict[str, float]:
-    """The floors' effect on a score, on logits drawn with a spread and targets drawn from their distribution.
+    """The floors' effect on a score, on random logits of a given spread.
 
-    spread : standard deviation of the logits in sixteenths of a bit; the targets do not matter: both floors are in the
-        sum alone
+    spread : standard deviation of the logits in sixteenths of a bit; the targets do not matter, as both floors are in
+        the sum
     returns : bits per byte, each a mean over ROWS rows of 256 logits
     """
     drawn = words(0, STREAM, np.arange(ROWS), spread, VOCABULARY // 2)
@@ -73,7 +73,7 @@ def score_bias(spread: int) -> dict[str, float]:
     targets = logits.argmax(1).astype(np.uint8)
     chosen = np.take_along_axis(logits, targets[:, None].astype(np.intp), 1)[:, 0] / 16.0
     exact = np.log2(np.exp2(logits / 16.0).sum(1)) - chosen
-    # e[l + 128] is 16 * 2**((l + 128) / 16): 8 bits above the logit, and so is the score's target
+    # e[l + 128] is 16 * 2**((l + 128) / 16): 8 bits above the logit
     summed = exp2_table().astype(np.int64)[logits.astype(np.int64) + 128].sum(1)
     floored_powers = np.log2(summed / 16.0) - 8.0 - chosen
     coarse = -scores(logits, targets) / SIXTEENTHS
@@ -91,11 +91,11 @@ def score_bias(spread: int) -> dict[str, float]:
     }
 
 
-def facts() -> dict[str, Any]:
-    """Everything as JSON: tables, worst errors, and the bias of the score."""
+def measure_arithmetic() -> dict[str, Any]:
+    """The tables, their worst errors, and the bias of the score, as JSON."""
     table, error = powers()
     worst = int(np.abs(error).argmax())
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "exp2": {
             "table": table.tolist(),
             "worst_relative_error": float(error[worst]),
@@ -108,20 +108,20 @@ def facts() -> dict[str, Any]:
     }
     for fraction in (SIXTEENTHS, FINE):
         v, off = logarithms(fraction)
-        found[f"log2_{fraction}"] = {
+        results[f"log2_{fraction}"] = {
             "thresholds": log2_thresholds(fraction).tolist(),
             "worst_error_bits": float(off.min()),
             "worst_at": int(v[off.argmin()]),
             "mean_error_bits": float(off.mean()),
         }
-    return found
+    return results
 
 
-def print_arithmetic(found: dict[str, Any], out) -> None:
+def print_arithmetic(results: dict[str, Any], out) -> None:
     """Print the tables and their effects."""
     from egg.view.screen import table
 
-    e = found["exp2"]
+    e = results["exp2"]
     rows = []
     for first in range(0, VOCABULARY, 16):
         row = e["table"][first : first + 16]
@@ -130,7 +130,7 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     out.print(table("Powers of two: e[j] = floor(16 * 2^(j/16)), of a logit j = l + 128", columns, rows))
     rows = []
     for fraction in (SIXTEENTHS, FINE):
-        f = found[f"log2_{fraction}"]
+        f = results[f"log2_{fraction}"]
         thresholds = f["thresholds"]
         rows.append(
             [
@@ -144,12 +144,12 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
     columns = ["step", "thresholds", "the second", "worst, bits", "mean, bits"]
     title = "Logarithm: floor(n * log2(S / 16)), by the top bit and thresholds ceil(2^(31 + j/n))"
     out.print(table(title, columns, rows))
-    d = found["division"]
+    d = results["division"]
     out.print("Division of the norm, v // m as (v * floor(2^s / m) + half) >> s", style="bold")
     out.print(
-        f"{d['quotients']:,} quotients, all there are: {d['wrong']} wrong\n"
+        f"all {d['quotients']:,} quotients: {d['wrong']} wrong\n"
         f"floor(v * (1 / m)) in float64: {d['wrong_by_float64_reciprocal']:,} wrong\n"
-        f"largest product {d['largest_product']:,}, {d['headroom_bits']:.2f} doublings below int32's end\n"
+        f"largest product {d['largest_product']:,}, {d['headroom_bits']:.2f} doublings below the limit of int32\n"
     )
     rows = [
         [
@@ -161,14 +161,15 @@ def print_arithmetic(found: dict[str, Any], out) -> None:
             f"{s['of_logarithm_16']:+.4f}",
             f"{s['bias_256']:+.4f}",
         ]
-        for s in found["score"]
+        for s in results["score"]
     ]
     columns = ["logits' spread, bits", "exact", "score", "error", "by e", "by log2", "in 1/256"]
     out.print(table("Surprise in bits: exact, and by the integer score", columns, rows))
     out.print(
-        "Both floors make the sum S look smaller than it is, and every byte likelier. The floor to sixteenths of a bit "
-        "takes 1/32 = 0.03125 bit on average: that is the 0.03. Those of the powers take up to 4 % of the smallest, "
-        "which hardly count in S. Recipe egg reports 1/256 bit of its readers; bits per byte are exact, from float64."
+        "Both floors make the sum S too small, and every byte too likely. The floor to sixteenths of a bit takes "
+        "1/32 = 0.03125 bit on average, the 0.03 of the score. The powers' floors take up to 4 % of the smallest "
+        "powers, which hardly count in S. Recipe egg reports its readers' score in 1/256 bit; bits per byte are exact, "
+        "from float64."
     )
 
 
@@ -178,7 +179,7 @@ def _worst(first: int) -> str:
 
 
 def plot_arithmetic(path: Path) -> None:
-    """Draw the tables and their errors into one picture."""
+    """Draw the tables and their errors in one picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), dpi=90, layout="constrained")
@@ -203,13 +204,13 @@ def plot_arithmetic(path: Path) -> None:
     c.set_ylabel("bits")
     c.set_title("Error of the integer logarithm of S")
     c.legend(fontsize=8)
-    found = [score_bias(spread) for spread in SPREADS]
-    x = np.arange(len(found))
-    powers_, logs = (np.array([s[k] for s in found]) for k in ("of_powers", "of_logarithm_16"))
+    results = [score_bias(spread) for spread in SPREADS]
+    x = np.arange(len(results))
+    powers_, logs = (np.array([s[k] for s in results]) for k in ("of_powers", "of_logarithm_16"))
     d.bar(x, logs, label="by the logarithm's floor")
     d.bar(x, powers_, bottom=logs, label="by the powers' floors")
     d.axhline(-1 / 32, color="gray", linestyle="--", linewidth=1, label="1/32 bit")
-    d.set_xticks(x, [f"{s['spread_bits']:g}" for s in found])
+    d.set_xticks(x, [f"{s['spread_bits']:g}" for s in results])
     d.set_xlabel("spread of the logits, bits")
     d.set_ylabel("bits")
     d.set_title("How much too good the integer score reads")

@@ -1,6 +1,6 @@
 """The kernels of a backend on the screen: the list, one of them, and the audit."""
 
-from egg.inspect.names import ORDER, chosen
+from egg.inspect.names import ORDER, find_kernel
 from egg.kernels import Backend, BackendError, get_backend
 from egg.kernels.audit import CLASSES, FLOATING, Audit, audit
 
@@ -22,10 +22,10 @@ class NumbaKernels:
         catalog.compile_all(backend)
         self.kernels = catalog.kernels(backend)
         self._path_of = catalog.path_of
-        self._others = (catalog.CALLS, catalog.RUNTIME)
+        self._support = (catalog.CALLS, catalog.RUNTIME)
 
-    def facts(self) -> list[dict]:
-        """What is known of each kernel, for JSON and for the list."""
+    def descriptions(self) -> list[dict]:
+        """Name, step, purpose and signatures of each kernel, for JSON and for the list."""
         return [
             {
                 "name": kernel.name,
@@ -39,44 +39,44 @@ class NumbaKernels:
 
     def source(self, name: str) -> str:
         """A kernel as it is written."""
-        return self._one(name).source()
+        return self._kernel(name).source()
 
     def llvm(self, name: str) -> str:
         """A kernel's optimised LLVM code."""
-        return self._one(name).llvm()
+        return self._kernel(name).llvm()
 
     def assembly(self, name: str) -> str:
         """A kernel's machine code, disassembled, with what was not inlined."""
         from egg.kernels.audit import instructions
 
-        lines, before = [], None
-        for code in self._one(name).codes():
+        lines, previous = [], None
+        for code in self._kernel(name).codes():
             for function, offset, mnemonic, operands in instructions(code):
-                if function != before:
+                if function != previous:
                     lines.append(f"{function}:")
-                    before = function
+                    previous = function
                 lines.append(f"  {offset:6x}  {mnemonic} {operands}".rstrip())
         return "\n".join(lines)
 
     def audit(self) -> Audit:
         """Count every instruction of what the backend calls."""
-        own = [kernel for kernel in self.kernels.values() if not kernel.called_by]
-        return audit([code for kernel in own for code in kernel.codes()])
+        called = [kernel for kernel in self.kernels.values() if not kernel.called_by]
+        return audit([code for kernel in called for code in kernel.codes()])
 
     def audit_rows(self, result: Audit) -> list[tuple[str, str, dict]]:
         """(step, function, counts by class) in the order of the steps; wrappers and runtime last."""
         rows = []
         for function, counts in result.counts.items():
-            path = "around them" if function in self._others else self._path_of(function)
+            path = "around them" if function in self._support else self._path_of(function)
             rows.append((path, function, {kind: counts[kind] for kind in CLASSES}))
         return sorted(rows, key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else 99, row[1]))
 
-    def _one(self, name: str):
-        return self.kernels[chosen(name, list(self.kernels))]
+    def _kernel(self, name: str):
+        return self.kernels[find_kernel(name, list(self.kernels))]
 
 
 class NumpyKernels:
-    """The operations of the reference: NumPy's own machine code does the work, so only their source can be shown."""
+    """The operations of the reference: they run NumPy's machine code, so only their source can be shown."""
 
     heading = ""
 
@@ -86,19 +86,19 @@ class NumpyKernels:
         from egg.kernels import reference
 
         self._members = {}
-        for where, prefix in (
+        for owner, prefix in (
             (reference, ""),
             (reference.Model, "Model."),
             (reference.Perturbed, "Perturbed."),
             (type(backend), "NumpyBackend."),
         ):
-            for name, value in vars(where).items():
-                ours = getattr(value, "__module__", None) == reference.__name__
-                if inspect.isfunction(value) and ours and not name.startswith("__"):
+            for name, value in vars(owner).items():
+                defined_here = getattr(value, "__module__", None) == reference.__name__
+                if inspect.isfunction(value) and defined_here and not name.startswith("__"):
                     self._members[prefix + name] = value
 
-    def facts(self) -> list[dict]:
-        """What is known of each operation."""
+    def descriptions(self) -> list[dict]:
+        """The same of each operation."""
         import inspect
 
         return [
@@ -123,12 +123,12 @@ class NumpyKernels:
         """An operation as it is written."""
         import inspect
 
-        return inspect.getsource(self._members[chosen(name, list(self._members))])
+        return inspect.getsource(self._members[find_kernel(name, list(self._members))])
 
     def _refuse(self, *_):
         raise BackendError(
-            "backend numpy: the reference has no machine code of its own, NumPy's does its work, which also knows "
-            "floating point; --source shows what it calls, --backend numba has code to audit"
+            "backend numpy: the reference has no machine code of its own, it runs NumPy's, which has floating point "
+            "too; --source shows what it calls, --backend numba has code to audit"
         )
 
     llvm = assembly = audit = _refuse
@@ -149,10 +149,10 @@ def kernels_of(name: str, notify=None):
     return {"numba": NumbaKernels, "numpy": NumpyKernels}[backend.name](backend)
 
 
-def list_kernels(facts: list[dict], heading: str, out) -> None:
+def list_kernels(descriptions: list[dict], heading: str, out) -> None:
     """Print the kernels: each with its purpose, what it is compiled into, and its arguments.
 
-    heading : a line for above them, or none
+    heading : a line above them, or an empty text
     """
     from rich.padding import Padding
     from rich.text import Text
@@ -161,8 +161,8 @@ def list_kernels(facts: list[dict], heading: str, out) -> None:
         out.print(Text(heading, style="bold"))
         out.print()
     for heading, kernels in (
-        ("called by the backend, each with machine code of its own", [k for k in facts if not k["compiled_into"]]),
-        ("compiled into these", [k for k in facts if k["compiled_into"]]),
+        ("called by the backend, each with its own machine code", [k for k in descriptions if not k["compiled_into"]]),
+        ("compiled into these", [k for k in descriptions if k["compiled_into"]]),
     ):
         if not kernels:
             continue
@@ -178,7 +178,7 @@ def list_kernels(facts: list[dict], heading: str, out) -> None:
         out.print()
 
 
-def audit_facts(shown: NumbaKernels, result: Audit) -> dict:
+def audit_json(shown: NumbaKernels, result: Audit) -> dict:
     """The audit as JSON."""
     return ({"compiled_for": shown.heading} if shown.heading else {}) | {
         "passed": result.passed,
@@ -197,7 +197,7 @@ def audit_facts(shown: NumbaKernels, result: Audit) -> dict:
 
 
 def print_audit(shown: NumbaKernels, result: Audit, out) -> None:
-    """Print the table, what was found, and the verdict as the last line."""
+    """Print the table, the findings, and the verdict as the last line."""
     from rich.text import Text
 
     from egg.view.screen import table

@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 
-from egg.inspect.names import ORDER, chosen
+from egg.inspect.names import ORDER, find_kernel
 from egg.kernels import Shape
 from egg.kernels.audit import CLASSES, FLOATING, Audit, Finding
 from egg.kernels.cuda import compiler, sass, sources
 
-SHAPE = Shape(256, 6)  # whose kernels are shown
+SHAPE = Shape(256, 6)  # of the model that the kernels are compiled for
 PATHS = {
     "prepare.pack_matrix": "forward",
     "prepare.draw_signs": "perturbation",
@@ -17,7 +17,7 @@ PATHS = {
     "pairs": "perturbation",
     "update": "update",
 }
-"""What a kernel is for, by its source or by itself."""
+"""Kernel, or file without .cu -> the step it belongs to."""
 
 
 class CudaKernels:
@@ -45,8 +45,8 @@ class CudaKernels:
             f"{SHAPE.num_layers} layer{'s' * (SHAPE.num_layers != 1)}"
         )
 
-    def facts(self) -> list[dict]:
-        """What is known of each kernel, for JSON and for the list."""
+    def descriptions(self) -> list[dict]:
+        """Name, step, purpose and signatures of each kernel, for JSON and for the list."""
         return [
             {
                 "name": name,
@@ -60,27 +60,27 @@ class CudaKernels:
 
     def source(self, name: str) -> str:
         """A kernel as it is written, after its file's name."""
-        name = chosen(name, list(self._sources))
+        name = find_kernel(name, list(self._sources))
         return f"// kernels/cuda/{self._sources[name]}\n{self._text(name)}"
 
     def llvm(self, name: str) -> str:
         """A kernel's PTX: NVRTC gives no LLVM code."""
-        name = chosen(name, list(self._sources))
+        name = find_kernel(name, list(self._sources))
         entry, text = name.partition(".")[2], compiler.compiled(self._sources[name], SHAPE)[1]
         beginning, *parts = re.split(r"(?m)^(?=\s*// \.globl\b)", text)
         (own,) = (part for part in parts if re.search(rf"\.entry {entry}\(", part))
         return f"// {name}: {self._made('PTX')}\n{beginning.strip()}\n\n{own.strip()}"
 
     def assembly(self, name: str) -> str:
-        """A kernel's machine code, disassembled, with the routines of the compiler that it calls."""
-        name = chosen(name, list(self._sources))
-        entry, lines, before = name.partition(".")[2], [f"// {name}: {self._made('SASS')}"], None
+        """A kernel's machine code, disassembled, with the compiler's routines that it calls."""
+        name = find_kernel(name, list(self._sources))
+        entry, lines, previous = name.partition(".")[2], [f"// {name}: {self._made('SASS')}"], None
         for function, offset, mnemonic, operands in self._disassembled(name)[entry]:
-            if function != before:
+            if function != previous:
                 lines.append(f"{function}:")
-                before = function
-            at = f"  {offset:6x}  " if offset is not None else ""
-            lines.append(f"{at}{mnemonic} {operands}".rstrip() + ":" * (offset is None))
+                previous = function
+            address = f"  {offset:6x}  " if offset is not None else ""
+            lines.append(f"{address}{mnemonic} {operands}".rstrip() + ":" * (offset is None))
         return "\n".join(lines)
 
     def audit(self) -> Audit:
@@ -124,7 +124,7 @@ class CudaKernels:
         lines = (sources.FOLDER / self._sources[name]).read_text(encoding="utf-8").split("\n")
         entry = re.compile(rf"(?:^|\s){re.escape(name.partition('.')[2])}\(")
         last = next(i for i, line in enumerate(lines) if entry.search(line) and not line.startswith("//"))
-        # The launch bounds have a line of their own
+        # The launch bounds are on a line of their own.
         first = last if lines[last].startswith('extern "C"') else last - 1
         while first and lines[first - 1].startswith("//"):
             first -= 1
@@ -132,5 +132,5 @@ class CudaKernels:
 
     def _signature(self, name: str) -> str:
         head = re.search(r'extern "C" __global__ (.*?\))\s*\{', self._text(name), re.DOTALL)
-        assert head, f"{name} is no kernel"
+        assert head, f"{name} is not a kernel"
         return " ".join(head[1].split())

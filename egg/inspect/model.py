@@ -18,7 +18,7 @@ RECIPES = ("egg", "paper")
 
 
 @dataclass(frozen=True)
-class TensorFacts:
+class TensorStatistics:
     """One tensor."""
 
     name: str
@@ -29,28 +29,28 @@ class TensorFacts:
     mean_magnitude: float
     """Mean of |w|, in int8 steps."""
     entropy_bits: float
-    """Of the weights' frequencies, in bits a weight; 8 would be a weight that tells nothing in advance."""
+    """Of the weights' frequencies, in bits per weight, at most 8."""
     limit_share: float
     """Share of the weights at +-127."""
     changed_share: float | None
-    """Share of the weights that are not what they began with; None where the beginning is not known."""
+    """Share of the weights that differ from the first ones; None if these are unknown."""
 
 
 @dataclass(frozen=True, eq=False)
-class Inspected(ArrayValue):
-    """A model and what was measured of it."""
+class ModelStatistics(ArrayValue):
+    """A model and the statistics of its tensors."""
 
     path: str
     shape: Shape
     weights: np.ndarray
     first: np.ndarray | None
-    """(parameters,) int8 that the run began with; None if config.json does not tell."""
-    tensors: list[TensorFacts]
-    whole: TensorFacts
+    """(parameters,) int8 that the run began with; None if config.json does not say."""
+    tensors: list[TensorStatistics]
+    whole: TensorStatistics
     """All tensors together."""
 
 
-def measure(path: str) -> Inspected:
+def measure_model(path: str) -> ModelStatistics:
     """Read a model and measure its tensors.
 
     path : a run, RUN/best, a checkpoint, or a folder with a model in it
@@ -60,12 +60,12 @@ def measure(path: str) -> Inspected:
     first = _first_weights(shape, config)
     views = shape.views(weights)
     before = shape.views(first) if first is not None else dict.fromkeys(views)
-    tensors = [_facts(name, view, before[name]) for name, view in views.items()]
-    return Inspected(path, shape, weights, first, tensors, _facts("all", weights, first))
+    tensors = [_statistics(name, view, before[name]) for name, view in views.items()]
+    return ModelStatistics(path, shape, weights, first, tensors, _statistics("all", weights, first))
 
 
 def _first_weights(shape: Shape, config: dict[str, Any]) -> np.ndarray | None:
-    """The weights that a run with this configuration begins with."""
+    """The weights that a run with this configuration begins with; None if it does not say."""
     settings = config.get("evolution")
     if not isinstance(settings, dict):
         return None
@@ -75,11 +75,11 @@ def _first_weights(shape: Shape, config: dict[str, Any]) -> np.ndarray | None:
     return initial_weights(shape, seed, recipe)
 
 
-def _facts(name: str, weights: np.ndarray, before: np.ndarray | None) -> TensorFacts:
+def _statistics(name: str, weights: np.ndarray, before: np.ndarray | None) -> TensorStatistics:
     wide = weights.astype(np.int16)
     shares = counts(weights) / weights.size
     shares = shares[shares > 0]
-    return TensorFacts(
+    return TensorStatistics(
         name,
         weights.shape,
         weights.nbytes,
@@ -97,7 +97,7 @@ def counts(weights: np.ndarray) -> np.ndarray:
     return np.bincount(weights.ravel().astype(np.int16) + LIMIT, minlength=2 * LIMIT + 1)
 
 
-def facts(model: Inspected) -> dict[str, Any]:
+def model_json(model: ModelStatistics) -> dict[str, Any]:
     """The table as JSON."""
     return {
         "path": model.path,
@@ -109,7 +109,7 @@ def facts(model: Inspected) -> dict[str, Any]:
     }
 
 
-def print_model(model: Inspected, out) -> None:
+def print_model(model: ModelStatistics, out) -> None:
     """Print the table."""
     from egg.view.screen import table
 
@@ -137,11 +137,11 @@ def print_model(model: Inspected, out) -> None:
         f"{model.shape.parameters:,} weights"
     )
     out.print(table(title, columns, rows, left=2, styles=styles))
-    out.print("mean |w| in int8 steps (16 is 1.0), entropy in bits a weight, changed since step 0")
+    out.print("mean |w| in int8 steps (16 is 1.0), entropy in bits per weight, changed since step 0")
 
 
-def plot_histograms(model: Inspected, path: Path) -> None:
-    """Draw every tensor's weights, with those it began with, into one picture."""
+def plot_histograms(model: ModelStatistics, path: Path) -> None:
+    """Draw a histogram of every tensor's weights, now and at step 0, in one picture."""
     from matplotlib.figure import Figure
 
     views = model.shape.views(model.weights)

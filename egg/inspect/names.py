@@ -1,12 +1,12 @@
-"""In which order kernels are listed, and which of them a name means."""
+"""The order in which kernels are listed, and the kernel that a name means."""
 
 from egg.kernels import BackendError
 
 ORDER = ("forward", "perturbation", "score", "credit", "vote", "update", "coding", "other")
 
 
-def chosen(name: str, names: list[str]) -> str:
-    """The kernel meant by a name: module.function, or the function alone.
+def find_kernel(name: str, names: list[str]) -> str:
+    """The kernel of a name: module.function, or the function alone.
 
     Raises BackendError, one line, if there is none or there are several.
     """

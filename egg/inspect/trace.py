@@ -1,4 +1,4 @@
-"""A text's way through a model, recorded from the reference definition: every stage of every byte.
+"""A text's path through a model, recorded from the reference definition: every stage of every byte.
 
 Stages are those of docs/arithmetic.md, "The model", in their order. Statistics are taken of each byte's vector at
 each stage; nothing is sampled.
@@ -16,7 +16,7 @@ from egg.kernels.reference import Model
 from egg.kernels.values import ArrayValue
 from egg.model.evaluate import surprises
 
-LONGEST = 20_000  # bytes of a text: a page about more would be too large to open
+MAX_BYTES = 20_000  # of a text: a page about a longer one would be too large to open
 LAYER_STAGES = (
     "ln1",
     "gru.w_f",
@@ -35,7 +35,7 @@ LAYER_STAGES = (
     "mlp",
 )
 """What happens in a layer, in order; names of matrices are the sums of their products."""
-LIKELY = 5  # expected bytes that are kept of each position
+LIKELY = 5  # likeliest next bytes kept of each position
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +53,16 @@ class Stage(ArrayValue):
     mean_magnitude: np.ndarray
     """(T,) float64."""
     clipped: np.ndarray
-    """(T,) float64: share at +-127; of sums the share that the clip after the shift changes."""
+    """(T,) float64: share at +-127; for sums the share that the clip after the shift changes."""
     headroom_bits: np.ndarray | None
-    """(T,) float64, sums alone: log2(2**31 / largest magnitude), doublings left before int32 would overflow."""
+    """(T,) float64, only for sums: log2(2**31 / largest magnitude), doublings left before int32 would overflow."""
     openness: np.ndarray | None
-    """(T,) float64, gates alone: mean of (f + 127) / 254, 0 keeps the state, 1 renews it."""
+    """(T,) float64, only for gates: mean of (f + 127) / 254, 0 keeps the state, 1 renews it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace(ArrayValue):
-    """What was seen of a text of n bytes, read after a NUL: T = n + 1 positions, the NUL the first."""
+    """The path of a text of n bytes, read after a NUL: T = n + 1 positions, the first that of the NUL."""
 
     text: bytes
     tokens: np.ndarray
@@ -71,11 +71,11 @@ class Trace(ArrayValue):
     """(T, 256) int8 in sixteenths of a bit, after each byte."""
     stages: list[Stage]
     surprise_bits: np.ndarray
-    """(n,) float64: -log2 of the probability that the text's bytes had."""
+    """(n,) float64: -log2 of the probability of each byte of the text."""
     expected: np.ndarray
-    """(T, LIKELY) uint8: the likeliest next bytes after each position, of equals the lowest first."""
+    """(T, LIKELY) uint8: the likeliest next bytes after each position; ties go to the lower byte."""
     probabilities: np.ndarray
-    """(T, LIKELY) float64: theirs."""
+    """(T, LIKELY) float64: of ``expected``."""
     rank: np.ndarray
     """(n,) int64: how many bytes had a larger logit than the text's."""
 
@@ -99,10 +99,10 @@ def trace(shape: Shape, weights: np.ndarray, text: bytes) -> Trace:
     """
     if not text:
         raise EggError("the text is empty: give at least one byte to trace")
-    if len(text) > LONGEST:
-        raise EggError(f"the text has {len(text):,} bytes: at most {LONGEST:,} can be traced at once")
+    if len(text) > MAX_BYTES:
+        raise EggError(f"the text has {len(text):,} bytes: at most {MAX_BYTES:,} can be traced at once")
     if 0 in text:
-        raise EggError("the text has a NUL in it, which separates documents: give one of them")
+        raise EggError("the text has a NUL in it, which separates documents: give one document")
     tokens = np.frombuffer(b"\0" + text, np.uint8)
     model = _Recorder(shape, shape.views(weights.astype(np.int64)))
     states = np.zeros((1, shape.num_layers, shape.hidden_size), np.int64)
@@ -149,8 +149,8 @@ def _stage(name: str, values: np.ndarray, shape: Shape) -> Stage:
     return Stage(name, is_sum, values.min(1), values.max(1), magnitudes.mean(1), clipped.mean(1), headroom, openness)
 
 
-def facts(traced: Trace) -> dict[str, Any]:
-    """Everything as JSON: positions, each with its byte, its surprise, what was expected next, and its stages."""
+def trace_json(traced: Trace) -> dict[str, Any]:
+    """The trace as JSON: each position with its byte, its surprise, the bytes expected next, and its stages."""
     return {
         "bits_per_byte": float(traced.surprise_bits.mean()),
         "bytes": len(traced.text),
@@ -193,8 +193,8 @@ def _numbers(stage: Stage, t: int) -> dict[str, Any]:
     return numbers
 
 
-def shown(byte: int) -> str:
-    """A byte as one visible character: itself, a sign of its own, or two hexadecimal digits."""
+def byte_label(byte: int) -> str:
+    """A byte made visible: its character, a symbol, or two hexadecimal digits."""
     if 33 <= byte < 127:
         return chr(byte)
     return {32: "␣", 10: "⏎", 9: "⇥", 13: "␍", 0: "NUL"}.get(byte, f"{byte:02x}")

@@ -1,8 +1,8 @@
-"""A trace as a page: the text coloured by surprise, and the stages of the byte that is clicked."""
+"""A trace as a page: the text coloured by surprise, and the stages of the selected byte."""
 
 from typing import Any
 
-from egg.inspect.trace import Trace, shown
+from egg.inspect.trace import Trace, byte_label
 from egg.inspect.trace_screen import BEYOND, SCALE, characters
 from egg.view.html import build, escape
 
@@ -10,7 +10,7 @@ from egg.view.html import build, escape
 def page(traced: Trace, model: str) -> str:
     """The page.
 
-    model : what its heading calls the model
+    model : the model's name in the heading
     """
     bits = traced.surprise_bits
     legend, low = [], 0.0
@@ -25,10 +25,10 @@ Click a byte, or use the arrow keys.</p>
 <noscript><p>This page needs JavaScript to show the text; it fetches nothing.</p></noscript>
 <div id="layout">
 <div id="text"></div>
-<div id="one"></div>
+<div id="details"></div>
 </div>
 <p class="soft">Stages in the order of docs/arithmetic.md; matrices (grey) are int32 sums before shift and clip, the
-others int8. clipped: share at ±127, of sums the share that the clip changes. room: doublings left in int32. open:
+others int8. clipped: share at ±127, for sums the share that the clip changes. room: doublings left in int32. open:
 mean of (f + 127) / 254 of the gate, 0 keeps the state, 1 renews it.</p>"""
     return build(f"egg trace: {model}", body, _data(traced), ["page.css", "trace.css"], "trace.js")
 
@@ -38,9 +38,9 @@ def _data(traced: Trace) -> dict[str, Any]:
         "scale": SCALE,
         "beyond": BEYOND,
         "bytes": traced.tokens.tolist(),
-        "names": [shown(b) for b in traced.tokens.tolist()],
+        "names": [byte_label(b) for b in traced.tokens.tolist()],
         "characters": characters(traced.text),
-        "characters_of": [shown(b) for b in range(256)],
+        "characters_of": [byte_label(b) for b in range(256)],
         "surprise": traced.surprise_bits.round(4).tolist(),
         "rank": (traced.rank + 1).tolist(),
         "next": [

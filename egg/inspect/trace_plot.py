@@ -5,21 +5,21 @@ from pathlib import Path
 import numpy as np
 
 from egg.files import save_figure
-from egg.inspect.trace import Trace, shown
+from egg.inspect.trace import Trace, byte_label
 from egg.inspect.trace_screen import color
 
-LABELS = 120  # bytes up to which each is named below its bar
+MAX_LABELS = 120  # bytes; of a longer text the bars are not labelled
 
 
 def plot_trace(traced: Trace, path: Path) -> None:
-    """Draw surprise, gate openness and the share clipped, byte by byte, into one picture."""
+    """Draw surprise, gate openness and the share clipped, byte by byte, in one picture."""
     from matplotlib.figure import Figure
 
     at = np.arange(1, len(traced.tokens))
     width = float(np.clip(2.4 + 0.16 * len(at), 8, 22))
-    tall = 0.13 * len(traced.stages)
-    figure = Figure(figsize=(width, 4.5 + tall), dpi=90, layout="constrained")
-    top, middle, low = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1.6, tall])
+    height = 0.13 * len(traced.stages)
+    figure = Figure(figsize=(width, 4.5 + height), dpi=90, layout="constrained")
+    top, middle, low = figure.subplots(3, 1, sharex=True, height_ratios=[2.4, 1.6, height])
     bits = traced.surprise_bits
     top.bar(at, bits, color=[color(b) for b in bits], width=0.9)
     top.axhline(bits.mean(), color="gray", linewidth=1, linestyle="--")
@@ -45,8 +45,8 @@ def plot_trace(traced: Trace, path: Path) -> None:
     names = [stage.name.removesuffix(".weight") for stage in traced.stages]
     low.set_yticks(range(len(names)), names, fontsize=7)
     figure.colorbar(image, ax=low, label="share clipped, %", pad=0.01)
-    if len(at) <= LABELS:
-        labels = [shown(b) for b in traced.tokens[1:]]
+    if len(at) <= MAX_LABELS:
+        labels = [byte_label(b) for b in traced.tokens[1:]]
         low.set_xticks(at, labels, fontsize=7)
     low.set_xlabel("byte of the text")
     save_figure(figure, path, follow=True)

@@ -4,13 +4,13 @@ import unicodedata
 
 import numpy as np
 
-from egg.inspect.trace import Stage, Trace, shown
+from egg.inspect.trace import Stage, Trace, byte_label
 from egg.view.screen import table
 
 SCALE = ((0.5, "#0b6e4f"), (1.5, "#3d8b37"), (3.0, "#8a8d1f"), (5.0, "#c0771a"), (8.0, "#c1471f"))
 """Surprise in bits up to which a colour goes; beyond the last is BEYOND."""
 BEYOND = "#a3123f"
-MOST_BYTES = 64  # rows of the table of bytes: the page and --json have all
+MAX_ROWS = 64  # of the table of bytes; the page and --json have all
 
 
 def color(bits: float) -> str:
@@ -19,7 +19,7 @@ def color(bits: float) -> str:
 
 
 def print_trace(traced: Trace, byte: int | None, out) -> None:
-    """Print the text, its bytes and the stages; of one byte alone if it is given (0: the NUL before the text)."""
+    """Print the text, its bytes and the stages; with ``byte``, only those of that byte (0: the NUL before the text)."""
     from rich.text import Text
 
     bits = traced.surprise_bits
@@ -27,19 +27,19 @@ def print_trace(traced: Trace, byte: int | None, out) -> None:
     out.print(colored(traced))
     out.print(f"\n{len(bits):,} bytes, {bits.mean():.3f} bits per byte, perplexity {2.0 ** bits.mean():.2f}\n")
     if byte is None:
-        out.print(_bytes(traced, range(1, len(traced.tokens))[:MOST_BYTES]))
-        if len(bits) > MOST_BYTES:
-            out.print(f"and {len(bits) - MOST_BYTES:,} bytes more (--html, --json)")
+        out.print(_bytes(traced, range(1, len(traced.tokens))[:MAX_ROWS]))
+        if len(bits) > MAX_ROWS:
+            out.print(f"and {len(bits) - MAX_ROWS:,} bytes more (--html, --json)")
         out.print(_stages(traced.stages, f"Stages, over all {len(traced.tokens)} bytes, the NUL among them", None))
     else:
         if byte:
             out.print(_bytes(traced, [byte]))
-        name = f"byte {byte}, {shown(traced.tokens[byte])}"
+        name = f"byte {byte}, {byte_label(traced.tokens[byte])}"
         out.print(_stages(traced.stages, f"Stages of {name}", byte))
         likely = zip(traced.expected[byte], traced.probabilities[byte], strict=True)
-        out.print("expected next: " + ", ".join(f"{shown(b)} {100 * p:.1f} %" for b, p in likely))
+        out.print("expected next: " + ", ".join(f"{byte_label(b)} {100 * p:.1f} %" for b, p in likely))
     out.print(
-        "clipped: at ±127, of products what the clip changes. headroom: doublings left in int32. "
+        "clipped: at ±127, for sums what the clip changes. headroom: doublings left in int32. "
         "open: 0 keeps the state, 1 renews it."
     )
 
@@ -55,7 +55,7 @@ def _legend():
 
 
 def colored(traced: Trace):
-    """The text as a rich Text; a character of several bytes has the colour of their sum."""
+    """The text as a rich Text; a character of several bytes is coloured by the sum of their surprise."""
     from rich.text import Text
 
     line = Text(overflow="fold")
@@ -69,14 +69,14 @@ def colored(traced: Trace):
 
 
 def characters(text: bytes) -> list[tuple[str, int, int]]:
-    """A text's characters as they can be shown, each with the position of its first byte, from 1, and its bytes."""
+    """A text's printable characters, each with the position of its first byte, from 1, and its number of bytes."""
     found, at = [], 1
     for character in text.decode("utf-8", "surrogateescape"):
         size = len(character.encode("utf-8", "surrogateescape"))
         if size == 1:
             byte = text[at - 1]
-            visible = chr(byte) if 32 <= byte < 127 else shown(byte) if byte in b"\n\t\r" else "�"
-        else:  # controls and marks that join or reorder would not stay in their place
+            visible = chr(byte) if 32 <= byte < 127 else byte_label(byte) if byte in b"\n\t\r" else "�"
+        else:  # control characters, and marks that combine or reorder, would move others
             visible = character if unicodedata.category(character)[0] in "LNPS" else "�"
         found.append((visible, at, size))
         at += size
@@ -91,11 +91,11 @@ def _bytes(traced: Trace, positions):
         rows.append(
             [
                 str(t),
-                shown(int(traced.tokens[t])),
+                byte_label(int(traced.tokens[t])),
                 _bits(bits),
                 f"{100 * 2.0**-bits:.1f} %",
                 str(traced.rank[t - 1] + 1),
-                shown(int(traced.expected[t - 1, 0])),
+                byte_label(int(traced.expected[t - 1, 0])),
                 f"{100 * traced.probabilities[t - 1, 0]:.1f} %",
                 " ".join(f"{gate[t]:.2f}" for gate in gates[:6]),
             ]
@@ -112,7 +112,7 @@ def _bits(bits: float):
 
 
 def _stages(stages: list[Stage], title: str, t: int | None):
-    """A row a stage; over all bytes the extremes, the means, and the least headroom."""
+    """One row per stage; over all bytes the extremes, the means, and the least headroom."""
     rows, styles = [], []
     for stage in stages:
         where = slice(None) if t is None else slice(t, t + 1)

@@ -1,7 +1,7 @@
-"""Adapters: which matrices they stand beside, their files, and how one is folded into the weights.
+"""Adapters: the matrices that they adapt, their files, and merging one into the weights.
 
 adapter.safetensors holds NAME.A (R, K) and NAME.B (N, R) int8 for each matrix, and in its metadata, under one key, a
-JSON object with the format's number, the rank, the matrices, and the hash of the base it belongs to.
+JSON object with the format's number, the rank, the matrices, and the hash of its base.
 """
 
 import json
@@ -25,44 +25,44 @@ FORMAT, FORMAT_KEY = 1, "egg_adapter"
 KINDS = ("gru", "mlp", "head")
 ALL, VECTORS = "all", "vectors"
 """Every tensor: embedding, matrices, biases and norm gains; and of these the last two alone."""
-STILL = {"ln1", "ln2", "w_up", "A"}
-"""What a text has no votes on: norms before layers, the first half of an MLP, and the inner factor of an adapter."""
-MERGE_SHIFT = 6  # shift(K) - lift(K): what B A is divided by to be a change of W
+WITHOUT_VOTES = {"ln1", "ln2", "w_up", "A"}
+"""Tensors that a text has no votes on: norms before layers, the first half of an MLP, an adapter's inner factor."""
+MERGE_SHIFT = 6  # shift(K) - lift(K): B A over 2 to this power is a change of W
 
 
 def matrices_of(shape: Shape, tensors: str) -> tuple[str, ...]:
-    """A model's matrices of some kinds, in its order.
+    """A model's matrices of the given kinds, in its order.
 
-    tensors : of gru, mlp, head, names such as w_up, and whole names; separated by commas
-    Raises EggError for what names none.
+    tensors : gru, mlp, head, names such as w_up, or whole names; separated by commas
+    Raises EggError for a name that matches no matrix.
     """
-    return named(shape.matrices, tensors, "--tensors", "matrix", KINDS)
+    return select_names(shape.matrices, tensors, "--tensors", "matrix", KINDS)
 
 
 def tensors_of(shape: Shape, tensors: str) -> tuple[str, ...]:
-    """A model's tensors of some kinds, in its order.
+    """A model's tensors of the given kinds, in its order.
 
-    tensors : ALL, or of VECTORS, embedding, gru, mlp, head, names such as w_down or ln1, and whole names; separated by
+    tensors : ALL; or VECTORS, embedding, gru, mlp, head, names such as w_down or ln1, or whole names; separated by
         commas
-    Raises EggError for what names none.
+    Raises EggError for a name that matches no tensor.
     """
     if tensors == ALL:
         return tuple(shape.tensors)
     vectors = [name for name, tensor in shape.tensors.items() if len(tensor.shape) == 1]
     kinds = (VECTORS, "embedding", *KINDS)
-    return named(tuple(shape.tensors), tensors, "--whole", "tensor", kinds, {VECTORS: vectors})
+    return select_names(tuple(shape.tensors), tensors, "--whole", "tensor", kinds, {VECTORS: vectors})
 
 
-def evolving(layout: Layout, names: Collection[str] | None = None) -> int:
-    """How many numbers a text has votes on, of all tensors or some; raises EggError if there are none."""
+def voted_parameters(layout: Layout, names: Collection[str] | None = None) -> int:
+    """Number of parameters that a text has votes on, in all tensors or the named ones; raises EggError if it is 0."""
     chosen = [t for n, t in layout.tensors.items() if names is None or n in names]
-    count = sum(t.size for t in chosen if not STILL & set(t.name.split(".")))
+    count = sum(t.size for t in chosen if not WITHOUT_VOTES & set(t.name.split(".")))
     if not count:
         raise EggError(f"{', '.join(t.name for t in chosen)}: a text has no votes on any of these")
     return count
 
 
-def named(
+def select_names(
     names: Sequence[str],
     chosen: str,
     flag: str,
@@ -70,25 +70,25 @@ def named(
     kinds: Sequence[str],
     groups: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[str, ...]:
-    """Those of the names that a flag's value chooses, in their order.
+    """The names that a flag's value selects, in their order.
 
     chosen : names, parts of names between dots, and keys of ``groups``, separated by commas
-    what, kinds : for the error of one that chooses nothing
+    what, kinds : for the error about a part that selects nothing
     """
     groups, found = groups or {}, set()
     for part in (part.strip() for part in chosen.split(",")):
-        here = groups.get(part) or {n for n in names if part and (part == n or part in n.split("."))}
-        if not here:
+        matches = groups.get(part) or {n for n in names if part and (part == n or part in n.split("."))}
+        if not matches:
             raise EggError(
-                f"{flag} {chosen}: {part!r} is no {what} of the model: choose of {', '.join(kinds)}, "
+                f"{flag} {chosen}: {part!r} is no {what} of the model: choose from {', '.join(kinds)}, "
                 "or names such as w_up"
             )
-        found.update(here)
+        found.update(matches)
     return tuple(name for name in names if name in found)
 
 
 def adapter_shape(shape: Shape, rank: int, tensors: str) -> AdapterShape:
-    """The shape of an adapter; raises EggError, one line, for one that cannot be."""
+    """The shape of an adapter; raises EggError, one line, for an invalid rank or matrix."""
     matrices = matrices_of(shape, tensors)
     try:
         return AdapterShape(shape, rank, matrices)
@@ -97,7 +97,7 @@ def adapter_shape(shape: Shape, rank: int, tensors: str) -> AdapterShape:
 
 
 def initial_factors(layout: AdapterShape, seed: int) -> np.ndarray:
-    """(parameters,) int8: A round(16 z), B zero, so that an adapter begins as no change at all."""
+    """(parameters,) int8: A round(16 z), B zero, so that a new adapter changes nothing."""
     flat = np.zeros(layout.parameters, np.int8)
     for name, factor in layout.views(flat).items():
         if name.endswith(".A"):
@@ -116,7 +116,7 @@ def base_hash(shape: Shape, weights: np.ndarray) -> str:
 
 
 def file_bytes(adapter: Adapter, base: str) -> bytes:
-    """An adapter's file.
+    """The bytes of an adapter's file.
 
     base : ``base_hash`` of its model
     """
@@ -143,7 +143,7 @@ def read_adapter(path: str | Path, shape: Shape, weights: np.ndarray) -> Adapter
     if path.is_dir():
         path = path / ADAPTER
     if not path.is_file():
-        raise EggError(f"--adapter {path}: there is no such file; give an {ADAPTER} of egg adapt")
+        raise EggError(f"--adapter {path}: no such file; give an {ADAPTER} of egg adapt")
     with checkpoint.opened(path) as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -154,12 +154,12 @@ def read_adapter(path: str | Path, shape: Shape, weights: np.ndarray) -> Adapter
         if type(rank) is not int or not all(isinstance(name, str) for name in matrices):
             raise ValueError
     except (KeyError, ValueError, TypeError, RecursionError):
-        raise EggError(f"--adapter {path}: no adapter of egg: its metadata has no {FORMAT_KEY}") from None
+        raise EggError(f"--adapter {path} is not an adapter of egg: its metadata has no {FORMAT_KEY}") from None
     if version != FORMAT:
         raise EggError(f"--adapter {path} has format {version!r:.40}, this program reads {FORMAT}")
     if base != base_hash(shape, weights):
         raise EggError(
-            f"--adapter {path} was made for another base: its is {str(base)[:12]}, this model is "
+            f"--adapter {path} was made for another base: its base is {str(base)[:12]}, this model is "
             f"{base_hash(shape, weights)[:12]}; give the checkpoint it was adapted from"
         )
     try:
@@ -167,16 +167,16 @@ def read_adapter(path: str | Path, shape: Shape, weights: np.ndarray) -> Adapter
     except BackendError as error:
         raise EggError(f"--adapter {path}: {error}") from error
     for name, tensor in layout.tensors.items():
-        there = tensors.get(name)
-        if there is None or there.dtype != np.int8 or there.shape != tensor.shape:
+        factor = tensors.get(name)
+        if factor is None or factor.dtype != np.int8 or factor.shape != tensor.shape:
             raise EggError(f"--adapter {path}: {name} is not int8{list(tensor.shape)}: damaged")
-        if there.min() < -LIMIT:
-            raise EggError(f"--adapter {path}: {name} holds -128, which no factor is: damaged")
+        if factor.min() < -LIMIT:
+            raise EggError(f"--adapter {path}: {name} holds -128, which no factor can be: damaged")
     return Adapter(layout, layout.flatten(tensors))
 
 
 def merge(weights: np.ndarray, adapter: Adapter) -> np.ndarray:
-    """(parameters,) int8: W + B A / 64, rounded half up; what z rounds and clips is lost, and gained.
+    """(parameters,) int8: W + B A / 64, rounded half up; the rounding and clipping of z has no counterpart.
 
     weights : (parameters,) int8
     """

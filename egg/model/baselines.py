@@ -1,7 +1,7 @@
-"""What simple models make of a text, to hold a trained one against: single bytes, pairs, triples, packers.
+"""Simple models of a text, for comparison with a trained one: single bytes, pairs, triples, compressors.
 
 All read documents as the model does, each by itself after a NUL, and predict every byte of them. The
-figures are of float64 and are printed, nothing more.
+figures are float64 and are only printed.
 """
 
 import lzma
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FIT_BYTES = 64 << 20  # of the training text that are counted at the most: a second's work
+FIT_BYTES = 64 << 20  # largest part of the training text to count: a second's work
 PIECE = 1 << 20  # bytes counted at a time, which bounds memory
 
 
@@ -20,11 +20,11 @@ class Baselines:
     """Bits per byte of a text."""
 
     unigram: float
-    """By how frequent each byte is in the training text."""
+    """By the frequencies of bytes in the training text."""
     bigram: float
-    """By the byte before, and how frequent pairs are there."""
+    """By the byte before, and the frequencies of pairs in the training text."""
     gzip: float
-    """After gzip -9 of the text's documents end to end, which knows no other text."""
+    """After gzip -9 of the text's documents end to end, without the training text."""
     fit_bytes: int
     """Bytes of the training text that were counted, NULs among them."""
 
@@ -33,7 +33,7 @@ def baselines(training: np.ndarray, text: np.ndarray, limit: int = FIT_BYTES) ->
     """Fit on one text, measure on another.
 
     training, text : (n,) uint8, a NUL before each document; in ``text`` at least one byte is none
-    limit : bytes of ``training`` to count; of a longer one, pieces spread evenly over it
+    limit : bytes of ``training`` to count; of a longer text, pieces spread evenly over it
     """
     pieces = _pieces(training.size, limit)
     pairs, measured = _pairs(training, pieces), _pairs(text, _pieces(text.size, text.size))
@@ -47,10 +47,10 @@ def baselines(training: np.ndarray, text: np.ndarray, limit: int = FIT_BYTES) ->
 
 @dataclass(frozen=True)
 class StrongBaselines:
-    """Bits per byte of a text, of what takes longer than a second."""
+    """Bits per byte of a text, by models that take longer than a second."""
 
     trigram: float
-    """By the two bytes before, and how frequent triples are in the training text."""
+    """By the two bytes before, and the frequencies of triples in the training text."""
     xz: float
     """After xz -9e of the text's documents end to end."""
     zstd: float
@@ -79,7 +79,7 @@ def zstd_bits(text: np.ndarray) -> float:
     """Bits per byte of the documents after zstd -19, as ``gzip_bits``."""
     import zstandard
 
-    size = int(np.count_nonzero(text))  # known ahead, as the program knows a file's
+    size = int(np.count_nonzero(text))  # known in advance, as the size of a file is to the program
     packer = zstandard.ZstdCompressor(level=19, write_checksum=True)
     return _packed_bits(packer.compressobj(size=size), text)
 
@@ -94,7 +94,7 @@ def _packed_bits(packer, text: np.ndarray) -> float:
 
 
 def trigram_bits(training: np.ndarray, text: np.ndarray, limit: int = FIT_BYTES) -> float:
-    """Bits per byte by frequencies of triples, interpolated with the bigram as that with the unigram.
+    """Bits per byte by frequencies of triples, interpolated with the bigram as the bigram is with the unigram.
 
     training, text : (n,) uint8, a NUL before each document; in ``text`` at least one byte is none
     limit : bytes of ``training`` to count, as for ``baselines``
@@ -117,17 +117,16 @@ def trigram_bits(training: np.ndarray, text: np.ndarray, limit: int = FIT_BYTES)
 
 
 def _triples(text: np.ndarray, pieces: list[tuple[int, int]]) -> Iterator[np.ndarray]:
-    """For each piece, first << 16 | second << 8 | third of its bytes that are no NUL.
+    """For each piece, first << 16 | second << 8 | third for its bytes other than NULs.
 
-    A byte whose neighbour is the document's NUL has a NUL there as well: what comes before is
-    another document's.
+    Where ``second`` is the document's NUL, ``first`` is a NUL as well, as the byte before belongs to another document.
     """
     for begin, end in pieces:
         last = text[begin:end].astype(np.int64)
         before = np.zeros((2, len(last)), np.int64)
         for back in (1, 2):
-            there = text[max(0, begin - back) : max(0, end - back)]
-            before[back - 1, len(last) - len(there) :] = there
+            earlier = text[max(0, begin - back) : max(0, end - back)]
+            before[back - 1, len(last) - len(earlier) :] = earlier
         second, first = before
         keys = (first * (second != 0) << 16) | second << 8 | last
         yield keys[last != 0]
@@ -141,7 +140,7 @@ def _pairs(text: np.ndarray, pieces: list[tuple[int, int]]) -> np.ndarray:
 
 
 def pair_counts(text: np.ndarray) -> np.ndarray:
-    """How often each byte follows each; NULs are followed, but follow nothing.
+    """How often each byte follows each; NULs have successors, but are never one.
 
     text : (n,) uint8
     returns : (256, 256) int64, row: the byte before, column: the byte
@@ -153,7 +152,7 @@ def pair_counts(text: np.ndarray) -> np.ndarray:
 
 
 def unigram(pairs: np.ndarray) -> np.ndarray:
-    """(256,) float64: the probability of each byte, one added to every count but the NUL's."""
+    """(256,) float64: the probability of each byte, with one added to every count but the NUL's."""
     counts = pairs.sum(0) + 1
     counts[0] = 0
     return counts / counts.sum()
@@ -162,9 +161,9 @@ def unigram(pairs: np.ndarray) -> np.ndarray:
 def bigram(pairs: np.ndarray) -> np.ndarray:
     """(256, 256) float64: the probability of each byte after each, by Witten and Bell's interpolation.
 
-    A byte that T different ones were seen to follow, n times in all, takes T / (n + T) of its
-    successor's probability from the unigram: the share of new pairs seen so far. A byte never
-    seen takes all.
+    A byte that T different bytes were seen to follow, n times in all, takes T / (n + T) of its
+    successor's probability from the unigram: the share of new pairs so far. A byte never seen
+    takes all of it.
     Source: Witten and Bell, The zero-frequency problem, IEEE Trans. Inf. Theory 37 (4), 1991, method C.
     """
     followed = pairs.sum(1, keepdims=True)
@@ -173,7 +172,7 @@ def bigram(pairs: np.ndarray) -> np.ndarray:
 
 
 def _bits(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean surprise in bits of what was counted."""
+    """Mean surprise in bits of the counted bytes."""
     seen = counts > 0
     return float(-(counts[seen] * np.log2(probabilities[seen])).sum() / counts.sum())
 

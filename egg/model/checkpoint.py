@@ -1,4 +1,4 @@
-"""Checkpoints: a folder each, complete or not there at all.
+"""Checkpoints: a folder each, complete or absent.
 
 checkpoints/step-NNNNNNNN/
     config.json          the run's configuration
@@ -31,11 +31,11 @@ CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.safetensors"
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best.json"
-DAMAGED = "damaged-"  # begins the name of a checkpoint that a resumed run could not go on from
-WRITING = "writing-"  # begins the name of what is not whole yet
+DAMAGED = "damaged-"  # prefix of a checkpoint that a run could not resume from
+WRITING = "writing-"  # prefix of a checkpoint that is not whole yet
 FORMAT = "2"  # of state.safetensors
-FORMAT_KEY = "egg_checkpoint"  # its place in the metadata; one key alone, for two would be saved in any order
-MAX_JSON = 1 << 20  # bytes of a configuration or manifest: what is longer is none, and is not read
+FORMAT_KEY = "egg_checkpoint"  # its key in the metadata; a single key, as several would be saved in any order
+MAX_JSON = 1 << 20  # bytes: a longer file is no configuration or manifest, and is not read
 _STEP = re.compile(r"step-(\d{8,10})")
 
 
@@ -59,6 +59,14 @@ def checkpoints(run: Path) -> list[Path]:
         return []
     found = [path for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=step_of)
+
+
+def refuse_linked(run: Path) -> None:
+    """Raises EggError for a run whose checkpoints would be written, and removed, elsewhere."""
+    if (run / CHECKPOINTS).is_symlink():
+        raise EggError(
+            f"{run / CHECKPOINTS} is a link: a run writes into its own folder alone, put what it leads to in its place"
+        )
 
 
 def find(path: str | Path) -> Path:
@@ -92,14 +100,14 @@ def _best(run: Path) -> Path:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EggError(f"{path} cannot be read: {error}") from error
     if not folder.is_dir():
-        raise EggError(f"{path} names {folder}, which is not there: give another checkpoint")
+        raise EggError(f"{path} names {folder}, which does not exist: give another checkpoint")
     return folder
 
 
 def newest_complete(run: Path) -> tuple[Path, list[str]]:
-    """The newest checkpoint to go on from, and a line for each newer one that is damaged.
+    """The newest checkpoint to resume from, and a line for each newer one that is damaged.
 
-    Raises EggError if there is none: about the newest, if there are damaged ones.
+    Raises EggError if there is none; the message is about the newest, if there are damaged ones.
     """
     damaged = []
     for folder in reversed(checkpoints(run)):
@@ -113,21 +121,21 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
 
 
 def settings_of_unsaved(run: Path) -> dict[str, Any] | None:
-    """What config.json holds in the folder of a run that was ended before its first checkpoint; None elsewhere.
+    """The content of config.json in the folder of a run that ended before its first checkpoint; None elsewhere.
 
     Raises EggError if the file cannot be read.
     """
     saved = checkpoints(run) or any((run / CHECKPOINTS).glob(f"{DAMAGED}*"))
     if saved or (run / BEST).exists() or not (run / CONFIG).exists():
         return None
-    there = read_config(run)
-    return there if "corpus" in there else None  # every run's has it: what has not is no run's
+    config = read_config(run)
+    return config if "corpus" in config else None  # every run has it: without it, the folder is no run
 
 
 def damage_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, in one line; None if they are as they were written.
 
-    Without a manifest, as older versions left them, only what cannot be read is found.
+    Without a manifest, which older versions did not write, only unreadable files are found.
     """
     try:
         read_config(folder)
@@ -142,7 +150,7 @@ def damage_of(folder: Path) -> str | None:
 
 
 def set_aside_after(saved: Path) -> None:
-    """Give checkpoints that are newer than the one a run goes on from, and damaged, another name: damaged-STEP."""
+    """Rename the damaged checkpoints that are newer than the one a run resumes from: damaged-STEP."""
     for folder in checkpoints(saved.parent.parent):
         if step_of(folder) > step_of(saved):
             kept = folder.with_name(f"{DAMAGED}{folder.name}")
@@ -152,19 +160,19 @@ def set_aside_after(saved: Path) -> None:
 
 
 def _verify(path: Path) -> None:
-    """Hold a file to its folder's manifest, if there is one; raises EggError if it differs."""
+    """Check a file against its folder's manifest, if there is one; raises EggError if it differs."""
     manifest = path.with_name(MANIFEST)
     if not (manifest.exists() and path.exists()):
         return
     try:
-        facts = _read_json(manifest)["files"][path.name]
-        size, sha256 = facts["bytes"], facts["sha256"]
-        there = path.stat().st_size
-        if there != size:
-            raise EggError(f"{path} is damaged: {there:,} bytes, its {MANIFEST} says {size!r}"[:400])
+        entry = _read_json(manifest)["files"][path.name]
+        size, sha256 = entry["bytes"], entry["sha256"]
+        actual = path.stat().st_size
+        if actual != size:
+            raise EggError(f"{path} is damaged: {actual:,} bytes, its {MANIFEST} says {size!r}"[:400])
         with open_file(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise EggError(f"{path} is damaged: its bytes have not the checksum in {MANIFEST}")
+                raise EggError(f"{path} is damaged: its bytes do not have the checksum in {MANIFEST}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EggError(f"{manifest} cannot be read: {error!r}"[:400]) from error
 
@@ -184,16 +192,17 @@ def save_checkpoint(
     state : arrays by name
     Raises EggError if it cannot be written.
     """
+    refuse_linked(run)
     folder = run / CHECKPOINTS / step_name(step)
     temporary = run / CHECKPOINTS / f"{WRITING}{step_name(step)}"
     state = {name: np.ascontiguousarray(array) for name, array in state.items()}
-    with telling(f"cannot write checkpoint {folder}", "; what was saved before stands"):
+    with telling(f"cannot write checkpoint {folder}", "; earlier checkpoints are intact"):
         try:
             if folder.exists():
                 if damage_of(folder) is None:
                     return folder  # the same step of the same run has the same bytes
                 shutil.rmtree(folder)
-            if not run.is_dir():  # made anew it would hold half a run
+            if not run.is_dir():  # made again, it would hold half a run
                 raise FileNotFoundError(None, "the folder of the run is gone")
             folder.parent.mkdir(exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
@@ -216,13 +225,13 @@ def save_checkpoint(
 
 
 def _write_hashed(path: Path, content: bytes) -> dict[str, Any]:
-    """Write a file through to the disk; returns what the manifest says of it."""
+    """Write a file through to the disk; returns its entry in the manifest."""
     write_synced(path, content)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def write_model(folder: Path, config: dict[str, Any], shape: Shape, weights: np.ndarray) -> None:
-    """A folder with a model alone: config.json and model.safetensors.
+    """Write a folder with a model alone: config.json and model.safetensors.
 
     weights : (parameters,) int8
     Raises EggError if it cannot be written.
@@ -264,10 +273,10 @@ def read_weights(folder: Path, shape: Shape) -> np.ndarray:
         for name, tensor in shape.tensors.items():
             if name not in names:
                 raise EggError(f"{path} has no tensor {name!r}: it is no model of {_describe(shape)}")
-            dtype, there = _form(file, name)
-            if dtype != "I8" or there != tensor.shape:
+            dtype, actual = _form(file, name)
+            if dtype != "I8" or actual != tensor.shape:
                 raise EggError(
-                    f"{path}: {name} is {_NAMES.get(dtype, dtype)}{list(there)}, "
+                    f"{path}: {name} is {_NAMES.get(dtype, dtype)}{list(actual)}, "
                     f"a model of {_describe(shape)} has int8{list(tensor.shape)}"
                 )
         tensors = {name: file.get_tensor(name) for name in shape.tensors}
@@ -280,7 +289,7 @@ def read_weights(folder: Path, shape: Shape) -> np.ndarray:
 def read_state(folder: Path, layout: dict[str, Form]) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint's state.safetensors: name -> array.
 
-    layout : the form of each, see ``egg.model.state``: what has another is not read
+    layout : the form of each array, see ``egg.model.state``; arrays of another form are not read
     Raises EggError for a file that is missing, damaged, foreign, or of another form or version.
     """
     path = folder / STATE
@@ -289,18 +298,18 @@ def read_state(folder: Path, layout: dict[str, Form]) -> dict[str, np.ndarray]:
         if version != FORMAT:
             raise EggError(
                 f"{path} has checkpoint format {version}, this program reads {FORMAT}: "
-                "train on with the version that wrote it"
+                "resume with the version that wrote it"
             )
         names = set(file.keys())
         for name, form in layout.items():
             if name not in names:
                 raise EggError(f"{path}: the training state has no {name!r}: it belongs to another recipe or version")
-            kind, there = _form(file, name)
-            kind, wanted = _NAMES.get(kind, kind), np.dtype(form.dtype).name
-            if (kind, there) != (wanted, form.shape):
+            kind, actual = _form(file, name)
+            kind, expected = _NAMES.get(kind, kind), np.dtype(form.dtype).name
+            if (kind, actual) != (expected, form.shape):
                 raise EggError(
-                    f"{path}: the training state's {name!r} is {kind}{list(there)}, this "
-                    f"configuration and corpus need {wanted}{list(form.shape)}"
+                    f"{path}: the training state's {name!r} is {kind}{list(actual)}, this "
+                    f"configuration and corpus need {expected}{list(form.shape)}"
                 )
         return {name: file.get_tensor(name) for name in layout}
 
@@ -313,18 +322,18 @@ _NAMES = {
 
 def _form(file, name: str) -> tuple[str, tuple[int, ...]]:
     """A tensor's dtype, as safetensors calls it, and shape, from the file's header alone."""
-    there = file.get_slice(name)
-    return there.get_dtype(), tuple(there.get_shape())
+    tensor = file.get_slice(name)
+    return tensor.get_dtype(), tuple(tensor.get_shape())
 
 
 @contextmanager
 def opened(path: Path) -> Iterator:
-    """A safetensors file whose bytes are those of its manifest; what it cannot do becomes an EggError."""
+    """Open a safetensors file whose bytes match its manifest; its errors become EggErrors."""
     if not path.is_file():
         raise EggError(f"{path.parent} has no {path.name}: give a run or a complete checkpoint")
     _verify(path)
     with telling(f"{path} cannot be read"):
-        path.open("rb").close()  # of one that may not be read, safetensors says it is not there
+        path.open("rb").close()  # safetensors reports an unreadable file as missing
     try:
         with safe_open(path, "np") as file:
             yield file

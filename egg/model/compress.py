@@ -1,4 +1,4 @@
-"""Lossless compression: the model says how likely each byte is, an arithmetic coder writes it in as many bits.
+"""Lossless compression: the model predicts each byte, and an arithmetic coder spends the bits that it costs.
 
 The file's layout and the coder are defined in docs/compression.md.
 """
@@ -19,14 +19,14 @@ from egg.model.network import Network
 
 MAGIC, VERSION = b"EGGPACK\0", 1
 HEADER = struct.Struct("<8sIIQQ32s32sI")  # and its own CRC-32 after it
-SEGMENT = 1 << 18  # bytes of a segment at the least
-STREAMS = 1024  # segments at the most, unless asked for: bounds memory
+SEGMENT = 1 << 18  # least number of bytes in a segment
+STREAMS = 1024  # largest default number of segments: bounds memory
 ROWS = 1 << 15  # logits held at a time
-MAX_TEXT = 10**9  # bytes of a text, unless the caller says otherwise: it is held in memory
+MAX_TEXT = 10**9  # default limit of a text, in bytes: it is held in memory
 
 
 def default_streams(size: int) -> int:
-    """Segments of a text of ``size`` bytes: as many as there can be, for speed."""
+    """Default number of segments for a text of ``size`` bytes: as many as possible, for speed."""
     return max(1, min(STREAMS, size // SEGMENT))
 
 
@@ -35,9 +35,8 @@ def compress(
 ) -> bytes:
     """A text's compressed file; the same on every backend and with any number of threads.
 
-    streams : segments, each coded from a fresh state, side by side; None is as many as there can be
-        of SEGMENT bytes each
-    read : is told now and then how many more bytes have been read
+    streams : segments, each coded from a fresh state, side by side; None for as many as possible, up to STREAMS
+    read : called from time to time with the number of bytes read since the last call
     Raises EggError for more segments than the text has room for, and for a network with an adapter.
     """
     model = _model(network)
@@ -58,12 +57,12 @@ def compress(
         waiting = deque()
         at = 0
         while at < sizes[0]:
-            # All go together but for the last byte, which only the first have.
+            # All segments advance together, except at the last byte, which only the first ones have.
             end = min(at + length, sizes[-1]) if at < sizes[-1] else sizes[0]
-            going = int(np.count_nonzero(sizes > at))
-            targets = data[starts[:going, None] + np.arange(at, end)]
-            inputs = np.concatenate([before[:going], targets[:, :-1]], 1)
-            logits, states = network.forward(inputs, states[:going])
+            active = int(np.count_nonzero(sizes > at))
+            targets = data[starts[:active, None] + np.arange(at, end)]
+            inputs = np.concatenate([before[:active], targets[:, :-1]], 1)
+            logits, states = network.forward(inputs, states[:active])
             before, at = targets[:, -1:], end
             waiting.append(coding.submit(encoder.put, logits, targets))
             if len(waiting) > 2:
@@ -90,46 +89,46 @@ def decompress(
 ) -> bytes:
     """The text of a compressed file.
 
-    network : the one it was compressed with
-    name, model_name : what the file and the model are called in errors
-    max_text : bytes that the text may have at the most: a file of a hundred bytes can claim any number
-    read : is told now and then how many more bytes have been read
-    Raises EggError for a file that is damaged, is none, claims a longer text, or was compressed with another model.
+    network : the network that it was compressed with
+    name, model_name : names of the file and the model in errors
+    max_text : largest text to accept, in bytes: a file of a hundred bytes can claim any size
+    read : called from time to time with the number of bytes read since the last call
+    Raises EggError for a file that is damaged, is not of ``compress``, claims a longer text, or is of another model.
     """
     size, streams, checksum, code = _open(_model(network), packed, name, model_name)
     if size > max_text:
-        raise EggError(f"{name} says that its text has {size:,} bytes, more than --max-text {max_text:,}")
+        raise EggError(f"{name} claims a text of {size:,} bytes, more than --max-text {max_text:,}")
     decoder = get_coder(network.backend).Decoder(code)
     data = np.empty(size, np.uint8)
     sizes, starts = _segments(size, streams)
     states = network.zero_states(streams)
-    before, told = np.zeros((streams, 1), np.uint8), 0
+    before, reported = np.zeros((streams, 1), np.uint8), 0
     for at in range(sizes[0]):
-        going = streams if at < sizes[-1] else int(np.count_nonzero(sizes > at))
-        logits, states = network.forward(before[:going], states[:going])
+        active = streams if at < sizes[-1] else int(np.count_nonzero(sizes > at))
+        logits, states = network.forward(before[:active], states[:active])
         taken = decoder.take(logits[:, 0])
-        data[starts[:going] + at] = taken
+        data[starts[:active] + at] = taken
         before = taken[:, None]
         if read and at % 1024 == 1023:
             read(1024 * streams)
-            told += 1024 * streams
+            reported += 1024 * streams
     if read:
-        read(size - told)
+        read(size - reported)
     text = data.tobytes()
     if hashlib.sha256(text).digest() != checksum:
-        raise EggError(f"{name} is damaged: what comes out of it has another checksum")
+        raise EggError(f"{name} is damaged: the text does not match its checksum")
     return text
 
 
 def _model(network: Network) -> bytes:
-    """What a file's header says of the model: there is no room in it for an adapter."""
+    """The model's digest for a file's header, which has no place for an adapter."""
     if network.adapter is not None:
-        raise EggError("a compressed file names a model alone: merge the adapter into its weights (egg adapt merge)")
+        raise EggError("a compressed file names only a model: merge the adapter into its weights (egg adapt merge)")
     return digest(network.shape, network.weights)
 
 
 def _open(ours: bytes, packed: bytes, name: str, model_name: str):
-    """Size, streams, checksum and code of a file whose header and code are whole, and whose model this is."""
+    """Size, streams, checksum and code of a file, after checking its header, its code and its model."""
     if packed[: len(MAGIC)] != MAGIC:
         raise EggError(f"{name} was not written by egg compress: it begins with other bytes")
     whole = HEADER.size + 4
@@ -137,7 +136,7 @@ def _open(ours: bytes, packed: bytes, name: str, model_name: str):
         raise EggError(f"{name} is damaged: it ends within its header")
     header, (crc,) = packed[: HEADER.size], struct.unpack("<I", packed[HEADER.size : whole])
     if zlib.crc32(header) != crc:
-        raise EggError(f"{name} is damaged: its header does not fit its checksum")
+        raise EggError(f"{name} is damaged: its header does not match its checksum")
     _, version, streams, size, length, model, checksum, code_crc = HEADER.unpack(header)
     if version != VERSION:
         raise EggError(
@@ -150,7 +149,7 @@ def _open(ours: bytes, packed: bytes, name: str, model_name: str):
         raise EggError(f"{name} is damaged: {has}")
     code = packed[whole:]
     if zlib.crc32(code) != code_crc:
-        raise EggError(f"{name} is damaged: its code does not fit its checksum")
+        raise EggError(f"{name} is damaged: its code does not match its checksum")
     if model != ours:
         raise EggError(
             f"{name} was compressed with another model than {model_name}: "
@@ -160,7 +159,7 @@ def _open(ours: bytes, packed: bytes, name: str, model_name: str):
 
 
 def _segments(size: int, streams: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and starts of a text's segments, int64: as equal as can be, the longer ones first."""
+    """Sizes and starts of a text's segments, int64: as equal as possible, the longer ones first."""
     sizes = np.full(streams, size // streams, np.int64)
     sizes[: size % streams] += 1
     return sizes, np.cumsum(sizes) - sizes

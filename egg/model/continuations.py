@@ -1,11 +1,11 @@
-"""What follows many prompts, generated side by side, each up to a stop of its own."""
+"""Continuations of many prompts, generated side by side, each up to its own stop."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from egg.model.network import Network
-from egg.model.sample import Read, Sampling, go_on, read_prompts
+from egg.model.sample import Read, Sampling, generate_steps, read_prompts
 
 SIDE_BY_SIDE = 64  # prompts: bounds memory
 
@@ -22,15 +22,15 @@ def continuations(
 
     prompts : each read from state zero, after a NUL
     sampling : how bytes are drawn; its count has no meaning here, prompt i draws as sample i
-    until : texts that are not part of a sample, nor what follows them; none of them empty
-    done : is told now and then how many more prompts are done
+    until : stops: a sample ends before the first of them; none is empty
+    done : called from time to time with the number of prompts finished since the last call
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     texts = [b""] * len(prompts)
     for first in range(0, len(order), SIDE_BY_SIDE):
         numbers = np.array(order[first : first + SIDE_BY_SIDE])
         chosen = [prompts[i] for i in numbers]
-        written = write(network.forward, network.zero_states(len(numbers)), chosen, numbers, sampling, until)
+        written = continue_prompts(network.forward, network.zero_states(len(numbers)), chosen, numbers, sampling, until)
         for i, text in zip(numbers.tolist(), written, strict=True):
             texts[i] = text
         if done:
@@ -38,7 +38,7 @@ def continuations(
     return texts
 
 
-def write(
+def continue_prompts(
     read: Read,
     states: np.ndarray,
     prompts: Sequence[bytes],
@@ -48,22 +48,22 @@ def write(
     *,
     whole: bool = False,
 ) -> list[bytes]:
-    """What follows prompts that are read together, as ``continuations``.
+    """Continuations of prompts that are read together, as in ``continuations``.
 
     states : (n, L, D) int8, of any values
-    numbers : (n,) int64 of the samples, for the draws
-    whole : as for ``go_on``
+    numbers : (n,) int64, the samples' numbers, for the draws
+    whole : as for ``generate_steps``
     """
     texts = [bytearray() for _ in prompts]
     longest = max(map(len, until), default=0)
     logits, states = read_prompts(read, states, prompts)
-    for rows, chosen, going in go_on(read, logits, states, numbers, sampling, whole=whole):
-        for at in np.flatnonzero(going).tolist():
+    for rows, chosen, active in generate_steps(read, logits, states, numbers, sampling, whole=whole):
+        for at in np.flatnonzero(active).tolist():
             text = texts[rows[at]]
             text.append(chosen[at])
             # A stop ends with the byte just drawn, or is not in the text.
             tail = text[-longest:] if longest else b""
             if any(tail.endswith(stop) for stop in until):
                 del text[min(text.find(stop) for stop in until if stop in tail) :]
-                going[at] = False
+                active[at] = False
     return [bytes(text) for text in texts]

@@ -6,8 +6,8 @@ import numpy as np
 
 from egg.kernels.layout import Shape
 
-# Two kinds of file hold it, with one byte between the sizes and the weights that differs: both are contracts, as files
-# of either kind are on people's disks.
+# Two kinds of file hold it, with a different byte between the sizes and the weights. Both are contracts, as files of
+# either kind exist.
 PACKED = b"\n"
 ADAPTER_BASE = b" "
 
@@ -15,7 +15,7 @@ ADAPTER_BASE = b" "
 def digest(shape: Shape, weights: np.ndarray, between: bytes = PACKED) -> bytes:
     """(32 bytes) of a model, however it is stored: hidden size, layers, and the weights in the order of ``Shape``.
 
-    It covers all that the model's logits follow from, and nothing else: no configuration, no training state, no
+    It covers everything that determines the model's logits, and nothing else: no configuration, no training state, no
     adapter.
 
     weights : (parameters,) int8

@@ -1,4 +1,4 @@
-"""How likely a model finds texts, or the ends of them: many side by side, each from its own beginning."""
+"""The probability of texts, or of their ends, under a model: many side by side, each from its own beginning."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a model makes of the end of a text."""
+    """The score of the end of a text."""
 
     bits: float
     """Sum of -log2 softmax(logits / 16) of its bytes."""
     greedy: bool
-    """Whether each of its bytes is the likeliest, the lowest of equals."""
+    """Whether each of its bytes is the likeliest, ties going to the lowest byte."""
 
 
 def score_endings(
@@ -29,8 +29,8 @@ def score_endings(
 
     texts : a beginning, which may be empty, and the end. A NUL in either resets the state; one in the
         end is predicted like any byte
-    read : is told now and then how many more texts are done
-    A document alone, after an empty beginning, has the bits that ``evaluate`` gives it, to the last digit.
+    read : called from time to time with the number of texts scored since the last call
+    A single document after an empty beginning has exactly the bits that ``evaluate`` gives it.
     """
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i][0]) - len(texts[i][1]))
     endings: list[Ending] = [Ending(0.0, True)] * len(texts)

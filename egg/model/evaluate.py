@@ -1,4 +1,4 @@
-"""Exact bits per byte of a text, each document by itself, with figures that no batching changes.
+"""Exact bits per byte of a text, each document by itself; batching changes no figure.
 
 A document begins with a NUL, which resets the state, so that whole documents laid end to end are
 read as if each were alone. They are spread over lanes of about equal length, read side by side.
@@ -27,40 +27,40 @@ LANES = 256  # documents read side by side
 PIECE = 256  # bytes read of each before their logits are scored
 BATCH = 1 << 24  # bytes of text laid out in lanes at a time, which bounds memory
 ROWS = 512  # logits scored at a time: their 1 MB of float64 stay in the cache
-SAMPLED_DOCUMENTS = 16  # that a sample has at the least, if the text has so many
+SAMPLED_DOCUMENTS = 16  # least number in a sample, if the text has so many
 FRACTION_BITS = 44  # of a surprise, which is below 2**5 bits: ROWS of them are below 2**58
 _WHITE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a text."""
+    """The score of a text."""
 
     bits_per_byte: float
     """Mean of -log2 softmax(logits / 16) of the bytes, from float64."""
     integer_bits_per_byte: float
-    """Mean of the integer score, in bits; its floors make it read about 0.03 too good."""
+    """Mean of the integer score, in bits; its floors make it about 0.03 too low."""
     documents: int
     """Documents read, each from state zero."""
     bytes: int
     """Bytes predicted: every byte of every document."""
     seconds: float
-    """Time it took."""
+    """Duration of the evaluation."""
 
     @property
     def byte_perplexity(self) -> float:
-        """2 to the bits per byte: equally likely bytes that would be as hard to guess."""
+        """2 to the bits per byte: the number of equally likely bytes that would be as hard to predict."""
         return 2.0**self.bits_per_byte
 
     def word_perplexity(self, words: int) -> float:
-        """2 to the bits per word, for as many words as ``count_words`` finds; inf beyond 2**1024."""
+        """2 to the bits per word, for the number of words that ``count_words`` finds; inf beyond 2**1024."""
         bits = self.bits_per_byte * self.bytes / words
         return 2.0**bits if bits < 1024 else math.inf
 
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """What a model makes of one document."""
+    """The score of one document."""
 
     index: int
     """Its place in the text, from 0."""
@@ -78,7 +78,7 @@ class DocumentScore:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The mean, to the last digit that of the document evaluated alone; None if it is empty."""
+        """The mean, exactly that of the document evaluated alone; None if it is empty."""
         return self.surprise / (self.bytes << FRACTION_BITS) if self.bytes else None
 
     @property
@@ -99,8 +99,8 @@ def evaluate(
 
     text : (n,) uint8, a NUL before each document and none inside
     lanes : documents read side by side; changes the speed alone
-    read : is told now and then how many more bytes, NULs included, have been read
-    scored : is given every document, in the order of the text
+    read : called from time to time with the number of bytes, NULs included, read since the last call
+    scored : called with every document's score, in the order of the text
     Raises EggError for a text with no bytes to predict.
     """
     began = time.perf_counter()
@@ -108,10 +108,10 @@ def evaluate(
     # While the model reads a piece, another thread scores the one before.
     with ThreadPoolExecutor(1) as scorer:
         for starts, ends in _batches(text):
-            alone = np.zeros((len(starts), 3), object) if scored else None
+            per_document = np.zeros((len(starts), 3), object) if scored else None
 
-            def add(piece, size, totals=totals, alone=alone):
-                totals += _add(piece.result(), alone)
+            def add(piece, size, totals=totals, per_document=per_document):
+                totals += _add(piece.result(), per_document)
                 if read:
                     read(size)
 
@@ -123,12 +123,12 @@ def evaluate(
             for piece in waiting:
                 add(*piece)
             if scored:
-                for number, (surprise, score, size) in enumerate(alone):
+                for number, (surprise, score, size) in enumerate(per_document):
                     scored(DocumentScore(documents + number, size, surprise, score))
             documents += len(starts)
     surprise, score, size = totals
     if not size:
-        raise EggError("there is no byte to evaluate: every document of the text is empty")
+        raise EggError("no byte to evaluate: every document of the text is empty")
     return Evaluation(
         surprise / (size << FRACTION_BITS),  # division of integers rounds once, correctly
         -score / (SIXTEENTHS * size),
@@ -139,9 +139,9 @@ def evaluate(
 
 
 def count_words(text: np.ndarray) -> Iterator[int]:
-    """Words of each document, as lm-evaluation-harness counts them: what lies between white space.
+    """Words of each document, as lm-evaluation-harness counts them: the parts between white space.
 
-    A document that begins or ends with white space has an empty word there, and an empty one has one.
+    White space at the beginning or end of a document adds an empty word; an empty document has one word.
 
     text : (n,) uint8, a NUL before each document
     Source: lm_eval/tasks/wikitext/preprocess_wikitext.py, len(re.split(r"\\s+", document)).
@@ -155,10 +155,10 @@ def count_words(text: np.ndarray) -> Iterator[int]:
 def sample(text: np.ndarray, limit: int) -> np.ndarray:
     """Documents spread evenly over a text, about ``limit`` bytes of them; 0 is all.
 
-    Of a long document only the beginning is taken, so that many documents are heard, side by side.
+    Of a long document only the beginning is taken, so that many documents are read, side by side.
 
     text : (n,) uint8, a NUL before each document
-    returns : (m,) uint8, laid out in the same way; equal calls give equal documents
+    returns : (m,) uint8, laid out in the same way; equal arguments give equal documents
     """
     if not limit or text.size <= limit:
         return text
@@ -169,7 +169,7 @@ def sample(text: np.ndarray, limit: int) -> np.ndarray:
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
     ]
     stride = max(1, round(sum(end - start for start, end in spans) / limit))
-    stride = min(stride, len(spans))  # a document at the least
+    stride = min(stride, len(spans))  # at least one document
     return np.concatenate([text[start:end] for start, end in spans[stride // 2 :: stride]])
 
 
@@ -225,7 +225,7 @@ def _batches(text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         starts, begin = np.concatenate([starts, found]), end
         if begin == text.size:
             yield starts, np.append(starts[1:], text.size)
-        elif len(starts) > 1:  # the last document goes on in the next stretch
+        elif len(starts) > 1:  # the last document continues in the next stretch
             yield starts[:-1], starts[1:]
             starts = starts[-1:]
 
@@ -251,7 +251,7 @@ def _read(network, text, starts, ends, lanes):
         inputs = np.ascontiguousarray(tokens[:active, begin : begin + targets.shape[1]])
         places = begun[:active, None] + (inputs == 0).cumsum(1)
         numbers = np.empty(inputs.shape, np.int32)
-        for lane, place in enumerate(places):  # beyond a lane's end there is nothing to predict
+        for lane, place in enumerate(places):  # nothing is predicted beyond a lane's end
             numbers[lane] = rows[lane].take(place, mode="clip")
         begun[:active] = places[:, -1]
         logits, states = network.forward(inputs, states[:active])
@@ -293,10 +293,10 @@ def _score(logits: np.ndarray, targets: np.ndarray, numbers: np.ndarray) -> tupl
     return numbers[firsts], np.add.reduceat(sums, firsts)
 
 
-def _add(piece: tuple[np.ndarray, np.ndarray], alone: np.ndarray | None) -> np.ndarray:
-    """(3,) integers: the sum of ``_score``'s; each document's are added to its row of ``alone`` (documents, 3)."""
+def _add(piece: tuple[np.ndarray, np.ndarray], per_document: np.ndarray | None) -> np.ndarray:
+    """(3,) integers: the sums of a piece; each document's are added to its row of ``per_document`` (documents, 3)."""
     numbers, sums = piece
-    sums = sums.astype(object)  # Python's integers: a whole text's can leave int64
-    if alone is not None:
-        np.add.at(alone, numbers, sums)
+    sums = sums.astype(object)  # Python's integers: the sums of a whole text can exceed int64
+    if per_document is not None:
+        np.add.at(per_document, numbers, sums)
     return sums.sum(0) if len(sums) else np.zeros(3, object)

@@ -1,4 +1,4 @@
-"""A trained model to read text with: ``egg.load``, and the one value that stands for it everywhere, ``Network``."""
+"""A trained model that reads text: ``egg.load``, and the value that represents it everywhere, ``Network``."""
 
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -19,19 +19,19 @@ from egg.model.evaluate import FRACTION_BITS, DocumentScore, evaluate
 from egg.model.sample import Sampling, generate, text_bytes
 
 TextLike: TypeAlias = str | bytes | np.ndarray
-"""What a network reads. Of a str the UTF-8, or bytes: a document, and the NUL that begins every document is read before
-it; a NUL inside begins another document. A (T,) uint8 array: read as it is, from state zero; a 0 in it resets the
-state, and as models are trained on documents that begin with one, so should the array."""
+"""What a network reads. A str (as UTF-8) or bytes is a document: the NUL that begins every document is read before it,
+and a NUL inside begins another document. A (T,) uint8 array is read as it is, from state zero; a 0 in it resets the
+state, and the array should begin with one, as the documents that models are trained on do."""
 TextList: TypeAlias = list[str] | list[bytes] | list[np.ndarray] | list[TextLike] | tuple[TextLike, ...]
 """Texts that are read side by side, each from state zero."""
 
 
 @dataclass(frozen=True, eq=False)
 class Network(ArrayValue):
-    """A model's weights, an adapter beside them or none, and the backend that computes with them.
+    """A model's weights, an optional adapter, and the backend that computes with them.
 
-    Networks are equal if shape, weights and adapter are, whatever their backends; equal ones have equal hashes. A
-    network keeps what its backend has made of the weights, so do not write to them: make another network.
+    Networks are equal if shape, weights and adapter are, whatever their backends, and then have equal hashes. A
+    network caches what its backend makes of the weights, so do not write to them: make another network.
 
     >>> network = egg.load("runs/nano", backend="numpy")
     >>> network
@@ -43,24 +43,24 @@ class Network(ArrayValue):
     backend: Backend = field(repr=False, compare=False)
     """Results do not depend on which."""
     shape: Shape
-    """Hidden size D, layers L, and the tensors' places."""
+    """Hidden size D, layers L, and the layout of the tensors."""
     weights: np.ndarray = field(repr=False)
-    """(parameters,) int8; ``shape.views(weights)`` has them by name."""
+    """(parameters,) int8; ``shape.views(weights)`` gives them by name."""
     adapter: Adapter | None = field(default=None, repr=False)
     """Low-rank factors beside the weights, as ``egg adapt`` makes them."""
 
-    # What the rest of the program is made of
+    # For the rest of the program
 
     @cached_property
     def prepared(self) -> Any:
-        """The model as the backend's other calls take it.
+        """The model in the form that the backend's other calls take.
 
-        Raises egg.kernels.BackendError for an adapter with a backend that knows none.
+        Raises egg.kernels.BackendError for an adapter, if the backend has none.
         """
         return self.backend.prepare(self.shape, self.weights, self.adapter)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # ``prepared`` holds addresses: it stays here
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # ``prepared`` holds addresses: it is not pickled
 
     def forward(self, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read sequences side by side, as ``egg.kernels.Backend.forward``.
@@ -79,17 +79,17 @@ class Network(ArrayValue):
         """(sequences, L, D) int8: state zero, before anything is read."""
         return np.zeros((sequences, self.shape.num_layers, self.shape.hidden_size), np.int8)
 
-    # For those who use it from Python
+    # For use from Python
 
     def logits(self, text: TextLike) -> np.ndarray:
-        """What the model expects after each byte that it reads, from state zero.
+        """The model's prediction after each byte that it reads, from state zero.
 
-        text : T bytes are read: of a str or bytes the NUL before it and its own, of a (T,) uint8 array its own alone,
-            see ``TextLike``
+        text : T bytes are read: a str's or bytes' own and the NUL before them, a (T,) uint8 array's own only, see
+            ``TextLike``
         returns : (T, 256) int8, row t after byte t, in sixteenths of a bit: the probability of byte v is
-            2**(logits[t, v] / 16) over the row's sum of such powers. Row 0 of a str or bytes is what is expected of its
-            first byte, the last row what is expected to follow
-        Raises EggError for what is none of these.
+            2**(logits[t, v] / 16) over the row's sum of such powers. For a str or bytes row 0 predicts its first
+            byte, and the last row the byte after it
+        Raises EggError for any other text.
         Source: arXiv 2511.16652 v2, appendix G; docs/arithmetic.md.
 
         >>> network.logits("text").shape
@@ -110,12 +110,12 @@ class Network(ArrayValue):
     def scores(self, text):
         """The integer log-likelihood of each byte given those before it.
 
-        text : as for ``logits``, at least one byte of an array; or a list of such texts, read side by side, which is
+        text : as for ``logits``, an array of at least one byte; or a list of such texts, read side by side, which is
             faster and gives the same
-        returns : (T - 1,) int32 in sixteenths of a bit, entry t that of byte t + 1 of what is read, so of a str or
-            bytes one entry for each byte; at most 0 but for the tables' rounding, about 0.03 bits too good on average.
-            Of a list a list
-        Raises EggError for what is none of these, or an empty array.
+        returns : (T - 1,) int32 in sixteenths of a bit, entry t for byte t + 1 of those read, so one entry for each
+            byte of a str or bytes; at most 0 but for the tables' rounding, about 0.03 bits too high on average. For a
+            list, a list
+        Raises EggError for any other text, or an empty array.
         Source: arXiv 2511.16652 v2, appendix G; docs/arithmetic.md.
 
         >>> network.scores(b"text").shape
@@ -123,7 +123,7 @@ class Network(ArrayValue):
         >>> [scores.shape for scores in network.scores(["a", "few", "documents"])]
         [(1,), (3,), (9,)]
         """
-        texts = [_tokens(each) for each in _listed(text)]
+        texts = [_tokens(each) for each in _as_list(text)]
         if not all(tokens.size for tokens in texts):
             raise EggError("no tokens: scores need at least one byte")
         found = score_texts(self, texts)
@@ -138,9 +138,9 @@ class Network(ArrayValue):
 
         text : a str or bytes, a document; a (n,) uint8 array of documents, a 0 before each; or a list of such texts,
             read side by side. The NULs before documents are not predicted, and not counted
-        returns : bits, of float64, 8 being a uniform guess: equal on every backend, and to the last digit whatever is
-            read beside it. Of a list a list
-        Raises EggError for what is none of these, an array that does not begin with a 0, or a text without a byte to
+        returns : float64 bits, 8 being a uniform guess: equal on every backend, to the last digit, whatever else is
+            read beside it. For a list, a list
+        Raises EggError for any other text, an array that does not begin with a 0, or a text without a byte to
         predict.
         Source: docs/evaluation.md.
 
@@ -148,14 +148,12 @@ class Network(ArrayValue):
         >>> one == network.bits_per_byte("a document"), 0 < other < 24
         (True, True)
         """
-        texts = [_tokens(each) for each in _listed(text)]
+        texts = [_tokens(each) for each in _as_list(text)]
         for tokens in texts:
             if not tokens.any():
                 raise EggError("the text has no byte to predict: its documents are empty")
             if tokens[0]:
-                raise EggError(
-                    "the array does not begin with a 0, as every document does: put one there, or give bytes"
-                )
+                raise EggError("the array does not begin with a 0, as every document does: add one, or give bytes")
         if not texts:
             return []
         documents: list[DocumentScore] = []
@@ -170,10 +168,10 @@ class Network(ArrayValue):
     def hidden_states(self, text: TextLike) -> np.ndarray:
         """The recurrent state of every layer after each byte that the model reads, from state zero.
 
-        text : T bytes are read, as for ``logits``: row 0 of a str or bytes is the state after the NUL before it
+        text : T bytes are read, as for ``logits``: for a str or bytes row 0 is the state after the NUL before it
         returns : (T, L, D) int8, the h of docs/arithmetic.md, in -127..127. It is read byte after byte: ``egg
             geometry`` is for long texts
-        Raises EggError for what is no text.
+        Raises EggError for anything but a text.
 
         >>> network.hidden_states("text").shape
         (5, 1, 16)
@@ -190,13 +188,13 @@ class Network(ArrayValue):
         return self.forward(np.zeros((1, 1), np.uint8), self.zero_states(1))[1][0]
 
     def step(self, data: int | TextLike, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read on from a state: what comes in pieces gives what ``logits`` gives for the whole.
+        """Continue from a state: pieces of a text give the logits that ``logits`` gives for the whole.
 
-        data : a byte as an integer, 0 to 255; or several, as a str (its UTF-8), bytes or (T,) uint8: they are read as
-            they are, no NUL is put before them
-        state : (L, D) int8, of ``state()`` or of a step before; it is not written to
-        returns : logits int8 in sixteenths of a bit after each byte, (256,) of an integer and (T, 256) of several,
-            and the state after the last, (L, D) int8
+        data : a byte as an integer, 0 to 255; or several, as a str (read as UTF-8), bytes or (T,) uint8, read without
+            a NUL before them
+        state : (L, D) int8, from ``state()`` or an earlier step; it is not written to
+        returns : logits int8 in sixteenths of a bit after each byte, (256,) for an integer and (T, 256) for several
+            bytes, and the state after the last, (L, D) int8
         Raises EggError for other data, or a state of another shape or dtype.
 
         >>> state = network.state()
@@ -215,7 +213,7 @@ class Network(ArrayValue):
         one = isinstance(data, int | np.integer)
         if one and not 0 <= data < VOCABULARY:
             raise EggError(f"byte {data}: must be 0 to 255")
-        tokens = np.array([data], np.uint8) if one else _as_they_are(data)
+        tokens = np.array([data], np.uint8) if one else _own_bytes(data)
         if not tokens.size:
             return np.zeros((0, VOCABULARY), np.int8), state
         logits, states = self.forward(tokens[None], state[None])
@@ -224,19 +222,17 @@ class Network(ArrayValue):
     def generate(
         self, prompt: TextLike, length: int, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0, count: int = 1
     ) -> list[bytes]:
-        """Text that goes on from a prompt, drawn byte by byte with integers alone.
+        """Continuations of a prompt, drawn byte by byte with integers alone.
 
         prompt : read from state zero as the beginning of a document: a NUL is read before it, also before an array
             that does not begin with one; may be empty. A NUL inside begins another document
-        length : bytes of a sample, 1 to 2**32; it ends earlier where the model draws a NUL, the end of
-            the document
-        temperature : logits are divided by it, rounded to 1/256; 0 takes the likeliest byte, the
-            lowest of equals
-        top_k : only the k likeliest bytes are drawn, 1 to 256; 0 is all
-        seed : of the draws, 0 to 2**64 - 1
+        length : bytes of a sample, 1 to 2**32; it ends earlier where the model draws a NUL, the end of the document
+        temperature : logits are divided by it, rounded to 1/256; 0 takes the likeliest byte, the lowest of equals
+        top_k : draw from the k likeliest bytes only, 1 to 256; 0 for all
+        seed : seed of the draws, 0 to 2**64 - 1
         count : samples, 1 to 2**32, side by side; a model reads a byte for many almost as fast as for one
-        returns : ``count`` samples without the prompt and without the NUL, each 0 to ``length`` bytes,
-            which need not be whole UTF-8: ``.decode(errors="replace")``
+        returns : ``count`` samples without the prompt and without the NUL, each 0 to ``length`` bytes, which need not
+            be valid UTF-8: ``.decode(errors="replace")``
         Equal arguments give equal bytes on every backend and machine; sample i does not depend on
         ``count``, and a longer ``length`` only appends to it.
         Raises EggError, one line, for an argument out of its range.
@@ -251,7 +247,7 @@ class Network(ArrayValue):
         return generate(self, prompt, sampling)
 
     def with_adapter(self, adapter: Adapter | str | Path | None) -> "Network":
-        """The same with another adapter, or with none.
+        """The network with another adapter, or with none.
 
         adapter : adapter.safetensors of ``egg adapt``, or its folder; or an Adapter for this shape
         Raises EggError, one line, for an adapter that is missing, damaged, or of another model.
@@ -269,7 +265,7 @@ class Network(ArrayValue):
         return replace(self, adapter=adapter)
 
     def merged(self) -> "Network":
-        """The adapter folded into the weights, as ``egg adapt merge`` does: an approximation, see docs/adapting.md.
+        """The network with its adapter merged into the weights: an approximation, see docs/adapting.md.
 
         >>> adapted.merged().adapter is None
         True
@@ -281,7 +277,7 @@ class Network(ArrayValue):
     def save(self, folder: str | Path) -> None:
         """Write a folder that ``load`` and every command read: model.safetensors and config.json.
 
-        folder : is made if need be; files of these names in it are replaced. An adapter is written there too, as
+        folder : made if it does not exist; files of these names in it are replaced. An adapter is written too, as
             adapter.safetensors: ``load(folder, adapter=folder)``
         Raises EggError, one line, if it cannot be written.
 
@@ -310,12 +306,12 @@ def load(
     path : a run (its newest checkpoint), RUN/best, a checkpoint, or any folder with a model.safetensors and a
         config.json that holds ``{"model": {"hidden_size": D, "num_layers": L, "vocab_size": 256}}``; or
         OWNER/NAME, a model on the Hugging Face Hub
-    backend : "auto" (the fastest there is), "numpy", "numba" or "cupy"; results do not depend on it
-    threads : of a CPU backend; None is as many as the process may use
-    device : number of backend cupy's GPU; None is the first
+    backend : "auto" (the fastest available), "numpy", "numba" or "cupy"; results do not depend on it
+    threads : threads of a CPU backend; None for as many as the process may use
+    device : number of backend cupy's GPU; None for the first
     adapter : as for ``Network.with_adapter``
     Raises EggError for a folder that holds no such model, or an adapter of another; egg.kernels.BackendError for a
-        backend that is not there.
+        backend that is not available.
 
     >>> network = egg.load("runs/nano/best")
     >>> network.weights.dtype, network.weights.size == network.shape.parameters
@@ -327,7 +323,7 @@ def load(
 
 
 def read_model(path: str | Path) -> tuple[Shape, np.ndarray, dict[str, Any]]:
-    """A folder's model without a backend: shape, (parameters,) int8, and what config.json holds.
+    """A folder's model without a backend: shape, (parameters,) int8, and the content of config.json.
 
     path : as for ``load``
     """
@@ -338,10 +334,10 @@ def read_model(path: str | Path) -> tuple[Shape, np.ndarray, dict[str, Any]]:
 
 
 def trained_for(path: str | Path, config: dict[str, Any]) -> int | None:
-    """Tokens that a checkpoint of a run was trained for; None where its name or configuration does not tell.
+    """Tokens that a checkpoint of a run was trained for; None where its name or configuration does not say.
 
     path : as for ``load``
-    config : what its config.json holds
+    config : the content of its config.json
     """
     try:
         step = checkpoint.step_of(checkpoint.find(hub.fetch(path)))
@@ -354,18 +350,18 @@ def _is_list(text) -> bool:
     return isinstance(text, list | tuple)
 
 
-def _listed(text) -> TextList:
+def _as_list(text) -> TextList:
     return text if _is_list(text) else [text]
 
 
 def _tokens(text: TextLike) -> np.ndarray:
-    """(T,) uint8: what is read of a text from state zero, see ``TextLike``."""
-    tokens = _as_they_are(text)
+    """(T,) uint8: the bytes to read for a text from state zero, see ``TextLike``."""
+    tokens = _own_bytes(text)
     return tokens if isinstance(text, np.ndarray) else np.concatenate([np.zeros(1, np.uint8), tokens])
 
 
-def _as_they_are(text: TextLike) -> np.ndarray:
-    """(T,) uint8: a text's own bytes."""
+def _own_bytes(text: TextLike) -> np.ndarray:
+    """(T,) uint8: a text's own bytes, without a NUL before them."""
     if isinstance(text, np.ndarray):
         return _checked(text)
     if isinstance(text, str | bytes | bytearray | memoryview):

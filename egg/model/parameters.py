@@ -9,9 +9,9 @@ from egg.kernels.layout import Shape
 from egg.kernels.philox import INITIAL_WEIGHTS, words
 
 GAIN = 16  # 1.0 in 4 fractional bits
-# Recipe egg begins with activations that use more of an int8, and moves gains slowly (docs/learning.md).
+# Recipe egg begins with activations that use more of the int8 range, and moves gains slowly (docs/learning.md).
 EGG_GAINS = {"ln1": 48, "ln2": 24, "ln_out": 64}
-# It draws what must differ from output to output, and leaves at zero what can grow from there: gates begin half open,
+# It draws the tensors whose outputs must differ, and zeroes those that can grow from zero: gates begin half open,
 # nothing is remembered beyond what the gate keeps, the MLPs add nothing, and the first loss is exactly 8 bits a byte.
 EGG_ZEROS = ("w_f", "u_f", "u_h", "w_down", "head.weight")
 # Every layer adds its memory to the same stream: candidates' matrices are twice as large, less from three layers on.
@@ -20,7 +20,7 @@ CONSTANT_COLUMN = 64  # of the embedding in recipe egg: a feature that every byt
 
 
 def normal_weights(seed: int, stream: int, number: int, size: int) -> np.ndarray:
-    """(size,) int8: round(16 z) of the generator's halfwords, for the tensor of this number."""
+    """(size,) int8: round(16 z) from the generator's halfwords, for the tensor of this number."""
     drawn = words(seed, stream, number, 0, -(-size // 2))
     halfwords = drawn.astype("<u4").view("<u2")[:size]  # the low half comes first
     return normal_table()[halfwords]
@@ -29,7 +29,7 @@ def normal_weights(seed: int, stream: int, number: int, size: int) -> np.ndarray
 def initial_weights(shape: Shape, seed: int, recipe: str) -> np.ndarray:
     """(parameters,) int8: round(16 z) for matrices, 16 for gains, 0 for biases.
 
-    Recipe ``egg`` has its own gains, zero matrices and one of twice the size, see above.
+    Recipe ``egg`` has its own gains, zero matrices, and larger candidates' matrices, see above.
     """
     flat = np.zeros(shape.parameters, np.int8)
     larger = isqrt((1 << 19) // max(2, shape.num_layers))  # 256 * 2 sqrt(2 / L), 512 at most

@@ -25,7 +25,7 @@ NUL = 0  # separates documents: a sample ends at one
 SIDE_BY_SIDE = 1024  # samples generated together: bounds memory
 DRAWN_AT_ONCE = 16  # positions whose random words are drawn together
 PIECE = 1 << 16  # bytes of the prompt read in one call: bounds the memory of their logits
-HOTTEST = 4096.0  # from here on all temperatures have the same weights (2**20 > 254 * 16 * 256)
+HOTTEST = 4096.0  # higher temperatures all have the same weights (2**20 > 254 * 16 * 256)
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Sampling:
     length: int = 500
     """Bytes of a sample; it ends earlier where the model ends the document with a NUL."""
     temperature: float = 1.0
-    """1: as likely as the model has it; less: likelier bytes are preferred; 0: always the likeliest."""
+    """1: the model's own probabilities; less: likelier bytes are preferred; 0: always the likeliest."""
     top_k: int = 0
     """Draw from the k likeliest bytes alone, 1 to 256; 0: from all."""
     seed: int = 0
-    """Of the draws, 0 to 2^64 - 1; equal seeds give equal samples, on every backend and machine."""
+    """Seed of the draws, 0 to 2^64 - 1; equal seeds give equal samples, on every backend and machine."""
     count: int = 1
-    """Samples, generated side by side; sample n is the same however many there are."""
+    """Samples, generated side by side; sample n does not depend on their number."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -74,14 +74,14 @@ def _check_whole(name: str, value, low: int, high: int) -> None:
 
 
 def text_bytes(text: bytes | str, name: str = "prompt") -> bytes:
-    """A text as the model reads it; of a str its UTF-8.
+    """A text as the bytes that the model reads; a str as UTF-8.
 
-    name : what errors call it
-    Raises EggError for a str that has none, and for what is neither bytes nor str.
+    name : the text's name in errors
+    Raises EggError for a str that UTF-8 cannot encode, and for anything but bytes or a str.
     """
     if isinstance(text, str):
         try:
-            # An argument that is not UTF-8 reaches Python in lone surrogates: these are its bytes.
+            # Python holds a command line's invalid UTF-8 as lone surrogates, which stand for its bytes.
             return text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise EggError(f"the {name} cannot be written in UTF-8: {error.reason}") from None
@@ -91,7 +91,7 @@ def text_bytes(text: bytes | str, name: str = "prompt") -> bytes:
 
 
 def generate(network: "Network", prompt: bytes, sampling: Sampling) -> list[bytes]:
-    """All samples: what follows the prompt, up to the length or to a NUL, which is left out."""
+    """All samples: continuations of the prompt up to the length, or to a NUL, which is left out."""
     texts = defaultdict(bytearray)
     for number, piece in in_order(stream(network, prompt, sampling), sampling):
         texts[number] += piece
@@ -99,7 +99,7 @@ def generate(network: "Network", prompt: bytes, sampling: Sampling) -> list[byte
 
 
 def in_order(steps: Iterator[tuple[np.ndarray, np.ndarray]], sampling: Sampling) -> Iterator[tuple[int, bytes]]:
-    """What ``stream`` yields, sample after sample, each piece as early as that order allows.
+    """The output of ``stream``, sample after sample, each piece as early as that order allows.
 
     yields : a sample's number and its next bytes, at least one; a NUL is a sample's last byte
     """
@@ -116,22 +116,22 @@ def in_order(steps: Iterator[tuple[np.ndarray, np.ndarray]], sampling: Sampling)
 
 
 def stream(network: "Network", prompt: bytes, sampling: Sampling) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Generate position after position, for all samples that go on.
+    """Generate position after position, for all samples that are still active.
 
     prompt : read once for all samples, from state zero, after a NUL
     yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a NUL is a sample's last.
-        At most SIDE_BY_SIDE samples go together, the next begin when they have ended.
+        At most SIDE_BY_SIDE samples are active at a time; the next begin when these have ended.
     """
     beginning = read_prompts(network.forward, network.zero_states(1), [prompt])
     for first in range(0, sampling.count, SIDE_BY_SIDE):
         numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))
         logits, states = (np.repeat(a, len(numbers), 0) for a in beginning)
-        for rows, drawn, _ in go_on(network.forward, logits, states, numbers, sampling):
+        for rows, drawn, _ in generate_steps(network.forward, logits, states, numbers, sampling):
             yield numbers[rows], drawn
 
 
 Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""``Network.forward``, or what reads like it: tokens (n, T) uint8 and states (n, L, D) int8 -> logits (n, T, 256) int8
+"""``Network.forward``, or a function like it: tokens (n, T) uint8 and states (n, L, D) int8 -> logits (n, T, 256) int8
 in sixteenths of a bit, and the states after."""
 
 
@@ -141,7 +141,7 @@ def read_prompts(read: Read, states: np.ndarray, prompts: Sequence[bytes]) -> tu
     states : (n, L, D) int8, of any values: the NUL resets them
     """
     longest = 1 + max(map(len, prompts))
-    # A NUL resets the state: as many as there are before a prompt, it begins as after one.
+    # A NUL resets the state: after any number of them a prompt begins as after one.
     tokens = np.stack([np.frombuffer(p.rjust(longest, b"\0"), np.uint8) for p in prompts])
     length = max(1, PIECE // len(prompts))
     for at in range(0, longest, length):
@@ -149,17 +149,17 @@ def read_prompts(read: Read, states: np.ndarray, prompts: Sequence[bytes]) -> tu
     return logits[:, -1], states
 
 
-def go_on(
+def generate_steps(
     read: Read, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, sampling: Sampling, *, whole: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The loop of all generation: samples side by side, a byte each at every position, until none goes on.
+    """The loop of all generation: samples side by side, a byte each at every position, until none is active.
 
     logits, states : (n, 256) int8 and (n, L, D) int8 after each sample's prompt
-    numbers : (n,) int64 of the samples: what each draws depends on its number and the position alone
+    numbers : (n,) int64, the samples' numbers: a sample's draws depend only on its number and the position
     sampling : its count has no meaning here
-    whole : samples that have ended read NULs to the end of all, instead of leaving; members of a pair stay together so
-    yields : of the samples that go on, rows (m,) int64 of the arrays above, their next bytes (m,) uint8, and (m,) bool,
-        whether they go on from there: not after a NUL. A caller that ends others clears theirs.
+    whole : samples that have ended stay and read NULs until all have ended, which keeps members of a pair together
+    yields : for the active samples, rows (m,) int64 of the arrays above, their next bytes (m,) uint8, and (m,) bool,
+        whether they stay active: not after a NUL. A caller clears the entries of samples that it ends.
     """
     rows = np.arange(len(numbers))
     weights = sampling_weights(sampling.temperature_256) if sampling.temperature_256 else None
@@ -168,11 +168,11 @@ def go_on(
         if ahead == 0:
             words = draws(sampling.seed, numbers[rows], position, DRAWN_AT_ONCE)
         chosen = choose(logits, words[:, ahead], weights, sampling.top_k)
-        going = chosen != NUL
-        yield rows, chosen, going
-        if not going.all():
-            rows, chosen, words = rows[going], chosen[going], words[going]
-            states = states if whole else states[going]
+        active = chosen != NUL
+        yield rows, chosen, active
+        if not active.all():
+            rows, chosen, words = rows[active], chosen[active], words[active]
+            states = states if whole else states[active]
         if not rows.size or position + 1 == sampling.length:
             return
         if whole:
@@ -188,8 +188,8 @@ def go_on(
 def draws(seed: int, numbers: np.ndarray, position: int, count: int) -> np.ndarray:
     """The 64 random bits of each sample at ``count`` positions.
 
-    numbers : (n,) of the samples
-    position : the first
+    numbers : (n,), the samples' numbers
+    position : the first position
     returns : (n, count) uint64
     """
     counter = np.zeros((len(numbers), count, 4), np.uint32)
@@ -207,7 +207,7 @@ def choose(logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, to
     logits : (n, 256) int8 in sixteenths of a bit
     drawn : (n,) uint64
     weights : (255,) uint64 of ``sampling_weights``; None is temperature 0
-    top_k : likeliest bytes to draw from, 0 for all
+    top_k : number of likeliest bytes to draw from, 0 for all
     returns : (n,) uint8
     """
     if weights is None or top_k == 1:

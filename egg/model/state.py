@@ -1,4 +1,4 @@
-"""What a training state is made of: its parts' shapes, known before any memory is taken, and their ranges."""
+"""The arrays of a training state: their shapes, known before any memory is allocated, and their ranges."""
 
 import os
 from dataclasses import dataclass
@@ -10,41 +10,41 @@ from egg.errors import EggError
 
 @dataclass(frozen=True)
 class Form:
-    """What one part of a training state must be."""
+    """The form that one array of a training state must have."""
 
     shape: tuple[int, ...]
     dtype: type
     low: int
     high: int
-    """The smallest and the largest value that a training can have left there."""
+    """``low`` and ``high`` are the smallest and the largest value that training can leave in the array."""
 
 
 STEP = Form((1,), np.int64, 0, (1 << 32) - 1)
 
 
 def check_state(state: dict[str, np.ndarray], layout: dict[str, Form]) -> None:
-    """Raises EggError for a state that no training of this configuration can have left.
+    """Raises EggError for a state that no training of this configuration can leave.
 
-    layout : what ``state_layout`` of a recipe's class says of it
+    layout : the forms, by the ``state_layout`` of a recipe's class
     """
     for name, form in layout.items():
-        there = state.get(name)
-        if there is None:
+        array = state.get(name)
+        if array is None:
             raise EggError(f"the training state has no {name!r}: it belongs to another recipe or version")
-        if there.shape != form.shape or there.dtype != form.dtype:
+        if array.shape != form.shape or array.dtype != form.dtype:
             raise EggError(
-                f"the training state's {name!r} is {there.dtype}{list(there.shape)}, this "
+                f"the training state's {name!r} is {array.dtype}{list(array.shape)}, this "
                 f"configuration and corpus need {np.dtype(form.dtype)}{list(form.shape)}"
             )
-        if there.size and not (form.low <= int(there.min()) and int(there.max()) <= form.high):
+        if array.size and not (form.low <= int(array.min()) and int(array.max()) <= form.high):
             raise EggError(f"the training state is out of range: {name}")
 
 
 def check_memory(config, needed: int) -> None:
-    """Raises EggError for a configuration that this machine has no memory for, before any is taken.
+    """Raises EggError for a configuration that needs more memory than this machine has, before any is allocated.
 
     config : an egg.config.Config
-    needed : bytes, as ``memory`` of a recipe's class tells
+    needed : bytes, by the ``memory`` of a recipe's class
     """
     e, available = config.evolution, _memory()
     if available and needed > available:
@@ -52,7 +52,7 @@ def check_memory(config, needed: int) -> None:
         raise EggError(
             f"--{readers.replace('_', '-')} {getattr(e, readers)}: with hidden size "
             f"{config.model.hidden_size}, {config.model.num_layers} layers and --seq-len {e.seq_len} a step needs "
-            f"{needed / 2**30:,.0f} GiB at the least, this machine has {available / 2**30:,.0f}: choose less of one"
+            f"{needed / 2**30:,.0f} GiB or more, this machine has {available / 2**30:,.0f}: reduce one of these"
         )
 
 

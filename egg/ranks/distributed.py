@@ -1,8 +1,8 @@
 """Many processes on MPI: each rank's share of the readers, and the few integers they exchange.
 
 A process that no MPI launcher started is ``Alone``: its calls return what they are given, and mpi4py is never
-imported. All that is exchanged is integers or bytes, so results depend neither on the ranks' number nor on the order
-of sums; nothing is pickled.
+imported. Ranks exchange only integers and bytes, so results depend neither on the number of ranks nor on the order of
+sums; nothing is pickled.
 """
 
 import json
@@ -17,10 +17,10 @@ import numpy as np
 
 from egg.errors import EggError
 from egg.files import shown
-from egg.ranks.lifeline import RECORD, Lifelines, tell
+from egg.ranks.lifeline import RECORD, Lifelines, print_error
 
-# Rank and number of ranks, as launchers give them. Slurm's are a step's own: a batch script that starts one process
-# has SLURM_NTASKS of its whole job.
+# Rank and number of ranks, as launchers give them. Slurm's are those of a step: SLURM_NTASKS is the whole job's, also
+# in a batch script that is one process.
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
@@ -29,10 +29,10 @@ LAUNCHERS = (
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
 )
 CHUNK = 1 << 18  # votes summed in one call: 2 MB at most, which stay in the cache
-LONGEST = 2000  # characters of a message: what it quotes of a file may be of any length
-GRACE = 2.0  # seconds in which the first rank reports a mistake that all of them share
+MAX_MESSAGE = 2000  # characters: a message may quote any length of a file
+GRACE = 2.0  # seconds for rank 0 to report an error that all ranks share
 SPIN = 1e-4  # seconds of busy waiting: in most steps the other ranks are about as far
-NAP = 2e-4  # seconds between two looks after that: the core is for ranks that compute
+NAP = 2e-4  # seconds between two polls after that: the core is for ranks that compute
 
 
 def launched() -> tuple[int, int]:
@@ -48,25 +48,25 @@ def launched() -> tuple[int, int]:
 
 
 class Alone:
-    """The one process there is."""
+    """A single process."""
 
     rank, size, leader = 0, 1, True
     threads: int | None = None
-    """What a CPU backend should use; None is as many as the process may."""
+    """Threads for a CPU backend; None: as many as the process may use."""
 
     def share(self, items: int) -> slice:
-        """This rank's slice of so many streams or pairs; the slices follow the order of the ranks."""
+        """This rank's slice of ``items`` streams or pairs; the slices follow the order of the ranks."""
         return slice(0, items)
 
     def add(self, votes: np.ndarray, *numbers: int) -> tuple[int, ...]:
         """Sum votes, in place, and a few numbers over the ranks.
 
-        votes : (parameters,) int32 or int64, contiguous; the sums fit it too
+        votes : (parameters,) int32 or int64, contiguous; the sums fit this type
         returns : the sums of the numbers, which fit int64
         """
         return numbers
 
-    def all_rows(self, rows: np.ndarray, items: int) -> np.ndarray:
+    def all_gather(self, rows: np.ndarray, items: int) -> np.ndarray:
         """All ranks' rows, in the order of the ranks.
 
         rows : (this rank's share, ...) int8
@@ -75,39 +75,39 @@ class Alone:
         return rows
 
     def gather(self, rows: np.ndarray, items: int, first: int | None = None) -> np.ndarray:
-        """As ``all_rows``, on rank 0 alone; with ``first``, only that many rows. Other ranks get their own back."""
+        """As ``all_gather``, but on rank 0 only, and with ``first`` only that many rows. Other ranks get their own."""
         return rows[:first]
 
-    def spread(self, rows: np.ndarray | None, items: int, row: tuple[int, ...]) -> np.ndarray:
-        """This rank's share of (items, *row) int8, which rank 0 has; the opposite of ``gather``."""
+    def scatter(self, rows: np.ndarray | None, items: int, row: tuple[int, ...]) -> np.ndarray:
+        """This rank's share of rank 0's (items, *row) int8; the inverse of ``gather``."""
         assert rows is not None
         return rows
 
-    def same(self, array: np.ndarray | None, shape: tuple[int, ...], dtype) -> np.ndarray:
-        """Rank 0's array for all."""
+    def broadcast(self, array: np.ndarray | None, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Rank 0's array, on all ranks."""
         assert array is not None
         return array
 
-    def agree(self, number: int) -> int:
-        """The largest of the ranks' numbers."""
+    def maximum(self, number: int) -> int:
+        """The largest of the ranks' numbers, on all ranks."""
         return number
 
-    def lead(self, ask: Callable[[], Any]) -> Any:
-        """Rank 0's result, a JSON value, for all ranks; only rank 0 calls the function."""
-        return ask()
+    def lead(self, function: Callable[[], Any]) -> Any:
+        """The function's result, a JSON value, on all ranks; only rank 0 calls it."""
+        return function()
 
     def close(self) -> None:
-        """Wait until every rank is here; after that each may end."""
+        """Wait until every rank is here; after that each may exit."""
 
-    def spent(self, seconds: float) -> str:
-        """The cost of the exchange since ``forget``, in words; empty for one process.
+    def exchange_cost(self, seconds: float) -> str:
+        """The cost of the exchange since ``reset_cost``, as a sentence; empty for one process.
 
-        seconds : that the steps took since then
+        seconds : duration of the steps since then
         """
         return ""
 
-    def forget(self) -> None:
-        """Reset the cost of the exchange: the first step may compile kernels."""
+    def reset_cost(self) -> None:
+        """Reset the cost of the exchange, after the first step, which may compile kernels."""
 
 
 ALONE = Alone()
@@ -115,7 +115,7 @@ _joined: "Ranks | None" = None
 
 
 class Ranks(Alone):
-    """The processes of an MPI job; every call is made by all of them, in the same order."""
+    """The processes of an MPI job; all make the same calls, in the same order."""
 
     def __init__(self, MPI):
         self._MPI = MPI
@@ -126,7 +126,7 @@ class Ranks(Alone):
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         self.threads = _threads(node)
         self.exchanging = self.waiting = 0.0  # seconds
-        one_machine = bool(self.agree(self.local_size) == self.size)
+        one_machine = bool(self.maximum(self.local_size) == self.size)
         self.lifelines = Lifelines(self.rank, self.size, self._records, one_machine=one_machine)
 
     def _records(self, own: np.ndarray) -> np.ndarray:
@@ -135,7 +135,7 @@ class Ranks(Alone):
         return records
 
     def _wait(self) -> None:
-        """Until the slowest rank is here: signals are heard meanwhile, and the core is left to others."""
+        """Wait for the slowest rank: meanwhile signals are handled, and the core is free for others."""
         request, soon = self._comm.Ibarrier(), time.perf_counter() + SPIN
         while not request.Test():
             if time.perf_counter() > soon:
@@ -159,16 +159,16 @@ class Ranks(Alone):
         self.exchanging += time.perf_counter() - began
         return tuple(sums.tolist())
 
-    def _rows(self, rows: np.ndarray):
-        """Rows as MPI counts them: by whole rows, as bytes of a large population need more than 31 bits."""
+    def _type_of(self, rows: np.ndarray):
+        """The MPI type of one row: counted in bytes, a large population would need more than 31 bits."""
         return self._row_type(int(np.prod(rows.shape[1:])))
 
     def _row_type(self, size: int):
         return self._MPI.BYTE.Create_contiguous(size).Commit()
 
-    def all_rows(self, rows, items):
+    def all_gather(self, rows, items):
         began = time.perf_counter()
-        out, kind = np.empty((items, *rows.shape[1:]), np.int8), self._rows(rows)
+        out, kind = np.empty((items, *rows.shape[1:]), np.int8), self._type_of(rows)
         mine = np.ascontiguousarray(rows)
         self._comm.Allgatherv([mine, len(mine), kind], [out, self._shares(items), None, kind])
         kind.Free()
@@ -181,15 +181,15 @@ class Ranks(Alone):
         for share in self._shares(items):
             counts.append(min(share, left))
             left -= counts[-1]
-        mine, kind = np.ascontiguousarray(rows[: counts[self.rank]]), self._rows(rows)
+        mine, kind = np.ascontiguousarray(rows[: counts[self.rank]]), self._type_of(rows)
         out = np.empty((sum(counts), *rows.shape[1:]), np.int8) if self.leader else rows
         self._comm.Gatherv([mine, len(mine), kind], [out, counts, None, kind] if self.leader else None)
         kind.Free()
         return out
 
-    def spread(self, rows, items, row):
+    def scatter(self, rows, items, row):
         self._wait()
-        mine, kind = np.empty((self._shares(items)[self.rank], *row), np.int8), None
+        mine = np.empty((self._shares(items)[self.rank], *row), np.int8)
         kind = self._row_type(int(np.prod(row)))
         whole = None
         if self.leader:
@@ -198,41 +198,41 @@ class Ranks(Alone):
         kind.Free()
         return mine
 
-    def same(self, array, shape, dtype):
+    def broadcast(self, array, shape, dtype):
         self._wait()
         out = np.ascontiguousarray(array) if self.leader else np.empty(shape, dtype)
         flat = out.reshape(-1).view(np.uint8)
-        for at in range(0, len(flat), 1 << 30):  # a count of MPI has 31 bits
+        for at in range(0, len(flat), 1 << 30):  # MPI counts have 31 bits
             self._comm.Bcast(flat[at : at + (1 << 30)])
         return out
 
-    def agree(self, number):
+    def maximum(self, number):
         self._wait()
         largest = np.array([number], np.int64)
         self._comm.Allreduce(self._MPI.IN_PLACE, largest, self._MPI.MAX)
         return int(largest[0])
 
-    def lead(self, ask):
-        # Where this raises, rank 0 tells why and ends all: the others wait here no longer than that takes.
-        content = json.dumps(ask()).encode() if self.leader else b""
-        size = self.agree(len(content))
+    def lead(self, function):
+        # If this raises, rank 0 reports the error and ends the job, which ends the others' wait here.
+        content = json.dumps(function()).encode() if self.leader else b""
+        size = self.maximum(len(content))
         content = np.frombuffer(content, np.uint8) if self.leader else None
-        return json.loads(self.same(content, (size,), np.uint8).tobytes())
+        return json.loads(self.broadcast(content, (size,), np.uint8).tobytes())
 
     def close(self):
         self.lifelines.end()
         self._wait()
         self.lifelines.close()
 
-    def forget(self):
+    def reset_cost(self):
         self.exchanging = self.waiting = 0.0
 
-    def spent(self, seconds):
+    def exchange_cost(self, seconds):
         if not seconds:
-            return f"{self.size} ranks: too few steps to tell what the exchange costs"
+            return f"{self.size} ranks: too few steps to measure the cost of the exchange"
         return (
             f"{self.size} ranks: {self.exchanging / seconds:.1%} of the steps' time went into exchanging votes and "
-            f"states, {self.waiting / seconds:.1%} into waiting for the slowest"
+            f"states, {self.waiting / seconds:.1%} into waiting for the slowest rank"
         )
 
 
@@ -250,7 +250,7 @@ def join() -> Alone | Ranks:
         return _joined
     try:
         from mpi4py import MPI
-    # A RuntimeError where there is no MPI library
+    # mpi4py raises RuntimeError if there is no MPI library.
     except (ImportError, RuntimeError, OSError) as error:
         raise EggError(
             f"{size} processes were started, but mpi4py cannot be used ({error}): pip install mpi4py, and an MPI "
@@ -268,24 +268,24 @@ def join() -> Alone | Ranks:
 
 
 def silence() -> None:
-    """Let rank 0 alone print: the output of the others is dropped, but for ``tell``."""
+    """Let only rank 0 print: the output of the others is dropped, except by ``print_error``."""
     rank, size = launched()
     if size > 1 and rank:
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def fail(line: str, status: int) -> int:
-    """Say in one line why this process, and with it the job, ends; returns the exit status.
+    """Print in one line why this process, and with it the job, ends; returns the exit status.
 
-    A mistake that all ranks share, as in a flag, is reported by the first of them alone.
+    Only rank 0 reports an error that all ranks share, such as a bad flag.
     """
     rank, size = launched()
-    line = shown(line, LONGEST) if status == 2 else line
+    line = shown(line, MAX_MESSAGE) if status == 2 else line
     if size == 1:
-        with suppress(OSError):  # nobody may be there to read it
+        with suppress(OSError):  # standard error may be closed
             print(f"egg: {line}", file=sys.stderr)
     elif not rank:
-        tell(line)
+        print_error(line)
     if _joined:
         _leave(_joined, line, status)
     return status
@@ -293,20 +293,20 @@ def fail(line: str, status: int) -> int:
 
 def _leave(ranks: Ranks, line: str, status: int) -> NoReturn:
     if ranks.rank:
-        time.sleep(GRACE)  # the first rank's word ends this process meanwhile
-        tell(f"rank {ranks.rank} of {ranks.size}: {line}")
+        time.sleep(GRACE)  # rank 0's message ends this process meanwhile
+        print_error(f"rank {ranks.rank} of {ranks.size}: {line}")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     ranks.lifelines.leave(status)
 
 
 def _threads(node) -> int:
-    """The cores this process may use, divided by those of its machine's ranks that may use the same."""
+    """The cores this process may use, divided by the number of ranks on its machine that may use the same cores."""
     if hasattr(os, "sched_getaffinity"):
         mine = sorted(os.sched_getaffinity(0))
     else:
         mine = list(range(os.cpu_count() or 1))
-    key = np.zeros(1024, np.uint8)  # a bit a core
+    key = np.zeros(1024, np.uint8)  # one bit per core
     for core in mine:
         key[core // 8 % len(key)] |= 1 << core % 8
     keys = np.empty((node.Get_size(), len(key)), np.uint8)
@@ -315,7 +315,7 @@ def _threads(node) -> int:
 
 
 def _bind_gpu(local_rank: int) -> None:
-    """One GPU a rank: of those that are visible, by turns, before anything looks at them."""
+    """Give each rank one of the visible GPUs, in turn, before any library looks for GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         nodes = os.listdir("/dev") if os.path.isdir("/dev") else []
@@ -323,5 +323,5 @@ def _bind_gpu(local_rank: int) -> None:
         devices = [str(i) for i in range(len(found))]
     else:
         devices = [device for device in visible.split(",") if device]
-    if len(devices) > 1:  # a launcher that binds leaves each its own
+    if len(devices) > 1:  # a launcher that binds ranks to GPUs leaves one
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank % len(devices)]

@@ -1,8 +1,8 @@
 """A rank that dies ends the job: sockets between the ranks, which the system closes when a process is gone.
 
-MPI does not say that a peer has died: a rank that waits for it would wait for ever. The ranks form a tree of
-connections; where one ends without a word, the job has lost a rank: it prints one line and ends. A word is one
-byte, the status that a rank which failed in order ends with; it is passed on to all others.
+MPI does not report that a peer has died: a rank that waits for it would wait for ever. The ranks form a tree of
+connections. A rank that fails in order sends one byte, its exit status, which is passed on to all others. If a
+connection closes without this byte, the job has lost a rank: it prints one line and ends.
 """
 
 import os
@@ -17,24 +17,24 @@ from typing import NoReturn
 
 import numpy as np
 
-FAN_OUT = 32  # connections that a rank takes: 4,096 ranks are three levels
+FAN_OUT = 32  # connections that a rank accepts: 4,096 ranks are three levels
 JOIN_SECONDS = 20.0
 RECORD = 256  # bytes of a rank's address
 TOKEN = 16  # bytes that identify a rank of this job to a peer
 LOST = 1  # exit status of a job that lost a rank
 
-# A machine that vanishes closes nothing: after 10 s of silence the system asks, five times in 25 s.
+# A machine that vanishes closes no connection: after 10 s of silence the system probes it, five times in 25 s.
 _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 5))
 
 
 class Lifelines:
     """A rank's connections to its parent and its children in the tree, and the thread that watches them.
 
-    everyone : gives every rank each rank's bytes, from (RECORD,) uint8 to (size, RECORD) uint8
-    one_machine : whether all ranks are on it: then nothing listens to the network
+    all_gather : gives every rank the records of all, from (RECORD,) uint8 to (size, RECORD) uint8
+    one_machine : whether all ranks are on one machine: then nothing listens to the network
     """
 
-    def __init__(self, rank: int, size: int, everyone: Callable[[np.ndarray], np.ndarray], *, one_machine: bool):
+    def __init__(self, rank: int, size: int, all_gather: Callable[[np.ndarray], np.ndarray], *, one_machine: bool):
         self.rank, self.size = rank, size
         self._ended = False
         self._peers: dict[socket.socket, int] = {}
@@ -44,15 +44,15 @@ class Lifelines:
         if children:
             server = socket.create_server(("127.0.0.1" if one_machine else "", 0), backlog=len(children))
             port = server.getsockname()[1]
-        # The token is rank 0's; addresses are exchanged once every rank that takes connections listens.
+        # The token is rank 0's; addresses are exchanged once every rank that accepts connections listens.
         own = secrets.token_bytes(TOKEN) + port.to_bytes(4, "big") + host.encode()
-        records = everyone(np.frombuffer(own[:RECORD].ljust(RECORD, b"\0"), np.uint8))
+        records = all_gather(np.frombuffer(own[:RECORD].ljust(RECORD, b"\0"), np.uint8))
         token = records[0, :TOKEN].tobytes()
         try:
             if rank:
-                self._reach(records[(rank - 1) // FAN_OUT].tobytes(), token)
+                self._connect(records[(rank - 1) // FAN_OUT].tobytes(), token)
             if server:
-                self._take(server, children, token)
+                self._accept(server, children, token)
         except OSError:
             pass  # a rank that cannot be watched is left to the launcher
         finally:
@@ -62,19 +62,19 @@ class Lifelines:
             _keep_alive(peer)
         threading.Thread(target=self._watch, daemon=True, name="lifelines").start()
 
-    def _reach(self, record: bytes, token: bytes) -> None:
-        """Connect to the parent, whose socket listens already."""
+    def _connect(self, record: bytes, token: bytes) -> None:
+        """Connect to the parent, whose socket already listens."""
         port = int.from_bytes(record[TOKEN : TOKEN + 4], "big")
         host = record[TOKEN + 4 :].rstrip(b"\0").decode()
         parent = socket.create_connection((host, port), timeout=JOIN_SECONDS)
         parent.sendall(token + self.rank.to_bytes(4, "big"))
         self._peers[parent] = (self.rank - 1) // FAN_OUT
 
-    def _take(self, server: socket.socket, children: range, token: bytes) -> None:
-        """Take the children's connections; a connection without the token is closed."""
+    def _accept(self, server: socket.socket, children: range, token: bytes) -> None:
+        """Accept the children's connections; a connection without the token is closed."""
         deadline = time.monotonic() + JOIN_SECONDS
-        waited_for = set(children)
-        while waited_for and (left := deadline - time.monotonic()) > 0:
+        missing = set(children)
+        while missing and (left := deadline - time.monotonic()) > 0:
             server.settimeout(left)
             child, _ = server.accept()
             child.settimeout(1.0)
@@ -83,8 +83,8 @@ class Lifelines:
             except OSError:
                 greeting = b""
             number = int.from_bytes(greeting[TOKEN:], "big")
-            if secrets.compare_digest(greeting[:TOKEN], token) and number in waited_for:
-                waited_for.discard(number)
+            if secrets.compare_digest(greeting[:TOKEN], token) and number in missing:
+                missing.discard(number)
                 self._peers[child] = number
             else:
                 child.close()
@@ -98,36 +98,39 @@ class Lifelines:
                 for key, _ in selector.select():
                     peer, number = key.data
                     try:
-                        word = peer.recv(1)
+                        status = peer.recv(1)
                     except OSError:
-                        word = b""
+                        status = b""
                     if not self._ended:
-                        self._follow(number, word)
+                        self._follow(number, status)
                     selector.unregister(peer)
 
-    def _follow(self, number: int, word: bytes) -> None:
-        """A peer has left: leave too, and say so if nobody else does."""
-        if word:
-            self.leave(word[0])
-        # Its parent tells, of rank 0 the first of its children.
+    def _follow(self, number: int, status: bytes) -> None:
+        """End as a peer has ended, and report the loss if no other rank does.
+
+        status : its exit status, one byte; empty if it died
+        """
+        if status:
+            self.leave(status[0])
+        # The parent reports a lost rank; rank 1 reports rank 0, which has none.
         if number > self.rank or (number, self.rank) == (0, 1):
-            tell(f"rank {number} of {self.size} has died: the job ends, its last checkpoint stands")
+            print_error(f"rank {number} of {self.size} has died: the job ends, its last checkpoint stands")
         else:
             time.sleep(1.0)
         self.leave(LOST)
 
     def leave(self, status: int) -> NoReturn:
-        """End this process at once, and with it the others; never returns."""
+        """End this process at once, and with it the other ranks; never returns."""
         for peer in self._peers:
             try:
                 peer.send(bytes([status]))
-            except OSError:  # it has left before
+            except OSError:  # it has ended before
                 continue
         # Not sys.exit: MPI would wait for the others in its finalisation.
         os._exit(status)
 
     def end(self) -> None:
-        """From now on others may go; called when all have arrived at their end."""
+        """From now on peers may end; called when this rank's work is done."""
         self._ended = True
 
     def close(self) -> None:
@@ -135,15 +138,15 @@ class Lifelines:
         for peer in self._peers:
             try:
                 peer.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the other side was first
+            except OSError:  # the peer has closed it before
                 continue
 
 
-def tell(line: str) -> None:
+def print_error(line: str) -> None:
     """Print one line on standard error, from any thread and any rank."""
     stream = sys.__stderr__
     if stream is not None:
-        # On a terminal the cursor may be on the run's status line.
+        # On a terminal the cursor may be in the status line of the run.
         stream.write(f"{chr(10) if stream.isatty() else ''}egg: {line}\n")
         stream.flush()
 

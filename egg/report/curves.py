@@ -1,4 +1,4 @@
-"""What a run's metrics.jsonl holds, as curves."""
+"""Curves from a run's metrics.jsonl."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,10 @@ from egg.errors import EggError, telling
 from egg.files import shown
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 
-POINTS = 300  # of a curve: each is the mean of as many lines as that takes
-MOST = 1 << 14  # rows of a log that are held in memory
+POINTS = 300  # of a curve at the most; each is the mean of equally many rows
+MAX_ROWS = 1 << 14  # of a log, in memory
 FIGURES = ("tokens_per_second", "step_size", "changed_share", "clipped_share")
 
 
@@ -23,9 +23,9 @@ class Curves(ArrayValue):
 
     run: Path
     name: str
-    """What it is called beside other runs."""
+    """Its name among the runs of a picture."""
     config: dict[str, Any] = field(repr=False)
-    """What config.json holds."""
+    """The content of config.json."""
     steps: int
     train: np.ndarray
     """(n, 3) float64: tokens, seconds, integer bits per byte, at POINTS points at the most."""
@@ -52,12 +52,12 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
     at: tuple[int, float] = (0, 0.0)
     steps, first_speed = 0, None
     with telling(f"cannot read {run / METRICS}"):
-        for _, _, record in read_lines(run / METRICS):
+        for record in read_records(run / METRICS):
             values: dict[str, Any] = {"train": record.get("train_integer_bits_per_byte")}
             values |= {key: record[key] for key in (VALIDATION, *FIGURES) if key in record}
             if not all(map(is_number, (record.get("tokens"), *values.values()))):
                 raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
-            # The first step's speed is that of compiling.
+            # The first step's speed includes compilation.
             if steps == 0:
                 first_speed = values.pop(FIGURES[0], None)
             steps, at = record["step"], (record["tokens"], record["seconds"])
@@ -81,42 +81,42 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
 
 
 def names(runs: list[Path]) -> list[str]:
-    """Short names that differ: folders' own, or their paths where two are alike."""
+    """Short names that differ: those of the folders, or the paths of folders with equal names."""
     short = [run.resolve().name for run in runs]
     return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
 
 
 class _Rows:
-    """Rows of a log of any length in bounded memory: from MOST on, each is the mean of two that were neighbours."""
+    """Rows of a log of any length in bounded memory: whenever there are MAX_ROWS, neighbours are averaged in pairs."""
 
     def __init__(self):
         self.rows: list[tuple[float, float, float]] = []
-        self._each, self._held = 1, []  # lines that a row is the mean of, and those of the next row
+        self._lines_per_row, self._pending = 1, []  # a row is the mean of so many lines; those of the next row
 
     def append(self, row: tuple[float, float, float]) -> None:
-        """Take a row."""
-        if self._each > 1:
-            self._held.append(row)
-            if len(self._held) < self._each:
+        """Add a line's values."""
+        if self._lines_per_row > 1:
+            self._pending.append(row)
+            if len(self._pending) < self._lines_per_row:
                 return
-            row = tuple(np.mean(self._held, 0).tolist())
-            self._held.clear()
+            row = tuple(np.mean(self._pending, 0).tolist())
+            self._pending.clear()
         self.rows.append(row)
-        if len(self.rows) == MOST:
+        if len(self.rows) == MAX_ROWS:
             self.rows = np.array(self.rows).reshape(-1, 2, 3).mean(1).tolist()
-            self._each *= 2
+            self._lines_per_row *= 2
 
     def array(self) -> np.ndarray:
         """(n, 3) float64."""
-        rest = [np.mean(self._held, 0).tolist()] if self._held else []
+        rest = [np.mean(self._pending, 0).tolist()] if self._pending else []
         return np.array([*self.rows, *rest], np.float64).reshape(-1, 3)
 
     def smooth(self) -> np.ndarray:
-        """Means of neighbouring rows, POINTS of them at the most."""
+        """Means of neighbouring rows, at most POINTS."""
         points = self.array()
         if not len(points):
             return points
-        each = -(-len(points) // POINTS)
-        at = np.arange(0, len(points), each)
+        rows_per_point = -(-len(points) // POINTS)
+        at = np.arange(0, len(points), rows_per_point)
         sizes = np.diff(np.append(at, len(points)))[:, None]
         return np.add.reduceat(points, at) / sizes

@@ -1,11 +1,12 @@
 """loss.png and report.html of runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from egg.errors import telling
-from egg.files import replace_file
+from egg.files import replace_file, shown
 from egg.model.baselines import baselines
 from egg.report.curves import Curves, read_curves
 from egg.report.page import REPORT, report_page
@@ -15,9 +16,23 @@ from egg.report.plots import LOSS, plot_runs
 def draw_run(run: Path, training: np.ndarray, measured: np.ndarray) -> list[Path]:
     """Draw a run that has ended; returns the paths of loss.png and report.html.
 
-    training, measured : (n,) uint8, the text it learnt from, and the one it was measured on
+    training, measured : (n,) uint8, the text it learned from, and the text it was measured on
     """
     return write([read_curves(run)], lines_of(training, measured), run)
+
+
+def draw_or_note(names: str, draw: Callable[[], list[Path]], note: Callable[[str], None], advice: str) -> list[Path]:
+    """Draw what has ended; returns the pictures' paths, none if that fails, which ``note`` then reports.
+
+    What they show is saved, whatever matplotlib makes of its name or its folder: a picture's failure fails no run.
+
+    names, advice : of the pictures, and what to do without them
+    """
+    try:
+        return draw()
+    except Exception as error:
+        note(f"no {names}: {shown(error)}{advice}")
+        return []
 
 
 def write(runs: list[Curves], lines: dict[str, float], out: Path) -> list[Path]:
@@ -33,7 +48,7 @@ def write(runs: list[Curves], lines: dict[str, float], out: Path) -> list[Path]:
 
 
 def lines_of(training: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    """What simpler models make of a text: name -> bits per byte."""
+    """Bits per byte of the baselines on a text, as horizontal lines: name -> bits per byte."""
     if not np.count_nonzero(measured):
         return {}
     simple = baselines(training, measured)

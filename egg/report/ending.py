@@ -1,4 +1,4 @@
-"""The closing summary of a run: the model beside simpler ones, and a sample of its text."""
+"""The closing summary of a run: the model beside the baselines, and a sample of its text."""
 
 import shlex
 from pathlib import Path
@@ -32,8 +32,8 @@ def report(
 
     drawn : paths of the loss curve and of the report
     corpus : the data.Corpus it was trained on
-    split : the one that was held back, or trained on if none is
-    measured : (n,) uint8, the part of it that was measured on the way
+    split : the validation split, or the training split if there is none
+    measured : (n,) uint8, the part of the split that was measured during training
     """
     progress.note(
         f"step {evolution.step_number:,}: {count(evolution.tokens)} tokens in "
@@ -60,7 +60,7 @@ def report(
 
 
 def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
-    """The model's bits per byte, and those of simpler ones on the same bytes."""
+    """Bits per byte of the model and of the baselines on the same bytes."""
     simple = baselines(training, text)
     fitted = f"split {corpus.training_split}"
     if simple.fit_bytes < training.size:
@@ -72,14 +72,14 @@ def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
             f"  this model  {evaluation.bits_per_byte:7.4f}  perplexity "
             f"{evaluation.byte_perplexity:.3f}; integer score {evaluation.integer_bits_per_byte:.4f}",
             f"  bigram      {simple.bigram:7.4f}  frequencies of pairs of bytes in {fitted}",
-            f"  unigram     {simple.unigram:7.4f}  frequencies of bytes there",
+            f"  unigram     {simple.unigram:7.4f}  frequencies of bytes in {fitted}",
             f"  gzip -9     {simple.gzip:7.4f}  of the measured bytes by themselves",
         ]
     )
 
 
 def _sample(run: Path, evolution: Evolution, progress: Progress) -> str:
-    """A document as the model writes it, and the command that gives it and others."""
+    """A document that the model writes, below the command that prints it."""
     (text,) = generate(evolution.network, b"", SAMPLING)
     encoding = getattr(progress.stream, "encoding", None) or "utf-8"
     shown = text.decode(errors="replace").translate(CONTROLS)

@@ -1,4 +1,4 @@
-"""report.html: runs' curves, figures and settings on one page that needs nothing else."""
+"""report.html: runs' curves, figures and settings on one self-contained page."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -10,22 +10,22 @@ from egg.view.html import build, escape
 
 REPORT = "report.html"
 CHARTS = (
-    ("tokens_per_second", "Tokens a second", 1),
+    ("tokens_per_second", "Tokens per second", 1),
     ("changed_share", "Weights changed by a step, %", 100),
     ("clipped_share", "Weights at ±127, %", 100),
     ("step_size", "Step size, int8 steps", 1),
 )
-"""Figure, what the page calls it, and what it is multiplied by."""
+"""Figure, its title on the page, and its scale."""
 
 
 def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
     """The page.
 
-    lines : what simpler models make of the same text, name -> bits per byte
+    lines : baselines on the same text, name -> bits per byte
     """
     names = ", ".join(run.name for run in runs)
     body = f"""<h1>{escape(names)}</h1>
-<noscript><p>This page needs JavaScript to draw its curves, and fetches nothing; {LOSS} shows them too.</p></noscript>
+<noscript><p>This page draws its curves by JavaScript, and fetches nothing; {LOSS} shows them too.</p></noscript>
 <p><span role="group" aria-label="horizontal axis"><button id="tokens" aria-pressed="true">tokens</button>
 <button id="time" aria-pressed="false">wall time</button>
 <button id="log" aria-pressed="false">logarithmic</button></span></p>
@@ -35,8 +35,8 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
 <div class="wide">{_runs(runs)}</div>
 <h2>Settings</h2>
 <div class="wide" id="settings">{_settings(runs)}</div>
-<p class="soft">Bits per byte of validation are exact; the training curve is the integer score of those who read, which
-reads about 0.03 too good. A token is one byte of text, counted once for each reader.</p>"""
+<p class="soft">Bits per byte of validation are exact; the training curve is the readers' integer score, which is about
+0.03 too good. A token is one byte of text, counted once for each reader.</p>"""
     data = {
         "lines": [[name, round(bits, 4)] for name, bits in lines.items()],
         "runs": [_curves(run) for run in runs],
@@ -77,12 +77,12 @@ def _runs(runs: Sequence[Curves]) -> str:
 
 
 def _settings(runs: Sequence[Curves]) -> str:
-    """Every setting, a column for each run; what differs between them is bold."""
-    flat = [_flat(run.config) for run in runs]
+    """Every setting, one column per run; settings that differ between runs are bold."""
+    columns = [_flat(run.config) for run in runs]
     rows = [("setting", *(run.name for run in runs))]
     different = set()
-    for name in dict.fromkeys(key for settings in flat for key in settings):
-        values = [str(settings.get(name, "-")) for settings in flat]
+    for name in dict.fromkeys(key for settings in columns for key in settings):
+        values = [str(settings.get(name, "-")) for settings in columns]
         if len(set(values)) > 1:
             different.add(len(rows))
         rows.append((name, *values))

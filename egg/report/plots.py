@@ -1,4 +1,4 @@
-"""Pictures of how the loss fell, from runs' metrics.jsonl."""
+"""Pictures of the loss over training, from runs' metrics.jsonl."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from egg.errors import EggError, telling
 from egg.files import save_figure
 from egg.report.curves import Curves
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 
 LOSS = "loss.png"
 
@@ -16,10 +16,10 @@ LOSS = "loss.png"
 def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) -> None:
     """Draw runs' training and validation loss over tokens and over wall time.
 
-    lines : what simpler models make of the same text, name -> bits per byte
+    lines : baselines on the same text, name -> bits per byte
     path : of the picture
     """
-    # Slow to import; and pyplot would look for a display.
+    # Imported here, as it is slow; without pyplot, which would look for a display.
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
@@ -56,7 +56,7 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
             )
         panel.set_xlabel(label)
         panel.set_xlim(left=0)
-        if column == 0:  # a thousandth of an hour is no unit: 500m would be read as 500 minutes
+        if column == 0:  # for hours 500m would look like 500 minutes
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("bits per byte")
@@ -67,19 +67,19 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
 
 
 def log_axis(axis, values: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis, as 500k and 2M; where values span many decades, at each of these alone."""
+    """Ticks of a logarithmic axis, such as 500k and 2M; only at powers of ten where values span many decades."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    few = max(values) < 30 * min(values)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    narrow = max(values) < 30 * min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     axis.set_major_formatter(EngFormatter(sep=""))
-    axis.set_minor_formatter(NullFormatter())  # its own would be 6 x 10^5 beside 1M
+    axis.set_minor_formatter(NullFormatter())  # the default would write 6 x 10^5 beside 1M
 
 
 def plot_comparison(out: Path, results) -> Path:
-    """Draw the validation loss of a comparison's runs, their mean and range over seeds; returns the picture's path.
+    """Draw the validation loss of a comparison's runs, mean and range over seeds; returns the picture's path.
 
-    results : egg.study.compare.Result of each run, whose folder is out/NAME/seed-N
+    results : egg.study.compare.RunResult of each run, whose folder is out/NAME/seed-N
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -108,7 +108,7 @@ def plot_comparison(out: Path, results) -> Path:
 def _validation(run: Path) -> np.ndarray:
     """(n, 3): tokens, seconds and exact bits per byte at each of a run's measurements."""
     with telling(f"cannot read {run / METRICS}"):
-        records = [record for _, _, record in read_lines(run / METRICS) if VALIDATION in record]
+        records = [record for record in read_records(run / METRICS) if VALIDATION in record]
     if not records or not all(is_number(record.get("tokens")) for record in records):
         raise EggError(f"{run / METRICS} holds no measurements: remove {run} and its line of results to run it again")
     return np.array([(r["tokens"], r["seconds"], r[VALIDATION]) for r in records], np.float64)

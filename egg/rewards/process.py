@@ -1,4 +1,4 @@
-"""A user's reward function, called in a process of its own, so that one that hangs can be ended."""
+"""A user's reward function, called in its own process, so that a function that hangs can be ended."""
 
 import importlib
 import inspect
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from egg.errors import EggError
 
 START_SECONDS = 60  # for the module to be imported
-LONGEST = 7 * 86400  # seconds that a call may be given: a week, and what every system can wait for
+MAX_TIMEOUT = 7 * 86400  # seconds: a week, which every system can wait for
 
 
 def check_timeout(seconds: float) -> None:
-    """Raises EggError for what is no time that a call may take."""
-    if not 0 < seconds <= LONGEST:
-        raise EggError(f"--reward-timeout {seconds:g}: must be more than 0 and at most {LONGEST} seconds")
+    """Raises EggError for a timeout out of range."""
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise EggError(f"--reward-timeout {seconds:g}: must be more than 0 and at most {MAX_TIMEOUT} seconds")
 
 
 class Reward:
     """Scores texts; ``close`` ends the process.
 
-    spec : MODULE:FUNCTION; the module is looked for in the present folder too
+    spec : MODULE:FUNCTION; the module may be in the current folder
     timeout : seconds that one call for many texts may take
     Raises EggError, one line that names the function, if it cannot be loaded.
     """
@@ -37,24 +37,24 @@ class Reward:
         check_timeout(timeout)
         self.spec, self._timeout = spec, timeout
         context = multiprocessing.get_context("spawn")
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, module, function, list(sys.path)), daemon=True)
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_pipe, module, function, list(sys.path)), daemon=True)
         self._process.start()
-        theirs.close()
+        child_pipe.close()
         self._answer(START_SECONDS)
 
     def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
-        """The scores of texts, each after its prompt; raises EggError for what is no score, or not in time."""
-        self._ours.send(list(zip(prompts, texts, strict=True)))
+        """The scores of texts, each after its prompt; raises EggError if the function fails or exceeds the timeout."""
+        self._pipe.send(list(zip(prompts, texts, strict=True)))
         return self._answer(self._timeout)
 
     def _answer(self, seconds: float):
         try:
-            if not self._ours.poll(seconds):
+            if not self._pipe.poll(seconds):
                 raise EggError(
                     f"--reward {self.spec} took more than {seconds:g} s and was ended: does it hang? (--reward-timeout)"
                 )
-            kind, content = self._ours.recv()
+            kind, content = self._pipe.recv()
         except EOFError:
             raise EggError(f"--reward {self.spec}: its process has ended") from None
         if kind == "error":
@@ -65,18 +65,18 @@ class Reward:
         """End the process."""
         self._process.kill()
         self._process.join()
-        self._ours.close()
+        self._pipe.close()
 
 
 def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     """Answer lists of (prompt, text) with ("scores", list) or ("error", what is wrong), until the other end closes."""
-    # Ctrl-C reaches every process: the command finishes its step
+    # Ctrl-C reaches every process; the command finishes its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.path[:] = ["", *path]
     try:
         score = getattr(importlib.import_module(module), function)
-        both = takes_prompt(score)
+        with_prompt = takes_prompt(score)
         pipe.send(("ready", None))
     except BaseException as error:  # a module may call sys.exit
         pipe.send(("error", f"cannot be loaded: {type(error).__name__}: {error}"))
@@ -89,7 +89,7 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
         try:
             scores = []
             for prompt, text in samples:
-                value = float(score(text, prompt) if both else score(text))
+                value = float(score(text, prompt) if with_prompt else score(text))
                 if not math.isfinite(value):
                     raise ValueError(f"returned {value} for {text[:40]!r}")
                 scores.append(value)
@@ -99,18 +99,18 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended, however that was: nobody would read what it computes."""
+    """End this process when its parent ends, for whatever reason: nobody would read its answers."""
     if parent := multiprocessing.parent_process():
         parent.join()
     os._exit(1)
 
 
 def takes_prompt(score) -> bool:
-    """Whether a function has a second argument for the prompt: one without a default, or one of that name.
+    """Whether a function's second argument is for the prompt: it has no default, or is called ``prompt``.
 
-    Others with a default are settings of its own, as in ``def score(text, target=20)``.
+    Other arguments with defaults are the function's settings, as in ``def score(text, target=20)``.
     """
     signature = inspect.signature(score)
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    placed = [p for p in signature.parameters.values() if p.kind in places]
-    return len(placed) > 1 and (placed[1].default is placed[1].empty or placed[1].name == "prompt")
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [p for p in signature.parameters.values() if p.kind in kinds]
+    return len(positional) > 1 and (positional[1].default is positional[1].empty or positional[1].name == "prompt")

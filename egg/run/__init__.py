@@ -1,1 +1,1 @@
-"""A run: its loop, its log, its lock, its stops."""
+"""A run: its loop, log, lock and stops."""

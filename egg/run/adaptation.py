@@ -16,27 +16,36 @@ from egg.kernels import Adapter, AdapterShape, Shape
 from egg.kernels.backend import Votes
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint, hub
-from egg.model.adapter import ADAPTER, ALL, adapter_shape, base_hash, evolving, file_bytes, initial_factors, tensors_of
+from egg.model.adapter import (
+    ADAPTER,
+    ALL,
+    adapter_shape,
+    base_hash,
+    file_bytes,
+    initial_factors,
+    tensors_of,
+    voted_parameters,
+)
 from egg.model.evaluate import evaluate
 from egg.model.network import Network
 from egg.run.log import RunLog
 from egg.run.trainer import Trainer
 
 ADAPTED = "gru,w_down,head"
-"""The matrices that an adapter to a text stands beside, if nothing else is said: those that have votes."""
+"""The matrices that an adapter to a text has factors for by default: those that have votes."""
 
 
 class AdapterEvolution(BranchEvolution):
-    """An adapter in training; ``weights`` are its factors, ``base`` the model, which stands still.
+    """An adapter in training; ``weights`` are its factors, ``base`` is the frozen model.
 
-    config : has ``model`` and ``evolution``, of recipe egg, see egg.config
+    config : an object with ``model`` and ``evolution``, of recipe egg, see egg.config
     """
 
     def __init__(self, config, base: Network, text: Text, layout: AdapterShape):
         super().__init__(config, base.backend, text)
         self.base, self.layout = base, layout
         self.begin_from(initial_factors(layout, self.config.seed))
-        _ = self.network.prepared  # a backend that knows no adapters says so before anything is written
+        _ = self.network.prepared  # a backend without adapters raises before anything is written
 
     @property
     def network(self) -> Network:
@@ -45,26 +54,26 @@ class AdapterEvolution(BranchEvolution):
 
 
 class FineTuning(BranchEvolution):
-    """Weights in training, as in pretraining, from a model's instead of random ones.
+    """Weights in training, as in pretraining, starting from a model's instead of random ones.
 
-    tensors : names of those that move; votes on the others are left out
+    tensors : names of those that move; votes on the others are zeroed
     """
 
     def __init__(self, config, base: Network, text: Text, tensors: Collection[str]):
         super().__init__(config, base.backend, text)
         self.begin_from(base.weights)
-        self.still = [t.slice for name, t in self.shape.tensors.items() if name not in tensors]
+        self.frozen = [t.slice for name, t in self.shape.tensors.items() if name not in tensors]
 
     def _cast(self, *arguments) -> Votes:
         cast = super()._cast(*arguments)
-        for place in self.still:
+        for place in self.frozen:
             cast.votes[place] = 0
         return cast
 
 
 @dataclass(frozen=True)
 class Subspace:
-    """What of a model evolves while the rest stands still."""
+    """The part of a model that evolves while the rest is frozen."""
 
     rank: int | None
     """Of the factors beside each matrix, 1 to 16; None: the tensors themselves evolve."""
@@ -73,20 +82,20 @@ class Subspace:
 
     @property
     def name(self) -> str:
-        """As tables call it."""
+        """The subspace's name in tables."""
         return f"{'whole' if self.rank is None else f'rank {self.rank}'} {self.tensors}"
 
     def layout(self, shape: Shape) -> AdapterShape | None:
-        """Of the factors, None where tensors evolve; raises EggError for a model that has no such subspace."""
+        """The factors' layout, None where tensors evolve; raises EggError for a model that has no such subspace."""
         return None if self.rank is None else adapter_shape(shape, self.rank, self.tensors)
 
     def parameters(self, shape: Shape) -> int:
-        """How many numbers evolve; raises EggError for a model that has no such subspace."""
+        """Number of parameters that evolve; raises EggError for a model that has no such subspace."""
         layout = self.layout(shape)
-        return evolving(shape, tensors_of(shape, self.tensors)) if layout is None else evolving(layout)
+        return voted_parameters(shape, tensors_of(shape, self.tensors)) if layout is None else voted_parameters(layout)
 
     def evolution(self, config: Config, base: Network, text: Text) -> BranchEvolution:
-        """An evolution of it that begins with the model as it is; raises EggError as above."""
+        """An evolution within it that begins with the model as it is; raises EggError for a model without it."""
         if base.adapter is not None:
             raise EggError("the model has an adapter already: merge it into the weights first (egg adapt merge)")
         layout = self.layout(base.shape)
@@ -98,11 +107,11 @@ class Subspace:
 ALL_WEIGHTS = Subspace(None, ALL)
 
 
-def beginning(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:
-    """What config.json says of an adaptation's beginning.
+def origin(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:
+    """The origin of an adaptation, as config.json records it.
 
-    path : of the base, as ``egg.load`` takes it
-    layout : of the adapter; None if all weights evolve
+    path : the base, as ``egg.load`` takes it
+    layout : the adapter's layout; None if all weights evolve
     """
     return {
         "rank": "full" if layout is None else layout.rank,
@@ -114,23 +123,23 @@ def beginning(path: str | Path, base: Network, layout: AdapterShape | None) -> d
 
 @dataclass(frozen=True, eq=False)
 class Adaptation(ArrayValue):
-    """What came of adapting."""
+    """The result of adapting."""
 
     curve: list[tuple[int, float]]
     """(tokens, bits per byte) on the validation text, from (0, before) to (all, after)."""
     evolved: int
     """Parameters that evolved."""
     network: Network
-    """The adapted model: as it was given with an adapter, or with other weights."""
+    """The adapted model: the given weights with an adapter, or other weights."""
 
     @property
     def before(self) -> float:
-        """Bits per byte of the model as it was."""
+        """Bits per byte of the model before adapting."""
         return self.curve[0][1]
 
     @property
     def after(self) -> float:
-        """Bits per byte in the end."""
+        """Bits per byte of the adapted model."""
         return self.curve[-1][1]
 
 
@@ -147,18 +156,18 @@ def adapt(
     stepped: Callable[[StepReport], None] = lambda report: None,
     **settings,
 ) -> Adaptation:
-    """Adapt a model to a text, without a folder: what ``egg adapt`` does, byte for byte.
+    """Adapt a model to a text as ``egg adapt`` does, byte for byte, but without a folder.
 
     text : to adapt to
-    validation : (n,) uint8, a NUL before each document: what bits per byte are of
-    rank : of the adapter, 1 to 16; None: weights evolve
+    validation : (n,) uint8, a NUL before each document: the text that bits per byte are measured on
+    rank : rank of the adapter, 1 to 16; None: weights evolve
     tensors : matrices that are adapted, or tensors that evolve, see ``Subspace``; None: all that have votes
     tokens : bytes of text to read
-    step_factor : times the step size that is chosen from the tokens
+    step_factor : factor of the step size that is chosen from the tokens
     measurements : points of the curve after its first
-    stepped : is told of every step; what it raises ends the adapting
+    stepped : called with the report of every step; an exception it raises ends the adaptation
     settings : other fields of ``EvolutionConfig``
-    Raises EggError for a rank, tensors or settings that cannot be.
+    Raises EggError for an invalid rank, tensors or settings.
     """
     settings, shape = EvolutionConfig(schedule_tokens=tokens, **settings), network.shape
     config = Config(ADAPT, ModelConfig(shape.hidden_size, shape.num_layers), settings).resolved()
@@ -179,7 +188,7 @@ def adapt(
 
 
 class AdapterTrainer(Trainer):
-    """Trains an adapter in a folder: config.json, metrics.jsonl, and the adapter as it is at every save."""
+    """Trains an adapter in a folder: config.json, metrics.jsonl, and the adapter at every save."""
 
     def _settings(self) -> dict[str, bytes]:
         return {checkpoint.CONFIG: checkpoint.json_bytes(self.content)}

@@ -1,7 +1,7 @@
-"""A run's settings as TOML: read as flags that others override, written back by every run.
+"""A run's settings as TOML: read as flags that the command line overrides, written by every run.
 
-A key is a flag's name, ``hidden_size`` or ``hidden-size``; a value is a number, or a text as it
-would stand on the command line.
+A key is a flag's name, ``hidden_size`` or ``hidden-size``; a value is a number, or a text written as
+on the command line.
 """
 
 import json
@@ -15,13 +15,13 @@ from egg.errors import EggError, telling
 from egg.files import read_file
 
 RUN_TOML = "run.toml"
-MAX_TOML = 1 << 20  # bytes of a file of settings: what is longer is none
+MAX_TOML = 1 << 20  # bytes: a longer file is no file of settings
 
 
 def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
-    """What a run's run.toml holds: everything its result follows from.
+    """The content of a run's run.toml: everything that determines its result.
 
-    made_with : facts about program and machine, as comments
+    made_with : program, commit, processor and backend, as comments
     """
     lines = [
         "# The settings of this run. The same run again, in a folder of its own:",
@@ -33,16 +33,16 @@ def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
         lines += ["", f"# {section.__doc__.partition(';')[0].strip().removesuffix('.')}"]
         names = getattr(section, "used", None) or [f.name for f in fields(section)]
         lines += [f"{name} = {_written(getattr(section, name))}" for name in names]
-    # A path that is not UTF-8 holds what TOML cannot: such a line is there for people alone.
+    # A path that is not UTF-8 holds what TOML cannot: such a line is for people alone.
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
 def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[str, str | int | float]:
-    """The settings in a file, under the keys they have there.
+    """The settings in a file, under its own keys.
 
-    known : names of the settings that may be there, with underscores
-    where : the file, as messages name it
-    Raises EggError, one line, for a file that cannot be read, is no TOML, or holds anything else.
+    known : names of the allowed settings, with underscores
+    where : the file's name in messages
+    Raises EggError, one line, for a file that cannot be read, is not TOML, or holds anything else.
     """
     try:
         with telling(where, "; give a TOML file"):
@@ -62,10 +62,10 @@ def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[
 
 
 def _written(value: str | int | float | None) -> str:
-    """A value in TOML; None is what the command line calls it."""
+    """A value in TOML; None is "none", as on the command line."""
     if value is None:
         value = "none"
     if isinstance(value, str):
-        # JSON's strings are TOML's, but that TOML wants one more control character escaped.
+        # TOML's strings are JSON's, except that TOML escapes one more control character.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

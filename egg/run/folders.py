@@ -1,4 +1,4 @@
-"""Where a command's result goes: a folder that holds nothing of another's."""
+"""The folder of a command's result, which must not hold another result."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from egg.run.log import METRICS
 
 
 def new_folder(out: str | None, preset_name: str) -> Path:
-    """Where a new run goes; nothing is made yet."""
+    """The folder of a new run, which is not made yet."""
     if out is None:
         name = Path("runs") / f"{preset_name}-{time.strftime('%Y%m%d-%H%M%S')}"
         run, again = name, 1
@@ -28,9 +28,7 @@ def new_folder(out: str | None, preset_name: str) -> Path:
         raise EggError(f"--out {run}: there is a file of that name, give a folder")
     refuse_a_run(run)
     if (run / RUN_TOML).exists():
-        raise EggError(
-            f"--out {run} holds a {RUN_TOML}, in whose place the run would write its own: give another folder"
-        )
+        raise EggError(f"--out {run} holds a {RUN_TOML}, which the run would overwrite: give another folder")
     parent = run.absolute()
     while not parent.exists():
         parent = parent.parent
@@ -40,16 +38,17 @@ def new_folder(out: str | None, preset_name: str) -> Path:
 
 
 def refuse_a_run(run: Path) -> None:
-    """Raises EggError for a folder that holds a run."""
+    """Raises EggError for a folder that holds a run, or a link in the place of one's checkpoints."""
     for name in (checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS):
         if (run / name).exists():
-            raise EggError(f"--out {run} holds a run already: give another folder, or go on with --resume {run}")
+            raise EggError(f"--out {run} holds a run already: give another folder, or resume it with --resume {run}")
+    checkpoint.refuse_linked(run)
 
 
 def folder_for(out: str | None) -> Path:
-    """Where an adapter goes; raises EggError for a folder that has one, or a run: neither is gone on with here."""
-    there = () if out is None else (ADAPTER, checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS)
-    for name in there:
+    """The folder of an adapter; raises EggError for a folder that has one, or a run: neither can be continued."""
+    names = () if out is None else (ADAPTER, checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS)
+    for name in names:
         if (Path(out) / name).exists():
             raise EggError(f"--out {out} holds {name} already: give another folder")
     return new_folder(out, ADAPT)

@@ -6,7 +6,7 @@ from egg.run.status import Status
 from egg.view.figures import count, duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-KEPT = 512  # points of the curve; from there on every other one is dropped
+MAX_POINTS = 512  # of the curve; beyond them every other point is dropped
 LABEL, VALUE, GAP = 18, 13, 2  # columns of a figure's name, of the figure, and after it
 
 
@@ -23,16 +23,16 @@ class Live:
         self._live = RichLive(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._unicode = "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
         self._curve: list[float] = []
-        self._every, self._shown = 1, 0  # one of so many statuses goes into the curve
+        self._every, self._shown = 1, 0  # the curve has one of every so many statuses
 
     def show(self, status: Status) -> None:
         """Redraw."""
         if self._shown % self._every == 0:
             self._curve.append(status.train)
-            if len(self._curve) > KEPT:
+            if len(self._curve) > MAX_POINTS:
                 self._curve, self._every = self._curve[::2], 2 * self._every
         self._shown += 1
-        # In the last column some terminals begin a new line.
+        # Some terminals begin a new line in the last column.
         width = shutil.get_terminal_size().columns - 1
         self._console.width = width
         if not self._live.is_started:
@@ -101,13 +101,13 @@ def _figures(status: Status) -> list[tuple[str, str]]:
 
 
 def _curve(points: list[float], width: int) -> str:
-    """Bits per byte so far, one block a column, the last at the right; the steep first tenth may be cut off."""
+    """Bits per byte so far, one block a column, the latest at the right; the steep first tenth may be cut off."""
     each = max(1.0, len(points) / max(1, width))
     means = []
     at = 0.0
     while at < len(points) - 1e-9:
-        some = points[int(at) : max(int(at) + 1, int(at + each))]
-        means.append(sum(some) / len(some))
+        column = points[int(at) : max(int(at) + 1, int(at + each))]
+        means.append(sum(column) / len(column))
         at += each
     low, high = min(means), max(means[len(means) // 10 :])
     scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0

@@ -10,22 +10,22 @@ from pathlib import Path
 from egg.errors import EggError, telling
 
 LOCK = "run.lock"
-PATIENCE = 0.1  # seconds: a run that ends removes the file, and whoever opens it just then tries again
+PATIENCE = 0.1  # seconds: a run that ends removes the file, and a process that opens it at that moment retries
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run's folder, which must exist; its file ``run.lock`` names the process meanwhile.
+    """Hold a run's folder, which must exist; meanwhile its file ``run.lock`` names the process.
 
     On a file system without locks, one process at a time is up to the user.
     Raises EggError, one line with the holder's process id, if another process has it. The file that a killed
-    process leaves holds nobody up.
+    process leaves behind blocks nobody.
     """
-    import filelock  # takes 30 ms, which a --help need not wait for
+    import filelock  # slow to import (30 ms): --help does not need it
 
     path = run / LOCK
-    # Of any thread, as a generator that holds it may be closed by another one.
+    # Shared by threads, as another thread may close a generator that holds it.
     lock = filelock.FileLock(path, mode=0o644, thread_local=False, fallback_to_soft=False)
     with telling(f"cannot write {path}"):
         try:
@@ -46,7 +46,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """The process that a lock's file names; it may have the lock for a moment before its name is there."""
+    """The process that a lock's file names; the name may follow the lock by a moment."""
     words: list[str] = []
     with suppress(OSError):
         words = path.read_text(encoding="utf-8", errors="replace")[:300].split()

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, a line of JSON every few steps."""
+"""metrics.jsonl: the measurements of a run, a line of JSON every few steps."""
 
 import json
 import os
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from egg.errors import EggError, telling
 from egg.files import open_file
 
 METRICS = "metrics.jsonl"
 DENSE = 10_000  # lines of a log between two doublings of the steps
-MAX_LINE = 1 << 16  # bytes: a longer one is none of ours, and is not read
+MAX_LINE = 1 << 16  # bytes: a run writes no longer line, so none is read
 VALIDATION = "validation_bits_per_byte"
 OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
 
@@ -28,16 +28,18 @@ class Best:
 
 @dataclass(frozen=True)
 class History:
-    """What the log of a run says up to a step."""
+    """The log of a run up to a step."""
 
     best: Best | None = None
     """The best measurement so far."""
     seconds: float = 0.0
     """Time the run had taken at that step."""
     end: int = 0
-    """Bytes of the file up to that step's line, or up to what is to be put in its place."""
+    """Bytes of the file that stay: up to the first line of a later step, or up to the line that ``last`` replaces."""
     last: dict[str, Any] | None = None
-    """The line to write in place of that step's, if it has to change."""
+    """The line that replaces that step's, if it has to change."""
+    damaged: tuple[int, ...] = ()
+    """Numbers, from 1, of those lines that are damaged."""
 
 
 def read_history(run: Path, step: int, eval_every: int) -> History:
@@ -48,24 +50,30 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
     path = run / METRICS
     if path.is_symlink():
         raise EggError(f"{path} is a link: a run writes into its own folder alone, put the file in its place")
-    best, before, seconds, end, last = None, None, 0.0, 0, None
+    best, before, seconds, end, last, damaged = None, None, 0.0, 0, None, []
     with telling(f"cannot read {path}"):
-        for begin, line, record in read_lines(path) if path.exists() else ():
-            if record["step"] > step:
+        for number, line in enumerate(read_lines(path) if path.exists() else (), 1):
+            if line.record is None:
+                damaged.append(number)
+            elif line.record["step"] > step:
                 break
-            seconds, end, last = record["seconds"], begin + len(line), (begin, record)
-            before, best = best, _better(best, record)
+            else:
+                seconds, last = line.record["seconds"], line
+                before, best = best, _better(best, line.record)
+            end = line.end
     # What a run measures at its end is not measured in the middle of a longer one.
-    if last and VALIDATION in last[1] and not (eval_every and last[1]["step"] % eval_every == 0):
-        begin, record = last
-        return History(before, seconds, begin, {k: v for k, v in record.items() if k != VALIDATION})
-    return History(best, seconds, end)
+    if last and VALIDATION in last.record and not (eval_every and last.record["step"] % eval_every == 0):
+        best = before
+        if last.end == end:  # what cannot be read is not cut off with it
+            changed = {k: v for k, v in last.record.items() if k != VALIDATION}
+            return History(best, seconds, last.begin, changed, tuple(damaged))
+    return History(best, seconds, end, None, tuple(damaged))
 
 
 def best_of(run: Path, step: int) -> Best | None:
-    """The best measurement in a run's log up to a step, one at its end included."""
+    """The best measurement in a run's log up to a step, including one made only because the run ended there."""
     best = None
-    for _, _, record in read_lines(run / METRICS) if (run / METRICS).exists() else ():
+    for record in read_records(run / METRICS) if (run / METRICS).exists() else ():
         if record["step"] > step:
             break
         best = _better(best, record)
@@ -73,7 +81,7 @@ def best_of(run: Path, step: int) -> Best | None:
 
 
 class RunLog:
-    """Appends lines to a run's log, after dropping what its history does not hold."""
+    """Appends lines to a run's log, after cutting it to its history."""
 
     def __init__(self, run: Path, history: History):
         """Open the log; raises EggError if it cannot be written."""
@@ -105,7 +113,7 @@ class RunLog:
             self._file.close()
 
     def drop(self) -> None:
-        """Close the file after an error, which this shall not hide."""
+        """Close the file after an error, without hiding that error."""
         with suppress(OSError):
             self._file.close()
 
@@ -121,33 +129,52 @@ def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
 
 
 def log_spacing(step: int, every: int) -> int:
-    """Steps between lines at a step: ``every`` for 2 DENSE lines, then twice as many with every doubling."""
+    """Steps between lines at a step: ``every`` for 2 DENSE lines, then doubled with every doubling of the steps."""
     return every << max(0, (step // (every * DENSE)).bit_length() - 1)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
-    """Each whole line of a log: where it begins, its bytes, its object; ends at the first torn one."""
-    begin = 0
+class Line(NamedTuple):
+    """A whole line of a log."""
+
+    begin: int
+    """Bytes of the file before it."""
+    end: int
+    """And those up to the next."""
+    record: dict[str, Any] | None
+    """Its object; None if it is damaged."""
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Each line of a log except an incomplete last one, which a killed or a running run leaves."""
     with open_file(path) as file:
+        begin = 0
         while line := file.readline(MAX_LINE):
-            try:
-                record = json.loads(line)
-                for old, name in OLD_NAMES.items():  # in logs of older versions
-                    if old in record:
-                        record[name] = record.pop(old)
-                complete = line.endswith(b"\n") and _is_ours(record)
-            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-                complete = False
-            if not complete:
-                return
-            yield begin, line, record
-            begin += len(line)
+            record = _record(line)
+            while not line.endswith(b"\n"):
+                if not (line := file.readline(MAX_LINE)):
+                    return
+            end = file.tell()
+            yield Line(begin, end, record)
+            begin = end
 
 
-def _is_ours(record: dict[str, Any]) -> bool:
-    """Whether what others read of a line is there, and is a number."""
-    step, numbers = record["step"], (record["seconds"], record.get(VALIDATION, 0))
-    return type(step) is int and 0 < step < 2**63 and all(is_number(number) and number >= 0 for number in numbers)
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a log's lines that can be read."""
+    return (line.record for line in read_lines(path) if line.record is not None)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The object in a line; None if the line is incomplete or a field that is read is missing or no number."""
+    try:
+        record = json.loads(line)
+        for old, name in OLD_NAMES.items():  # in logs of older versions
+            if old in record:
+                record[name] = record.pop(old)
+        step, numbers = record["step"], (record["seconds"], record.get(VALIDATION, 0))
+        ours = type(step) is int and 0 < step < 2**63 and all(is_number(number) and number >= 0 for number in numbers)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return None
+    return record if ours and line.endswith(b"\n") else None
 
 
 def is_number(value: Any) -> bool:

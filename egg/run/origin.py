@@ -1,4 +1,4 @@
-"""What a result was made with: program, commit, processor."""
+"""The origin of a result: program, commit, processor."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ from egg import __version__
 
 
 def cpu_name() -> str:
-    """The processor, as the system calls it, and as LLVM does if that is there."""
+    """The processor's name by the system, and by LLVM if that is installed."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -26,7 +26,7 @@ def cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this program, the language and the libraries that the speed depends on."""
+    """Versions of this program, of Python and of the libraries that the speed depends on."""
     found = {"egg": __version__, "Python": platform.python_version()}
     for name in ("numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x"):
         try:
@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of these sources, with a + if they were changed since; None outside a repository."""
+    """The commit of these sources, with a + if they have changed since; None outside a repository."""
     here = Path(__file__).parent.parent  # egg/
 
     def git(*arguments):
@@ -54,7 +54,7 @@ def commit() -> str | None:
 
 
 def made_with(backend) -> dict[str, str]:
-    """What a run's config.json says of what it was made with: names -> values.
+    """The origin of a run, as its config.json records it: names -> values.
 
     backend : a kernels.Backend
     """

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live view on a terminal, a line now and then elsewhere."""
+"""The display of a running run: a live view on a terminal, a line now and then elsewhere."""
 
 import os
 import sys
@@ -42,19 +42,26 @@ class Progress:
     def note(self, line: str) -> None:
         """Print a line without disturbing the view."""
         with self._losing():
-            if self._live is None:
-                print(line, file=self.stream, flush=True)
-            else:
-                self._live.note(line)
+            try:
+                self._note(line)
+            except UnicodeEncodeError:  # a name that the stream's encoding has not
+                encoding = getattr(self.stream, "encoding", None) or "utf-8"
+                self._note(line.encode(encoding, "backslashreplace").decode(encoding))
+
+    def _note(self, line: str) -> None:
+        if self._live is None:
+            print(line, file=self.stream, flush=True)
+        else:
+            self._live.note(line)
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
-        """What cannot be shown is lost: that its reader has gone or its disk is full is no reason to end a run."""
+        """Lose what cannot be shown: a closed pipe or a full disk is no reason to end a run."""
         try:
             yield
         except OSError:
             nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open
-            if self.stream is sys.stdout:  # which the interpreter flushes at its end
+            if self.stream is sys.stdout:  # which the interpreter flushes when it exits
                 os.dup2(nowhere.fileno(), sys.__stdout__.fileno())
             self.stream, self.moving, self._live = nowhere, False, None
 

@@ -6,21 +6,21 @@ import threading
 import time
 from collections.abc import Callable
 
-TOGETHER = 1.0  # seconds in which SIGINT and SIGTERM are one: who stops a job may send both
+TOGETHER = 1.0  # seconds within which SIGINT and SIGTERM count as one: whatever stops a job may send both
 
-_heard: list[float] = []  # when the first signal came to what is done since
-
-
-def just_heard() -> bool:
-    """Whether a signal has been caught within a second: another belongs to it, also when what caught it is done."""
-    return bool(_heard) and time.monotonic() - _heard[-1] < TOGETHER
+_caught: list[float] = []  # times of the first signals that finished work has caught
 
 
-def catch_signals(heard: Callable[[int], None]) -> Callable[[], None]:
-    """Tell ``heard`` the number of the first signal, and let the next do what it did before; returns what undoes this.
+def just_caught() -> bool:
+    """Whether a signal was caught within the last second: another belongs to it, even if its catcher is done."""
+    return bool(_caught) and time.monotonic() - _caught[-1] < TOGETHER
 
-    A signal of the other kind within a second of the first belongs to it. In another thread than the main one, where
-    no signal is heard, nothing is caught.
+
+def catch_signals(receive: Callable[[int], None]) -> Callable[[], None]:
+    """Call ``receive`` with the number of the first signal; the next has its usual effect. Returns an undo function.
+
+    A signal of the other kind within a second of the first belongs to it. Outside the main thread, which gets all
+    signals, nothing is caught.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
@@ -28,15 +28,15 @@ def catch_signals(heard: Callable[[int], None]) -> Callable[[], None]:
     first: list[tuple[int, float]] = []
 
     def restore() -> None:
-        _heard.extend(moment for _, moment in first)
+        _caught.extend(moment for _, moment in first)
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    # The handlers stay until ``restore``: Python complains of a signal that comes while its handler is taken away.
+    # The handlers stay until ``restore``: Python complains of a signal that arrives while its handler is removed.
     def finish(number: int, frame) -> None:
         if not first:
             first.append((number, time.monotonic()))
-            heard(number)
+            receive(number)
             return
         kind, moment = first[0]
         if number != kind and time.monotonic() - moment < TOGETHER:

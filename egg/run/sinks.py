@@ -1,4 +1,4 @@
-"""Other places for what metrics.jsonl holds: TensorBoard, Weights & Biases. Both are extras."""
+"""Other destinations of the lines of metrics.jsonl: TensorBoard, Weights & Biases. Both are extras."""
 
 import hashlib
 import importlib
@@ -11,7 +11,7 @@ KEYS = ("step", "seconds")  # of a record that are axes, not figures
 
 
 EXTRAS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""Flag, which is the extra's name too -> the module it needs."""
+"""Flag, which is also the extra's name -> the module it needs."""
 
 
 class Sink(Protocol):
@@ -28,9 +28,9 @@ class TensorBoard:
     """Event files in RUN/tensorboard."""
 
     def __init__(self, run: Path, step: int):
-        """Open them; what a killed run logged after ``step`` is hidden.
+        """Open them; lines that a killed run logged after ``step`` are hidden.
 
-        Raises EggError if tensorboardX is not there, or the folder cannot be written.
+        Raises EggError if tensorboardX is not installed, or the folder cannot be written.
         """
         writer = _module("tensorboard").SummaryWriter
         with telling(f"cannot write {run / 'tensorboard'}"):
@@ -48,12 +48,12 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, named as the folder; resumed with it. Its own files go to RUN/wandb."""
+    """A run of Weights & Biases, named after the folder and resumed with it. Its own files go to RUN/wandb."""
 
     def __init__(self, run: Path, config: dict[str, Any]):
-        """Begin it, or go on.
+        """Start or resume it.
 
-        Raises EggError if wandb is not there or does not start.
+        Raises EggError if wandb is not installed or does not start.
         """
         wandb = _module("wandb")
         name = run.resolve().name
@@ -70,20 +70,20 @@ class WandB:
         self._run.log(figures, step=record["step"])
 
     def close(self):
-        """Finish the run there."""
+        """Finish the run of Weights & Biases."""
         self._run.finish()
 
 
-def check(names: list[str]) -> None:
-    """Whether these sinks are installed; raises EggError, one line, for the first that is not."""
+def require_installed(names: list[str]) -> None:
+    """Raises EggError, one line, for the first of these sinks that is not installed."""
     for name in names:
         _module(name)
 
 
 def open_all(names: list[str], run: Path, step: int, config: dict[str, Any]) -> list[Sink]:
-    """The sinks of these names for a run that goes on after a step.
+    """The sinks of these names for a run that continues after a step.
 
-    config : what config.json holds
+    config : the content of config.json
     """
     made = []
     for name in names:

@@ -1,11 +1,11 @@
-"""Where a run stands."""
+"""The state of a run, as it is shown."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands."""
+    """Figures of a run after a step."""
 
     step: int
     tokens: int

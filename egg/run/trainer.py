@@ -1,4 +1,4 @@
-"""The loop of a run: steps, measurements, checkpoints, and an orderly end."""
+"""The loop of a run: steps, measurements, checkpoints, an orderly end."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from egg.config import Config, to_json
 from egg.errors import EggError, telling
 from egg.evolution.base import Evolution, StepReport
-from egg.files import replace_file, sweep
+from egg.files import remove_unfinished, replace_file
 from egg.model import checkpoint
 from egg.model.evaluate import Evaluation, evaluate
 from egg.optimizer import SHARE_BITS
@@ -35,22 +35,22 @@ class Outcome:
     interrupted: int | None
     """The signal that ended it early, if one did."""
     evaluation: Evaluation | None
-    """The last measurement on the validation text, None if there was none."""
+    """The last measurement on the validation text, None without one."""
     best: Best | None
-    """The best of them."""
+    """The best measurement."""
     seconds: float
     """Time the run has taken since its beginning, pauses not counted."""
 
 
 class Trainer:
-    """Trains in a run directory until a stop of the configuration is reached, or Ctrl-C pressed.
+    """Trains in a run's folder until a stop of the configuration, or a signal.
 
-    Of several ranks the first alone measures, writes and shows; all take every step together.
+    All ranks take every step together; the first alone measures, writes and shows.
 
     evolution : fresh, or as loaded from the run's newest checkpoint
     validation : (n,) uint8, documents with a NUL before each: what measurements read
-    corpus : facts about the text, kept in config.json
-    made_with : facts about program and machine, kept there and in run.toml
+    corpus : summary of the corpus, for config.json
+    made_with : program, commit, processor and backend, for config.json and run.toml
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Trainer:
         self.ranks = evolution.ranks
         self.run_folder = run
         self.progress = progress or Progress()
-        self.sinks: Sequence[Sink] = ()  # are given every line of the log too
+        self.sinks: Sequence[Sink] = ()  # get every line of the log too
         self.made_with = made_with or {}
         self.content = to_json(self.config) | {"made_with": self.made_with, "corpus": corpus}
         self._measured: Evaluation | None = None
@@ -85,14 +85,17 @@ class Trainer:
         self._history = History()
         if self.ranks.leader:
             self._history = read_history(run, evolution.step_number, config.run.eval_every)
+            if damaged := self._history.damaged:
+                lines = f"line {damaged[0]:,}" + (f" and {len(damaged) - 1:,} more" if damaged[1:] else "")
+                self.progress.note(f"{run / METRICS}: {lines} cannot be read: left as they are, and passed over")
 
     @property
     def finished(self) -> bool:
-        """Whether a stop is reached, so that there is nothing to do."""
+        """Whether a stop is reached already."""
         return any(share >= 1 for share in self._shares(self._history.seconds))
 
     def mend(self) -> None:
-        """What a run that was killed after its last checkpoint has left undone; otherwise nothing changes."""
+        """Finish what a run that was killed after its last checkpoint left undone; otherwise changes nothing."""
         run, step = self.config.run, self.evolution.step_number
         if measured := best_of(self.run_folder, step):
             retention.name_best(self.run_folder, measured)
@@ -100,8 +103,8 @@ class Trainer:
         retention.tidy(self.run_folder, run.checkpoint_every, run.keep, best and best.step)
 
     def train(self) -> Outcome:
-        """Go on until the stop or a signal; always leaves a checkpoint of the last step."""
-        restore = catch_signals(self._hear)
+        """Train until the stop or a signal; always leaves a checkpoint of the last step."""
+        restore = catch_signals(self._receive_signal)
         try:
             for _ in self.reports():
                 pass
@@ -110,13 +113,13 @@ class Trainer:
         return self.outcome
 
     def reports(self) -> Iterator[StepReport]:
-        """Go on until the stop, and report each step; whoever leaves between two steps leaves a checkpoint too.
+        """Train until the stop, and report each step; closing the iterator between two steps leaves a checkpoint too.
 
-        ``outcome`` says afterwards how it ended.
+        Afterwards ``outcome`` says how training ended.
         """
         log = self._begin() if self.ranks.leader else None
         self._clock_zero = time.perf_counter() - self._history.seconds
-        stop, interrupted = bool(self.ranks.agree(self.finished)), None
+        stop, interrupted = bool(self.ranks.maximum(self.finished)), None
         self.evolution.time_share = self._time_share()
         try:
             while not stop and not interrupted:
@@ -127,8 +130,8 @@ class Trainer:
                     if self.ranks.size == 1:  # others would not save with this one
                         self._end(log, None)
                     raise
-                # A signal that one rank has heard, all heed after the same step.
-                interrupted = None if stop else self.ranks.agree(self._signal or 0) or None
+                # All ranks obey a signal to any one of them after the same step.
+                interrupted = None if stop else self.ranks.maximum(self._signal or 0) or None
             self._end(log, interrupted)
         finally:
             self.progress.close()
@@ -138,7 +141,7 @@ class Trainer:
                 sink.close()
 
     def _end(self, log: RunLog | None, interrupted: int | None) -> None:
-        """Log what is not logged yet, save, and keep how it ended."""
+        """Log what is not logged yet, save, and set the outcome."""
         if log and self._window[0]:
             self._write(log, measure=False)
         self._save(log)
@@ -148,14 +151,14 @@ class Trainer:
         self.outcome = Outcome(saved, interrupted, self._measured, log and log.best, self._seconds())
 
     def _begin(self) -> RunLog:
-        """The run's folder with its settings, and its log, cut to where the evolution stands."""
+        """Make the run's folder with its settings, and open its log, cut to the evolution's step."""
         settings = self._settings()
         for name in (*settings, METRICS, checkpoint.BEST):  # before anything is written
             if (self.run_folder / name).is_dir():
-                raise EggError(f"{self.run_folder / name} is a folder, and a run has a file of that name: move it away")
-        with telling(f"cannot write {self.run_folder}", "; give another folder with --out, or free space there"):
+                raise EggError(f"{self.run_folder / name} is a folder, but a run has a file of that name: move it away")
+        with telling(f"cannot write {self.run_folder}", "; give another folder with --out, or free space on the disk"):
             self.run_folder.mkdir(parents=True, exist_ok=True)
-            sweep(self.run_folder)
+            remove_unfinished(self.run_folder)
             for name, content in settings.items():
                 replace_file(self.run_folder / name, content)
         log = RunLog(self.run_folder, self._history)
@@ -163,7 +166,7 @@ class Trainer:
         return log
 
     def _settings(self) -> dict[str, bytes]:
-        """What the folder says of the run from its beginning: name -> content."""
+        """The files that a run's folder has from the beginning: name -> content."""
         content = checkpoint.json_bytes(self.content)
         return {checkpoint.CONFIG: content, RUN_TOML: to_toml(self.config, self.made_with)}
 
@@ -177,7 +180,7 @@ class Trainer:
             self.stepping += seconds
         else:
             self._begun = True
-            self.ranks.forget()
+            self.ranks.reset_cost()
         steps, bits, spent = self._window
         self._window = steps + 1, bits + report.train_integer_bits_per_byte, spent + seconds
         e.time_share = self._time_share()
@@ -192,12 +195,12 @@ class Trainer:
             if stop or save or measure or _due(report.step, log_spacing(report.step, run.log_every)):
                 self._write(log, measure=stop or measure)
                 if measure:
-                    # Not what is measured at the end alone: a run with a later stop does not measure there.
+                    # Not a measurement made only because the run ends: a run with a later stop would not make it.
                     self._best = log.best
             best_yet = self._best is not None and self._best.step == report.step
             self._show(report, self.config.tokens_per_step / seconds, log.best, stop)
         if measure:
-            save = bool(self.ranks.agree(save or best_yet))
+            save = bool(self.ranks.maximum(save or best_yet))
         if save:
             self._save(log)
         return stop
@@ -231,7 +234,7 @@ class Trainer:
         state = e.state()  # all ranks' states are gathered here
         if log is None:
             return
-        log.flush()  # a checkpoint's line is there when the checkpoint is
+        log.flush()  # the checkpoint's line is on disk before the checkpoint
         checkpoint.save_checkpoint(self.run_folder, e.step_number, self.content, e.shape, e.weights, state)
         retention.name_best(self.run_folder, log.best)
         best = self._best.step if self._best else None
@@ -241,16 +244,16 @@ class Trainer:
         return time.perf_counter() - self._clock_zero
 
     def _time_share(self) -> int:
-        """How much of its minutes the run has used, in 2**-17, by the first rank's clock."""
+        """The used share of the run's minutes, in 2**-17, by the first rank's clock."""
         minutes, share = self.config.run.minutes, 0
         if minutes is None:
             return 0
         if self.ranks.leader:
             share = int(min(1.0, self._seconds() / (60 * minutes)) * (1 << SHARE_BITS))
-        return self.ranks.agree(share)
+        return self.ranks.maximum(share)
 
     def _shares(self, seconds: float) -> list[float]:
-        """How much of the way to each stop is done."""
+        """The done share of the way to each stop."""
         stop, e = self.config.run, self.evolution
         done = ((e.step_number, stop.steps), (e.tokens, stop.tokens), (seconds / 60, stop.minutes))
         return [at / end for at, end in done if end is not None]
@@ -258,7 +261,7 @@ class Trainer:
     def _show(self, report: StepReport, speed: float, best: Best | None, stop: bool) -> None:
         now = report.train_integer_bits_per_byte, speed
         before = self._smooth or now
-        # The first step, which may compile kernels, tells no speed; few steps are simply averaged.
+        # The first step may compile kernels, so its speed is not counted; few steps are simply averaged.
         keep = min(SMOOTHING, 1 - 1 / max(1, self._shown))
         self._shown += 1
         self._smooth = tuple(keep * b + (1 - keep) * n for b, n in zip(before, now, strict=True))
@@ -293,7 +296,7 @@ class Trainer:
             left.append(60 * stop.minutes - self._seconds())
         return max(0.0, min(left, default=0.0))
 
-    def _hear(self, number: int) -> None:
+    def _receive_signal(self, number: int) -> None:
         self._signal = number
 
 

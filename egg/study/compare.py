@@ -1,7 +1,7 @@
 """The learning bench: configurations side by side, at equal tokens, with several seeds each.
 
-Every run is an ordinary run folder, DIR/NAME/seed-N, made by ``egg.train``; a line of DIR/results.jsonl keeps
-what came of it.
+Every run is an ordinary run folder, DIR/NAME/seed-N, made by ``egg.train``; its result is a line of
+DIR/results.jsonl.
 """
 
 import json
@@ -20,21 +20,21 @@ from egg.files import read_file, replace_file
 from egg.model import checkpoint
 from egg.run.config_file import MAX_TOML
 from egg.run.lock import locked
-from egg.run.log import METRICS, VALIDATION, is_number, read_lines
+from egg.run.log import METRICS, VALIDATION, is_number, read_records
 from egg.run.origin import commit
 from egg.run.signals import catch_signals
 from egg.view.figures import count
 
 RESULTS = "results.jsonl"
 SEEDS = "seeds"
-KEPT_BACK = ("seed", "out", "resume", "config", "progress")  # flags that are not a configuration's to set
-LOCK_SECONDS = 30  # in which a run whose comparison was killed finishes its step and saves
+RESERVED = ("seed", "out", "resume", "config", "progress")  # flags that a configuration cannot set
+LOCK_SECONDS = 30  # time for a run whose comparison was killed to finish its step and save
 
 RUN = "import sys; from egg.study.compare import run_alone; sys.exit(run_alone(sys.argv[1]))"
 
 
 class Stopped(Exception):
-    """A signal has ended a comparison; its run is saved."""
+    """A signal has ended a comparison; the current run is saved."""
 
     def __init__(self, number: int):
         super().__init__(f"signal {number}")
@@ -50,14 +50,14 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of one run."""
+class RunResult:
+    """The result of one run."""
 
     name: str
     seed: int
     settings: dict[str, str]
     commit: str | None
-    """Of the code that began or went on with the run; ``+`` where files had changed since."""
+    """Commit of the code that started or last resumed the run; ``+`` where files had changed since."""
     tokens: int
     bits_per_byte: float
     """Exact, of the validation split, at the run's end."""
@@ -67,8 +67,8 @@ class Result:
 def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
     """The configurations and seeds of a comparison's TOML file.
 
-    What stands at the top is common to all configurations; each table is one, and overrides it.
-    Raises EggError, one line, for a file that cannot be read or says something else.
+    Settings at the top are common to all configurations; each table is one configuration, and overrides them.
+    Raises EggError, one line, for a file that cannot be read or holds anything else.
     """
     try:
         with telling(f"cannot read {path}"):
@@ -88,43 +88,43 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
             raise EggError(f"{path}: [{name!r}] names no folder: give it a name without slashes")
         settings = {"preset": "quickstart"} | _renamed(common) | _renamed(own)
         for key, value in settings.items():
-            if key in KEPT_BACK or isinstance(value, dict | list | bool):
+            if key in RESERVED or isinstance(value, dict | list | bool):
                 raise EggError(f"{path}: {name} cannot set {key} = {value!r}: a comparison does that itself")
         configurations.append(Configuration(name, {k: str(v) for k, v in settings.items()}))
     return configurations, seeds
 
 
 def _renamed(settings: dict) -> dict:
-    """Settings with the one name of a budget."""
+    """Settings with the budget under its present name."""
     return {"tokens" if key == "member_tokens" else key: v for key, v in settings.items()}
 
 
-def run_comparison(configurations: list[Configuration], seeds: list[int], out: Path, say) -> list[Result]:
-    """Run what has no result yet, seed by seed, going on with runs that were interrupted.
+def run_comparison(configurations: list[Configuration], seeds: list[int], out: Path, notify) -> list[RunResult]:
+    """Run what has no result yet, seed by seed, resuming runs that were interrupted.
 
-    say : is told a line about each run
-    Raises EggError if a run fails or what is kept is of other settings, Stopped after Ctrl-C or SIGTERM.
+    notify : called with a line about each run
+    Raises EggError if a run fails or a kept result has other settings, Stopped after Ctrl-C or SIGTERM.
     """
     results = read_results(out)
-    # All configurations of a seed first: an interrupted comparison compares already
+    # All configurations of a seed first: even an interrupted comparison compares them
     for seed in seeds:
         for configuration in configurations:
             done = next((r for r in results if (r.name, r.seed) == (configuration.name, seed)), None)
             if done is None:
-                say(f"{configuration.name}, seed {seed}")
+                notify(f"{configuration.name}, seed {seed}")
                 results.append(_run(configuration, seed, out))
                 with (out / RESULTS).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(results[-1])) + "\n")
             elif done.settings != configuration.settings:
                 raise EggError(_other_settings(out / RESULTS, configuration))
-    wanted = {(c.name, seed) for c in configurations for seed in seeds}
-    return [r for r in results if (r.name, r.seed) in wanted]
+    compared = {(c.name, seed) for c in configurations for seed in seeds}
+    return [r for r in results if (r.name, r.seed) in compared]
 
 
-def read_results(out: Path) -> list[Result]:
+def read_results(out: Path) -> list[RunResult]:
     """The results kept in a comparison's folder.
 
-    Raises EggError for a line that is none.
+    Raises EggError for a line that is not a result.
     """
     path = out / RESULTS
     if path.is_symlink():
@@ -136,7 +136,7 @@ def read_results(out: Path) -> list[Result]:
         lines = read_file(path).splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            result = Result(**json.loads(line))
+            result = RunResult(**json.loads(line))
             kinds = {"name": str, "seed": int, "settings": dict, "tokens": int}
             usable = all(type(getattr(result, field)) is kind for field, kind in kinds.items())
             usable &= all(map(is_number, (result.tokens, result.bits_per_byte, result.seconds)))
@@ -148,36 +148,36 @@ def read_results(out: Path) -> list[Result]:
     return results
 
 
-def _run(configuration: Configuration, seed: int, out: Path) -> Result:
+def _run(configuration: Configuration, seed: int, out: Path) -> RunResult:
     folder = out / configuration.name / f"seed-{seed}"
-    begun = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
+    settings_file = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
     arguments = configuration.settings | {"seed": seed}
-    if _begun(folder):
-        if begun.exists() and _kept(begun) != configuration.settings:
+    if _started(folder):
+        if settings_file.exists() and _read_settings(settings_file) != configuration.settings:
             raise EggError(_other_settings(folder, configuration))
         arguments |= {"resume": str(folder)}
     else:
-        begun.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(begun, checkpoint.json_bytes(configuration.settings))
+        settings_file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(settings_file, checkpoint.json_bytes(configuration.settings))
         arguments |= {"out": str(folder)}
     status = _call(arguments)
     if status:
         raise EggError(f"{configuration.name}, seed {seed} ended with status {status}: see above")
     last = {}
     with telling(f"cannot read {folder / METRICS}"):
-        for _, _, record in read_lines(folder / METRICS):
+        for record in read_records(folder / METRICS):
             last = record
     if not (VALIDATION in last and type(last.get("tokens")) is int):
         raise EggError(
             f"{folder / METRICS} does not say how good the run is at its end: remove {folder} to run it again"
         )
-    return Result(
+    return RunResult(
         configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION], last["seconds"]
     )
 
 
-def _kept(path: Path) -> object:
-    """The settings that a run was begun with."""
+def _read_settings(path: Path) -> object:
+    """The settings that a run was started with."""
     try:
         with telling(f"cannot read {path}"):
             return json.loads(read_file(path, MAX_TOML))
@@ -185,8 +185,8 @@ def _kept(path: Path) -> object:
         raise EggError(f"{path} holds no settings: remove {path.with_suffix('')} and it, to run that again") from error
 
 
-def _begun(folder: Path) -> bool:
-    """Whether a run was begun there; one whose comparison was killed may have a step to finish and to save."""
+def _started(folder: Path) -> bool:
+    """Whether the folder holds a run; waits for one whose comparison was killed to finish its step and save."""
     if not (folder / checkpoint.CONFIG).exists():
         return False
     deadline = time.monotonic() + LOCK_SECONDS
@@ -203,7 +203,7 @@ def _begun(folder: Path) -> bool:
 def run_alone(arguments: str) -> int:
     """Train in this process, which a comparison has started; returns the exit status.
 
-    arguments : of ``egg.train``, in JSON
+    arguments : those of ``egg.train``, as JSON
     """
     from egg.training.train import train  # with the kernels, which the comparison itself does not need
 
@@ -216,25 +216,25 @@ def run_alone(arguments: str) -> int:
 
 
 def _end_with_parent() -> None:
-    """Save and end when the comparison has ended, however that was: then the pipe from it ends."""
+    """Save and end when the comparison has ended in any way, which closes the pipe from it."""
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _call(arguments: dict[str, str | int]) -> int:
-    """Train in a process of its own; returns its status, raises Stopped after a signal, when it has saved.
+    """Train in a process of its own; returns its status, raises Stopped once it has saved after a signal.
 
-    A session of its own too: Ctrl-C reaches the run through the comparison alone, once.
+    The process has its own session: Ctrl-C reaches the run only through the comparison, once.
     """
-    heard: list[int] = []
+    received: list[int] = []
     command = [sys.executable, "-c", RUN, json.dumps(arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
 
-        def hear(number: int) -> None:
-            heard.append(number)
+        def forward(number: int) -> None:
+            received.append(number)
             process.send_signal(number)
 
-        restore = catch_signals(hear)
+        restore = catch_signals(forward)
         try:
             status = process.wait()
         except BaseException:  # the second signal
@@ -242,8 +242,8 @@ def _call(arguments: dict[str, str | int]) -> int:
             raise
         finally:
             restore()
-    if heard:
-        raise Stopped(heard[0])
+    if received:
+        raise Stopped(received[0])
     return status
 
 
@@ -253,17 +253,17 @@ def _other_settings(where: Path, configuration: Configuration) -> str:
     )
 
 
-def table(results: list[Result]) -> str:
-    """Results in Markdown: a row a configuration, its mean over seeds and their range."""
+def results_table(results: list[RunResult]) -> str:
+    """Results in Markdown: a row for each configuration, with the mean over seeds and the range."""
     rows = [
         "| configuration | seeds | tokens | bits per byte | range | seconds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in dict.fromkeys(r.name for r in results):
-        some = [r for r in results if r.name == name]
-        bits = [r.bits_per_byte for r in some]
+        runs = [r for r in results if r.name == name]
+        bits = [r.bits_per_byte for r in runs]
         rows.append(
-            f"| {name} | {len(some)} | {count(some[0].tokens)} | {sum(bits) / len(bits):.4f} | "
-            f"{min(bits):.4f} to {max(bits):.4f} | {sum(r.seconds for r in some) / len(some):.0f} |"
+            f"| {name} | {len(runs)} | {count(runs[0].tokens)} | {sum(bits) / len(bits):.4f} | "
+            f"{min(bits):.4f} to {max(bits):.4f} | {sum(r.seconds for r in runs) / len(runs):.0f} |"
         )
     return "\n".join(rows)

@@ -1,7 +1,7 @@
 """The shape of a cloud of hidden states: anisotropy, and local intrinsic dimension by two estimators.
 
-What Razzhigaev et al. (2024, arXiv 2311.05928) followed through the training of transformers. The states are integers,
-the analysis of them is float64. The estimators are scikit-dimension's, an optional dependency.
+Razzhigaev et al. (2024, arXiv 2311.05928) followed both through the training of transformers. The states are integers,
+their analysis is float64. The estimators come from scikit-dimension, an optional dependency.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ class Geometry:
 
     points: int
     distinct: int
-    """Points that differ from all others: dimensions are of these, as equal ones have no distance."""
+    """Distinct points: dimensions are estimated from these, as equal points have no distance."""
     anisotropy: float | None
     """Share of the largest squared singular value in the sum of all, after centring: 1/D for a ball, 1 for a line; None
     if all points are equal."""
@@ -33,7 +33,7 @@ class Geometry:
     """Intrinsic dimension by maximum likelihood from NEIGHBORS neighbours (Levina and Bickel 2004), the inverse mean
     of the points' own estimates."""
     nearest: float | None
-    """Median distance to the nearest neighbour, in int8 steps: where it comes near 1, dimensions are those of the
+    """Median distance to the nearest neighbour, in int8 steps: where it is near 1, dimensions are those of the
     grid."""
 
 
@@ -48,13 +48,13 @@ class LayerGeometry:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One checkpoint."""
+class CheckpointGeometry:
+    """The layers of one checkpoint."""
 
     path: str
     shape: Shape
     tokens: int | None
-    """That it was trained for, None if its config.json does not tell."""
+    """Tokens it was trained for, None if its config.json does not say."""
     layers: list[LayerGeometry]
 
     @property
@@ -63,7 +63,7 @@ class Measured:
         return f"{self.shape.hidden_size}/{self.shape.num_layers}"
 
 
-def check_estimators() -> None:
+def require_estimators() -> None:
     """Raises EggError, one line, where scikit-dimension is missing."""
     try:
         import skdim  # noqa: F401
@@ -95,7 +95,7 @@ def measure_cloud(points: np.ndarray, neighbors: int = NEIGHBORS) -> Geometry:
     return Geometry(len(cloud), len(distinct), anisotropy, float(twonn), float(mle), nearest)
 
 
-def facts(measured: list[Measured]) -> list[dict[str, Any]]:
+def geometry_json(measured: list[CheckpointGeometry]) -> list[dict[str, Any]]:
     """All checkpoints as JSON."""
     return [
         {
@@ -110,7 +110,7 @@ def facts(measured: list[Measured]) -> list[dict[str, Any]]:
     ]
 
 
-def print_geometry(measured: list[Measured], out) -> None:
+def print_geometry(measured: list[CheckpointGeometry], out) -> None:
     """Print a table: a row a checkpoint and layer."""
     from egg.view.figures import count
     from egg.view.screen import table

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from egg.files import save_figure
 from egg.report.plots import log_axis
-from egg.study.geometry import Measured
+from egg.study.geometry import CheckpointGeometry
 from egg.study.states import KINDS
 from egg.view.figures import count
 
@@ -13,7 +13,7 @@ FIGURES = {"anisotropy": "anisotropy", "twonn": "intrinsic dimension, TwoNN", "m
 NAMES = {"state": "state h", "stream": "stream x"}
 
 
-def plot_layers(measured: list[Measured], path: Path) -> None:
+def plot_layers(measured: list[CheckpointGeometry], path: Path) -> None:
     """Draw every figure over the layers: a row a size, a line a checkpoint, states full and streams dashed."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -22,16 +22,16 @@ def plot_layers(measured: list[Measured], path: Path) -> None:
     figure = Figure(figsize=(11, 0.6 + 3.2 * len(sizes)), dpi=110, layout="constrained")
     panels = figure.subplots(len(sizes), len(FIGURES), squeeze=False)
     for row, size in zip(panels, sizes, strict=True):
-        some = sorted((m for m in measured if m.size == size), key=_tokens)
-        colors = colormaps["viridis_r"]([(i + 1) / len(some) for i in range(len(some))])
+        group = sorted((m for m in measured if m.size == size), key=_tokens)
+        colors = colormaps["viridis_r"]([(i + 1) / len(group) for i in range(len(group))])
         for panel, (figure_name, label) in zip(row, FIGURES.items(), strict=True):
-            for m, color in zip(some, colors, strict=True):
+            for m, color in zip(group, colors, strict=True):
                 for kind, style in zip(KINDS, ("o-", "s--"), strict=True):
                     at = [r.layer for r in m.layers if r.kind == kind]
                     values = [_value(r, figure_name) for r in m.layers if r.kind == kind]
-                    name = _called(m) if kind == "state" else None
+                    name = _label(m) if kind == "state" else None
                     panel.plot(at, values, style, color=color, markersize=3.5, linewidth=1.2, label=name)
-            panel.set_xticks(range(some[0].shape.num_layers))
+            panel.set_xticks(range(group[0].shape.num_layers))
             panel.set_xlabel("layer")
             panel.set_ylabel(label)
             panel.set_ylim(bottom=0)
@@ -41,7 +41,7 @@ def plot_layers(measured: list[Measured], path: Path) -> None:
     save_figure(figure, path, follow=True)
 
 
-def plot_training(measured: list[Measured], path: Path) -> None:
+def plot_training(measured: list[CheckpointGeometry], path: Path) -> None:
     """Draw every figure over tokens: a color a size and layer, states full and streams dashed."""
     from matplotlib.figure import Figure
 
@@ -81,9 +81,9 @@ def _value(row, figure: str) -> float:
     return float("nan") if value is None else value
 
 
-def _tokens(m: Measured) -> int:
+def _tokens(m: CheckpointGeometry) -> int:
     return m.tokens or 0
 
 
-def _called(m: Measured) -> str:
+def _label(m: CheckpointGeometry) -> str:
     return "?" if m.tokens is None else count(m.tokens)

@@ -2,7 +2,7 @@
 
 Aghajanyan et al. (2020, arXiv 2012.13255) measured it with random subspaces and gradients; here the subspaces are
 low-rank factors and subsets of tensors, and all of them evolve, at equal tokens. Every result is a line of
-DIR/results.jsonl, so that what is done once is not done again.
+DIR/results.jsonl, so that no trial is run twice.
 """
 
 import json
@@ -23,8 +23,8 @@ from egg.run.log import is_number
 
 RESULTS = "results.jsonl"
 SHARE = 0.9  # of the gain of all weights
-SHARES = (0.5, 0.8, SHARE)  # that are told; lower ones need less and are surer
-DRAWS = 2000  # of seeds, for an interval
+SHARES = (0.5, 0.8, SHARE)  # that are reported; lower shares need fewer parameters and are less uncertain
+DRAWS = 2000  # resamplings of the seeds, for an interval
 INTERVAL = (0.05, 0.95)
 FACTORS = (1 / 64, 8.0)  # of the default step size: bounds of the search
 
@@ -44,7 +44,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """One adaptation: what is done."""
+    """The settings of one adaptation."""
 
     base: str
     """Hash of the model, see ``egg.model.adapter.base_hash``."""
@@ -59,8 +59,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Result:
-    """And what came of it."""
+class TrialResult:
+    """The outcome of a trial."""
 
     trial: Trial
     parameters: int
@@ -76,7 +76,7 @@ class Candidate:
     network: Network
     base: str
     pretraining: int | None
-    """Tokens it was trained for, None if its config.json does not tell."""
+    """Tokens it was trained for, None if its config.json does not say."""
     before: float
     """Bits per byte of the adaptation text's validation split, unadapted."""
 
@@ -95,11 +95,11 @@ class Gain:
     step_factor: float
     """The best of those tried with the first seed."""
     gains: list[float]
-    """Bits per byte below the unadapted model, a seed each."""
+    """Bits per byte below the unadapted model, one for each seed."""
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return float(np.mean(self.gains))
 
 
@@ -115,12 +115,12 @@ class Dimension:
     bound: int
     """Parameters of the largest subspace that was tried, all weights aside."""
     least: int
-    """And of the smallest: value is only known to be at most this where it equals it."""
+    """Parameters of the smallest subspace that was tried: a value equal to it is an upper bound."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A checkpoint and all that was found."""
+class CheckpointDimensions:
+    """A checkpoint with its gains and dimensions."""
 
     candidate: Candidate
     gains: list[Gain]
@@ -132,21 +132,21 @@ class Measured:
 
     @property
     def d90(self) -> Dimension:
-        """For SHARE."""
+        """The dimension at SHARE."""
         return self.dimensions[SHARE]
 
     def share(self, gain: Gain) -> float | None:
-        """Of the gain of all weights, means over seeds; None if there is none."""
+        """A subspace's share of the gain of all weights, means over seeds; None if all weights gain nothing."""
         whole = self.gains[-1].mean
         return gain.mean / whole if whole > 0 else None
 
 
 class Records:
-    """The results of a folder; a new one is on the disk before the next trial begins."""
+    """The results kept in a folder; a new one is on disk before the next trial begins."""
 
     def __init__(self, folder: Path):
         self.path = folder / RESULTS
-        self.known: dict[Trial, Result] = {}
+        self.known: dict[Trial, TrialResult] = {}
         if self.path.is_symlink():
             raise EggError(f"{self.path} is a link: results are kept in their own folder, put the file in its place")
         if not self.path.exists():
@@ -156,8 +156,8 @@ class Records:
         whole = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                there = json.loads(line)
-                result = Result(Trial(**there.pop("trial")), **there)
+                record = json.loads(line)
+                result = TrialResult(Trial(**record.pop("trial")), **record)
                 usable = is_number(result.bits_per_byte) and hash(result.trial) is not None
             except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 usable = False
@@ -168,8 +168,8 @@ class Records:
             with telling(f"cannot write {self.path}"), open(self.path, "rb+") as file:
                 file.truncate(len(whole))
 
-    def add(self, result: Result) -> None:
-        """Keep a result."""
+    def add(self, result: TrialResult) -> None:
+        """Append a result."""
         self.known[result.trial] = result
         with telling(f"cannot write {self.path}"), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(result)) + "\n")
@@ -177,14 +177,14 @@ class Records:
             os.fsync(file.fileno())
 
 
-def plan(subspaces: list[Subspace], shape: Shape) -> list[Subspace]:
-    """The subspaces that a model has, each once, all weights the last; raises EggError for one it has not."""
+def plan_subspaces(subspaces: list[Subspace], shape: Shape) -> list[Subspace]:
+    """Distinct subspaces by size, all weights last; raises EggError for one that the model does not have."""
     known = {s: s.parameters(shape) for s in (*subspaces, ALL_WEIGHTS)}
     return sorted(known, key=lambda s: (s == ALL_WEIGHTS, known[s]))
 
 
-def trials_of(subspaces: int, factors: int, seeds: int) -> int:
-    """How many trials a checkpoint takes at the least."""
+def count_trials(subspaces: int, factors: int, seeds: int) -> int:
+    """Smallest number of trials for one checkpoint."""
     return subspaces * (factors + seeds - 1)
 
 
@@ -194,13 +194,13 @@ def sweep(
     setting: Setting,
     factors: list[float],
     seeds: list[int],
-    run: Callable[[Subspace, Trial], Result],
+    run: Callable[[Subspace, Trial], TrialResult],
 ) -> Iterator[Gain]:
-    """The gains of every subspace: the first seed tries all step factors, the others take its best.
+    """The gains of every subspace: the first seed tries all step factors, the other seeds use the best of them.
 
-    Where the best of several factors is the least or the largest, half or twice of it is tried too, and so on.
+    Where the best of several factors is the smallest or the largest, half or twice that factor is tried too, and so on.
 
-    run : makes a trial, or knows its result
+    run : runs a trial, or returns its known result
     """
     for subspace in subspaces:
 
@@ -221,38 +221,38 @@ def sweep(
         yield Gain(subspace, subspace.parameters(candidate.network.shape), best, gains)
 
 
-def measure(candidate: Candidate, gains: list[Gain]) -> Measured:
+def estimate_dimensions(candidate: Candidate, gains: list[Gain]) -> CheckpointDimensions:
     """The dimensions of a checkpoint from the gains of ``sweep``, whose last is that of all weights.
 
-    Intervals are those of resampled seeds, each subspace's its own.
+    Intervals come from resampled seeds, each subspace resampled by itself.
     """
     sizes = [gain.parameters for gain in gains]
     table = np.array([gain.gains for gain in gains])  # (subspaces, seeds)
     generator = np.random.default_rng(0)
-    chosen = generator.integers(0, table.shape[1], (DRAWS, *table.shape))
-    resampled = [np.take_along_axis(table, some, 1).mean(1) for some in chosen]
+    drawn = generator.integers(0, table.shape[1], (DRAWS, *table.shape))
+    resampled = [np.take_along_axis(table, seeds, 1).mean(1) for seeds in drawn]
     least, bound = (sizes[0], sizes[-2]) if len(sizes) > 1 else (0, 0)
     dimensions = {}
     for share in SHARES:
-        drawn = np.sort([smallest(sizes, means, share) for means in resampled])
-        low, high = (float(drawn[int(at * (DRAWS - 1))]) for at in INTERVAL)
+        ordered = np.sort([smallest(sizes, means, share) for means in resampled])
+        low, high = (float(ordered[int(at * (DRAWS - 1))]) for at in INTERVAL)
         value = smallest(sizes, table.mean(1), share)
         dimensions[share] = Dimension(value, low, high, bound, least)
     by_seed = [smallest(sizes, column) for column in table.T]
-    return Measured(candidate, gains, dimensions, by_seed)
+    return CheckpointDimensions(candidate, gains, dimensions, by_seed)
 
 
 def smallest(sizes: list[int], gains: np.ndarray, share: float = SHARE) -> float:
-    """Parameters at which a share of the last gain is reached, inf if by the last alone.
+    """Parameters at which a share of the last gain is reached, inf if only the last reaches it.
 
-    The curve is the best gain of any subspace up to a size, linear in the logarithm of the size between two; a size
-    below the smallest is not told from it.
+    The curve is the best gain of any subspace up to a size, linear in the logarithm of the size between two; a
+    result below the smallest size is given as that size.
 
     sizes : ascending, the last of all weights
     gains : (subspaces,) float64, bits per byte
     """
     if gains[-1] <= 0:
-        return math.inf  # all weights gain nothing: there is nothing to reach
+        return math.inf  # all weights gain nothing: no share to reach
     best = np.maximum.accumulate(gains[:-1]) / gains[-1]
     reached = np.flatnonzero(best >= share)
     if not len(reached):
@@ -264,8 +264,8 @@ def smallest(sizes: list[int], gains: np.ndarray, share: float = SHARE) -> float
     return float(sizes[at - 1] * (sizes[at] / sizes[at - 1]) ** part)
 
 
-def facts(measured: list[Measured]) -> list[dict]:
-    """All checkpoints as JSON; a d90 that is not reached is null, its interval's ends likewise."""
+def dimensions_json(measured: list[CheckpointDimensions]) -> list[dict]:
+    """All checkpoints as JSON; a d90 that is not reached is null, and so are the ends of its interval."""
     return [
         {
             "checkpoint": m.candidate.path,
@@ -304,5 +304,5 @@ def facts(measured: list[Measured]) -> list[dict]:
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no infinity."""
+    """A value for JSON, which has no infinity."""
     return value if math.isfinite(value) else None

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from egg.files import save_figure
 from egg.report.plots import log_axis
-from egg.study.intrinsic_dimension import INTERVAL, SHARE, SHARES, Measured
+from egg.study.intrinsic_dimension import INTERVAL, SHARE, SHARES, CheckpointDimensions
 from egg.view.figures import count
 
 PICTURE, CURVES = "d90.png", "gains.png"
 
 
-def print_measured(measured: list[Measured], out) -> None:
+def print_measured(measured: list[CheckpointDimensions], out) -> None:
     """Print d90 of every checkpoint, and the share of the gain that every subspace reached."""
     from egg.view.screen import table
 
@@ -24,8 +24,8 @@ def print_measured(measured: list[Measured], out) -> None:
                 _tokens(m),
                 f"{c.before:.3f}",
                 f"{m.gains[-1].mean:.3f}",
-                *(told(m, m.dimensions[share].value) for share in SHARES),
-                f"{told(m, d.low)} to {told(m, d.high)}",
+                *(dimension_text(m, m.dimensions[share].value) for share in SHARES),
+                f"{dimension_text(m, d.low)} to {dimension_text(m, d.high)}",
                 f"{100 * d.value / c.network.shape.parameters:.0f} %" if math.isfinite(d.value) else "-",
             ]
         )
@@ -38,25 +38,25 @@ def print_measured(measured: list[Measured], out) -> None:
         "of all: d90 as a share of all weights"
     )
     for size in dict.fromkeys(m.candidate.size for m in measured):
-        some = [m for m in measured if m.candidate.size == size]
+        group = [m for m in measured if m.candidate.size == size]
         rows = []
-        for number, gain in enumerate(some[0].gains):
-            shares = [m.share(m.gains[number]) for m in some]
+        for number, gain in enumerate(group[0].gains):
+            shares = [m.share(m.gains[number]) for m in group]
             shares = ["-" if share is None else f"{share:.3f}" for share in shares]
             rows.append([gain.subspace.name, f"{gain.parameters:,}", *shares])
-        columns = ["subspace", "parameters", *map(_tokens, some)]
+        columns = ["subspace", "parameters", *map(_tokens, group)]
         out.print()
         out.print(table(f"{size}: share of the gain of all weights", columns, rows))
 
 
-def told(m: Measured, value: float) -> str:
-    """A d90 as people read it: 3.1k, > 42k where it is not reached, <= 320 where the smallest subspace reaches it."""
+def dimension_text(m: CheckpointDimensions, value: float) -> str:
+    """A d90 in short: 3.1k; > 42k where it is not reached; <= 320 where the smallest subspace reaches it."""
     if not math.isfinite(value):
         return f"> {count(m.d90.bound)}"
     return f"<= {count(value)}" if value <= m.d90.least else count(value)
 
 
-def plot_dimension(measured: list[Measured], path: Path) -> None:
+def plot_dimension(measured: list[CheckpointDimensions], path: Path) -> None:
     """Draw d90 against pretraining tokens, a line a size; an arrow where it is only known to be larger."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -65,12 +65,12 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
     panel = figure.subplots()
     known = [m for m in measured if m.candidate.pretraining]
     for number, size in enumerate(dict.fromkeys(m.candidate.size for m in known)):
-        some = sorted((m for m in known if m.candidate.size == size), key=lambda m: m.candidate.pretraining)
-        color, parameters = f"C{number}", some[0].candidate.network.shape.parameters
-        at = [m.candidate.pretraining for m in some]
-        values = [m.d90.value if math.isfinite(m.d90.value) else m.d90.bound for m in some]
+        group = sorted((m for m in known if m.candidate.size == size), key=lambda m: m.candidate.pretraining)
+        color, parameters = f"C{number}", group[0].candidate.network.shape.parameters
+        at = [m.candidate.pretraining for m in group]
+        values = [m.d90.value if math.isfinite(m.d90.value) else m.d90.bound for m in group]
         panel.plot(at, values, "o-", color=color, label=f"{size}: {count(parameters)} parameters")
-        for m, x, value in zip(some, at, values, strict=True):
+        for m, x, value in zip(group, at, values, strict=True):
             ends = [v if math.isfinite(v) else m.d90.bound for v in (m.d90.low, m.d90.high)]
             panel.plot([x, x], ends, color=color, linewidth=4, alpha=0.3, solid_capstyle="butt")
             if not math.isfinite(m.d90.high):
@@ -84,7 +84,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
         panel.yaxis.set_major_formatter(EngFormatter(sep=""))
         panel.yaxis.set_minor_formatter(NullFormatter())
         bottom, top = panel.get_ylim()
-        panel.set_ylim(bottom / 1.5, top * 1.1)  # narrower, it could be without a labelled tick
+        panel.set_ylim(bottom / 1.5, top * 1.1)  # a narrower range could lack a labelled tick
         panel.legend(fontsize=8)
     panel.set_xlabel("tokens of pretraining")
     panel.set_ylabel("d90, trained parameters")
@@ -93,7 +93,7 @@ def plot_dimension(measured: list[Measured], path: Path) -> None:
     save_figure(figure, path, follow=True)
 
 
-def plot_gains(measured: list[Measured], path: Path) -> None:
+def plot_gains(measured: list[CheckpointDimensions], path: Path) -> None:
     """Draw the share of the gain that every subspace reached: a panel a size, a line a checkpoint."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -101,10 +101,10 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
     sizes = list(dict.fromkeys(m.candidate.size for m in measured))
     figure = Figure(figsize=(5.5 * len(sizes), 4.3), dpi=110, layout="constrained")
     for panel, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        some = [m for m in measured if m.candidate.size == size]
-        some.sort(key=lambda m: m.candidate.pretraining or 0)
-        colors = colormaps["viridis_r"]([(i + 1) / len(some) for i in range(len(some))])
-        for m, color in zip(some, colors, strict=True):
+        group = [m for m in measured if m.candidate.size == size]
+        group.sort(key=lambda m: m.candidate.pretraining or 0)
+        colors = colormaps["viridis_r"]([(i + 1) / len(group) for i in range(len(group))])
+        for m, color in zip(group, colors, strict=True):
             if m.share(m.gains[-1]) is None:
                 continue
             points = [(g.parameters, m.share(g), g.subspace.rank) for g in m.gains]
@@ -114,12 +114,12 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
                 envelope.append((parameters, best))
             panel.plot(*zip(*envelope, strict=True), color=color, linewidth=1, label=_tokens(m))
             for marker, low in (("o", True), ("s", False)):
-                there = [(p, s) for p, s, rank in points if (rank is not None) == low]
-                if there:
-                    panel.plot(*zip(*there, strict=True), marker, color=color, markersize=4)
+                same_kind = [(p, s) for p, s, rank in points if (rank is not None) == low]
+                if same_kind:
+                    panel.plot(*zip(*same_kind, strict=True), marker, color=color, markersize=4)
         panel.axhline(SHARE, color="gray", linestyle="--", linewidth=0.8)
         panel.set_xscale("log")
-        log_axis(panel.xaxis, [gain.parameters for m in some for gain in m.gains])
+        log_axis(panel.xaxis, [gain.parameters for m in group for gain in m.gains])
         panel.set_title(f"{size}; round: adapters, square: whole tensors; lines: best so far", fontsize=8)
         panel.set_xlabel("trained parameters")
         panel.set_ylabel("share of the gain of all weights")
@@ -130,6 +130,6 @@ def plot_gains(measured: list[Measured], path: Path) -> None:
     save_figure(figure, path, follow=True)
 
 
-def _tokens(m: Measured) -> str:
+def _tokens(m: CheckpointDimensions) -> str:
     tokens = m.candidate.pretraining
     return "-" if tokens is None else count(tokens)

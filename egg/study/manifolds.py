@@ -12,19 +12,19 @@ REPEATS = 3  # clouds of each manifold
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What the estimators make of a manifold."""
+class ManifoldEstimates:
+    """The estimates of one manifold's dimension."""
 
     name: str
     dimension: int
     """The true one."""
     embedded: int
-    """Of the space around it."""
+    """Dimension of the space around it."""
     twonn: float
     """Mean over REPEATS clouds."""
     mle: float
     twonn_grid: float
-    """The same of points rounded to integers and limited to +-127, as states are."""
+    """As ``twonn``, from points rounded to integers and limited to +-127, as states are."""
     mle_grid: float
     nearest: float
     """Median distance to the nearest neighbour, of rounded points."""
@@ -44,11 +44,11 @@ MANIFOLDS = (
     ("Gaussian", 20, 64),
     ("Gaussian", 64, 64),
 )
-"""Name, dimension, and that of the space around."""
+"""Name, dimension, and dimension of the space around it."""
 
 
 def cloud(name: str, dimension: int, embedded: int, points: int, seed: int) -> np.ndarray:
-    """Points drawn evenly from a manifold, laid into a space of more dimensions by a random rotation.
+    """Points drawn evenly from a manifold, embedded in a space of more dimensions by a random rotation.
 
     returns : (points, embedded) float64, SCALE its root mean square length over the root of ``dimension``
     """
@@ -73,10 +73,10 @@ def cloud(name: str, dimension: int, embedded: int, points: int, seed: int) -> n
     return drawn @ axes.T
 
 
-def check(points: int, neighbors: int, done: Callable[[int], None]) -> list[Checked]:
-    """What the estimators make of every manifold, from as many points, and from the same points as integers.
+def estimate_manifolds(points: int, neighbors: int, done: Callable[[int], None]) -> list[ManifoldEstimates]:
+    """The estimates of every manifold, from so many points, and from the same points as integers.
 
-    done : is called with 1 after each manifold
+    done : called with 1 after each manifold
     """
     found = []
     for name, dimension, embedded in MANIFOLDS:
@@ -86,16 +86,16 @@ def check(points: int, neighbors: int, done: Callable[[int], None]) -> list[Chec
             real = measure_cloud(drawn, neighbors)
             grid = measure_cloud(np.clip(np.rint(drawn), -127, 127), neighbors)
             figures.append((real.twonn, real.mle, grid.twonn, grid.mle, grid.nearest))
-        found.append(Checked(name, dimension, embedded, *np.mean(figures, 0).tolist()))
+        found.append(ManifoldEstimates(name, dimension, embedded, *np.mean(figures, 0).tolist()))
         done(1)
     return found
 
 
-def print_check(found: list[Checked], points: int, out) -> None:
-    """Print the estimates and their errors."""
+def print_manifolds(found: list[ManifoldEstimates], points: int, out) -> None:
+    """Print the estimates with their errors."""
     from egg.view.screen import table
 
-    def told(value: float, true: int) -> str:
+    def with_error(value: float, true: int) -> str:
         return f"{value:.2f} ({100 * (value / true - 1):+.0f} %)"
 
     rows = [
@@ -103,14 +103,14 @@ def print_check(found: list[Checked], points: int, out) -> None:
             c.name,
             str(c.dimension),
             str(c.embedded),
-            told(c.twonn, c.dimension),
-            told(c.mle, c.dimension),
-            told(c.twonn_grid, c.dimension),
-            told(c.mle_grid, c.dimension),
+            with_error(c.twonn, c.dimension),
+            with_error(c.mle, c.dimension),
+            with_error(c.twonn_grid, c.dimension),
+            with_error(c.mle_grid, c.dimension),
             f"{c.nearest:.1f}",
         ]
         for c in found
     ]
     columns = ["manifold", "true", "in", "TwoNN", "MLE", "TwoNN, int8", "MLE, int8", "nearest"]
     out.print(table(f"Estimates from {points:,} points, mean of {REPEATS}", columns, rows))
-    out.print("in: dimension of the space around; int8: of the points rounded to integers")
+    out.print("in: dimension of the space around it; int8: of the points rounded to integers")

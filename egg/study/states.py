@@ -1,7 +1,7 @@
 """Hidden states of every layer over a text, as integers: what ``egg geometry`` measures.
 
-A text is read by a backend's kernels; where a state is kept, the byte before it is read by the reference definition,
-which tells every stage. Both are the same integers.
+A backend's kernels read the text; where a state is kept, the reference definition, which exposes every stage, reads
+the byte before it. Both give the same integers.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from egg.kernels.reference import Model
 from egg.model.network import Network
 
 BLOCK = 512  # positions that the reference reads together; bounds memory, not results
-STRETCH = 2048  # bytes of a document to be read, if there is a choice: fewer would be its beginning alone
+STRETCH = 2048  # bytes to read of a document, if the text allows it: fewer would sample beginnings alone
 KINDS = {"state": "state", "stream": "mlp"}
 """What is kept of a layer -> the stage of docs/arithmetic.md: the recurrent state h, and the residual stream x that
 leaves the layer."""
 
 
 class _Recorder(Model):
-    """The reference's model, keeping the stages that are asked for, of all positions."""
+    """The reference's model, which keeps the chosen stages of all positions."""
 
     def __init__(self, shape: Shape, weights: dict[str, np.ndarray], stages: set[str]):
         super().__init__(shape, weights)
@@ -35,11 +35,11 @@ class _Recorder(Model):
 def hidden_states(network: Network, text: np.ndarray, points: int, stride: int) -> dict[tuple[int, str], np.ndarray]:
     """The states of every layer after every ``stride``-th byte of documents spread evenly over a text.
 
-    A state moves only part of the way at each byte, so that neighbours in time lie on a thread; a stride takes them
-    apart.
+    A state moves only part of the way at each byte, so that neighbours in time lie on a thread; a stride separates
+    them.
 
     text : (n,) uint8, a NUL before each document
-    points : states to keep at the most, of each layer
+    points : largest number of states to keep of each layer
     stride : bytes between them, 1 or more
     returns : (layer, kind) -> (m, D) int8, kind of KINDS, row i of each after the same byte
     Raises EggError for a text too short for a single point.
@@ -67,7 +67,7 @@ def hidden_states(network: Network, text: np.ndarray, points: int, stride: int) 
 def _positions(network, text, points, stride) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Bytes to read (m,) uint8 with the states before them (m, L, D) int8, a piece of each document at a time."""
     starts, sizes = _stretches(text, points * stride)
-    # The longest first: those still going on are the first
+    # The longest first, so that those still active come first
     order = np.argsort(-sizes, kind="stable")
     starts, sizes = starts[order], sizes[order]
     states = network.zero_states(len(starts))
@@ -84,24 +84,24 @@ def _positions(network, text, points, stride) -> Iterator[tuple[np.ndarray, np.n
         _, states = network.forward(last, states)
 
 
-def _stretches(text: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Beginnings of documents spread evenly over a text: as many bytes as wanted or a few more, if there are so many.
+def _stretches(text: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Beginnings of documents spread evenly over a text: ``total`` bytes or a few more, if the text has so many.
 
     returns : starts (n,) int64, of a document's NUL, and sizes (n,) int64
     """
     starts = np.flatnonzero(text == 0)
     sizes = np.diff(np.append(starts, text.size))
-    documents = max(1, wanted // STRETCH)
+    documents = max(1, total // STRETCH)
     while True:
         even = np.unique(np.arange(documents) * len(starts) // documents)
-        if len(even) == len(starts) or sizes[even].sum() >= wanted:
+        if len(even) == len(starts) or sizes[even].sum() >= total:
             break
         documents *= 2
     starts, sizes = starts[even], sizes[even]
-    low, high = 1, int(sizes.max())  # the least length of a stretch that is enough for all
+    low, high = 1, int(sizes.max())  # the shortest stretches that give enough bytes
     while low < high:
         middle = (low + high) // 2
-        if np.minimum(sizes, middle).sum() >= wanted:
+        if np.minimum(sizes, middle).sum() >= total:
             high = middle
         else:
             low = middle + 1

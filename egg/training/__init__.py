@@ -1,1 +1,1 @@
-"""Training as a library: `egg.train`, and what the command `egg train` calls."""
+"""Training as a library: `egg.train`, which the command `egg train` shares."""

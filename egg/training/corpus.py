@@ -1,4 +1,4 @@
-"""A text to train on: the one place beside the command line that joins ``data`` to ``egg``."""
+"""A text to train on: the only place besides the command line where ``data`` meets ``egg``."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from egg.errors import EggError
 
 
 class CorpusText:
-    """A split as what evolution reads."""
+    """A split behind the interface that evolution reads."""
 
     def __init__(self, tokens: np.ndarray):
         self.tokens, self.size = tokens, tokens.size
@@ -27,7 +27,7 @@ def open_for_training(
 ) -> tuple[data.Corpus, CorpusText, str]:
     """A corpus, the text to train on, and the name of the split to validate on.
 
-    bar : of the preparation, where standard error is a terminal
+    bar : show a progress bar of the preparation, where standard error is a terminal
     Raises EggError, one line.
     """
     try:
@@ -36,16 +36,16 @@ def open_for_training(
         raise EggError(str(error)) from error
     training = corpus.training_split
     if not corpus.bytes(training):
-        raise EggError(f"{spec}: its split {training} is empty, there is nothing to learn from")
+        raise EggError(f"{spec}: its split {training} is empty: give a text to learn from")
     validation = corpus.validation_split
     if validation is None or not corpus.bytes(validation):
         validation = training
-        notify(f"{corpus.name} holds no text back for validation: it is measured on what it trains on")
+        notify(f"{corpus.name} has no validation text: the model is measured on its training text")
     return corpus, CorpusText(corpus.split(training)), validation
 
 
-def facts(corpus: data.Corpus) -> dict:
-    """What a run's config.json keeps of its corpus."""
+def corpus_summary(corpus: data.Corpus) -> dict:
+    """The summary of a corpus that a run's config.json keeps."""
     return {
         "name": corpus.name,
         "fingerprint": corpus.fingerprint,
@@ -55,5 +55,5 @@ def facts(corpus: data.Corpus) -> dict:
 
 
 def located(config: Config) -> Config:
-    """The same with a text that means the same from every folder."""
+    """The configuration with a specification of its text that is independent of the current folder."""
     return replace(config, run=replace(config.run, data=data.absolute(config.run.data)))

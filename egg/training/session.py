@@ -1,4 +1,4 @@
-"""A run from its settings to its pictures: what ``egg train`` and ``egg.train`` do when they know what to train."""
+"""A run from its settings to its pictures, as ``egg train`` and ``egg.train`` share it."""
 
 import os
 import shlex
@@ -13,13 +13,12 @@ from egg.compute import Compute
 from egg.config import STOPS, Config, differences, flag, from_json
 from egg.errors import EggError, telling
 from egg.evolution.recipes import recipe_class
-from egg.files import shown
 from egg.kernels import BackendError
 from egg.model import checkpoint
 from egg.model.evaluate import sample
 from egg.model.state import check_memory
 from egg.ranks.distributed import ALONE, Alone
-from egg.report.draw import LOSS, REPORT, draw_run
+from egg.report.draw import LOSS, REPORT, draw_or_note, draw_run
 from egg.report.ending import report
 from egg.run import sinks
 from egg.run.folders import refuse_a_run
@@ -27,55 +26,56 @@ from egg.run.lock import locked
 from egg.run.origin import made_with
 from egg.run.progress import Progress, Quiet
 from egg.run.trainer import Outcome, Trainer
-from egg.training.corpus import facts, located, open_for_training
+from egg.training.corpus import corpus_summary, located, open_for_training
 from egg.view.figures import count
 
-# What a resumed run may change.
+# Settings that a resumed run may change.
 ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "log_every", "checkpoint_every", "keep")
 
 
-class Begun(NamedTuple):
-    """A run to go on with; all of it is JSON, so that ranks can share it."""
+class ResumedRun(NamedTuple):
+    """A run to resume; all of it is JSON, so that ranks can share it."""
 
     saved: str | None
-    """The newest complete checkpoint; None of a run that was ended before its first."""
+    """The newest complete checkpoint; None for a run that ended before its first."""
     content: dict[str, Any]
-    """What config.json holds, the checkpoint's or the run's own."""
+    """The content of the checkpoint's config.json, or else the run's."""
     damaged: list[str]
-    """What is wrong with newer checkpoints, a line each."""
+    """The damage of newer checkpoints, a line each."""
 
     def config(self, run: Path) -> Config:
-        """The configuration it was begun with."""
+        """The configuration that it was started with."""
         return from_json(self.content, f"{self.saved or run}/{checkpoint.CONFIG}")
 
 
-def find_begun(run: Path, held: ExitStack) -> Begun:
-    """Where to go on with a run, which is locked until ``held`` is closed.
+def open_resumed_run(run: Path, held: ExitStack) -> ResumedRun:
+    """Find where to resume a run, and lock it until ``held`` is closed.
 
-    Raises EggError, one line, for a folder without a run, or a run that another process has.
+    Raises EggError, one line, for a folder without a run, or a run that another process has locked.
     """
     if not run.is_dir():
-        what = "is a file" if run.exists() else "there is no such folder"
+        what = "is a file" if run.exists() else "no such folder"
         raise EggError(f"--resume {run}: {what}, give the folder of a run")
     if (run / checkpoint.MODEL).exists():
         raise EggError(f"--resume {run} is a checkpoint: give its run, {run.absolute().parent.parent}")
     if not os.access(run, os.W_OK | os.X_OK):
         raise EggError(f"--resume {run}: the folder cannot be written")
+    checkpoint.refuse_linked(run)
     held.enter_context(locked(run))
     if content := checkpoint.settings_of_unsaved(run):
-        return Begun(None, content, [])
+        return ResumedRun(None, content, [])
     saved, damaged = checkpoint.newest_complete(run)
-    return Begun(str(saved), checkpoint.read_config(saved), damaged)
+    return ResumedRun(str(saved), checkpoint.read_config(saved), damaged)
 
 
-def refuse_changes(run: Path, begun: Config, trained: Config) -> None:
-    """Raises EggError for the first setting that a resumed run would change, and may not."""
-    # A run of an older version may have kept a pattern or a mixture as it was given.
-    for name in differences(located(begun), trained):
+def refuse_changes(run: Path, original: Config, changed: Config) -> None:
+    """Raises EggError for the first changed setting that a resumed run must keep."""
+    # Older versions kept a pattern or a mixture as it was given.
+    for name in differences(located(original), changed):
         if name not in ON_RESUME:
             raise EggError(
-                f"{flag(name)}: the run in {run} was begun with {_value(begun, name)} and "
-                f"keeps it, leave {flag(name)} away"
+                f"{flag(name)}: the run in {run} was started with {_value(original, name)} and "
+                f"keeps it: remove {flag(name)}"
             )
 
 
@@ -85,22 +85,22 @@ def _value(config: Config, name: str):
 
 
 class Session:
-    """A run that is ready: its text is open, its evolution stands where it begins or goes on, nothing is written.
+    """A run that is ready to train: its text and its evolution are loaded, nothing is written yet.
 
     config : resolved, with a text that is ``located``
-    run : its folder, a new one unless ``begun`` is given
-    begun : where to go on; the run is locked then
-    compute : where to compute; threads that it does not say are shared by a machine's ranks
+    run : its folder, a new one unless ``resumed`` is given
+    resumed : the run to resume, already locked; None for a new one
+    compute : where to compute; threads that it leaves open are divided among a machine's ranks
     sinks : names of the sinks beside metrics.jsonl
-    held : what is closed when the run ends: the lock of its folder
-    Raises EggError, one line, for what cannot be trained here.
+    held : closed when the run ends; holds the lock of its folder
+    Raises EggError, one line, for a run that cannot be trained here.
     """
 
     def __init__(
         self,
         config: Config,
         run: Path,
-        begun: Begun | None = None,
+        resumed: ResumedRun | None = None,
         *,
         held: ExitStack,
         compute: Compute,
@@ -108,7 +108,7 @@ class Session:
         ranks: Alone = ALONE,
         progress: Progress,
     ):
-        self.config, self.run, self.begun = config, run, begun
+        self.config, self.run, self.resumed = config, run, resumed
         self.held, self.ranks, self.progress = held, ranks, progress
         self.sinks = list(sinks)
         try:
@@ -118,15 +118,15 @@ class Session:
 
     def _prepare(self, compute: Compute) -> None:
         config, ranks = self.config, self.ranks
-        sinks.check(self.sinks)
-        notices: list[str] = []  # shown when text and state are there: of bad ones, the error says all
+        sinks.require_installed(self.sinks)
+        notices: list[str] = []  # shown once text and state are loaded: otherwise the error says enough
         backend = compute.make(notices.append)
         text = self._open_text()
         recipe = recipe_class(config.evolution.recipe)
         check_memory(config, recipe.memory(config, text.size, ranks.size))
         state = None
-        if self.begun and ranks.leader:
-            self._check_text(self.begun)
+        if self.resumed and ranks.leader:
+            self._check_text(self.resumed)
         if self._saved and ranks.leader:
             layout = recipe.state_layout(config.model.shape, config.evolution, text.size)
             state = checkpoint.read_state(self._saved, layout)
@@ -138,31 +138,37 @@ class Session:
             ranks.lead(partial(self._check_step, self._saved))
         self.measured = sample(self.corpus.split(self.validation), config.run.eval_bytes)
         self.trainer = Trainer(
-            config, self.evolution, self.measured, facts(self.corpus), self.run, self.progress, made_with(backend)
+            config,
+            self.evolution,
+            self.measured,
+            corpus_summary(self.corpus),
+            self.run,
+            self.progress,
+            made_with(backend),
         )
 
     @property
     def _saved(self) -> Path | None:
-        return Path(self.begun.saved) if self.begun and self.begun.saved else None
+        return Path(self.resumed.saved) if self.resumed and self.resumed.saved else None
 
     def _open_text(self):
         what, notify = (self.config.run.data, self.config.run.data_column), self.progress.note
         bar = not isinstance(self.progress, Quiet)
-        if self.ranks.size > 1:  # one prepares the text, and tells; all read it
+        if self.ranks.size > 1:  # one prepares the text, with notices; all read it
             self.ranks.lead(lambda: open_for_training(*what, notify, bar=bar) and None)
             notify = Quiet().note
         self.corpus, text, self.validation = open_for_training(*what, notify, bar=bar)
         return text
 
-    def _check_text(self, begun: Begun) -> None:
-        """Refuse to go on with another text than the one the run was begun with."""
-        began_with = begun.content.get("corpus")
-        fingerprint = began_with.get("fingerprint") if isinstance(began_with, dict) else None
+    def _check_text(self, resumed: ResumedRun) -> None:
+        """Refuse to resume with another text than the run was started with."""
+        original = resumed.content.get("corpus")
+        fingerprint = original.get("fingerprint") if isinstance(original, dict) else None
         if fingerprint != self.corpus.fingerprint:
             raise EggError(
-                f"--data: {self.corpus.name} is not the text the run was begun with (fingerprint "
-                f"{self.corpus.fingerprint[:12]}, then {str(fingerprint)[:12]}): "
-                "bring that back, or begin a new run"
+                f"--data: {self.corpus.name} is not the text that the run was started with (fingerprint "
+                f"{self.corpus.fingerprint[:12]}, not {str(fingerprint)[:12]}): "
+                "restore that text, or start a new run"
             )
 
     def _check_step(self, saved: Path) -> None:
@@ -171,31 +177,31 @@ class Session:
         if not same or self.evolution.step_number != checkpoint.step_of(saved):
             raise EggError(
                 f"{saved}: its {checkpoint.MODEL} and {checkpoint.STATE} are not of the same step, "
-                "remove it to go on from the checkpoint before"
+                "remove it to resume from the checkpoint before"
             )
 
     def begin(self) -> bool:
-        """Take the folder, and say what is trained there; returns False where nothing is left to do.
+        """Take the folder, and say what is trained; returns False where nothing is left to do.
 
         Raises EggError if the folder cannot be written, or another process has taken it.
         """
         note, ranks, trainer = self.progress.note, self.ranks, self.trainer
-        step, damaged = self.evolution.step_number, self.begun.damaged if self.begun else ()
+        step, damaged = self.evolution.step_number, self.resumed.damaged if self.resumed else ()
         for line in damaged:
-            note(f"not from there: {line}")
+            note(f"skipped: {line}")
         if ranks.lead(lambda: trainer.finished):
             if self._saved and ranks.leader and not damaged:
                 trainer.mend()
             note(
                 f"{self.run} has reached its stop at step {step:,}: nothing to do; "
-                "give a later --steps, --tokens or --minutes to go on"
+                "give a later --steps, --tokens or --minutes to continue"
             )
             return False
         note(self._opening())
         if self._saved:
-            note(f"going on from {self._saved}")
-        elif self.begun:
-            note(f"{self.run} was ended before its first checkpoint: it begins again at step 0")
+            note(f"resuming from {self._saved}")
+        elif self.resumed:
+            note(f"{self.run} ended before its first checkpoint: it starts again at step 0")
         if ranks.size > 1:
             note(f"{ranks.size} ranks share the readers")
         if remark := _about_horizon(self.config):
@@ -203,14 +209,14 @@ class Session:
         if ranks.leader:
             if self._saved:
                 checkpoint.set_aside_after(self._saved)
-            elif not self.begun:
+            elif not self.resumed:
                 self._take()
             trainer.sinks = sinks.open_all(self.sinks, self.run, step, trainer.content)
         return True
 
     def _take(self) -> None:
         """Make a new run's folder and lock it."""
-        with telling(f"cannot write {self.run}", "; give another folder with --out, or free space there"):
+        with telling(f"cannot write {self.run}", "; give another folder with --out, or free space on the disk"):
             self.run.mkdir(parents=True, exist_ok=True)
         self.held.enter_context(locked(self.run))
         refuse_a_run(self.run)  # another process may have been faster
@@ -224,19 +230,19 @@ class Session:
         )
 
     def follow(self, prog: str) -> int:
-        """Train to the stop or a signal as a command does, which tells how it goes; returns its exit status.
+        """Train to the stop or a signal as a command does, with notices; returns the exit status.
 
-        prog : what goes on with the run, for advice: ``egg train``
+        prog : the command that resumes the run, for advice: ``egg train``
         """
         if not self.begin():
             return 0
         outcome = self.trainer.train()
         if self.ranks.size > 1:
-            self.progress.note(self.ranks.spent(self.trainer.stepping))
+            self.progress.note(self.ranks.exchange_cost(self.trainer.stepping))
         if outcome.interrupted:
             self.progress.note(
                 f"stopped at step {self.evolution.step_number:,}, saved {outcome.checkpoint}; "
-                f"go on with: {prog} --resume {shlex.quote(str(self.run))}"
+                f"resume with: {prog} --resume {shlex.quote(str(self.run))}"
             )
             return 128 + outcome.interrupted
         if self.ranks.leader:
@@ -244,21 +250,22 @@ class Session:
         return 0
 
     def end(self, outcome: Outcome) -> None:
-        """Draw a run that has reached its stop; tell how good the model is, unless nobody listens."""
-        try:
-            drawn = draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured)
-        except Exception as error:  # the run itself is saved, whatever matplotlib makes of its name or its folder
-            drawn = []
-            self.progress.note(f"no {LOSS} and no {REPORT}: {shown(error)}; draw them with: egg plot RUN")
+        """Draw a run that has reached its stop; report how good the model is, unless progress is quiet."""
+        drawn = draw_or_note(
+            f"{LOSS} and no {REPORT}",
+            lambda: draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured),
+            self.progress.note,
+            "; draw them with: egg plot RUN",
+        )
         if not isinstance(self.progress, Quiet):
             report(self.run, self.evolution, outcome, drawn, self.corpus, self.validation, self.measured, self.progress)
 
 
 def _about_horizon(config: Config) -> str | None:
-    """What to know of a run that stops elsewhere than its step-size schedule ends."""
+    """A remark on a run whose stop is not the end of its step-size schedule."""
     e, end = config.evolution, config.end
     if e.recipe == "egg" and end is None and config.run.minutes is None:
-        return f"nothing but Ctrl-C ends this run: its step size stays at {e.step_size:.3g}"
+        return f"only Ctrl-C ends this run: its step size stays at {e.step_size:.3g}"
     if e.recipe != "egg" or e.schedule == "constant":
         return None
     if e.schedule_tokens is None or e.schedule_tokens == "time":

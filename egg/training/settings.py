@@ -1,4 +1,4 @@
-"""What a caller says of a run, as a configuration: a preset, a file or a dict, and settings over it."""
+"""A caller's settings as a configuration: a preset, a file or a dict, and settings that override it."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from egg.run.config_file import read_settings
 
 FIELDS = {f.name for kind in (ModelConfig, EvolutionConfig, RunConfig) for f in fields(kind)}
 WHERE = {"out", "backend", "threads", "device"}
-"""Settings of a place, from which no result follows."""
+"""Settings of where a run happens, which change no result."""
 ALIASES = {"member_tokens": "tokens"}
 NAMES = {"preset", *WHERE, *ALIASES, *FIELDS}
 """The settings that a file can have."""
@@ -23,17 +23,17 @@ NAMES = {"preset", *WHERE, *ALIASES, *FIELDS}
 def configuration(
     base: str | os.PathLike | Mapping[str, Any] | Config | None, settings: Mapping[str, Any]
 ) -> tuple[Config, dict[str, Any]]:
-    """A configuration, and what is said of its place: name -> value.
+    """A configuration, and the base's settings of where to run: name -> value.
 
     base : a preset's name, the path of a TOML file as ``--config`` takes, the same as a dict, a Config, or None: the
         default preset
     settings : as ``known`` returns them; they override the base
-    Raises EggError for a name or a value that cannot be.
+    Raises EggError for an unknown name or an invalid value.
     """
     place: dict[str, Any] = {}
     if "preset" in settings:
         if base is not None:
-            raise EggError("preset: there is a first argument already, leave one of them away")
+            raise EggError("preset: the first argument is a preset or a configuration already, give one of the two")
         base = settings["preset"]
     if isinstance(base, Config):
         config = base
@@ -56,20 +56,20 @@ def known(settings: Mapping[str, Any], names: Iterable[str] = ("preset", *ALIASE
 
 
 def perhaps(name: str, names: Iterable[str]) -> str:
-    """The nearest of the names, as a question's end; empty where none is near."""
+    """The nearest of the names, as the end of a message; empty where none is near."""
     nearest = get_close_matches(name, list(names), 1)
     return f", perhaps {nearest[0]!r}" if nearest else ""
 
 
 def backend_name(name: str) -> BackendName:
-    """The name of a backend; raises EggError for another."""
+    """The name of a backend; raises EggError for an unknown one."""
     if name not in BACKENDS:
         raise EggError(f"unknown backend {name!r}{perhaps(str(name), BACKENDS)}: choose {', '.join(BACKENDS)}")
     return cast(BackendName, name)
 
 
 def _own_settings(base: str | os.PathLike | Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a base says by itself."""
+    """The settings of a base."""
     if base is None:
         return {}
     if isinstance(base, Mapping):

@@ -16,7 +16,7 @@ from egg.ranks.distributed import launched
 from egg.run.folders import new_folder
 from egg.run.progress import Progress, Quiet
 from egg.training.corpus import located
-from egg.training.session import Session, find_begun, refuse_changes
+from egg.training.session import Session, open_resumed_run, refuse_changes
 from egg.training.settings import backend_name, configuration, known
 
 
@@ -33,7 +33,7 @@ class Training(Iterator[StepReport]):
         return next(self._reports)
 
     def close(self) -> None:
-        """Leave early: save a checkpoint of the last step and let the folder go. Nothing happens a second time."""
+        """Stop early: save a checkpoint of the last step and unlock the folder. A second call does nothing."""
         self._reports.close()
 
     def follow(self) -> int:
@@ -64,29 +64,29 @@ def train(
     progress: bool = False,
     **settings: Any,
 ) -> Training:
-    """Train a model: an iterator that takes a step, and reports it, each time it is asked for the next.
+    """Train a model: an iterator that takes a step and reports it at each ``next``.
 
     The run's folder is byte for byte what the command ``egg train`` leaves with the same settings. The call itself
-    checks the settings and writes nothing: ``for report in egg.train(...)`` trains to the stop, ``for _ in`` does too
-    where no report is needed. Whoever leaves the loop early (``break``, an exception in its body) leaves a checkpoint
-    of the last step, and ``resume`` goes on from there; an iterator that is kept in a variable is left with
-    ``close()``, or by ``with egg.train(...) as training:``. Signals are Python's: Ctrl-C within a step ends the run as
+    checks the settings and writes nothing: ``for report in egg.train(...)`` trains to the stop. Leaving
+    the loop early (``break``, an exception in its body) saves a checkpoint of the last step, from which ``resume``
+    continues; to stop an iterator that is kept in a variable, call ``close()`` or use
+    ``with egg.train(...) as training:``. Signals are Python's: Ctrl-C within a step ends the run as
     a kill does, at the checkpoint before; ``egg.train(...).follow()`` catches it as the command does.
 
     base : a preset's name, an ``egg.config.Config``, a dict of settings, or the path of a TOML file such as a run's
         run.toml; None is preset nano. Not with ``resume``.
     out : folder of the run; None is runs/PRESET-DATE-TIME. ``Training.folder`` says which.
-    resume : the folder of a run to go on with, from its newest complete checkpoint
+    resume : the folder of a run to resume, from its newest complete checkpoint
     backend : "auto", "numpy", "numba" or "cupy"; results do not depend on it
-    threads, device : of a CPU backend; number of the GPU. None is all there are, and the first.
-    tensorboard, wandb : log there too
-    progress : show what the command shows, on standard output
+    threads, device : threads of a CPU backend, None for all; number of the GPU, None for the first
+    tensorboard, wandb : log to it too
+    progress : print the command's output on standard output
     settings : any other flag of ``egg train`` by its name, ``hidden_size=64`` for ``--hidden-size 64``; they override
         the base. Numbers may be texts, as "10M". A stop (steps, tokens, minutes) replaces all of the base's.
     returns : an iterator of ``StepReport``: step, tokens, train_integer_bits_per_byte, step_size, changed_share,
         clipped_share, and validation_bits_per_byte, which is None where nothing was measured. A report holds the
-        weights before and after its step: of many steps, keep its figures and not the report.
-    Raises EggError, one line, for an unknown setting, a value that cannot be, or a folder that cannot be had.
+        weights before and after its step: to keep many steps, keep figures and not reports.
+    Raises EggError, one line, for an unknown setting, an invalid value, or a folder that cannot be used.
 
     >>> training = egg.train("quickstart", data="book.txt", out="runs/book", steps=3, hidden_size=16, backend="numpy")
     >>> for report in training:
@@ -102,17 +102,17 @@ def train(
     """
     if (processes := launched()[1]) > 1:
         raise EggError(
-            f"{processes} processes were started: only the command egg train divides its work among several, "
+            f"{processes} processes were started: only the command egg train divides its work among several: "
             "start one process"
         )
     settings = known(settings)
     place = {"out": out, "backend": backend, "threads": threads, "device": device}
     if resume is not None:
         if base is not None:
-            raise EggError(f"the run in {resume} has its settings: leave the first argument away")
+            raise EggError(f"the run in {resume} keeps its settings: remove the first argument")
         folder = Path(resume)
         if out is not None and Path(out).resolve() != folder.resolve():
-            raise EggError(f"--out {out}: a resumed run stays in {folder}, leave out away")
+            raise EggError(f"--out {out}: a resumed run stays in {folder}: remove out")
         session = partial(_resumed, folder, settings)
     else:
         config, own = configuration(base, settings)
@@ -141,9 +141,9 @@ def _reports(open_session: Callable[[ExitStack], Session]) -> Generator[StepRepo
 
 
 def _resumed(folder: Path, settings: Mapping[str, Any], held: ExitStack, **chosen: Any) -> Session:
-    """A run that goes on."""
-    begun = find_begun(folder, held)
-    kept = begun.config(folder)
-    config = located(with_settings(kept, settings)).resolved()
-    refuse_changes(folder, kept, config)
-    return Session(config, folder, begun, held=held, **chosen)
+    """A session that resumes a run."""
+    resumed = open_resumed_run(folder, held)
+    original = resumed.config(folder)
+    config = located(with_settings(original, settings)).resolved()
+    refuse_changes(folder, original, config)
+    return Session(config, folder, resumed, held=held, **chosen)

@@ -1,4 +1,4 @@
-"""Numbers as a person reads and writes them."""
+"""Numbers as people read and write them."""
 
 from decimal import Decimal
 
@@ -15,7 +15,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in minutes and seconds, or hours, or days: 1:07, 2:03:04, 3d 04h."""
+    """A duration in minutes and seconds, hours, or days: 1:07, 2:03:04, 3d 04h."""
     if not 0 <= seconds < 1e9:
         return "?"
     minutes, s = divmod(round(seconds), 60)
@@ -34,7 +34,7 @@ def whole_number(text: str) -> int:
         # The bound is far beyond any sensible number, and keeps 1e999999999 from filling memory.
         if number.is_finite() and abs(number) < 10**30 and number == int(number):
             return int(number)
-    except ArithmeticError:  # no number, or one beyond all bounds
+    except ArithmeticError:  # not a number, or out of Decimal's range
         pass
     raise ValueError(f"{text!r} is no integer: write it like 4096, 10_000, 10M or 1e9")
 

@@ -15,11 +15,11 @@ def build(title: str, body: str, data: Any, styles: list[str], script: str) -> s
     """An HTML page.
 
     title : text, not markup
-    body : markup, whose texts are escaped
-    data : what the script reads, as JSON
+    body : markup, with every text in it escaped
+    data : JSON for the script
     styles, script : names of assets
     """
-    # Inside a script element only "<" could end it or begin a comment.
+    # Only "<" could end a script element or begin a comment in it.
     encoded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     style = "\n".join(map(asset, styles))
     return f"""<!doctype html>
@@ -44,5 +44,5 @@ script-src 'unsafe-inline'; img-src data:">
 
 
 def escape(text: Any) -> str:
-    """Text as it stands between tags or in an attribute."""
+    """Text for use between tags or in an attribute."""
     return html.escape(str(text))

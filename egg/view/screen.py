@@ -1,4 +1,4 @@
-"""Tables and colours on a terminal, through rich; the same text without colours elsewhere."""
+"""Tables and colours on a terminal, with rich; the same text without colours elsewhere."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
-"""Characters that could move a terminal's cursor, or worse."""
+"""Control characters, which could move a terminal's cursor or worse, and their replacement."""
 
 
 def console(stream=None, width: int | None = None):
-    """A rich console that never wraps what goes into a pipe or a file.
+    """A rich console that never wraps lines in a pipe or a file.
 
     stream : standard output by default
     """
@@ -20,7 +20,7 @@ def console(stream=None, width: int | None = None):
 
     stream = sys.stdout if stream is None else stream
     if width is None and not stream.isatty() and "COLUMNS" not in os.environ:
-        width = 200  # no window: lines stay whole
+        width = 200  # no terminal: lines stay whole
     return Console(
         file=stream,
         width=width or shutil.get_terminal_size().columns,
@@ -34,23 +34,23 @@ def console(stream=None, width: int | None = None):
 def table(title: str, columns: list[str], rows: list[list], *, left: int = 1, styles=None):
     """A title and a table whose first ``left`` columns are text and the others numbers.
 
-    No cell is folded: where the columns do not fit, they move closer together, and then below one another, each part
-    with the first column before it.
+    No cell is folded: columns that do not fit move closer together, and then into several parts one below another,
+    each with the first column.
 
     columns : headings
     rows : cells as text; a cell may be a rich Text
-    styles : style of each row, none: plain
+    styles : style of each row; None: plain
     """
     from rich.console import Group
     from rich.text import Text
 
-    # Apart from the table, which would fold its title to its own width.
+    # Outside the table, which would fold its title to its own width.
     return Group(Text(title, style="bold"), _Table(columns, rows, left, styles))
 
 
 @dataclass
 class _Table:
-    """What ``table`` prints below its title, in as many parts as the width needs."""
+    """The columns and rows of ``table``, printed in as many parts as the width needs."""
 
     columns: list[str]
     rows: list[list]
@@ -89,7 +89,7 @@ class _Table:
 
 
 def _width(made, console, options) -> int:
-    """The width of a table whose columns are all in one row."""
+    """The width that a table needs."""
     return made.__rich_measure__(console, options.update(max_width=10_000)).maximum
 
 

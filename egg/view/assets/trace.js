@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const text = document.getElementById("text"), one = document.getElementById("one");
+const text = document.getElementById("text"), details = document.getElementById("details");
 const spans = [];
 let at = 0;
 
@@ -32,31 +32,31 @@ function show(t) {
   at = Math.max(0, Math.min(data.bytes.length - 1, t));
   for (const span of text.children) span.classList.remove("on");
   if (spans[at]) spans[at].classList.add("on");
-  one.replaceChildren();
-  const turn = make("span", null, one, "turn");
+  details.replaceChildren();
+  const turn = make("span", null, details, "turn");
   const back = make("button", "◀", turn), on = make("button", "▶", turn);
   back.setAttribute("aria-label", "the byte before");
   on.setAttribute("aria-label", "the next byte");
   back.addEventListener("click", () => show(at - 1));
   on.addEventListener("click", () => show(at + 1));
   const name = data.names[at];
-  make("h2", `Byte ${at} of ${data.bytes.length - 1}: ${name} (${data.bytes[at]})`, one);
+  make("h2", `Byte ${at} of ${data.bytes.length - 1}: ${name} (${data.bytes[at]})`, details);
   if (at === 0) {
-    make("p", "The NUL that begins every document: it sets the state to zero.", one);
+    make("p", "The NUL that begins every document: it sets the state to zero.", details);
   } else {
     const bits = data.surprise[at - 1];
     const [likeliest, p] = data.next[at - 1][0];
     make("p", `Surprise ${bits.toFixed(2)} bits: it had ${percent(2 ** -bits)}, rank ${data.rank[at - 1]} of 256. ` +
-      `Expected was ${data.characters_of[likeliest]} with ${percent(p)}.`, one);
+      `Expected was ${data.characters_of[likeliest]} with ${percent(p)}.`, details);
   }
-  make("p", "Expected next:", one, "soft");
-  const list = make("div", null, one, "expected");
+  make("p", "Expected next:", details, "soft");
+  const list = make("div", null, details, "expected");
   for (const [byte, p] of data.next[at]) {
     make("b", data.characters_of[byte], list);
     make("div", null, list, "bar").style.width = Math.max(0.4, 100 * p) + "%";
     make("span", percent(p), list);
   }
-  const wide = make("div", null, one, "wide");
+  const wide = make("div", null, details, "wide");
   const table = make("table", null, wide), head = make("tr", null, table);
   for (const title of ["stage", "min", "max", "mean |v|", "clipped", "room", "open"]) make("th", title, head);
   let layer = null;
