@@ -39,7 +39,7 @@ OWN_FIELDS = {
     ),
     "paper": ("population_size", "sigma_shift"),
 }
-LATER = "credit", "stations"  # fields that the first runs of FORMAT have not in their files: at their defaults
+LATER = "credit", "stations"  # fields that a file of FORMAT may lack, as the first ones do: at their defaults
 
 
 def flag(name: str) -> str:
@@ -190,9 +190,9 @@ class EvolutionConfig:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The names of the fields that this recipe has."""
+        """The names of the fields that this recipe has, with its credit."""
         others = (n for recipe, names in OWN_FIELDS.items() if recipe != self.recipe for n in names)
-        unused = set(others)
+        unused = {*others, *(() if self.credit == "stations" else ("stations",))}
         return tuple(f.name for f in fields(self) if f.name not in unused)
 
 
