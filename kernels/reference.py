@@ -31,7 +31,7 @@ from egg.kernels.arithmetic import (
 )
 from egg.kernels.backend import Noise, Votes
 from egg.kernels.layout import AdapterShape, Layout, Shape
-from egg.kernels.reference_branches import Ballot, Branches, Byte, vote
+from egg.kernels.reference_branches import Ballot, Branches, Byte, Stations, vote
 
 BLOCK_MEMBERS = 256  # that run together; bounds memory, not results
 BLOCK_LOGITS = 1 << 20  # of branches that are scored together, likewise
@@ -259,8 +259,9 @@ class NumpyBackend:
         return logits, h.astype(np.int8)
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
-        head, gains = model.weights["head.weight"], model.weights["ln_out.weight"]
-        branches, ballot = Branches(head, draw), Ballot(model.layout, draw)
+        head, layers = model.weights["head.weight"], model.shape.num_layers
+        branches, stations = Branches(head, draw), Stations(model.weights, layers, draw)
+        ballot = Ballot(model.layout, layers, draw)
         reader, new_states, score = Reader(model), np.empty_like(states), 0
         block = max(1, BLOCK_LOGITS // (draw.branches * VOCABULARY))
         for start in range(0, len(tokens), block):
@@ -272,7 +273,7 @@ class NumpyBackend:
                 score += int(scores(logits, byte.targets_b, FINE).sum())
                 chunk.append(byte)
             new_states[streams] = h
-            vote(chunk, model.shape.num_layers, gains, branches, ballot, first_row + start)
+            vote(chunk, model.weights, branches, stations, ballot, first_row + start)
         assert np.abs(ballot.flat).max() < 2**31
         return Votes(ballot.flat.astype(np.int32), new_states, ballot.totals, score)
 

@@ -1,11 +1,13 @@
-"""The NumPy backend's branches: members that leave a reader at the wire's end, what they credit, and who votes with it.
+"""The NumPy backend's branches: members that leave a reader at the wire's end, or where a matrix reads; their credit,
+and who votes with it.
 
-docs/arithmetic.md, "Recipe egg" and "Votes", in that order. Arrays carry their axes in their names' suffixes:
-b streams, k branches, v bytes that may come next, d hidden. Sums are int64, wider than any of them needs; the bounds
+docs/arithmetic.md, "Recipe egg", "Stations" and "Votes". Arrays carry their axes in their names' suffixes: b streams,
+k branches, n outputs, v bytes that may come next, d hidden. Sums are int64, wider than any of them needs; the bounds
 that the fast backends rely on are asserted.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +17,9 @@ from egg.kernels.arithmetic import (
     BRANCH_LIMIT,
     BRANCH_MEAN,
     CREDIT_LIMIT,
+    FITNESS_LIMIT,
     LIMIT,
+    STATION_MEAN,
     bit_length,
     branch_table,
     clip8,
@@ -64,6 +68,17 @@ def log2_4096(v: np.ndarray) -> np.ndarray:
     return 4096 * p + ((y + (g * q >> 15)) >> 3)
 
 
+def signs_and_turns(draw: Draw, n: int, wide: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """s, and H[k][r] of every row k: place r moves alike in all branches, and gets no credit from their differences.
+
+    wide : whether n is four times the hidden size
+    returns : (n,) int64 each
+    """
+    place = 128 if wide else 32
+    drawn = philox.words(draw.seed, philox.BRANCH_SIGNS, int(wide), draw.step, place + 1)
+    return philox.signs(drawn, 0, n).astype(np.int64), hadamard(np.eye(n, dtype=np.int64)[int(drawn[place]) % n])
+
+
 class Branches:
     """The branches of the wire in one step: their directions, and what each does to the logits.
 
@@ -72,11 +87,8 @@ class Branches:
 
     def __init__(self, head_vd: np.ndarray, draw: Draw):
         d = head_vd.shape[1]
-        drawn = philox.words(draw.seed, philox.BRANCH_SIGNS, 0, draw.step, 33)
         order = philox.words(draw.seed, philox.BRANCH_ROWS, 0, draw.step, d)
-        self.signs_d = philox.signs(drawn, 0, d).astype(np.int64)
-        # H[k][r]: place r moves alike in all branches, and gets no credit from their differences.
-        self.turns_k = hadamard(np.eye(d, dtype=np.int64)[int(drawn[32]) % d])
+        self.signs_d, self.turns_k = signs_and_turns(draw, d)
         self.rows_k = np.argsort(order, kind="stable")[: draw.branches]
 
         effects_vd = self.turns_k * hadamard(head_vd * self.signs_d)  # of every row, at delta = 1
@@ -138,6 +150,73 @@ def limit(a: np.ndarray) -> np.ndarray:
     return np.clip(a, -CREDIT_LIMIT, CREDIT_LIMIT)
 
 
+def through_norm(x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What credit after a norm says of its gains, and what of it arrives before the norm: (streams, D) each.
+
+    credit_bd : 16 bits
+    """
+    mean_b1 = np.maximum(1, np.abs(x_bd).sum(1, keepdims=True) // x_bd.shape[1])
+    rho_b1 = (1 << 14) // mean_b1
+    gain_bd = (credit_bd * round_shift(x_bd * rho_b1, 6)) >> 8  # below 2**30 before the shift
+    return gain_bd, round_shift(credit_bd * round_shift(gains_d * rho_b1, 6), 8)
+
+
+class Station:
+    """The branches of one matrix (N, K) in one step: how each moves its outputs.
+
+    signs_k, turns_k : s and H[k][r], (K,) int64
+    """
+
+    def __init__(self, weights_nk: np.ndarray, signs_k: np.ndarray, turns_k: np.ndarray):
+        self.signs_k, self.turns_k = signs_k, turns_k
+        effects_nk = turns_k * hadamard(weights_nk * signs_k)
+        mean = int(np.abs(effects_nk).sum()) // effects_nk.size
+        if mean >= STATION_MEAN:
+            self.shift = (mean // STATION_MEAN).bit_length()
+        else:
+            self.shift = 1 - (STATION_MEAN // max(1, mean)).bit_length()
+        self.moves_kn = clip8(round_shift(effects_nk.T, self.shift))
+
+    def fitness(self, outputs_bn: np.ndarray, votes_bn: np.ndarray) -> np.ndarray:
+        """What each branch's outputs are worth: (streams, K).
+
+        outputs_bn : the reader's, clipped
+        votes_bn : their credit as signed bytes
+        """
+        moved_bkn = np.clip(outputs_bn[:, None] + self.moves_kn, -LIMIT - 1, LIMIT) - outputs_bn[:, None]
+        fitness_bk = np.einsum("bkn,bn->bk", moved_bkn, votes_bn)
+        assert np.abs(fitness_bk).max() < 1 << 28
+        return np.clip(fitness_bk, -FITNESS_LIMIT, FITNESS_LIMIT)
+
+    def credit(self, fitness_bk: np.ndarray, shift: int) -> np.ndarray:
+        """What a push at each place of the vector is worth, (streams, K), 16 bits: |F| < 2**19 and 2**29 together."""
+        sums_bk = self.signs_k * hadamard(fitness_bk * self.turns_k)
+        credit_bk = np.clip(round_shift(sums_bk, max(-8, shift)), -32767, 32767)
+        # The place where all branches move alike gets none: the row of H in ``turns`` is of one place alone.
+        return credit_bk * (hadamard(self.turns_k) == 0)
+
+
+class Stations:
+    """The stations that are on, and their branches in one step: ``of`` has them by the name of the matrix."""
+
+    MATRICES: ClassVar = {
+        "gates": ("gru.w_f", "gru.w_h"),
+        "state": ("gru.u_f",),
+        "past": ("gru.u_h",),
+        "middle": ("mlp.w_down",),
+        "mlp": ("mlp.w_up",),
+    }
+
+    def __init__(self, weights: dict[str, np.ndarray], num_layers: int, draw: Draw):
+        self.of = {
+            (layer, name): Station(matrix, *signs_and_turns(draw, matrix.shape[1], name == "mlp.w_down"))
+            for layer in range(num_layers)
+            for station in draw.stations
+            for name in self.MATRICES[station]
+            for matrix in [weights[f"layers.{layer}.{name}"]]
+        }
+
+
 def head_votes(logits_bv: np.ndarray, targets_b: np.ndarray, n_b: np.ndarray) -> np.ndarray:
     """What the 256 branches of the head say, logit v a sixteenth higher: (streams, 256) in -127..127.
 
@@ -160,16 +239,18 @@ class Ballot:
 
     EMBEDDING, GAIN = 0, 1
 
-    def __init__(self, layout: Layout, draw: Draw):
+    def __init__(self, layout: Layout, num_layers: int, draw: Draw):
+        self.num_layers = num_layers
         self.flat = np.zeros(layout.parameters, np.int64)
         self.shifts = draw.shifts
         self.totals = np.zeros(len(draw.shifts), np.int64)
         self._votes = layout.views(self.flat)
 
-    @staticmethod
-    def layer_kinds(layer: int) -> tuple[int, int, int]:
-        """Kinds of a layer's gate, candidate and down."""
-        return 2 + 3 * layer, 3 + 3 * layer, 4 + 3 * layer
+    def layer_kinds(self, layer: int) -> dict[str, int]:
+        """Numbers of a layer's kinds; the last three with stations alone."""
+        first, more = 2 + 3 * layer, 2 + 3 * (self.num_layers + layer)
+        names = "gate", "candidate", "down", "up", "ln2", "ln1"
+        return dict(zip(names, (first, first + 1, first + 2, more, more + 1, more + 2), strict=True))
 
     def narrow(self, kind: int, credit_bd: np.ndarray) -> np.ndarray:
         """Credit as signed bytes, by the shift of its kind."""
@@ -195,62 +276,105 @@ class Ballot:
 
 
 def vote(
-    chunk: list[Byte], num_layers: int, gains_d: np.ndarray, branches: Branches, ballot: Ballot, first_row: int
+    chunk: list[Byte], weights: dict, branches: Branches, stations: Stations, ballot: Ballot, first_row: int
 ) -> None:
     """Members branch off wherever the readers have been, and what they credit votes.
 
-    gains_d : the last norm's
+    weights : the model's, by name
     first_row : B step + i of the block's first stream
     """
     rows_b = first_row + np.arange(len(chunk[0].tokens_b))
     wires = [
-        _credit_the_end(byte, f"layers.{num_layers - 1}.mlp", gains_d, branches, ballot, len(chunk) * rows_b + t)
+        _credit_the_end(byte, weights["ln_out.weight"], branches, ballot, len(chunk) * rows_b + t)
         for t, byte in enumerate(chunk)
     ]
-    _credit_along_the_wire(chunk, wires, num_layers, ballot)
+    ahead = {}  # by layer: what the next byte's credit leaves to this byte's state
+    for byte, wire_bd in zip(reversed(chunk), reversed(wires), strict=True):
+        for layer in reversed(range(ballot.num_layers)):
+            wire_bd, ahead[layer] = _credit_a_layer(
+                byte, layer, wire_bd, ahead.get(layer, 0), weights, stations, ballot
+            )
+        ballot.rows("embedding.weight", byte.tokens_b, ballot.narrow(ballot.EMBEDDING, wire_bd))
 
 
-def _credit_the_end(byte, last_stage, gains_d, branches, ballot, n_b) -> np.ndarray:
+def _credit_the_end(byte, gains_d, branches, ballot, n_b) -> np.ndarray:
     """The head and the last norm vote: returns the credit of the wire before that norm, (streams, D)."""
     acc_bv = byte.stages["head.weight"]
     logits_bv = clip8(acc_bv >> product_shift(len(gains_d)))
     ballot.matrix("head.weight", head_votes(logits_bv, byte.targets_b, n_b), byte)
 
-    credit_bd = branches.credit(acc_bv, byte.targets_b)
-    x_bd = byte.stages[last_stage]
-    mean_b1 = np.maximum(1, np.abs(x_bd).sum(1, keepdims=True) // x_bd.shape[1])
-    rho_b1 = (1 << 14) // mean_b1
-    gain_bd = (credit_bd * round_shift(x_bd * rho_b1, 6)) >> 8  # below 2**30 before the shift
+    x_bd = byte.stages[f"layers.{ballot.num_layers - 1}.mlp"]
+    gain_bd, wire_bd = through_norm(x_bd, gains_d, branches.credit(acc_bv, byte.targets_b))
     ballot.vector("ln_out.weight", ballot.narrow(ballot.GAIN, gain_bd))
-    return limit(round_shift(credit_bd * round_shift(gains_d * rho_b1, 6), 8))
+    return limit(wire_bd)
 
 
-def _credit_along_the_wire(chunk, wires, num_layers, ballot) -> None:
-    """Whoever wrote to the wire votes, from the last byte to the first and from the last layer to the first."""
-    ahead = {}  # by layer: what the next byte's credit leaves to this byte's state
-    for byte, wire_bd in zip(reversed(chunk), reversed(wires), strict=True):
-        lives_on_b1 = (byte.tokens_b != 0)[:, None]
-        for i in reversed(range(num_layers)):
-            layer, (gate_kind, candidate_kind, down_kind) = f"layers.{i}.", ballot.layer_kinds(i)
-            f, c = byte.stages[layer + "gate"], byte.stages[layer + "candidate"]
-            h = byte.inputs[layer + "gru.u_f"]  # before the byte
-            middle = byte.inputs[layer + "mlp.w_down"]
-            acc = byte.stages[layer + "mlp.w_down"]
+def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) -> tuple[np.ndarray, np.ndarray]:
+    """Whoever wrote to the wire in a layer votes, and whoever feeds a station that is on.
 
-            wire_bd = wire_bd * free(byte.stages[layer + "mlp"])
-            down_bd = wire_bd * free(clip8(acc >> product_shift(middle.shape[1])))
-            wire_bd = wire_bd * free(byte.stages[layer + "gru"])
-            e_bd = limit(wire_bd + ahead.get(i, 0))
-            candidate_bd = e_bd * (f + LIMIT) * free(c)
-            gate_bd = e_bd * (c - h) * free(f)
-            assert max(np.abs(candidate_bd).max(), np.abs(gate_bd).max()) < 1 << 28
-            ahead[i] = round_shift((129 - f) * e_bd, 8) * lives_on_b1
+    wire_bd : credit after the layer
+    ahead_bd : what the next byte leaves to the state after this one
+    returns : credit before the layer, and what this byte leaves to the state before it
+    """
+    layer = f"layers.{number}."
+    stages = {name.removeprefix(layer): stage for name, stage in byte.stages.items() if name.startswith(layer)}
+    f, c, y = stages["gate"], stages["candidate"], stages["mlp.middle"]
+    h = byte.inputs[layer + "gru.u_f"]  # before the byte
+    x = byte.stages[f"layers.{number - 1}.mlp"] if number else byte.stages["embedding"]
+    kinds, shifts = ballot.layer_kinds(number), ballot.shifts
+    log_d = x.shape[1].bit_length() - 1
+    scale_d = product_shift(x.shape[1]) + log_d
+    on = {name: station for (of, name), station in stations.of.items() if of == number}
 
-            ballot.matrix(layer + "mlp.w_down", ballot.narrow(down_kind, down_bd), byte)
-            for z, kind, credit_bd in (("f", gate_kind, gate_bd), ("h", candidate_kind, candidate_bd)):
-                narrow_bd = ballot.narrow(kind, credit_bd)
-                ballot.matrix(f"{layer}gru.w_{z}", narrow_bd, byte)
-                ballot.matrix(f"{layer}gru.u_{z}", narrow_bd, byte)
-                ballot.vector(f"{layer}gru.b_{z}", narrow_bd)
-        narrow_bd = ballot.narrow(ballot.EMBEDDING, wire_bd)
-        ballot.rows("embedding.weight", byte.tokens_b, narrow_bd)
+    wire_bd = wire_bd * free(stages["mlp"])
+    down = clip8(stages["mlp.w_down"] >> product_shift(y.shape[1]))
+    down_bd = ballot.narrow(kinds["down"], wire_bd * free(down))
+    ballot.matrix(layer + "mlp.w_down", down_bd, byte)
+    if station := on.get("mlp.w_down"):
+        scale = product_shift(y.shape[1]) + log_d + 2 - int(shifts[kinds["down"]])
+        up_bn = station.credit(station.fitness(down, down_bd), scale - station.shift) * free(y)
+        up_bn = ballot.narrow(kinds["up"], up_bn)
+        ballot.matrix(layer + "mlp.w_up", up_bn, byte)
+        if station := on.get("mlp.w_up"):
+            scale = scale_d - int(shifts[kinds["up"]])
+            credit_bd = station.credit(station.fitness(y, up_bn), scale - station.shift) * free(stages["ln2"])
+            gain_bd, more_bd = through_norm(stages["gru"], weights[layer + "ln2.weight"], credit_bd)
+            ballot.vector(layer + "ln2.weight", ballot.narrow(kinds["ln2"], gain_bd))
+            wire_bd = limit(wire_bd + more_bd)
+
+    wire_bd = wire_bd * free(stages["gru"])
+    e_bd = limit(wire_bd + ahead_bd)
+    candidate_bd = e_bd * (f + LIMIT) * free(c)
+    candidate_votes_bd = ballot.narrow(kinds["candidate"], candidate_bd)
+    gate_bd = e_bd * (c - h)
+    ahead_bd = (129 - f) * e_bd
+    if station := on.get("gru.u_h"):
+        scale = scale_d + 8 - int(shifts[kinds["candidate"]])
+        past_bd = station.credit(station.fitness(c, candidate_votes_bd), scale - station.shift)
+        gate_bd = gate_bd + past_bd * h
+        ahead_bd = ahead_bd + (f + LIMIT) * past_bd
+    gate_bd = gate_bd * free(f)
+    gate_votes_bd = ballot.narrow(kinds["gate"], gate_bd)
+    assert max(np.abs(v).max() for v in (candidate_bd, gate_bd, ahead_bd)) < 1 << 29
+    ahead_bd = round_shift(ahead_bd, 8)
+    if station := on.get("gru.u_f"):
+        scale = scale_d + 8 - int(shifts[kinds["gate"]])
+        ahead_bd = ahead_bd + station.credit(station.fitness(f, gate_votes_bd), scale - station.shift)
+    ahead_bd = limit(ahead_bd) * (byte.tokens_b != 0)[:, None]
+
+    for z, votes_bd in (("f", gate_votes_bd), ("h", candidate_votes_bd)):
+        ballot.matrix(f"{layer}gru.w_{z}", votes_bd, byte)
+        ballot.matrix(f"{layer}gru.u_{z}", votes_bd, byte)
+        ballot.vector(f"{layer}gru.b_{z}", votes_bd)
+    if "gru.w_f" in on:
+        gate, candidate = on["gru.w_f"], on["gru.w_h"]
+        gate_shift = int(shifts[kinds["gate"]]) + gate.shift
+        candidate_shift = int(shifts[kinds["candidate"]]) + candidate.shift
+        most = max(gate_shift, candidate_shift)
+        fitness_bk = round_shift(gate.fitness(f, gate_votes_bd), most - gate_shift)
+        fitness_bk += round_shift(candidate.fitness(c, candidate_votes_bd), most - candidate_shift)
+        credit_bd = gate.credit(fitness_bk, scale_d + 8 - most) * free(stages["ln1"])
+        gain_bd, more_bd = through_norm(x, weights[layer + "ln1.weight"], credit_bd)
+        ballot.vector(layer + "ln1.weight", ballot.narrow(kinds["ln1"], gain_bd))
+        wire_bd = limit(wire_bd + more_bd)
+    return wire_bd, ahead_bd
