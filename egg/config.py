@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from cyclopts import Parameter
 
-from egg.errors import EggError
-from egg.kernels.arithmetic import MEMBER_ROWS, MIN_BRANCHES, VOTE_ROWS
+from egg.errors import EggError, perhaps
+from egg.kernels.arithmetic import MEMBER_ROWS, MIN_BRANCHES, STATIONS, VOTE_ROWS
 from egg.kernels.layout import BackendError, Shape
 from egg.optimizer import STEP_BITS, default_step_size
 from egg.view.figures import number, whole_number
@@ -27,14 +27,29 @@ MAX_LAYERS = 1024  # far beyond any sensible model; lists of more tensors could 
 DEFAULT_HORIZON = 8_000_000  # tokens: what the step size of a run without a known end is chosen for
 # Fields of one recipe alone: the other recipe's stay at their defaults, and are in no file.
 OWN_FIELDS = {
-    "egg": ("streams", "branches", "schedule_tokens", "step_size", "schedule", "final_step_share"),
+    "egg": (
+        "streams",
+        "branches",
+        "credit",
+        "stations",
+        "schedule_tokens",
+        "step_size",
+        "schedule",
+        "final_step_share",
+    ),
     "paper": ("population_size", "sigma_shift"),
 }
+LATER = "credit", "stations"  # fields that older files of this FORMAT lack: they take their defaults
 
 
 def flag(name: str) -> str:
     """The command line's spelling of a field: ``hidden_size`` is ``--hidden-size``."""
     return "--" + name.replace("_", "-")
+
+
+def _stations(text: str) -> list[str]:
+    """The names in what stands for stations: separated by commas, or all."""
+    return list(STATIONS) if text.strip().lower() == "all" else [name.strip().lower() for name in text.split(",")]
 
 
 def _at_least(config, low: int, *names: str) -> None:
@@ -81,6 +96,13 @@ class EvolutionConfig:
     branches: int | Literal["all"] = "all"
     """Members that branch off where the layers end, at every byte (recipe egg): all is one for each of the hidden
     size's dimensions; a power of two, 16 or more, is a sample of them."""
+    credit: Literal["wire", "stations"] = "wire"
+    """wire: every fitness is the true score of a byte, and credit passes along the residual stream alone; stations:
+    members branch off at the inputs of the matrices as well, forward evaluations whose fitness is what their outputs
+    are worth further on; more is learned from a token, a token costs more (recipe egg)."""
+    stations: str | None = None
+    """Where they branch off with credit stations: some of gates, state, past, middle, mlp, separated by commas (mlp
+    needs middle), or all; none: all (recipe egg)."""
     population_size: int = 2048
     """Members, an even number: perturbed copies of the model that read text at every step (recipe paper)."""
     sigma_shift: int = 4
@@ -106,6 +128,7 @@ class EvolutionConfig:
                     raise EggError(
                         f"{flag(field.name)}: recipe {self.recipe} has none, remove it or choose --recipe {recipe}"
                     )
+        self._check_stations()
         _at_least(self, 1, "streams", "seq_len", "population_size")
         if self.schedule_tokens != "time":
             _at_least(self, 1, "schedule_tokens")
@@ -130,6 +153,29 @@ class EvolutionConfig:
         if self.recipe == "paper" and self.seq_len > MEMBER_ROWS:
             raise EggError(f"--seq-len {self.seq_len}: at most {MEMBER_ROWS:,}, more would overflow a member's score")
 
+    def _check_stations(self) -> None:
+        if self.stations is None:
+            return
+        if self.credit == "wire":
+            raise EggError(f"--stations {self.stations}: credit wire has none, remove it or choose --credit stations")
+        names = _stations(self.stations)
+        for name in names:
+            if name not in STATIONS:
+                raise EggError(
+                    f"--stations {self.stations}: unknown {name!r}{perhaps(name, STATIONS)}: choose of "
+                    f"{', '.join(STATIONS)}"
+                )
+        if "mlp" in names and "middle" not in names:
+            raise EggError(f"--stations {self.stations}: mlp needs middle, whose credit it passes on, add it")
+
+    @property
+    def station_names(self) -> tuple[str, ...]:
+        """The stations that are on, in the order of ``STATIONS``; none with credit wire."""
+        if self.credit == "wire":
+            return ()
+        names = STATIONS if self.stations is None else _stations(self.stations)
+        return tuple(name for name in STATIONS if name in names)
+
     @property
     def readers_field(self) -> str:
         """The name of the field that says how many read text in a step."""
@@ -142,9 +188,9 @@ class EvolutionConfig:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The names of this recipe's fields."""
+        """The names of the fields that this recipe has, with its credit."""
         others = (n for recipe, names in OWN_FIELDS.items() if recipe != self.recipe for n in names)
-        unused = set(others)
+        unused = {*others, *(() if self.credit == "stations" else ("stations",))}
         return tuple(f.name for f in fields(self) if f.name not in unused)
 
 
@@ -219,7 +265,7 @@ class Config:
         return min(ends, default=None)
 
     def resolved(self) -> "Config":
-        """The configuration with its open settings chosen: branches, the step size and its schedule.
+        """The configuration with its open settings chosen: branches, stations, the step size and its schedule.
 
         Raises EggError for a schedule that follows the clock of a run without --minutes.
         """
@@ -231,6 +277,8 @@ class Config:
         chosen: dict[str, Any] = {}
         if e.branches == "all":
             chosen["branches"] = self.model.hidden_size
+        if e.credit == "stations":
+            chosen["stations"] = ",".join(e.station_names)
         horizon = e.schedule_tokens or self.end
         if horizon is None and self.run.minutes is not None:
             horizon = "time"
@@ -329,7 +377,7 @@ def as_field(name: str, value: Any, hint) -> Any:
     words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
     text = isinstance(value, str) and str not in choices
     try:
-        if text and value.strip().lower() == "none" and type(None) in choices:
+        if isinstance(value, str) and value.strip().lower() == "none" and type(None) in choices:
             value = None
         elif text and value.strip().lower() in words:
             value = value.strip().lower()
@@ -381,7 +429,7 @@ def model_from_json(content: Any, where: str) -> ModelConfig:
 
 
 def from_json(content: Any, where: str) -> Config:
-    """The configuration in config.json; unknown keys are ignored, missing fields refused.
+    """The configuration in config.json; unknown keys are ignored, missing fields refused, except LATER.
 
     where : the file's name, for messages
     Raises EggError for anything but the configuration of a run that this version can train on.
@@ -402,7 +450,7 @@ def from_json(content: Any, where: str) -> Config:
         part = content.get(name)
         values = part if isinstance(part, dict) else {}
         others = () if kind is RunConfig else OWN_FIELDS[_other(values.get("recipe"))]
-        absent = [f.name for f in fields(kind) if f.name not in (*values, *others)]
+        absent = [f.name for f in fields(kind) if f.name not in (*values, *others, *LATER)]
         if absent:
             raise EggError(f"{where} is not a run's configuration: no {name}.{absent[0]}")
     parts = {name: _section(kind, content[name], where) for name, kind in sections.items()}

@@ -1,7 +1,8 @@
-"""The error of bad input."""
+"""The error of bad input, and words of its messages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class EggError(Exception):
@@ -10,6 +11,12 @@ class EggError(Exception):
     def __init__(self, message: str) -> None:
         # Messages of other libraries, quoted in ours, may hold line breaks.
         super().__init__(" ".join(str(message).split()))
+
+
+def perhaps(name: str, names: Iterable[str]) -> str:
+    """The nearest of the names, as a question's end; empty where none is near."""
+    nearest = get_close_matches(name, list(names), 1)
+    return f", perhaps {nearest[0]!r}" if nearest else ""
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from egg.config import (
     without_stops,
 )
 from egg.errors import EggError
+from egg.kernels.arithmetic import STATIONS
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,12 @@ from egg.errors import EggError
         (EvolutionConfig, {"population_size": 33, "recipe": "paper"}, "even"),
         (EvolutionConfig, {"streams": 8, "recipe": "paper"}, "--streams: recipe paper has none"),
         (EvolutionConfig, {"branches": 16, "recipe": "paper"}, "--branches"),
+        (EvolutionConfig, {"credit": "stations", "recipe": "paper"}, "--credit: recipe paper has none"),
+        (EvolutionConfig, {"stations": "past", "recipe": "paper"}, "--stations: recipe paper has none"),
+        (EvolutionConfig, {"stations": "past"}, "--stations past: credit wire has none"),
+        (EvolutionConfig, {"credit": "stations", "stations": "gate,past"}, "unknown 'gate', perhaps 'gates'"),
+        (EvolutionConfig, {"credit": "stations", "stations": ""}, "unknown '': choose of gates, state, past"),
+        (EvolutionConfig, {"credit": "stations", "stations": "mlp,gates"}, "mlp needs middle"),
         (EvolutionConfig, {"step_size": 1.0, "recipe": "paper"}, "--step-size"),
         (EvolutionConfig, {"seq_len": 0}, "--seq-len 0"),
         (EvolutionConfig, {"sigma_shift": -1, "recipe": "paper"}, "0 to 8"),
@@ -118,6 +125,24 @@ def test_what_is_chosen_follows_the_stop():
         resolved(EvolutionConfig(schedule_tokens="time"), steps=1)
     paper = Config(evolution=EvolutionConfig(recipe="paper"))
     assert paper.resolved() == paper
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(None, STATIONS), ("all", STATIONS), (" past, Gates,past", ("gates", "past")), ("mlp,middle", ("middle", "mlp"))],
+)
+def test_stations_are_named_in_their_order(given, names):
+    own = EvolutionConfig(credit="stations", stations=given)
+    assert own.station_names == names and EvolutionConfig().station_names == ()
+    config = Config(evolution=own).resolved()
+    assert config.evolution.stations == ",".join(names)
+    assert config.resolved() == config == from_json(to_json(config), "here")
+
+
+def test_a_file_from_before_stations_is_of_the_wire():
+    content = to_json(Config().resolved())
+    assert content["evolution"].pop("credit") == "wire" and "stations" not in content["evolution"]
+    assert from_json(content, "here") == Config().resolved()
 
 
 def test_a_preset_in_the_other_recipe():

@@ -95,8 +95,13 @@ def lines_of(err: str) -> list[str]:
 @needs_mpi
 @pytest.mark.parametrize(
     "recipe",
-    [["--streams", "2"], ["--streams", "7"], ["--recipe", "paper", "--seq-len", "6"]],
-    ids=["two streams", "seven", "paper"],
+    [
+        ["--streams", "2"],
+        ["--streams", "7"],
+        ["--streams", "2", "--credit", "stations"],
+        ["--recipe", "paper", "--seq-len", "6"],
+    ],
+    ids=["two streams", "seven", "stations", "paper"],
 )
 def test_any_number_of_ranks_gives_the_same_bytes(train, ranks, tables, tmp_path, recipe):
     flags = [*(PAPER if "paper" in recipe else SMALL), "--data", tables, *recipe]

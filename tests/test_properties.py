@@ -182,15 +182,15 @@ def test_a_file_is_read_or_refused_in_one_line(tmp_path_factory, content, suffix
 
 
 FLAGS = (
-    "steps minutes tokens member-tokens population-size streams branches seq-len hidden-size num-layers seed "
-    "sigma-shift step-size schedule schedule-tokens final-step-share recipe log-every preset keep "
+    "steps minutes tokens member-tokens population-size streams branches credit stations seq-len hidden-size "
+    "num-layers seed sigma-shift step-size schedule schedule-tokens final-step-share recipe log-every preset keep "
     "eval-every eval-bytes checkpoint-every data-column threads backend resume config none-such"
 ).split()
 NUMBERS = st.one_of(
     st.integers(-3, 300).map(str),
     st.integers(-(2**70), 2**70).map(str),
     st.floats().map(str),
-    st.sampled_from("0 1 16 64 1e9 10M 1e999999999 0x10 1_6 ½ ٣ none all time egg paper nano".split()),
+    st.sampled_from("0 1 16 64 1e9 10M 1e999999999 0x10 1_6 ½ ٣ none all time egg paper nano stations past".split()),
     st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=8),
 )
 

@@ -46,6 +46,8 @@ def resume(egg):
 RECIPES = {
     "egg": [],
     "sample": ["--hidden-size", "64", "--branches", "16", "--log-every", "3"],
+    "stations": ["--credit", "stations"],
+    "some stations": ["--credit", "stations", "--stations", "middle,past"],
     "paper": ["--recipe", "paper", "--seq-len", "6"],
 }
 
@@ -251,6 +253,7 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
         ["--population-size", 64],
         ["--streams", 64],
         ["--branches", 8],
+        ["--credit", "stations"],
         ["--seq-len", 4],
         ["--schedule-tokens", 5],
         ["--preset", "base"],

@@ -26,7 +26,10 @@ class BranchEvolution(Evolution):
         self._first_step = round(c.step_size * (1 << STEP_BITS))
         self._last_step = round(self._first_step * c.final_step_share)
         self.states = np.zeros((len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8)
-        self.shifts = first_shifts(self.shape.num_layers)
+        self.shifts = first_shifts(self.shape.num_layers, bool(c.station_names))
+        # Values of each kind of credit in a step: a layer's up, the first of its stations' kinds, is of 4 D.
+        self._credits = np.full(len(self.shifts), c.tokens_per_step * self.shape.hidden_size)
+        self._credits[self.shape.vote_kinds() :: 3] *= 4
         self._order: tuple[int, Any] = (-1, None)
         self.begin_from(self.weights)
 
@@ -43,10 +46,11 @@ class BranchEvolution(Evolution):
 
     @property
     def description(self):
-        """Readers, bytes and branches."""
+        """Readers, bytes, branches and stations."""
         c = self.config
         branches = c.branches + VOCABULARY
-        return f"recipe egg, {c.streams:,} readers x {c.seq_len:,} bytes a step, {branches} branches at each"
+        stations = f", stations {', '.join(c.station_names)}" if c.station_names else ""
+        return f"recipe egg, {c.streams:,} readers x {c.seq_len:,} bytes a step, {branches} branches at each{stations}"
 
     def step_size(self) -> int:
         """The schedule's step size now, in 2**-16 int8 steps."""
@@ -62,7 +66,7 @@ class BranchEvolution(Evolution):
         cast = self._cast(streams, rounds)
         score, *totals = self.ranks.add(cast.votes, int(cast.score), *cast.totals.tolist())
         self.states[streams] = self.ranks.all_gather(cast.states, c.streams)
-        self.shifts = next_shifts(self.shifts, totals, c.tokens_per_step * self.shape.hidden_size)
+        self.shifts = next_shifts(self.shifts, totals, self._credits)
         self.weights = self.backend.update_rows(
             self.layout, self.master, self.squares, cast.votes, self.step_number, step_size
         )
@@ -84,7 +88,7 @@ class BranchEvolution(Evolution):
             self.network.prepared,
             tokens,
             self.states[mine],
-            Draw(c.seed, self.step_number, c.branches, self.shifts),
+            Draw(c.seed, self.step_number, c.branches, self.shifts, c.station_names),
             first_row=c.streams * self.step_number + share.start,
         )
 
@@ -133,26 +137,28 @@ class BranchEvolution(Evolution):
             "states": Form((cls.stream_count(config, text_size), *layers), np.int8, -LIMIT, LIMIT),
             "master": Form((shape.parameters,), np.int32, -most, most),
             "squares": Form((shape.rows,), np.int64, 0, VOTE_LIMIT**2 << 4),
-            "shifts": Form((shape.vote_kinds(),), np.int64, 0, 31),
+            "shifts": Form((shape.vote_kinds(bool(config.station_names)),), np.int64, 0, 31),
         }
 
     @classmethod
     def memory(cls, config, text_size, ranks=1):
-        """Weights, masters and votes; streams' states, starts and order; what a reader's bytes leave behind."""
+        """Weights, masters, votes; streams' states, starts and order; what a reader's bytes leave; stations' moves."""
         e, shape = config.evolution, config.model.shape
         width = shape.num_layers * shape.hidden_size
         rows = -(-e.streams // ranks) * e.seq_len
         streams = cls.stream_count(e, text_size)
-        return 10 * shape.parameters + streams * (width + 32) + rows * 12 * width
+        need = 10 * shape.parameters + streams * (width + 32) + rows * 12 * width
+        # The input and the middle of the MLP, credits of a layer's vectors; a move for each weight that is read.
+        return need + (7 * rows + 12 * shape.hidden_size) * width if e.station_names else need
 
 
-def next_shifts(shifts: np.ndarray, totals: list[int], values: int) -> np.ndarray:
-    """(vote_kinds,) int64: what the next step's credits are shifted by.
+def next_shifts(shifts: np.ndarray, totals: list[int], values: np.ndarray) -> np.ndarray:
+    """(kinds,) int64: what the next step's credits are shifted by.
 
     shifts : this step's
     totals : sums of this step's magnitudes, over all ranks
-    values : how many there were of each kind
+    values : (kinds,) int64, how many there were of each
     """
     # About VOTE_MEAN is left of a credit of the mean size.
-    found = [(total // values // VOTE_MEAN).bit_length() for total in totals]
+    found = [(t // count // VOTE_MEAN).bit_length() for t, count in zip(totals, values.tolist(), strict=True)]
     return np.array([f if t else s for f, t, s in zip(found, totals, shifts.tolist(), strict=True)])

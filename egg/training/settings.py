@@ -3,12 +3,11 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
 from egg.config import DEFAULT_PRESET, PRESETS, Config, EvolutionConfig, ModelConfig, RunConfig, preset, with_settings
-from egg.errors import EggError
+from egg.errors import EggError, perhaps
 from egg.kernels import BACKENDS, BackendName
 from egg.run.config_file import read_settings
 
@@ -53,12 +52,6 @@ def known(settings: Mapping[str, Any], names: Iterable[str] = ("preset", *ALIASE
             raise EggError(f"unknown setting {key!r}{perhaps(name, names)}: settings are flags of egg train --help")
         found[ALIASES.get(name, name)] = os.fspath(value) if isinstance(value, os.PathLike) else value
     return found
-
-
-def perhaps(name: str, names: Iterable[str]) -> str:
-    """The nearest of the names, as the end of a message; empty where none is near."""
-    nearest = get_close_matches(name, list(names), 1)
-    return f", perhaps {nearest[0]!r}" if nearest else ""
 
 
 def backend_name(name: str) -> BackendName:
