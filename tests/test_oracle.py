@@ -745,27 +745,53 @@ def test_steps_of_a_backend_are_the_vectors(backend, name):
     np.testing.assert_array_equal(weights - first, file["weights_change"])
 
 
-CASES = [  # hidden size, layers, branches, streams, bytes, scale of the weights
-    (16, 2, 16, 3, 5, 60),
-    (16, 1, 16, 2, 1, 400),
-    (64, 1, 32, 2, 3, 300),  # its branches are shifted to the right
-    (64, 1, 64, 1, 2, 16),
+ALL_STATIONS = tuple(oracle.STATIONS)
+CASES = [  # hidden size, layers, branches, streams, bytes, scale of the weights, stations
+    (16, 2, 16, 3, 5, 60, ()),
+    (16, 1, 16, 2, 1, 400, ()),
+    (64, 1, 32, 2, 3, 300, ()),  # its branches are shifted to the right
+    (64, 1, 64, 1, 2, 16, ()),
+    (16, 2, 16, 2, 5, 24, ("gates",)),
+    (16, 2, 16, 2, 5, 24, ("state",)),
+    (16, 2, 16, 2, 5, 24, ("past",)),
+    (16, 2, 16, 2, 5, 24, ("middle",)),
+    (16, 2, 16, 2, 5, 24, ("middle", "mlp")),
+    (16, 2, 16, 3, 5, 24, ALL_STATIONS),
+    (16, 1, 16, 2, 5, 400, ALL_STATIONS),
+    (64, 1, 32, 2, 3, 20, ALL_STATIONS),
+    (64, 2, 16, 1, 4, 12, ALL_STATIONS),
 ]
+
+
+def random_start(rng, shape, streams, length, scale):
+    """Weights of this scale, some at +-127, and what streams read, with NULs, and their states."""
+    flat_weights = np.clip(np.round(rng.normal(size=shape.parameters) * scale), -127, 127).astype(np.int8)
+    flat_weights[::29] = rng.choice([-127, 127], len(flat_weights[::29]))
+    tokens = rng.integers(0, 256, (streams, length + 1)).astype(np.uint8)
+    tokens[0, length // 2] = 0
+    states = rng.integers(-127, 128, (streams, shape.num_layers, shape.hidden_size)).astype(np.int8)
+    return flat_weights, tokens, states
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_votes_of_a_backend_are_the_oracles(backend, case):
-    d, layers, branches, streams, length, scale = case
+    d, layers, branches, streams, length, scale, stations = case
     shape, rng = Shape(d, layers), np.random.default_rng(scale)
-    flat_weights = np.clip(np.round(rng.normal(size=shape.parameters) * scale), -127, 127).astype(np.int8)
+    flat_weights, tokens, states = random_start(rng, shape, streams, length, scale)
     weights = {name: view.tolist() for name, view in shape.views(flat_weights).items()}
-    tokens = rng.integers(0, 256, (streams, length + 1)).astype(np.uint8)
-    tokens[0, length // 2] = 0
-    states = rng.integers(-127, 128, (streams, layers, d)).astype(np.int8)
-    shifts = np.array(oracle.first_shifts(layers), np.int64) + rng.integers(0, 4, shape.vote_kinds())
+    shifts = np.array(oracle.first_shifts(layers, stations), np.int64)
+    shifts += rng.integers(0, 4, shape.vote_kinds(bool(stations)))
     step = 1_234_567
-    expected = oracle.egg_votes(weights, tokens.tolist(), states.tolist(), 77, step, branches, shifts.tolist())
-    model, draw = backend.prepare(shape, flat_weights), Draw(77, step, branches, shifts)
+    drawn = (tokens.tolist(), states.tolist(), 77, step, branches, shifts.tolist())
+    expected = oracle.egg_votes(weights, *drawn, stations=stations)
+    still = {
+        name.split(".")[0]
+        for name, total in zip(oracle.kinds(layers, stations), expected.totals, strict=True)
+        if total == 0
+    }
+    found = {"up": "middle", "ln2": "mlp", "ln1": "gates"}
+    assert still == {kind for kind, station in found.items() if stations and station not in stations}
+    model, draw = backend.prepare(shape, flat_weights), Draw(77, step, branches, shifts, stations)
     first = streams * step
     cast = backend.cast_votes(model, tokens, states, draw, first_row=first)
     assert cast.score == expected.score
@@ -781,6 +807,35 @@ def test_votes_of_a_backend_are_the_oracles(backend, case):
         totals_left = totals_left - part.totals
         score_left -= part.score
     assert not votes_left.any() and not totals_left.any() and score_left == 0
+
+
+@pytest.mark.parametrize(
+    ("d", "layers", "stations"), [(16, 2, ALL_STATIONS), (64, 1, ALL_STATIONS), (16, 1, ("past",))]
+)
+def test_steps_of_a_backend_with_stations_are_the_oracles(backend, d, layers, stations):
+    """Three steps from random weights: measured shifts, and what moved."""
+    shape, text = Shape(d, layers), b"the egg came first.\0" * 10
+    flat_weights, _, _ = random_start(np.random.default_rng(d), shape, 1, 1, 20)
+    run = oracle.EggRun(text, 9, d, layers, 2, 4, stations=stations)
+    run.evolve({name: view.tolist() for name, view in shape.views(flat_weights).items()})
+    master, squares = flat(shape, run.master, np.int32), flat_squares(run.squares)
+    for step in range(3):
+        streams, chunks = oracle.egg_chunks(run.text, 9, step, 2, 4)
+        cast = backend.cast_votes(
+            backend.prepare(shape, flat_weights),
+            np.array(chunks, np.uint8),
+            np.array([run.states[s] for s in streams], np.int8),
+            Draw(9, step, d, np.array(run.shifts), stations),
+            first_row=2 * step,
+        )
+        result = oracle.egg_step(run, 65_536)
+        assert cast.totals.tolist() == result.totals
+        assert cast.states.tolist() == result.states
+        for name, z in shape.views(cast.votes).items():
+            np.testing.assert_array_equal(z, result.votes[name], name)
+        flat_weights = backend.update_rows(shape, master, squares, cast.votes, step, 65_536)
+        np.testing.assert_array_equal(master, flat(shape, run.master, np.int32))
+    assert run.shifts != oracle.first_shifts(layers, stations)
 
 
 def test_rows_of_a_backend_move_as_the_oracles(backend):
