@@ -329,12 +329,16 @@ def add(*vectors):
 
 @dataclass
 class Layer:
-    """The clipped values that one layer computed for a token, and the state that it found."""
+    """The clipped values that one layer computed for a token, and what it found."""
 
+    x_0: list  # the residual before the layer
     h: list  # before the byte, after a reset
+    u: list  # x_0 after ln1
     f: list
     c: list
     x_h: list  # the residual with the new state added
+    v: list  # x_h after ln2
+    y: list  # the MLP's middle
     d: list  # the MLP's output
     x: list  # the residual with d added
 
@@ -389,10 +393,11 @@ def read_token(weights, h, byte, change=None):
         h_i = [h_k + ((f_k + 127) * (c_k - h_k) >> 8) for h_k, f_k, c_k in zip(h[i], f, c, strict=True)]
         new_h.append(h_i)
         x_h = add(x, h_i)
-        y = product(norm(x_h, vector(f"layers.{i}.ln2.weight")), f"{mlp}.w_up")
+        v = norm(x_h, vector(f"layers.{i}.ln2.weight"))
+        y = product(v, f"{mlp}.w_up")
         d = product(y, f"{mlp}.w_down")
-        x = add(x_h, d)
-        layers.append(Layer(h[i], f, c, x_h, d, x))
+        layers.append(Layer(x, h[i], u, f, c, x_h, v, y, d, add(x_h, d)))
+        x = layers[-1].x
     accumulators = accumulate(norm(x, vector("ln_out.weight")), "head.weight")
     return Token(new_h, scaled(accumulators, width), accumulators, inputs, layers, change)
 
@@ -431,13 +436,14 @@ CREDIT_LIMIT = 32767  # of c
 WIRE_LIMIT = 1 << 20  # of what travels along the wire
 
 
-def hadamard_row(k, d):
-    return [-1 if (k & j).bit_count() % 2 else 1 for j in range(d)]
+@cache
+def hadamard(d):
+    return [[-1 if (k & j).bit_count() % 2 else 1 for j in range(d)] for k in range(d)]
 
 
 @dataclass
 class Branches:
-    """The branches of the wire in one step: drawn, and sized by the head's weights."""
+    """The branches of a vector in one step: drawn, and sized by the matrix that reads it."""
 
     signs: list  # s
     place: int  # r, which gets no credit
@@ -445,20 +451,33 @@ class Branches:
     m: int
     moves: list  # M_k of these rows
 
+    @property
+    def log2_width(self):
+        return len(self.signs).bit_length() - 1
+
+
+def draw_signs(seed, index, step, width):
+    """s and r: index 0 for vectors of D, index 1 for those of 4 D."""
+    word = (32, 128)[index]
+    words = draw_words(seed, BRANCH_SIGNS, index, step, word + 1)
+    return [sign_at(words, j) for j in range(width)], words[word] % width
+
+
+def all_moves(w, signs, place, unit):
+    """R_k for all rows k, whichever branch off, and m, which leaves unit / 2 to unit of them on average."""
+    signed = [[w_j * s_j for w_j, s_j in zip(row, signs, strict=True)] for row in w]
+    r = [[h[place] * dot(row, h) for row in signed] for h in hadamard(len(signs))]
+    mean = sum(abs(v) for r_k in r for v in r_k) // (len(w) * len(signs))
+    return r, (mean // unit).bit_length() if mean >= unit else 1 - (unit // max(1, mean)).bit_length()
+
 
 def draw_branches(head, seed, step, count):
+    """The branches of the wire."""
     d = len(head[0])
-    words = draw_words(seed, BRANCH_SIGNS, 0, step, 33)
-    signs, place = [sign_at(words, j) for j in range(d)], words[32] % d
+    signs, place = draw_signs(seed, 0, step, d)
     words = draw_words(seed, BRANCH_ROWS, 0, step, d)
     rows = sorted(range(d), key=lambda k: (words[k], k))[:count]
-
-    # R_k for all D rows, whichever branch off: delta follows from the weights alone.
-    signed = [[w * s for w, s in zip(row, signs, strict=True)] for row in head]
-    turns = [hadamard_row(k, d)[place] for k in range(d)]
-    r = [[turns[k] * dot(row, hadamard_row(k, d)) for row in signed] for k in range(d)]
-    mean = sum(abs(v) for r_k in r for v in r_k) // (256 * d)
-    m = (mean // 512).bit_length() if mean >= 512 else 1 - (512 // max(1, mean)).bit_length()
+    r, m = all_moves(head, signs, place, 512)
     moves = [[clip(round_shift(v, m), -BRANCH_LIMIT, BRANCH_LIMIT) for v in r[k]] for k in rows]
     return Branches(signs, place, rows, m, moves)
 
@@ -502,18 +521,22 @@ def fitness(branches, token, target):
     return [score - mean for score in scores]
 
 
-def end_credit(branches, f):
-    """c, the credit at the wire's end, from the fitness of the branches."""
-    d, count = len(branches.signs), len(branches.rows)
-    log2_d = d.bit_length() - 1
-    s = shift(d) + log2_d // 2 - 11 - branches.m - (log2_d - (count.bit_length() - 1))
-    rows = [hadamard_row(k, d) for k in branches.rows]
+def vector_credit(branches, f, s):
+    """The credit of every place of a vector, from the fitness of its branches."""
+    rows = [hadamard(len(branches.signs))[k] for k in branches.rows]
     turned = [f_k * row[branches.place] for f_k, row in zip(f, rows, strict=True)]
     sums_j = [dot(turned, column) for column in zip(*rows, strict=True)]
     return [
         clip(round_shift(sign_j * sum_j, s), -CREDIT_LIMIT, CREDIT_LIMIT)
         for sign_j, sum_j in zip(branches.signs, sums_j, strict=True)
     ]
+
+
+def end_credit(branches, f):
+    """c, the credit at the wire's end."""
+    log2_d, log2_count = branches.log2_width, len(branches.rows).bit_length() - 1
+    s = shift(len(branches.signs)) + log2_d // 2 - 11 - branches.m - (log2_d - log2_count)
+    return vector_credit(branches, f, s)
 
 
 def free(a):
@@ -531,6 +554,74 @@ def head_votes(logits, target, n):
     return votes
 
 
+# ---------------------------------------------------------------- recipe egg: stations
+
+STATIONS = {  # the matrices that read there
+    "gates": ("gru.w_f", "gru.w_h"),
+    "state": ("gru.u_f",),
+    "past": ("gru.u_h",),
+    "middle": ("mlp.w_down",),
+    "mlp": ("mlp.w_up",),
+}
+FITNESS_LIMIT = 1 << 18  # of a branch at a station
+
+
+def narrow(a, s):
+    return clip(round_shift(a, s), -127, 127)
+
+
+def station_branches(w, signs, place):
+    """The branches of the vector that w reads; the signs and the place are drawn for its width."""
+    r, m = all_moves(w, signs, place, 8)
+    return Branches(signs, place, list(range(len(signs))), m, [[clip8(round_shift(v, m)) for v in r_k] for r_k in r])
+
+
+def station_fitness(branches, a, g):
+    """fit_k of every branch: a the reader's outputs, g their credit in bytes."""
+    fits = []
+    for moves in branches.moves:
+        fit = sum(g_n * (clip(a_n + m_n, -128, 127) - a_n) for g_n, a_n, m_n in zip(g, a, moves, strict=True))
+        fits.append(clip(fit, -FITNESS_LIMIT, FITNESS_LIMIT))
+    return fits
+
+
+@dataclass
+class Stations:
+    """The stations of one step."""
+
+    branches: dict  # by the names of the matrices that read at a station that is on
+    shifts: dict  # by kind
+
+    def credit(self, width, *readers, bits=0):
+        """The credit of a vector of this width; 0 where its station is off.
+
+        readers : of each matrix that reads it its name, its outputs, their kind of credit and that credit
+        bits : fractional bits that the outputs' credit has and the vector's has not
+        """
+        if readers[0][0] not in self.branches:
+            return zeros((width,))
+        scales = [self.shifts[kind] + self.branches[name].m for name, _, kind, _ in readers]
+        scale, f = max(scales), zeros((width,))
+        for (name, a, kind, outputs), own in zip(readers, scales, strict=True):
+            branches = self.branches[name]
+            fits = station_fitness(branches, a, [narrow(v, self.shifts[kind]) for v in outputs])
+            f = [f_k + round_shift(fit, scale - own) for f_k, fit in zip(f, fits, strict=True)]
+        result = vector_credit(branches, f, max(-8, shift(width) + branches.log2_width + bits - scale))
+        result[branches.place] = 0
+        return result
+
+
+def draw_stations(weights, seed, step, stations, shifts):
+    """The Stations of a step: `stations` are the names of those that are on, `shifts` are by kind."""
+    d, layers = size_of(weights)
+    drawn = {width: draw_signs(seed, index, step, width) for index, width in enumerate((d, 4 * d))}
+    branches = {}
+    for i in range(layers):
+        for name in [f"layers.{i}.{matrix}" for station in stations for matrix in STATIONS[station]]:
+            branches[name] = station_branches(weights[name], *drawn[len(weights[name][0])])
+    return Stations(branches, shifts)
+
+
 # ---------------------------------------------------------------- recipe egg: credit along the wire
 
 
@@ -538,38 +629,72 @@ def limit(a):
     return clip(a, -WIRE_LIMIT, WIRE_LIMIT)
 
 
-def kinds(layers):
+def limited_sum(*vectors):
+    return [limit(sum(a)) for a in zip(*vectors, strict=True)]
+
+
+def held(credit, values):
+    """Credit of values, 0 where they are at a limit."""
+    return [a * free(v) for a, v in zip(credit, values, strict=True)]
+
+
+def norm_credit(c, g, x):
+    """The credit of the gains g and of x, from that of norm(x, g)."""
+    rho = 2**14 // max(1, sum(map(abs, x)) // len(x))
+    of_gains = [c_j * round_shift(x_j * rho, 6) >> 8 for c_j, x_j in zip(c, x, strict=True)]
+    return of_gains, [round_shift(c_j * round_shift(g_j * rho, 6), 8) for c_j, g_j in zip(c, g, strict=True)]
+
+
+def kinds(layers, stations=()):
     """The kinds of credit that are narrowed, in order."""
-    return ["embedding", "gain", *(f"{k}.{i}" for i in range(layers) for k in ("gate", "cand", "down"))]
+    more = ("up", "ln2", "ln1") if stations else ()
+    of_layers = [f"{k}.{i}" for names in (("gate", "cand", "down"), more) for i in range(layers) for k in names]
+    return ["embedding", "gain", *of_layers]
 
 
-def chunk_credit(ln_out, tokens, text, ends):
-    """The credit of every kind at every byte of a chunk: a list of dicts from kind to D values.
+def chunk_credit(weights, tokens, text, ends, stations):
+    """The credit of every kind at every byte of a chunk: a list of dicts from kind to D values, 4 D of up.
 
     tokens : the reader's Token of each byte
     text : the chunk's bytes, and the last one's target
     ends : c of each byte
+    stations : the Stations; the kinds of those that are off are 0
     """
-    d, depth = len(ln_out), len(tokens[0].layers)
+    d, depth = len(weights["ln_out.weight"]), len(tokens[0].layers)
     ahead = zeros((depth, d))
     credits = [{} for _ in tokens]
     for t in reversed(range(len(tokens))):
-        x, c_end, credit = tokens[t].x, ends[t], credits[t]
-        rho = 2**14 // max(1, sum(map(abs, x)) // d)
-        credit["gain"] = [c * round_shift(x_j * rho, 6) >> 8 for c, x_j in zip(c_end, x, strict=True)]
-        wire = [limit(round_shift(c * round_shift(g * rho, 6), 8)) for c, g in zip(c_end, ln_out, strict=True)]
+        credit = credits[t]
+        credit["gain"], wire = norm_credit(ends[t], weights["ln_out.weight"], tokens[t].x)
+        wire = limited_sum(wire)
         for i in reversed(range(depth)):
-            layer = tokens[t].layers[i]
-            credit[f"down.{i}"], credit[f"cand.{i}"], credit[f"gate.{i}"] = [], [], []
-            for j in range(d):
-                f, c, h = layer.f[j], layer.c[j], layer.h[j]
-                wire[j] *= free(layer.x[j])
-                credit[f"down.{i}"].append(wire[j] * free(layer.d[j]))
-                wire[j] *= free(layer.x_h[j])
-                e = limit(wire[j] + ahead[i][j])
-                credit[f"cand.{i}"].append(e * (f + 127) * free(c))
-                credit[f"gate.{i}"].append(e * (c - h) * free(f))
-                ahead[i][j] = 0 if text[t] == 0 else round_shift((129 - f) * e, 8)
+            at, layer = f"layers.{i}", tokens[t].layers[i]
+            fch = list(zip(layer.f, layer.c, layer.h, strict=True))
+            wire = held(wire, layer.x)
+
+            down = held(wire, layer.d)
+            up = held(stations.credit(4 * d, (f"{at}.mlp.w_down", layer.d, f"down.{i}", down)), layer.y)
+            cv = held(stations.credit(d, (f"{at}.mlp.w_up", layer.y, f"up.{i}", up)), layer.v)
+            ln2, found = norm_credit(cv, weights[f"{at}.ln2.weight"], layer.x_h)
+            wire = held(limited_sum(wire, found), layer.x_h)
+
+            e = limited_sum(wire, ahead[i])
+            cand = held([e_j * (f + 127) for e_j, (f, _, _) in zip(e, fch, strict=True)], layer.c)
+            of_cand = (layer.c, f"cand.{i}", cand)
+            cp = stations.credit(d, (f"{at}.gru.u_h", *of_cand), bits=8)
+            gate = [e_j * (c - h) + cp_j * h for e_j, cp_j, (_, c, h) in zip(e, cp, fch, strict=True)]
+            gate = held(gate, layer.f)
+            of_gate = (layer.f, f"gate.{i}", gate)
+            ch = stations.credit(d, (f"{at}.gru.u_f", *of_gate), bits=8)
+            kept = [(129 - f) * e_j + (f + 127) * cp_j for e_j, cp_j, (f, _, _) in zip(e, cp, fch, strict=True)]
+            ahead[i] = limited_sum([round_shift(a, 8) for a in kept], ch) if text[t] else zeros((d,))
+
+            cu = stations.credit(d, (f"{at}.gru.w_f", *of_gate), (f"{at}.gru.w_h", *of_cand), bits=8)
+            ln1, found = norm_credit(held(cu, layer.u), weights[f"{at}.ln1.weight"], layer.x_0)
+            wire = limited_sum(wire, found)
+
+            of_layer = {"gate": gate, "cand": cand, "down": down, "up": up, "ln2": ln2, "ln1": ln1}
+            credit |= {f"{kind}.{i}": values for kind, values in of_layer.items()}
         credit["embedding"] = wire
     return credits
 
@@ -577,17 +702,15 @@ def chunk_credit(ln_out, tokens, text, ends):
 # ---------------------------------------------------------------- recipe egg: votes
 
 
-def first_shifts(layers):
-    return [5, 6, *[11, 12, 5] * layers]
+def first_shifts(layers, stations=()):
+    return [5, 6, *[11, 12, 5] * layers, *[3, 5, 6] * (layers if stations else 0)]
 
 
-def narrow(a, s):
-    return clip(round_shift(a, s), -127, 127)
-
-
-def next_shifts(shifts, totals, count):
-    """The shifts of the next step; count is B T D."""
-    return [(total // count // 4).bit_length() if total else s for s, total in zip(shifts, totals, strict=True)]
+def next_shifts(shifts, totals, count, names=()):
+    """The shifts of the next step; count is B T D, and the kinds' names say which have 4 D."""
+    counts = [4 * count if name.startswith("up") else count for name in names] or [count] * len(shifts)
+    found = zip(shifts, totals, counts, strict=True)
+    return [(total // each // 4).bit_length() if total else s for s, total, each in found]
 
 
 def add_outer(z, v, x):
@@ -602,10 +725,14 @@ def pushes(narrowed, head, layers):
     """What the outputs of every matrix and vector vote with at one byte, by name."""
     result = {"head.weight": head, "ln_out.weight": narrowed["gain"]}
     for i in range(layers):
-        result[f"layers.{i}.mlp.w_down"] = narrowed[f"down.{i}"]
+        at = f"layers.{i}"
+        result[f"{at}.mlp.w_down"] = narrowed[f"down.{i}"]
         for gate, kind in (("f", "gate"), ("h", "cand")):
             for tensor in ("w", "u", "b"):
-                result[f"layers.{i}.gru.{tensor}_{gate}"] = narrowed[f"{kind}.{i}"]
+                result[f"{at}.gru.{tensor}_{gate}"] = narrowed[f"{kind}.{i}"]
+        for name, kind in (("mlp.w_up", "up"), ("ln2.weight", "ln2"), ("ln1.weight", "ln1")):
+            if f"{kind}.{i}" in narrowed:  # with stations
+                result[f"{at}.{name}"] = narrowed[f"{kind}.{i}"]
     return result
 
 
@@ -632,7 +759,9 @@ class EggResult:
     ends: list  # per stream, c of each byte
 
 
-def egg_votes(weights, chunks, states, seed, step, count, shifts, z=None, change=None, add_votes=add_model_votes):
+def egg_votes(
+    weights, chunks, states, seed, step, count, shifts, z=None, change=None, add_votes=add_model_votes, stations=()
+):
     """Everything in a step but the choice of the text and the update.
 
     chunks : what each of the step's streams reads, each chunk with the last byte's target
@@ -640,9 +769,12 @@ def egg_votes(weights, chunks, states, seed, step, count, shifts, z=None, change
     z : the votes that those of the step are added to, zeros at first; None for a model's
     change : makes what a byte's products are changed by, for an adapter
     add_votes : adds one byte's votes to z
+    stations : the names of those that are on
     """
     layers, length = size_of(weights)[1], len(chunks[0]) - 1
+    shifts = dict(zip(kinds(layers, stations), shifts, strict=True))
     branches = draw_branches(weights["head.weight"], seed, step, count)
+    drawn = draw_stations(weights, seed, step, stations, shifts)
     z = zeros_like(weights) if z is None else z
     result = EggResult(z, [], [0] * len(shifts), 0, [], [])
     for i, (text, h) in enumerate(zip(chunks, states, strict=True)):
@@ -652,12 +784,12 @@ def egg_votes(weights, chunks, states, seed, step, count, shifts, z=None, change
             h = tokens[-1].h
             ends.append(end_credit(branches, fitness(branches, tokens[-1], target)))
             result.score += score_256(tokens[-1].logits, target)
-        credits = chunk_credit(weights["ln_out.weight"], tokens, text, ends)
+        credits = chunk_credit(weights, tokens, text, ends, drawn)
         for t, credit in enumerate(credits):
             narrowed = {}
-            for number, kind in enumerate(kinds(layers)):
+            for number, (kind, s) in enumerate(shifts.items()):
                 result.totals[number] += sum(map(abs, credit[kind]))
-                narrowed[kind] = [narrow(a, shifts[number]) for a in credit[kind]]
+                narrowed[kind] = [narrow(a, s) for a in credit[kind]]
             n = (length * (len(chunks) * step + i) + t) % 4096
             head = head_votes(tokens[t].logits, text[t + 1], n)
             pushed = pushes(narrowed, head, layers)
@@ -737,12 +869,12 @@ def egg_chunks(text, seed, step, readers, length):
 class EggRun:
     """A training run of recipe egg; egg_step takes it one step further."""
 
-    def __init__(self, text, seed, d, layers, readers, length, branches=None):
+    def __init__(self, text, seed, d, layers, readers, length, branches=None, stations=()):
         self.text, self.seed, self.branches = list(text), seed, branches or d
-        self.readers, self.length = readers, length
+        self.readers, self.length, self.stations = readers, length, stations
         self.evolve(initial_weights(seed, d, layers, "egg"))
         self.states = [zeros((layers, d)) for _ in range(stream_count(len(text), readers))]
-        self.shifts = first_shifts(layers)
+        self.shifts = first_shifts(layers, stations)
         self.step = 0
 
     def evolve(self, weights):
@@ -750,7 +882,8 @@ class EggRun:
         self.master, self.squares = to_master(weights), zero_squares(weights)
 
     def cast(self, chunks, states):
-        return egg_votes(from_master(self.master), chunks, states, self.seed, self.step, self.branches, self.shifts)
+        drawn = (self.seed, self.step, self.branches, self.shifts)
+        return egg_votes(from_master(self.master), chunks, states, *drawn, stations=self.stations)
 
 
 def egg_step(run, lr):
@@ -760,8 +893,9 @@ def egg_step(run, lr):
     for s, h in zip(streams, result.states, strict=True):
         run.states[s] = h
     run.master, run.squares = update(run.master, run.squares, result.votes, run.step, lr)
-    width = len(run.states[0][0])
-    run.shifts = next_shifts(run.shifts, result.totals, run.readers * run.length * width)
+    layers, width = len(run.states[0]), len(run.states[0][0])
+    names = kinds(layers, run.stations)
+    run.shifts = next_shifts(run.shifts, result.totals, run.readers * run.length * width, names)
     run.step += 1
     return result
 

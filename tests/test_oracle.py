@@ -1,5 +1,6 @@
 """The oracle: against published values, decimals and definitions; and recipe egg of every CPU backend against it."""
 
+import re
 import statistics
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from fractions import Fraction
@@ -209,8 +210,8 @@ def test_a_zero_byte_forgets_the_state(small_model):
 
 def layer_of(**values):
     """A layer whose 16 units are alike."""
-    plain = {"h": 0, "f": 1, "c": 0, "x_h": 10, "d": 5, "x": 10} | values
-    return oracle.Layer(**{name: [v] * 16 for name, v in plain.items()})
+    plain = {"x_0": 10, "h": 0, "u": 20, "f": 1, "c": 0, "x_h": 10, "v": 20, "y": 39, "d": 5, "x": 10} | values
+    return oracle.Layer(**{name: [v] * (64 if name == "y" else 16) for name, v in plain.items()})
 
 
 def test_a_token_keeps_the_values_of_its_layers():
@@ -230,7 +231,8 @@ def test_a_token_keeps_the_values_of_its_layers():
     (layer,) = token.layers
     # h moves to 40 + (128 * -64 >> 8) = 8, the residual to 18, then to 18 + 127, clipped.
     assert layer == layer_of(h=40, f=1, c=-24, x_h=18, d=127, x=127)
-    assert token.inputs["layers.0.mlp.w_down"] == [39] * 64
+    for name, values in (("gru.w_f", layer.u), ("mlp.w_up", layer.v), ("mlp.w_down", layer.y)):
+        assert token.inputs[f"layers.0.{name}"] == values
     token = oracle.read_token(weights, [[40] * 16], 0)
     # From 0 the state moves to 128 * -24 >> 8 = -12, the residual to -2, normalised to -20.
     assert token.layers[0].h == [0] * 16
@@ -244,7 +246,7 @@ def test_hadamard_rows_are_in_natural_order():
     h = np.array([[1]])
     for _ in range(4):
         h = np.block([[h, h], [h, -h]])
-    assert [oracle.hadamard_row(k, 16) for k in range(16)] == h.tolist()
+    assert oracle.hadamard(16) == h.tolist()
     assert np.array_equal(h @ h.T, 16 * np.eye(16))
 
 
@@ -260,7 +262,7 @@ def test_branches_are_drawn_from_streams_8_and_9():
     assert few.m == every.m
     assert few.moves == every.moves[:16]
     k, v = few.rows[3], 77
-    r = sum(w * s * h for w, s, h in zip(head[v], few.signs, oracle.hadamard_row(k, 64), strict=True))
+    r = sum(w * s * h for w, s, h in zip(head[v], few.signs, oracle.hadamard(64)[k], strict=True))
     assert few.moves[3][v] == oracle.round_shift(r, few.m)
 
 
@@ -290,7 +292,7 @@ def test_a_branch_is_the_model_whose_head_is_moved_along_its_input():
     delta = 2 ** (6 - 8 - branches.m)
     assert delta >= 1
     for k, moves in zip(branches.rows, branches.moves, strict=True):
-        row = oracle.hadamard_row(k, 16)
+        row = oracle.hadamard(16)[k]
         h_k = [row[branches.place] * s * h for s, h in zip(branches.signs, row, strict=True)]
         moved = [o + delta * h for o, h in zip(token.inputs["head.weight"], h_k, strict=True)]
         expected = oracle.scaled(oracle.sums(moved, head), 16)
@@ -330,8 +332,7 @@ def test_credit_of_a_fitness_that_is_linear_in_the_directions():
     signs = [1, -1, -1, 1] * 4
     branches = oracle.Branches(signs, 6, list(range(16)), -3, [])
     a = [5, -7, 0, 100, *[1] * 11, -2000]
-    rows = [oracle.hadamard_row(k, 16) for k in range(16)]
-    f = [row[6] * sum(a_j * s * h for a_j, s, h in zip(a, signs, row, strict=True)) for row in rows]
+    f = [row[6] * sum(a_j * s * h for a_j, s, h in zip(a, signs, row, strict=True)) for row in oracle.hadamard(16)]
     # The sum over the rows is 16 a, and the shift 6 + 2 - 11 + 3 = 0.
     assert oracle.end_credit(branches, f) == [16 * a_j for a_j in a]
     branches.m = -1  # a left shift by 2
@@ -365,7 +366,14 @@ def token_of(x, layers, new_h=None):
     return oracle.Token(new_h, [], [], {}, layers, None)
 
 
-def first_unit(credits):
+NO_STATIONS = oracle.Stations({}, {})
+
+
+def without_stations(ln_out, tokens, text, ends):
+    """The credits of the first unit: gains of ln_out alike, and all units of a token."""
+    weights = oracle.zeros_like(oracle.initial_weights(1, 16, len(tokens[0].layers), "egg"))
+    weights["ln_out.weight"] = [ln_out] * 16
+    credits = oracle.chunk_credit(weights, tokens, text, ends, NO_STATIONS)
     return [{kind: values[0] for kind, values in credit.items()} for credit in credits]
 
 
@@ -374,8 +382,7 @@ def test_credit_along_the_wire_by_hand():
     lower = [layer_of(h=3, f=29, c=-17, x=7), layer_of(f=-127, c=40, x_h=-127)]
     upper = [layer_of(c=127, x=8), layer_of(h=-5, f=1, c=50, d=-127, x=-8)]
     tokens = [token_of(None, [lower[t], upper[t]]) for t in range(2)]
-    credits = oracle.chunk_credit([16] * 16, tokens, [65, 66, 67], [[100] * 16, [-30] * 16])
-    first, last = first_unit(credits)
+    first, last = without_stations(16, tokens, [65, 66, 67], [[100] * 16, [-30] * 16])
     # The last byte: the wire has -30 * 512 / 256 = -60, the gain -30 * 256 >> 8 for x = -8.
     assert last["gain"] == 30
     assert last["down.1"] == 0  # its output is clipped
@@ -397,18 +404,18 @@ def test_credit_of_a_later_byte_ends_at_a_reset():
     ends = [[0] * 16, [0] * 16, [64] * 16]
     # 64 * 512 / 256 = 128 at the last byte, half of it a byte before, and half again.
     for text, expected in (([1, 2, 3, 4], [32, 64, 128]), ([0, 2, 0, 4], [0, 0, 128]), ([1, 0, 3, 0], [0, 64, 128])):
-        found = first_unit(oracle.chunk_credit([16] * 16, tokens, text, ends))
+        found = without_stations(16, tokens, text, ends)
         assert [credit["cand.0"] // 128 for credit in found] == expected
         assert [credit["embedding"] for credit in found] == [0, 0, 128]
 
 
 def test_credit_along_the_wire_is_limited():
     tokens = [token_of(None, [layer_of(f=-127, x=0)]) for _ in range(2)]
-    found = first_unit(oracle.chunk_credit([127] * 16, tokens, [1, 2, 3], [[32767] * 16] * 2))
+    found = without_stations(127, tokens, [1, 2, 3], [[32767] * 16] * 2)
     assert [credit["embedding"] for credit in found] == [2**20] * 2
     layers = [layer_of(f=-126, c=9, x=0) for _ in range(2)]  # e would be 2^21 at the first byte
     tokens = [token_of(None, [layer]) for layer in layers]
-    found = first_unit(oracle.chunk_credit([127] * 16, tokens, [1, 2, 3], [[-32767] * 16] * 2))
+    found = without_stations(127, tokens, [1, 2, 3], [[-32767] * 16] * 2)
     assert [credit["gate.0"] for credit in found] == [-9 * 2**20] * 2
 
 
@@ -417,6 +424,13 @@ def test_shifts_of_the_next_step():
     assert oracle.kinds(2) == ["embedding", "gain", "gate.0", "cand.0", "down.0", "gate.1", "cand.1", "down.1"]
     totals = [0, 1, 3999, 4000, 7999, 8000]  # means of 0 to 8, quarters of 0, 0, 0, 1, 1, 2
     assert oracle.next_shifts([5, 6, 7, 8, 9, 10], totals, 1000) == [5, 0, 0, 1, 1, 2]
+    # With any station there are three more a layer, after all layers' others.
+    assert oracle.first_shifts(2, ("past",)) == [*oracle.first_shifts(2), 3, 5, 6, 3, 5, 6]
+    names = oracle.kinds(2, ("past",))
+    assert names == [*oracle.kinds(2), "up.0", "ln2.0", "ln1.0", "up.1", "ln2.1", "ln1.1"]
+    found = oracle.next_shifts([9] * 14, [16_000] * 14, 1000, names)
+    assert {name for name, shift in zip(names, found, strict=True) if shift == 1} == {"up.0", "up.1"}
+    assert set(found) == {1, 3}
 
 
 def test_narrowing_rounds_half_up_and_limits():
@@ -439,7 +453,7 @@ def test_votes_are_products_of_what_is_pushed_and_what_was_read():
     shifts = [3, 4, 9, 10, 2, 8, 9, 1]
     result = oracle.egg_votes(weights, [text], [h], 1, 3, 16, shifts)
     (token,) = result.tokens[0]
-    credit = oracle.chunk_credit(weights["ln_out.weight"], [token], text, result.ends[0])[0]
+    credit = oracle.chunk_credit(weights, [token], text, result.ends[0], NO_STATIONS)[0]
     narrowed = {
         kind: np.array([oracle.narrow(a, s) for a in credit[kind]])
         for kind, s in zip(oracle.kinds(2), shifts, strict=True)
@@ -465,6 +479,76 @@ def test_votes_are_products_of_what_is_pushed_and_what_was_read():
     assert token.inputs["layers.1.gru.u_f"] == h[1]
     still = {name for name, z in result.votes.items() if not np.any(z)}
     assert still == {f"layers.{i}.{name}" for i in range(2) for name in ("ln1.weight", "ln2.weight", "mlp.w_up")}
+
+
+# ---------------------------------------------------------------- stations
+
+
+def test_stations_branch_off_with_the_signs_of_their_width():
+    weights = make_vectors.random_weights(21, 16, 1)
+    stations = oracle.draw_stations(weights, 5, 9, oracle.STATIONS, {})
+    assert set(stations.branches) == {name for name in weights if re.search("gru.[wu]|mlp", name)}
+    wire = oracle.draw_branches(weights["head.weight"], 5, 9, 16)
+    up, down = (stations.branches[f"layers.0.mlp.w_{name}"] for name in ("up", "down"))
+    assert (up.signs, up.place, up.rows) == (wire.signs, wire.place, list(range(16)))
+    string = oracle.draw_words(5, 8, 1, 9, 129)
+    assert down.signs == [2 * (string[j // 32] >> j % 32 & 1) - 1 for j in range(64)]
+    assert (down.place, down.rows) == (string[128] % 64, list(range(64)))
+    for branches in stations.branches.values():  # an output moves by 4 to 8 on average
+        assert 3.5 < np.mean(np.abs(branches.moves)) < 8.5
+    zero = oracle.station_branches(oracle.zeros((16, 16)), wire.signs, wire.place)
+    assert zero.m == -3 and not np.any(zero.moves)
+
+
+def a_matrix(seed, rows, columns, scale):
+    return np.random.default_rng(seed).integers(-scale, scale + 1, (rows, columns)).tolist()
+
+
+@pytest.mark.parametrize("scales", [(1,), (40,), (60, 1), (3, 60)], ids=str)
+@pytest.mark.parametrize("width", [16, 64])
+def test_a_station_finds_what_its_matrices_would_carry_back(width, scales):
+    """Where no limit is met, an input's credit is its column of W times the outputs' credit, but for rounding."""
+    signs, place = oracle.draw_signs(5, 0, 9, width)
+    rng = np.random.default_rng(width)
+    stations, readers = oracle.Stations({}, {}), []
+    for n, scale in enumerate(scales):
+        name, kind, w = f"matrix {n}", f"kind {n}", a_matrix(n, 2 * width, width, scale)
+        stations.branches[name] = oracle.station_branches(w, signs, place)
+        stations.shifts[kind] = 9 + n
+        g = rng.integers(-40, 41, 2 * width).tolist()
+        readers.append((w, g, (name, [0] * (2 * width), kind, [g_n << 9 + n for g_n in g])))
+    found = stations.credit(width, *[reader for _, _, reader in readers], bits=8)
+    expected = [Fraction(0)] * width
+    own = [9 + n + stations.branches[name].m for n, name in enumerate(stations.branches)]
+    wrong = Fraction(0)  # of the fitness of a branch at the most, in units of 2^max(own)
+    for (w, g, (name, _, kind, _)), scale in zip(readers, own, strict=True):
+        branches = stations.branches[name]
+        assert np.abs(branches.moves).max() < 127
+        size = Fraction(2) ** (stations.shifts[kind] - oracle.shift(width) - 8)
+        expected = [e + size * oracle.dot(g, column) for e, column in zip(expected, zip(*w, strict=True), strict=True)]
+        rounded = Fraction(1, 2) * sum(map(abs, g)) if branches.m > 0 else 0
+        wrong += rounded / 2 ** (max(own) - scale) + (Fraction(1, 2) if scale < max(own) else 0)
+    # A sum over all branches has `width` such errors, and is rounded once more; one branch is worth this much of it:
+    worth = Fraction(2) ** (max(own) - oracle.shift(width) - 8) / width
+    bound = Fraction(1, 2) + width * wrong * worth
+    assert found[place] == 0
+    errors = [abs(f - e) for j, (f, e) in enumerate(zip(found, expected, strict=True)) if j != place]
+    assert max(errors) <= bound
+    assert max(errors) < max(map(abs, expected)) / 4
+
+
+def test_outputs_at_their_limits_move_inwards_alone():
+    signs, place = oracle.draw_signs(5, 0, 9, 16)
+    branches = oracle.station_branches(a_matrix(1, 16, 16, 40), signs, place)
+    moves = np.array(branches.moves)
+    at_top, at_bottom = (oracle.station_fitness(branches, [v] * 16, [2] * 16) for v in (127, -127))
+    assert at_top == (2 * np.minimum(moves, 0)).sum(axis=1).tolist()
+    assert at_bottom == (2 * np.maximum(moves, -1)).sum(axis=1).tolist()  # to -128
+    fits = []
+    for moves in ([127] * 64, [-127] * 64, [127] * 4):
+        branches.moves = [moves]
+        fits += oracle.station_fitness(branches, [0] * len(moves), [127] * len(moves))
+    assert fits == [2**18, -(2**18), 4 * 127**2]
 
 
 def start_of(name, d, layers):
@@ -661,27 +745,53 @@ def test_steps_of_a_backend_are_the_vectors(backend, name):
     np.testing.assert_array_equal(weights - first, file["weights_change"])
 
 
-CASES = [  # hidden size, layers, branches, streams, bytes, scale of the weights
-    (16, 2, 16, 3, 5, 60),
-    (16, 1, 16, 2, 1, 400),
-    (64, 1, 32, 2, 3, 300),  # its branches are shifted to the right
-    (64, 1, 64, 1, 2, 16),
+ALL_STATIONS = tuple(oracle.STATIONS)
+CASES = [  # hidden size, layers, branches, streams, bytes, scale of the weights, stations
+    (16, 2, 16, 3, 5, 60, ()),
+    (16, 1, 16, 2, 1, 400, ()),
+    (64, 1, 32, 2, 3, 300, ()),  # its branches are shifted to the right
+    (64, 1, 64, 1, 2, 16, ()),
+    (16, 2, 16, 2, 5, 24, ("gates",)),
+    (16, 2, 16, 2, 5, 24, ("state",)),
+    (16, 2, 16, 2, 5, 24, ("past",)),
+    (16, 2, 16, 2, 5, 24, ("middle",)),
+    (16, 2, 16, 2, 5, 24, ("middle", "mlp")),
+    (16, 2, 16, 3, 5, 24, ALL_STATIONS),
+    (16, 1, 16, 2, 5, 400, ALL_STATIONS),
+    (64, 1, 32, 2, 3, 20, ALL_STATIONS),
+    (64, 2, 16, 1, 4, 12, ALL_STATIONS),
 ]
+
+
+def random_start(rng, shape, streams, length, scale):
+    """Weights of this scale, some at +-127, and what streams read, with NULs, and their states."""
+    flat_weights = np.clip(np.round(rng.normal(size=shape.parameters) * scale), -127, 127).astype(np.int8)
+    flat_weights[::29] = rng.choice([-127, 127], len(flat_weights[::29]))
+    tokens = rng.integers(0, 256, (streams, length + 1)).astype(np.uint8)
+    tokens[0, length // 2] = 0
+    states = rng.integers(-127, 128, (streams, shape.num_layers, shape.hidden_size)).astype(np.int8)
+    return flat_weights, tokens, states
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_votes_of_a_backend_are_the_oracles(backend, case):
-    d, layers, branches, streams, length, scale = case
+    d, layers, branches, streams, length, scale, stations = case
     shape, rng = Shape(d, layers), np.random.default_rng(scale)
-    flat_weights = np.clip(np.round(rng.normal(size=shape.parameters) * scale), -127, 127).astype(np.int8)
+    flat_weights, tokens, states = random_start(rng, shape, streams, length, scale)
     weights = {name: view.tolist() for name, view in shape.views(flat_weights).items()}
-    tokens = rng.integers(0, 256, (streams, length + 1)).astype(np.uint8)
-    tokens[0, length // 2] = 0
-    states = rng.integers(-127, 128, (streams, layers, d)).astype(np.int8)
-    shifts = np.array(oracle.first_shifts(layers), np.int64) + rng.integers(0, 4, shape.vote_kinds())
+    shifts = np.array(oracle.first_shifts(layers, stations), np.int64)
+    shifts += rng.integers(0, 4, shape.vote_kinds(bool(stations)))
     step = 1_234_567
-    expected = oracle.egg_votes(weights, tokens.tolist(), states.tolist(), 77, step, branches, shifts.tolist())
-    model, draw = backend.prepare(shape, flat_weights), Draw(77, step, branches, shifts)
+    drawn = (tokens.tolist(), states.tolist(), 77, step, branches, shifts.tolist())
+    expected = oracle.egg_votes(weights, *drawn, stations=stations)
+    still = {
+        name.split(".")[0]
+        for name, total in zip(oracle.kinds(layers, stations), expected.totals, strict=True)
+        if total == 0
+    }
+    found = {"up": "middle", "ln2": "mlp", "ln1": "gates"}
+    assert still == {kind for kind, station in found.items() if stations and station not in stations}
+    model, draw = backend.prepare(shape, flat_weights), Draw(77, step, branches, shifts, stations)
     first = streams * step
     cast = backend.cast_votes(model, tokens, states, draw, first_row=first)
     assert cast.score == expected.score
@@ -697,6 +807,35 @@ def test_votes_of_a_backend_are_the_oracles(backend, case):
         totals_left = totals_left - part.totals
         score_left -= part.score
     assert not votes_left.any() and not totals_left.any() and score_left == 0
+
+
+@pytest.mark.parametrize(
+    ("d", "layers", "stations"), [(16, 2, ALL_STATIONS), (64, 1, ALL_STATIONS), (16, 1, ("past",))]
+)
+def test_steps_of_a_backend_with_stations_are_the_oracles(backend, d, layers, stations):
+    """Three steps from random weights: measured shifts, and what moved."""
+    shape, text = Shape(d, layers), b"the egg came first.\0" * 10
+    flat_weights, _, _ = random_start(np.random.default_rng(d), shape, 1, 1, 20)
+    run = oracle.EggRun(text, 9, d, layers, 2, 4, stations=stations)
+    run.evolve({name: view.tolist() for name, view in shape.views(flat_weights).items()})
+    master, squares = flat(shape, run.master, np.int32), flat_squares(run.squares)
+    for step in range(3):
+        streams, chunks = oracle.egg_chunks(run.text, 9, step, 2, 4)
+        cast = backend.cast_votes(
+            backend.prepare(shape, flat_weights),
+            np.array(chunks, np.uint8),
+            np.array([run.states[s] for s in streams], np.int8),
+            Draw(9, step, d, np.array(run.shifts), stations),
+            first_row=2 * step,
+        )
+        result = oracle.egg_step(run, 65_536)
+        assert cast.totals.tolist() == result.totals
+        assert cast.states.tolist() == result.states
+        for name, z in shape.views(cast.votes).items():
+            np.testing.assert_array_equal(z, result.votes[name], name)
+        flat_weights = backend.update_rows(shape, master, squares, cast.votes, step, 65_536)
+        np.testing.assert_array_equal(master, flat(shape, run.master, np.int32))
+    assert run.shifts != oracle.first_shifts(layers, stations)
 
 
 def test_rows_of_a_backend_move_as_the_oracles(backend):
