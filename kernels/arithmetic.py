@@ -28,7 +28,15 @@ BRANCH_BITS = 8  # fractional bits of a branch's logits
 BRANCH_MEAN = 512  # a logit moves by half of that to that much, on average
 BRANCH_LIMIT = 48  # sixteenths of a bit that it moves at the most
 MIN_BRANCHES = 16
-STATIONS = "gates", "state", "past", "middle", "mlp"  # where matrices read: u, h, past, y, v
+# Stations, where matrices read: u, h, past, y, v; and those matrices of a layer
+READ_BY = {
+    "gates": ("gru.w_f", "gru.w_h"),
+    "state": ("gru.u_f",),
+    "past": ("gru.u_h",),
+    "middle": ("mlp.w_down",),
+    "mlp": ("mlp.w_up",),
+}
+STATIONS = tuple(READ_BY)
 STATION_MEAN = 8  # an output moves by half of that to that much, on average
 FITNESS_LIMIT = 1 << 18  # of a station's branch: the sum of 4,096 of them is below 2**31
 

@@ -7,7 +7,6 @@ that the fast backends rely on are asserted.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from egg.kernels.arithmetic import (
     CREDIT_LIMIT,
     FITNESS_LIMIT,
     LIMIT,
+    READ_BY,
     STATION_MEAN,
     bit_length,
     branch_table,
@@ -199,20 +199,12 @@ class Station:
 class Stations:
     """The stations that are on, and their branches in one step: ``of`` has them by the name of the matrix."""
 
-    MATRICES: ClassVar = {
-        "gates": ("gru.w_f", "gru.w_h"),
-        "state": ("gru.u_f",),
-        "past": ("gru.u_h",),
-        "middle": ("mlp.w_down",),
-        "mlp": ("mlp.w_up",),
-    }
-
     def __init__(self, weights: dict[str, np.ndarray], num_layers: int, draw: Draw):
         self.of = {
             (layer, name): Station(matrix, *signs_and_turns(draw, matrix.shape[1], name == "mlp.w_down"))
             for layer in range(num_layers)
             for station in draw.stations
-            for name in self.MATRICES[station]
+            for name in READ_BY[station]
             for matrix in [weights[f"layers.{layer}.{name}"]]
         }
 

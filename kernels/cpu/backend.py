@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from egg.kernels.arithmetic import VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
+from egg.kernels.arithmetic import READ_BY, VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
 from egg.kernels.backend import Votes
 from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures
 from egg.kernels.cpu import votes as vote_kernels
@@ -20,6 +20,7 @@ from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
 from egg.kernels.cpu.reciprocal import reciprocals
 from egg.kernels.cpu.simd import aligned
+from egg.kernels.cpu.stations import prepare_moves, work_bytes
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
 from egg.kernels.philox import key_words
@@ -78,13 +79,13 @@ def _places(shape: Shape) -> Places:
 
 
 def _columns(shape: Shape) -> tuple[int, int]:
-    """Columns of all outputs that vote and of all inputs, the head's last."""
+    """Columns of all outputs that vote and of all inputs, the head's last; those of stations follow."""
     d, layers = shape.hidden_size, shape.num_layers
     outputs = structures.LAYER_OUTPUTS * layers * d + VOCABULARY
     return outputs, (structures.LAYER_INPUTS * layers + 1) * d
 
 
-# kind of matrix -> its output and its input among a layer's; w_up has no vote
+# kind of matrix -> its output and its input among a layer's; w_up has a vote with a station alone
 _PLACES = {
     "w_f": (structures.V_GATE, structures.X_U),
     "u_f": (structures.V_GATE, structures.X_H),
@@ -94,7 +95,7 @@ _PLACES = {
 }
 
 
-def _voters(shape: Shape) -> dict[str, tuple[int, int]]:
+def _voters(shape: Shape, with_up: bool = False) -> dict[str, tuple[int, int]]:
     """Matrices that are voted on -> columns before their outputs and before their inputs."""
     d, found = shape.hidden_size, {}
     for name in shape.matrices:
@@ -103,6 +104,9 @@ def _voters(shape: Shape) -> dict[str, tuple[int, int]]:
             found[name] = outputs - VOCABULARY, inputs - d
             continue
         layer, kind = int(name.split(".")[1]), name.split(".")[-1]
+        if kind == "w_up" and with_up:
+            outputs, inputs = _columns(shape)
+            found[name] = outputs + 4 * d * layer, inputs + d * layer
         if kind in _PLACES:
             output, column = _PLACES[kind]
             before = structures.LAYER_OUTPUTS * layer, structures.LAYER_INPUTS * layer
@@ -124,10 +128,10 @@ def _panels(tensor, v: int, x: int, source: int, bias: int, inputs: int | None =
 
 
 @cache
-def _plan(shape: Shape) -> tuple[np.ndarray, int]:
+def _plan(shape: Shape, with_up: bool) -> tuple[np.ndarray, int]:
     """The votes' products of a model, and how many numbers they make."""
     rows = []
-    for name, (v, x) in _voters(shape).items():
+    for name, (v, x) in _voters(shape, with_up).items():
         bias = -1
         if ".gru.w_" in name:
             bias = shape.tensors[name.replace(".w_", ".b_")].offset
@@ -220,29 +224,31 @@ class NumbaBackend:
         model, more = widen(model, shape, weights, adapter)
         return Prepared(shape, weights, model, arrays + more, adapter.shape)
 
-    def block(self, shape, members, length, *, text=1, moved=False, credited=False, adapter=None):
+    def block(self, shape, members, length, *, text=1, moved=False, credited=False, stations=False, adapter=None):
         """A block of members, see ``structures.Block``; each thread keeps the buffers of the last few.
 
         text : members that read one row of text
         moved : whether they have directions of their own
         credited : whether they leave behind what votes need
+        stations : and what stations need
         """
         kept = self._local.__dict__.setdefault("blocks", {})
-        key = shape, members, length, text, moved, credited, adapter
+        key = shape, members, length, text, moved, credited, stations, adapter
         if key not in kept:
             if len(kept) == 4:
                 kept.clear()
             kept[key] = self._new_block(*key)
         return kept[key][0]
 
-    def _new_block(self, shape, members, length, text, moved, credited, adapter):
+    def _new_block(self, shape, members, length, text, moved, credited, stations, adapter):
         """A block and the arrays that must live as long."""
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
         seen, bytes_ = (padded, length) if credited else (0, 0)
         words = -(-(adapter or shape).sign_words // 64) * 64
         wide_row = _wide_row(shape) if adapter else 0
-        scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds()
+        scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds(stations)
+        planes = structures.SAVED_FOR_STATIONS if stations else structures.SAVED
         arrays = (
             _filled((structures.BUFFERS, padded, stride), np.uint8),
             _filled((padded, 4 * stride), np.uint8),
@@ -252,11 +258,13 @@ class NumbaBackend:
             np.zeros((padded if moved else 0, words), np.uint32),
             _filled((padded, wide_row), np.uint8),
             aligned(((seen + 1) * VOCABULARY,), np.int16),
-            aligned((bytes_, layers, structures.SAVED, seen, stride), np.int8),
+            aligned((bytes_, layers, planes, seen, stride), np.int8),
             aligned((bytes_, seen, stride), np.int32),
             aligned((scratch,), np.uint8),
+            aligned((work_bytes(layers, padded, stride) if stations else 0,), np.uint8),
         )
         addresses = [_at(array) for array in arrays]
+        addresses.insert(8, planes)
         addresses.insert(6, wide_row)
         block = structures.Block(members, padded, stride, length, text, 4 * words, *addresses, *[0] * 5)
         return block, arrays
@@ -326,8 +334,10 @@ class NumbaBackend:
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         shape, packed, layout = model.shape, model.model, model.adapter
         streams, length = len(tokens), tokens.shape[1] - 1
-        d, kinds = shape.hidden_size, shape.vote_kinds()
+        d, kinds, with_stations = shape.hidden_size, len(draw.shifts), bool(draw.stations)
         v_columns, x_columns = _columns(shape)
+        if with_stations:
+            v_columns, x_columns = v_columns + 4 * d * shape.num_layers, x_columns + d * shape.num_layers
         fours = -(-streams // 4)
         quads = fours * length
         v = self.buffer("v", (quads * v_columns,), np.int32)
@@ -342,12 +352,12 @@ class NumbaBackend:
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         stretches = self.spread(fours, self.members_per_block(shape, layout) // 4, 1)
-        gains = self.buffer("gains", (len(stretches), d), np.int32)
+        gains = self.buffer("gains", (len(stretches), 1 + 2 * shape.num_layers, d), np.int32)
         totals = np.empty((len(stretches), kinds), np.int64)
 
         def read(begin, end, gains, totals):
             first, last = 4 * begin, min(4 * end, streams)
-            block = self.block(shape, last - first, length, credited=True, adapter=layout)
+            block = self.block(shape, last - first, length, credited=True, stations=with_stations, adapter=layout)
             block = block._replace(quad=begin * length, **places)
             return branches.read_and_credit(
                 packed,
@@ -367,7 +377,7 @@ class NumbaBackend:
 
         tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
         score = sum(self.run(read, tasks))
-        votes = self._sum_votes(model, places, rows, tokens, gains)
+        votes = self._sum_votes(model, places, rows, tokens, gains, draw.stations)
         return Votes(votes, states_out, totals.sum(0), score)
 
     def _branches(self, prepared, draw) -> tuple[structures.BranchParameters, tuple]:
@@ -378,10 +388,11 @@ class NumbaBackend:
         by_row = self.buffer("rows", (count,), np.int64)
         moves = self.buffer("moves", (count, VOCABULARY), np.int16)
         by_byte = self.buffer("moves by byte", (VOCABULARY, count), np.int16)
-        words = self.buffer("branch words", (max(64, d),), np.uint32)
+        words = self.buffer("branch words", (max(192, d),), np.uint32)
         key = key_words(draw.seed)
         turns = self.buffer("turns", (d,), np.int32)
-        branches.draw_branches(*key, draw.step, words, signs, turns, by_row)
+        place = branches.draw_turns(*key, draw.step, 0, words, signs, turns)
+        branches.draw_rows(*key, draw.step, d, words, by_row)
         head = prepared.weights[-VOCABULARY * d :].reshape(VOCABULARY, d)
         transformed = self.buffer("transformed", (VOCABULARY, d), np.int32)
         m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves, by_byte)
@@ -390,15 +401,47 @@ class NumbaBackend:
         shift = product_shift(d) + width // 2 - 11 - m - fewer
         shifts = np.ascontiguousarray(draw.shifts, np.int64)
         arrays = (moves, by_byte, by_row, signs, turns[by_row], shifts)
-        return structures.BranchParameters(count, shift, *map(_at, arrays)), arrays
+        of_stations, more = self._stations(prepared, draw, signs, turns, words)
+        arguments = (*map(_at, arrays), *of_stations[:3], _at(turns), place, *of_stations[3:])
+        return structures.BranchParameters(count, shift, *arguments), (*arrays, *more)
 
-    def _sum_votes(self, prepared, places, rows, tokens, gains) -> np.ndarray:
+    def _stations(self, prepared, draw, signs, turns, words) -> tuple[tuple, tuple]:
+        """What a step's stations add to its branches, and the arrays that must live as long."""
+        shape, on = prepared.shape, sum(structures.ON[name] for name in draw.stations)
+        if not on:
+            return (0,) * 6, ()
+        d = shape.hidden_size
+        moves = self.buffer("station moves", (shape.parameters,), np.int8)
+        shifts = self.buffer("station shifts", (len(shape.tensors),), np.int64)
+        wide_signs = self.buffer("wide signs", (4 * d,), np.int32)
+        wide_turns = self.buffer("wide turns", (4 * d,), np.int32)
+        place = branches.draw_turns(*key_words(draw.seed), draw.step, 1, words, wide_signs, wide_turns)
+        views, moved = shape.views(prepared.weights), shape.views(moves)
+
+        def prepare(name):
+            transformed = self._scratch(views[name].shape)
+            by = (signs, turns) if views[name].shape[1] == d else (wide_signs, wide_turns)
+            shifts[shape.tensors[name].number] = prepare_moves(views[name], *by, transformed, moved[name].reshape(-1))
+
+        names = [name for station in draw.stations for name in READ_BY[station]]
+        self.run(prepare, [(f"layers.{layer}.{name}",) for layer in range(shape.num_layers) for name in names])
+        arrays = (moves, shifts, wide_signs, wide_turns)
+        return (on, _at(moves), _at(shifts), _at(wide_signs), _at(wide_turns), place), arrays
+
+    def _scratch(self, shape) -> np.ndarray:
+        """int32 of this thread, left over from call to call."""
+        kept = self._local.__dict__.setdefault("scratch", {})
+        if shape not in kept:
+            kept[shape] = aligned(shape, np.int32)
+        return kept[shape]
+
+    def _sum_votes(self, prepared, places, rows, tokens, gains, on) -> np.ndarray:
         """The votes' products: each thread owns panels of outputs, and columns of the embedding."""
         shape, layout = prepared.shape, prepared.adapter
-        plan, size = _plan(shape) if layout is None else _adapter_plan(layout)
-        votes = self._buffers.get(("votes", layout or shape))
+        plan, size = _plan(shape, "middle" in on) if layout is None else _adapter_plan(layout)
+        votes = self._buffers.get(("votes", layout or shape, on))
         if votes is None:  # what is never voted on stays zero
-            votes = self._buffers["votes", layout or shape] = np.zeros(size, np.int32)
+            votes = self._buffers["votes", layout or shape, on] = np.zeros(size, np.int32)
         v, x, z, quads = places["v"], places["x"], places.get("z", 0), places["quads"]
         d = shape.hidden_size
 
@@ -411,7 +454,10 @@ class NumbaBackend:
         columns = [d // 16 * i // self.threads * 16 for i in range(self.threads + 1)]
         self.run(add, list(zip(ends, ends[1:], columns, columns[1:], strict=False)))
         if layout is None:
-            gains.sum(0, out=votes[shape.tensors["ln_out.weight"].slice])
+            views, sums = shape.views(votes), gains.sum(0)
+            views["ln_out.weight"][:] = sums[0]
+            for layer, (ln1, ln2) in enumerate(sums[1:].reshape(shape.num_layers, 2, d)):
+                views[f"layers.{layer}.ln1.weight"][:], views[f"layers.{layer}.ln2.weight"][:] = ln1, ln2
             return votes
         return _without_filling(layout, votes)
 

@@ -13,9 +13,20 @@ passes through a product. The credit of all K branches is one fast Walsh-Hadamar
 import numpy as np
 from numba import njit
 
-from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, CREDIT_LIMIT, LIMIT
+from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, LIMIT
 from egg.kernels.cpu import structures as st
-from egg.kernels.cpu.forward import fine_head, load_states, log2_of, mean_magnitude, read_token, save_states
+from egg.kernels.cpu.credit import (
+    bit_length,
+    cast,
+    deposit,
+    limit,
+    magnitudes,
+    narrow,
+    pass_norm,
+    round_shift,
+    walsh_hadamard,
+)
+from egg.kernels.cpu.forward import fine_head, load_states, log2_of, read_token, save_states
 from egg.kernels.cpu.score import floor_log2
 from egg.kernels.cpu.signs import LANES, draw_words
 from egg.kernels.cpu.simd import (
@@ -23,10 +34,8 @@ from egg.kernels.cpu.simd import (
     add_magnitudes,
     address,
     branch_sums,
-    clip8_lanes,
     clz_lanes,
     exp2,
-    hadamard16,
     is_equal,
     load_byte,
     load_i8,
@@ -45,62 +54,39 @@ from egg.kernels.cpu.simd import (
     store_word,
     total,
 )
+from egg.kernels.cpu.stations import vote_through
 from egg.kernels.cpu.structures import JIT, V_CANDIDATE, V_DOWN, V_GATE, quad_at, saved_at, tensor_at
 from egg.kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
 
 
 @njit(**JIT)
-def walsh_hadamard(x, d):
-    """Transform D int32 at an address in place, in natural order; D is 16 or more."""
-    for j in range(0, d, 16):
-        store_i32(x + 4 * j, hadamard16(load_i32(x + 4 * j)))
-    half = 16
-    while half < d:
-        for start in range(0, d, 2 * half):
-            for j in range(start, start + half, 16):
-                one, two = x + 4 * j, x + 4 * (j + half)
-                a, b = load_i32(one), load_i32(two)
-                store_i32(one, a + b)
-                store_i32(two, a - b)
-        half *= 2
+def draw_turns(key_0, key_1, step, wide, words, signs, turns):
+    """A step's signs of D places, or of the 4 D that w_down reads; returns r, the place where all branches move alike.
 
-
-@njit(**JIT)
-def round_shift(v, s):
-    """v / 2**s, rounded half up; a negative s shifts left."""
-    if s <= 0:
-        return v << -s
-    return (v + splat((1 << s) >> 1)) >> s
-
-
-@njit(**JIT)
-def bit_length(v):
-    """Bits of v >= 0."""
-    bits = 0
-    while v:
-        v >>= 1
-        bits += 1
-    return bits
-
-
-@njit(**JIT)
-def draw_branches(key_0, key_1, step, words, signs, turns, rows):
-    """A step's signs, and the Hadamard rows of its branches.
-
-    words : (whole 64s,) uint32, D at least: written
-    signs : (D,) int32, written: s
-    turns : (D,) int32, written: H[k][r] of each row
-    rows : (K,) int64, written, in ascending order
+    wide : 0, or 1 for 4 D
+    words : (whole 64s,) uint32, the number of places at least, and 192: written
+    signs : (places,) int32, written: s
+    turns : (places,) int32, written: H[k][r] of each row
     """
-    d, lanes, at = len(signs), address(LANES), address(words)
-    draw_words(BRANCH_SIGNS, 0, step, key_0, key_1, lanes, at, 33)
-    place = np.int64(words[32]) & (d - 1)
-    for j in range(d):
+    places, last = len(signs), 128 if wide else 32
+    draw_words(BRANCH_SIGNS, wide, step, key_0, key_1, address(LANES), address(words), last + 1)
+    place = np.int64(words[last]) & (places - 1)
+    for j in range(places):
         signs[j] = 2 * ((np.int64(words[j >> 5]) >> (j & 31)) & 1) - 1
         turns[j] = j == place
-    walsh_hadamard(address(turns), d)
+    walsh_hadamard(address(turns), places)
+    return place
+
+
+@njit(**JIT)
+def draw_rows(key_0, key_1, step, d, words, rows):
+    """The Hadamard rows of a step's branches of the wire.
+
+    words : (whole 64s,) uint32, D at least: written
+    rows : (K,) int64, written, in ascending order
+    """
     if len(rows) < d:
-        draw_words(BRANCH_ROWS, 0, step, key_0, key_1, lanes, at, d)
+        draw_words(BRANCH_ROWS, 0, step, key_0, key_1, address(LANES), address(words), d)
     chosen = 0
     for k in range(d):
         before = 0
@@ -155,34 +141,6 @@ def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte
             moves[k, v] = move
             moves_by_byte[v, k] = move
     return m
-
-
-@njit(**JIT)
-def magnitudes(block, model, kind):
-    """Address of 16 int64, the sums of a kind's magnitudes in each lane."""
-    return block.scratch + 4 * (256 + 2 * model.hidden_size + 16 * model.num_layers) + 128 * kind
-
-
-@njit(**JIT)
-def narrow(v, shift):
-    """Credit as a vote: clip8(round_shift(v, shift)); |v| < 2**28, shift 0 to 31."""
-    return clip8_lanes((v + splat((1 << shift) >> 1)) >> shift)
-
-
-@njit(**JIT)
-def deposit(at, r, v):
-    """Sixteen bytes as byte r, 0 to 3, of sixteen words; byte 0 clears the others."""
-    word = v & splat(255)
-    if r:
-        word = load_i32(at) | (word << (8 * r))
-    store_i32(at, word)
-
-
-@njit(**JIT)
-def cast(model, block, draw, kind, credit, at, r):
-    """Sixteen places' credit of a kind as votes in byte r of the words at an address."""
-    add_magnitudes(magnitudes(block, model, kind), credit)
-    deposit(at, r, narrow(credit, load_long(draw.shifts + 8 * kind)))
 
 
 @njit(**JIT)
@@ -265,35 +223,6 @@ def credit_wire(model, block, draw, t, i, target):
 
 
 @njit(**JIT)
-def limit(v):
-    """Credit that travels: within 2**20."""
-    return maximum(splat(-CREDIT_LIMIT), minimum(splat(CREDIT_LIMIT), v))
-
-
-@njit(**JIT)
-def pass_norm(model, block, draw, t, i, c, gains):
-    """From the head's input to the wire before the last norm: block.wire; and votes on the norm's gains.
-
-    c : address of (D,) int32, |c| < 2**15
-    gains : address of (D,) int32, added to
-    """
-    d = model.hidden_size
-    x = block.bytes + i * block.stride
-    weight = tensor_at(model, 1 + st.LAYER_TENSORS * model.num_layers)
-    wire = block.wire + 4 * (t * block.padded + i) * block.stride
-    rho = splat((1 << 14) // mean_magnitude(x, d))
-    shift = load_long(draw.shifts + 8 * st.GAIN_KIND)
-    for j in range(0, d, 16):
-        credit = load_i32(c + 4 * j)
-        # |x rho >> 6| <= 127 * 2**8 < 2**15, so that products stay below 2**30
-        gain = (credit * round_shift(load_i8(x + j) * rho, 6)) >> 8
-        add_magnitudes(magnitudes(block, model, st.GAIN_KIND), gain)
-        store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
-        passed = round_shift(credit * round_shift(load_i8(weight + j) * rho, 6), 8)
-        store_i32(wire + 4 * j, limit(passed))
-
-
-@njit(**JIT)
 def vote_along(model, block, draw, tokens, row, i, rows_out):
     """From the wire's end to its beginning, last byte first: votes of all that writes to it.
 
@@ -344,28 +273,36 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
     states, states_out : (streams, L, D) int8
     first : B step + i of the first stream given, for the rounding of the head's votes
     rows_out : (streams, T, D) int8, written: votes on the embedding's rows
-    gains : (D,) int32, written: votes on the last norm's gains
+    gains : (1 + 2 L, D) int32, written: votes on the gains of the last norm, and with stations of ln1 and ln2
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     returns : the readers' score in 1/256 bit
     """
     load_states(model, block, states, row)
     length, whole = block.length, 0
+    keeps = st.FOR_STATIONS if draw.stations else st.FOR_VOTES
+    shift = load_long(draw.shifts + 8 * st.GAIN_KIND)
+    weight = tensor_at(model, 1 + st.LAYER_TENSORS * model.num_layers)
     for kind in range(len(totals)):
         for lane in range(0, 32, 16):
             store_i32(magnitudes(block, model, kind) + 4 * lane, splat(0))
-    gains[:] = 0
+    gains[:, :] = 0
     for t in range(length):
-        read_token(model, noise, tables, block, t, tokens, row, True)
+        read_token(model, noise, tables, block, t, tokens, row, keeps)
         fine_head(model, block, t)
         for i in range(block.members):
             target = np.int64(tokens[row + i, t + 1])
             n = length * (first + row + i) + t
             whole += score_reader(model, tables, block, t, i, target, 2531 * (n & 4095))
             c = credit_wire(model, block, draw, t, i, target)
-            pass_norm(model, block, draw, t, i, c, address(gains))
+            x = block.bytes + i * block.stride
+            wire = block.wire + 4 * (t * block.padded + i) * block.stride
+            pass_norm(model, block, st.GAIN_KIND, shift, x, weight, c, address(gains), wire, 0)
     save_states(model, block, states_out, row)
-    for i in range(block.members):
-        vote_along(model, block, draw, tokens, row, i, rows_out)
+    if draw.stations:
+        vote_through(model, block, draw, tokens, row, rows_out, gains)
+    else:
+        for i in range(block.members):
+            vote_along(model, block, draw, tokens, row, i, rows_out)
     for kind in range(len(totals)):
         totals[kind] = 0
         for lane in range(16):

@@ -193,7 +193,7 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
     """One byte through the network, up to the head's input in block.bytes[IN].
 
     tokens : (rows, T or T + 1) uint8, of which the block's begin at ``row``
-    keeps : whether to leave behind what votes need
+    keeps : what to leave behind: NOTHING, FOR_VOTES or FOR_STATIONS
     """
     d, stride, members = model.hidden_size, block.stride, block.members
     plane = block.padded * stride
@@ -225,6 +225,8 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
         inputs = st.LAYER_INPUTS * layer * d
         h = block.states + layer * plane
 
+        if keeps == st.FOR_STATIONS:
+            save_rows(model, block, t, layer, st.S_X, x)
         norm_rows(model, noise, tables, block, first + st.LN1, x, read)
         product(model, noise, block, t, first + st.W_F, read, stride, d, d, one, stride, 0)
         product(model, noise, block, t, first + st.U_F, h, stride, d, d, two, stride, 0)
@@ -258,14 +260,24 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                     store_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j, f)
                     store_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j, c)
                     store_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j, old)
-                    to = saved_at(model, block, t, layer, st.S_FREE, i) + j
-                    store_i8(to, free(middle) * splat(st.FREE_MIDDLE))
+                    clear = free(middle) * splat(st.FREE_MIDDLE) + free(load_offset(read + at)) * splat(st.FREE_U)
+                    store_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j, clear)
 
+        if keeps == st.FOR_STATIONS:
+            save_rows(model, block, t, layer, st.S_MIDDLE, x)
         norm_rows(model, noise, tables, block, first + st.LN2, x, read)
         product(model, noise, block, t, first + st.W_UP, read, stride, d, 4 * d, mid, 4 * stride, OFFSET)
         product(model, noise, block, t, first + st.W_DOWN, mid, 4 * stride, 4 * d, d, one, stride, 0)
         if keeps:
             keep_inputs(block, t, inputs + st.X_MID * d, mid, 4 * stride, 4 * d)
+        if keeps == st.FOR_STATIONS:
+            inputs = (st.LAYER_INPUTS * model.num_layers + 1 + layer) * d
+            keep_inputs(block, t, inputs, read, stride, d)
+            save_rows(model, block, t, layer, st.S_DOWN, one)
+            for i in range(members):
+                to = saved_at(model, block, t, layer, st.S_Y, 0) + 4 * stride * i
+                for j in range(0, 4 * d, 16):
+                    store_i8(to + j, load_offset(mid + 4 * stride * i + j))
         for i in range(members):
             for j in range(0, d, 16):
                 at = i * stride + j
@@ -275,11 +287,21 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                 if keeps:
                     to = saved_at(model, block, t, layer, st.S_FREE, i) + j
                     clear = free(new) * splat(st.FREE_OUT) + free(down) * splat(st.FREE_DOWN)
+                    clear = clear + free(load_offset(read + at)) * splat(st.FREE_V)
                     store_i8(to, load_i8(to) + clear)
 
     norm_rows(model, noise, tables, block, 1 + st.LAYER_TENSORS * model.num_layers, x, read)
     if keeps:
         keep_inputs(block, t, st.LAYER_INPUTS * model.num_layers * d, read, stride, d)
+
+
+@njit(**JIT)
+def save_rows(model, block, t, layer, kind, x):
+    """Copy every member's (D,) bytes at an address to where they stay."""
+    for i in range(block.members):
+        to = saved_at(model, block, t, layer, kind, i)
+        for j in range(0, model.hidden_size, 16):
+            store_i8(to + j, load_i8(x + i * block.stride + j))
 
 
 @njit(**JIT)
@@ -339,7 +361,7 @@ def run_sequences(model, noise, tables, block, tokens, states_in, states_out, ro
         draw_signs(noise, block, ADAPTER_SIGNS, row >> 1)
     out = address(logits)
     for t in range(block.length):
-        read_token(model, noise, tables, block, t, tokens, row, False)
+        read_token(model, noise, tables, block, t, tokens, row, st.NOTHING)
         head(model, noise, block, t, block.logits)
         for i in range(block.members):
             for j in range(0, 256, 16):
@@ -359,7 +381,7 @@ def run_pair_block(model, noise, tables, block, tokens, states_in, states_out, r
     load_states(model, block, states_in, 2 * row)
     draw_signs(noise, block, DIRECTION_SIGNS, first + row)
     for t in range(block.length):
-        read_token(model, noise, tables, block, t, tokens, row, False)
+        read_token(model, noise, tables, block, t, tokens, row, st.NOTHING)
         head(model, noise, block, t, block.logits)
         for i in range(block.members):
             target = np.int64(tokens[row + (i >> 1), t + 1])

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from numba import njit
 
+from egg.kernels.arithmetic import STATIONS
 from egg.kernels.cpu.simd import instruction_set, leading_zeros, load_long, load_word, offset
 
 OFFSET = offset()  # of the bytes of a matrix input, see simd.py
@@ -25,11 +26,20 @@ LAYER_INPUTS = 7
 V_GATE, V_CANDIDATE, V_DOWN = range(3)
 LAYER_OUTPUTS = 3
 EMBEDDING_KIND, GAIN_KIND, LAYER_KINDS = range(3)  # kinds: the first two, then three a layer
+# With stations three more a layer follow, and after the head's the MLP's middle of each layer as outputs that vote, 4
+# wide, and what w_up reads as inputs.
+V_UP, V_LN2, V_LN1 = range(3)
 # What a reader leaves behind of each byte and layer: gate, candidate, the state before, and what is free (FREE_*).
 S_GATE, S_CANDIDATE, S_STATE, S_FREE = range(4)
 SAVED = 4
-# The residual after the MLP, the MLP's output, the residual before it
-FREE_OUT, FREE_DOWN, FREE_MIDDLE = 1, 2, 4
+# And for stations: the residual before the layer and before the MLP, the MLP's output and its middle, 4 wide.
+S_X, S_MIDDLE, S_DOWN, S_Y = range(4, 8)
+SAVED_FOR_STATIONS = 11
+# The residual after the MLP, the MLP's output, the residual before it, what the gates read, what the MLP reads
+FREE_OUT, FREE_DOWN, FREE_MIDDLE, FREE_U, FREE_V = 1, 2, 4, 8, 16
+NOTHING, FOR_VOTES, FOR_STATIONS = range(3)  # what a reader leaves behind
+ON = {name: 1 << i for i, name in enumerate(STATIONS)}
+GATES, STATE, PAST_, MIDDLE, MLP = ON.values()  # bits of BranchParameters.stations
 
 
 # What follows holds addresses, not arrays: Numba counts references to arrays, atomically, at every use. The backend
@@ -81,6 +91,15 @@ class BranchParameters(NamedTuple):
     signs: int  # (D,) int32: s
     turns: int  # (K,) int32: H[k][r]
     shifts: int  # (kinds,) int64
+    # of stations, see stations.py:
+    stations: int  # bits of those that are on
+    station_moves: int  # (parameters,) int8: M of each matrix, where the matrix lies in the flat vector
+    station_shifts: int  # (tensors,) int64: m
+    all_turns: int  # (D,) int32: H[k][r]
+    place: int  # r
+    wide_signs: int  # (4 D,) int32: s
+    wide_turns: int  # (4 D,) int32
+    wide_place: int
 
 
 class Block(NamedTuple):
@@ -103,9 +122,11 @@ class Block(NamedTuple):
     wide: int  # (padded, wide_row) uint8: a product's input and, after it, z, offset
     # of readers that branch:
     fine: int  # (padded, 256) int16: logits in 1/4096 bit
-    saved: int  # (T, L, SAVED, padded, stride) int8
+    planes: int  # SAVED, or with stations SAVED_FOR_STATIONS
+    saved: int  # (T, L, planes, padded, stride) int8
     wire: int  # (T, padded, stride) int32: credit at the wire's end
     scratch: int  # (256 + 2 D + 16 L + 16 kinds,) int32 and int64 words of one reader, see branches.py
+    work: int  # of stations, see stations.py
     # what they leave for the votes' products, see votes.py; quads are rows of four members at one byte
     quads: int  # of the whole step
     quad: int  # the block's first
@@ -164,7 +185,7 @@ def embedding_sign(model, block, i, byte):
 @njit(**JIT)
 def saved_at(model, block, t, layer, kind, i):
     """Address of what member i left behind at a byte in a layer, (D,) int8."""
-    row = ((t * model.num_layers + layer) * SAVED + kind) * block.padded + i
+    row = ((t * model.num_layers + layer) * block.planes + kind) * block.padded + i
     return block.saved + row * block.stride
 
 

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from egg.kernels.arithmetic import BRANCH_BITS, LIMIT
+from egg.kernels.arithmetic import BRANCH_BITS, FITNESS_LIMIT, LIMIT
 from egg.kernels.cpu import simd
 from egg.kernels.cpu.simd import (
     BYTES,
@@ -25,9 +25,11 @@ from egg.kernels.cpu.simd import (
     V_I32,
     bit_mask,
     broadcast,
+    call,
     clip8,
     constant,
     dot4,
+    flip_offset,
     limit,
     load,
     store,
@@ -37,8 +39,11 @@ ROWS = 4
 V_I16 = ir.VectorType(I16, LANES)
 
 
-def sums(b, dot, factor_type, x, x_row, x_step, w, w_step, steps, start, vectors):
-    """Emit the loop: acc[row][vector] = start[vector] + sum over steps of dot(x word of the row, w vector)."""
+def sums(b, dot, factor_type, x, x_row, x_step, w, w_step, steps, start, vectors, beside=None):
+    """Emit the loop: acc[row][vector] = start[vector] + sum over steps of dot(x word of the row, w vector).
+
+    beside : how far behind x a second word lies, if ``dot`` takes both as a pair
+    """
     before = b.block
     loop, done = b.append_basic_block("steps"), b.append_basic_block("done")
     b.branch(loop)
@@ -53,8 +58,10 @@ def sums(b, dot, factor_type, x, x_row, x_step, w, w_step, steps, start, vectors
     ws = [b.bitcast(load(b, b.add(w_at, I64(64 * v)), V_I32), factor_type) for v in range(vectors)]
     after = []
     for row in range(ROWS):
-        word = load(b, b.add(x_at, b.mul(x_row, I64(row))), I32)
-        xs = b.bitcast(broadcast(b, word, V_I32), factor_type)
+        at = b.add(x_at, b.mul(x_row, I64(row)))
+        xs = b.bitcast(broadcast(b, load(b, at, I32), V_I32), factor_type)
+        if beside is not None:
+            xs = xs, b.bitcast(broadcast(b, load(b, b.add(at, beside), I32), V_I32), factor_type)
         after.append([dot(b, acc[row][v], xs, ws[v]) for v in range(vectors)])
     x_next, w_next, left_next = b.add(x_at, x_step), b.add(w_at, w_step), b.sub(left, I64(1))
     for phi, value in ((x_at, x_next), (w_at, w_next), (left, left_next)):
@@ -151,6 +158,41 @@ def _vote_tile(vectors):
     return tile
 
 
+def _station_tile(vectors):
+    """Fitness of 16 * vectors branches of a matrix for each of 4 readers: sum of g (a + M, limited, - a).
+
+    a, row : address of the outputs of the first reader, bytes, and from one reader's to the next's
+    beside : from a to g, their credit
+    moves, step : address of the branches' moves, four outputs to a word, and from one four to the next
+    base : address of (4,) int32, sums of g a with a offset: what the reader itself has
+    """
+
+    def dot(b, acc, outputs, moves):
+        a, g = outputs
+        moved = call(b, f"llvm.sadd.sat.v{BYTES.count}i8", BYTES, a, moves)
+        return dot4(b, acc, flip_offset(b, moved), g)
+
+    @intrinsic
+    def tile(typing_context, a, row, beside, moves, step, fours, base, out, out_row):
+        signature = types.void(*[types.int64] * 9)
+
+        def codegen(context, b, _, values):
+            a, row, beside, moves, step, fours, base, out, out_row = values
+            begin = [constant(V_I32, 0)] * vectors
+            # |sum| <= 4,096 outputs * 255 * 127 < 2**27
+            acc = sums(b, dot, BYTES, a, row, I64(4), moves, step, fours, begin, vectors, beside)
+            for i in range(ROWS):
+                own = broadcast(b, load(b, b.add(base, I64(4 * i)), I32), V_I32)
+                for v in range(vectors):
+                    value = limit(b, b.sub(acc[i][v], own), -FITNESS_LIMIT, FITNESS_LIMIT)
+                    store(b, value, b.add(b.add(out, b.mul(out_row, I64(i))), I64(4 * LANES * v)))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
 # Wide tiles need 32 registers of 16 lanes; elsewhere all tiles are narrow.
 WIDE = 4 if simd.instruction_set == "avx512vnni" else 1
 COLUMNS = LANES * WIDE
@@ -158,3 +200,4 @@ clean_tile, narrow_clean_tile = (_product_tile(v, "clean") for v in (WIDE, 1))
 moved_tile, narrow_moved_tile = (_product_tile(v, "moved") for v in (WIDE, 1))
 fine_tile = _product_tile(WIDE, "fine")  # the head's: it always has 256 outputs
 vote_tile, narrow_vote_tile = (_vote_tile(v) for v in (WIDE, 1))
+station_tile, narrow_station_tile = (_station_tile(v) for v in (WIDE, 1))

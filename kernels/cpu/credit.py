@@ -1,0 +1,111 @@
+"""What branches of the wire and of stations share: the transform, votes of a byte, credit before a norm."""
+
+from numba import njit
+
+from egg.kernels.arithmetic import CREDIT_LIMIT
+from egg.kernels.cpu.forward import mean_magnitude
+from egg.kernels.cpu.simd import (
+    add_magnitudes,
+    clip8_lanes,
+    hadamard16,
+    load_i8,
+    load_i32,
+    load_long,
+    maximum,
+    minimum,
+    splat,
+    store_i32,
+)
+from egg.kernels.cpu.structures import JIT
+
+
+@njit(**JIT)
+def walsh_hadamard(x, d):
+    """Transform D int32 at an address in place, in natural order; D is 16 or more."""
+    for j in range(0, d, 16):
+        store_i32(x + 4 * j, hadamard16(load_i32(x + 4 * j)))
+    half = 16
+    while half < d:
+        for start in range(0, d, 2 * half):
+            for j in range(start, start + half, 16):
+                one, two = x + 4 * j, x + 4 * (j + half)
+                a, b = load_i32(one), load_i32(two)
+                store_i32(one, a + b)
+                store_i32(two, a - b)
+        half *= 2
+
+
+@njit(**JIT)
+def round_shift(v, s):
+    """v / 2**s, rounded half up; a negative s shifts left."""
+    if s <= 0:
+        return v << -s
+    return (v + splat((1 << s) >> 1)) >> s
+
+
+@njit(**JIT)
+def bit_length(v):
+    """Bits of v >= 0."""
+    bits = 0
+    while v:
+        v >>= 1
+        bits += 1
+    return bits
+
+
+@njit(**JIT)
+def magnitudes(block, model, kind):
+    """Address of 16 int64, the sums of a kind's magnitudes in each lane."""
+    return block.scratch + 4 * (256 + 2 * model.hidden_size + 16 * model.num_layers) + 128 * kind
+
+
+@njit(**JIT)
+def narrow(v, shift):
+    """Credit as a vote: clip8(round_shift(v, shift)); |v| < 2**28, shift 0 to 31."""
+    return clip8_lanes((v + splat((1 << shift) >> 1)) >> shift)
+
+
+@njit(**JIT)
+def deposit(at, r, v):
+    """Sixteen bytes as byte r, 0 to 3, of sixteen words; byte 0 clears the others."""
+    word = v & splat(255)
+    if r:
+        word = load_i32(at) | (word << (8 * r))
+    store_i32(at, word)
+
+
+@njit(**JIT)
+def cast(model, block, draw, kind, credit, at, r):
+    """Sixteen places' credit of a kind as votes in byte r of the words at an address."""
+    add_magnitudes(magnitudes(block, model, kind), credit)
+    deposit(at, r, narrow(credit, load_long(draw.shifts + 8 * kind)))
+
+
+@njit(**JIT)
+def limit(v):
+    """Credit that travels: within 2**20."""
+    return maximum(splat(-CREDIT_LIMIT), minimum(splat(CREDIT_LIMIT), v))
+
+
+@njit(**JIT)
+def pass_norm(model, block, kind, shift, x, weight, credit, gains, wire, adds):
+    """From what a norm gives to the wire before it; and votes on the norm's gains.
+
+    kind, shift : of the gains' credit
+    x, weight : addresses of (D,) int8, the wire and the gains
+    credit : address of (D,) int32, 16 bits
+    gains : address of (D,) int32, added to
+    wire : address of (D,) int32, set or, with ``adds`` 1, added to
+    """
+    d = model.hidden_size
+    rho = splat((1 << 14) // mean_magnitude(x, d))
+    for j in range(0, d, 16):
+        c = load_i32(credit + 4 * j)
+        # |x rho >> 6| <= 127 * 2**8 < 2**15, so that products stay below 2**30
+        gain = (c * round_shift(load_i8(x + j) * rho, 6)) >> 8
+        add_magnitudes(magnitudes(block, model, kind), gain)
+        store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
+        passed = round_shift(c * round_shift(load_i8(weight + j) * rho, 6), 8)
+        if adds:
+            passed = passed + load_i32(wire + 4 * j)
+        store_i32(wire + 4 * j, limit(passed))
