@@ -118,7 +118,7 @@ def test_files_that_are_no_adapters(adapted, model, egg, tmp_path):
         status, _, err = egg("sample", model, "--adapter", tmp_path / name)
         assert status == 2 and str(tmp_path / name) in err and err.count("\n") == 1
     status, _, err = egg("sample", model, "--adapter", model / "model.safetensors")
-    assert status == 2 and "no adapter" in err
+    assert status == 2 and "is not an adapter" in err
 
 
 def test_all_weights(model, text, egg, tmp_path):
