@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from egg.kernels import BackendError, Draw, Noise, Shape, get_backend
+from egg.kernels.arithmetic import STATIONS
 from egg.kernels.reference import scores
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -110,28 +111,34 @@ def assert_same_votes(expected, got, layout):
         np.testing.assert_array_equal(layout.views(got.votes)[name], votes, err_msg=name)
 
 
-def drawn_step(shape, rng, streams, length, branches):
+def drawn_step(shape, rng, streams, length, branches, stations=()):
     """Text, states and a draw with shifts that let some votes reach their limit."""
     tokens = text_of(rng, streams, length + 1)
     layers = (streams, shape.num_layers, shape.hidden_size)
     states = rng.integers(-127, 128, layers).astype(np.int8)
-    shifts = rng.integers(0, 14, shape.vote_kinds())
-    return tokens, states, Draw(2**63 + streams, 2**32 - 2, branches, shifts)
+    shifts = rng.integers(0, 14, shape.vote_kinds(bool(stations)))
+    return tokens, states, Draw(2**63 + streams, 2**32 - 2, branches, shifts, stations)
 
 
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)
 def test_branch_votes_equal(fast, hidden_size, num_layers):
     shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(hidden_size)
-    cases = [  # scale, streams, T, branches
-        (16, 5, 6, hidden_size),
-        (16, 9, 3, 16),
-        (400, 3, 1, hidden_size),
-        (2, 13, 4, min(32, hidden_size)),
-        (0, 1, 2, hidden_size),
+    cases = [  # scale, streams, T, branches, stations
+        (16, 5, 6, hidden_size, ()),
+        (16, 9, 3, 16, ()),
+        (400, 3, 1, hidden_size, ()),
+        (2, 13, 4, min(32, hidden_size), ()),
+        (0, 1, 2, hidden_size, ()),
+        (16, 5, 6, hidden_size, STATIONS),
+        (400, 3, 2, 16, STATIONS),
+        (2, 13, 4, hidden_size, STATIONS),
+        (0, 1, 2, hidden_size, STATIONS),
+        (30, 6, 3, hidden_size, ("gates", "state")),
+        (30, 6, 3, hidden_size, ("past", "middle")),
     ]
-    for scale, streams, length, branches in cases:
+    for scale, streams, length, branches, stations in cases:
         weights = weights_of(shape, rng, scale)
-        tokens, states, draw = drawn_step(shape, rng, streams, length, branches)
+        tokens, states, draw = drawn_step(shape, rng, streams, length, branches, stations)
         expected, got = (
             b.cast_votes(b.prepare(shape, weights), tokens, states, draw, first_row=77) for b in (REFERENCE, fast)
         )
@@ -145,8 +152,8 @@ def test_branch_votes_in_tiny_blocks(fast, monkeypatch):
     monkeypatch.setattr(backend, "BLOCK_BYTES", 1)
     shape, rng = Shape(64, 1), np.random.default_rng(5)
     weights = weights_of(shape, rng, 16)
-    for length in (3, 21):
-        tokens, states, draw = drawn_step(shape, rng, 37, length, 64)
+    for length, stations in ((3, ()), (21, ()), (4, STATIONS)):
+        tokens, states, draw = drawn_step(shape, rng, 37, length, 64, stations)
         expected, got = (b.cast_votes(b.prepare(shape, weights), tokens, states, draw) for b in (REFERENCE, fast))
         assert_same_votes(expected, got, shape)
 
@@ -157,7 +164,7 @@ def test_votes_of_another_step_are_not_left_over(fast):
     model = fast.prepare(shape, weights_of(shape, rng, 16))
     small = drawn_step(shape, rng, 3, 2, 16)
     first = fast.cast_votes(model, *small).votes.copy()
-    fast.cast_votes(model, *drawn_step(shape, rng, 21, 7, 16))
+    fast.cast_votes(model, *drawn_step(shape, rng, 21, 7, 16, STATIONS))
     np.testing.assert_array_equal(fast.cast_votes(model, *small).votes, first)
 
 

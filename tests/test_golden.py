@@ -20,6 +20,11 @@ RUNS = {
         ModelConfig(16, 2),
         EvolutionConfig(streams=5, seq_len=7, schedule_tokens=10**6, schedule="cosine", seed=5),
     ),
+    "stations": (ModelConfig(64, 2), EvolutionConfig(credit="stations", seq_len=12, schedule_tokens=10**5)),
+    "stations-some": (
+        ModelConfig(16, 1),
+        EvolutionConfig(streams=6, seq_len=9, credit="stations", stations="gates,past,middle", step_size=2.5),
+    ),
     "paper": (ModelConfig(16, 2), EvolutionConfig(recipe="paper", population_size=24, seq_len=20, seed=3)),
 }
 PINNED = {
@@ -34,6 +39,14 @@ PINNED = {
     "egg-small": (
         [71680, 71680, 67433, 64196, 61818, 60234, 55292, 53665, 51596, 49673],
         "4d5eda2c5510cdb8209ec8cf676e0a0e7d24f119a93f95c96bb4dbb501334cc8",
+    ),
+    "stations": (
+        [393216, 315358, 254769, 229797, 221461, 207964, 215887, 205038, 200451, 194722],
+        "635dc6b04474d60538f4c317605599f9954524b5f0a81ac4da2a3bd00b39d58f",
+    ),
+    "stations-some": (
+        [110592, 73135, 64639, 63341, 90105, 66897, 66468, 60640, 59248, 60680],
+        "e7ec96365e38b924a983d53edc7b544d9006c038fa63a4b7b85d6d774f5381be",
     ),
     "paper": (
         [67276, 66074, 66028, 65661, 64904, 64863, 64799, 63281, 64175, 63455],

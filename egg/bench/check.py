@@ -4,7 +4,7 @@ import numpy as np
 
 from egg.errors import EggError
 from egg.kernels import get_backend
-from egg.kernels.arithmetic import MASTER_BITS, MIN_BRANCHES, REWARD_MASTER_BITS
+from egg.kernels.arithmetic import MASTER_BITS, MIN_BRANCHES, REWARD_MASTER_BITS, STATIONS
 from egg.kernels.backend import Backend, Draw, Noise
 from egg.kernels.layout import Shape
 
@@ -66,11 +66,12 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
     model = backend.prepare(shape, weights)
     results: dict[str, tuple] = {"forward": backend.forward(model, tokens, states[:STREAMS])}
     if branches:
-        shifts = rng.integers(4, 13, shape.vote_kinds())
+        shifts = rng.integers(4, 13, shape.vote_kinds(stations=True))
+        few, all_ = (Draw(1, 17, count, shifts[: shape.vote_kinds()]) for count in (MIN_BRANCHES, shape.hidden_size))
         master, squares = weights.astype(np.int32) << MASTER_BITS, np.arange(shape.rows)
         results |= {"cast_votes": (), "update_rows": (master, squares)}
-        for count in dict.fromkeys((MIN_BRANCHES, shape.hidden_size)):
-            cast = backend.cast_votes(model, tokens, states[:STREAMS], Draw(1, 17, count, shifts), first_row=5)
+        for draw in (few, all_, Draw(1, 17, shape.hidden_size, shifts, STATIONS)):
+            cast = backend.cast_votes(model, tokens, states[:STREAMS], draw, first_row=5)
             results["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
             results["update_rows"] += (backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15),)
     master = weights.astype(np.int16) << REWARD_MASTER_BITS

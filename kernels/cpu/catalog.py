@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
+from egg.kernels.arithmetic import STATIONS
 from egg.kernels.audit import Code, elf_functions
 from egg.kernels.backend import Adapter, Draw, Noise
 from egg.kernels.cpu.adapters import OVERLOADS
@@ -21,13 +22,12 @@ PATHS = {
     name: path
     for path, names in {
         "forward": "pack forward tiles structures adapters branches.read_and_credit",
-        "perturbation": "signs full_rank forward.project forward.vector branches.draw_branches "
-        "branches.prepare_branches pair_votes.draw_directions structures.gain structures.side "
+        "perturbation": "signs full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
+        "branches.prepare_branches stations.prepare_moves pair_votes.draw_directions structures.gain structures.side "
         "structures.embedding_sign structures.a_signs structures.b_signs adapters.factor_signs",
         "score": "score branches.score_reader",
-        "credit": "branches",
-        "vote": "votes pair_votes full_rank.sum_signs branches.cast branches.deposit branches.narrow "
-        "branches.vote_along",
+        "credit": "branches credit stations",
+        "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow branches.vote_along",
         "coding": "coder",
         "update": "votes.integer_root votes.move_rows votes.move_master votes.move_signs",
     }.items()
@@ -137,6 +137,8 @@ def compile_all(backend) -> None:
         draw = Draw(0, 0, d, np.zeros(shape.vote_kinds(), np.int64))
         backend.forward(model, tokens, states)
         cast = backend.cast_votes(model, tokens, states, draw)
+        shifts = np.zeros(shape.vote_kinds(stations=True), np.int64)
+        backend.cast_votes(model, tokens, states, Draw(0, 0, d, shifts, STATIONS))
         squares = np.zeros(shape.rows, np.int64)
         backend.update_rows(shape, weights.astype(np.int32), squares, cast.votes, 0, 1)
         layout = AdapterShape(shape, 1, shape.matrices)
