@@ -73,7 +73,7 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
     """All steps, a line of metrics.jsonl and of ``rows`` each; returns the signal that ended them early, if one did."""
     began, steps, heard = time.perf_counter(), evolution.settings.steps, []
     restore = catch_signals(heard.append)
-    with ExitStack() as held, open(out / METRICS, "w", encoding="utf-8") as log:
+    with ExitStack() as held, open(out / METRICS, "x", encoding="utf-8") as log:
         held.callback(restore)
         for step in range(1, steps + 1):
             if heard:

@@ -51,6 +51,6 @@ def folder_for(out: str | None) -> Path:
     """Where an adapter goes; raises EggError for a folder that has one, or a run: neither is gone on with here."""
     there = () if out is None else (ADAPTER, checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS)
     for name in there:
-        if (Path(out) / name).exists():
+        if os.path.lexists(Path(out) / name):  # a link that leads nowhere too
             raise EggError(f"--out {out} holds {name} already: give another folder")
     return new_folder(out, ADAPT)
