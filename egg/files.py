@@ -9,6 +9,7 @@ import stat
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import TextIO
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.writing")
 """Name of a file that is not whole yet: unique to its writer, and unlike a user's file."""
@@ -38,6 +39,12 @@ def read_file(path: str | Path, most: int = MAX_TEXT) -> bytes:
     if content is None or len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return content
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open a file of lines, or a new one, to append to it; raises OSError, also for a link that somebody laid."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
 
 
 def write_synced(path: Path, content: bytes) -> None:

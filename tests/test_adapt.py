@@ -213,6 +213,16 @@ def test_what_cannot_be_asked(model, text, egg, tmp_path, flags, says):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize("flags", [("--data",), ("--reward", "egg.rewards:target_length", "--prompts")])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "adapter.safetensors"])
+def test_a_link_that_leads_nowhere_is_not_followed(model, book, egg, tmp_path, name, flags):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "mine")
+    status, _, err = egg("adapt", model, *flags, book, "--out", tmp_path / "out")
+    assert (status, err.count("\n")) == (2, 1) and f"holds {name}" in err
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_folder_with_an_adapter_is_not_written_over(adapted, model, text, egg):
     before = (adapted / "adapter.safetensors").read_bytes()
     for rank in ("2", "full"):

@@ -67,6 +67,7 @@ def test_a_path_that_is_not_utf8_does_not_stop_a_run():
 BAD = {
     "steps = ": "is not TOML",
     "steps = 1\nsteps = 2": "is not TOML",
+    "steps = 0x" + "f" * 5000: "is not TOML",
     "\udcff": "is not TOML",
     "speed = 3\nseed = 1\ncolour = 2": "unknown 'speed', 'colour'",
     "[model]\nhidden_size = 16": "unknown 'model'",

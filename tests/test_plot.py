@@ -84,6 +84,16 @@ def test_a_name_is_no_formula(egg, runs, tmp_path):
         assert status == 0, err
 
 
+@pytest.mark.parametrize("fingerprint", [[1], {}, 3])
+def test_a_forged_fingerprint_is_no_texts(egg, runs, tmp_path, fingerprint):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_bytes((runs[0] / "metrics.jsonl").read_bytes())
+    (run / "config.json").write_text(json.dumps({"corpus": {"fingerprint": fingerprint}}))
+    status, _, err = egg("plot", run)
+    assert status == 0 and "not in the cache" in err
+
+
 def test_without_the_text_there_are_curves_without_lines(egg, runs, cache, tmp_path):
     status, _, err = egg("plot", runs[0], "--out", tmp_path / "x")
     assert status == 0 and "not in the cache" in err

@@ -73,7 +73,7 @@ def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) ->
     """Take all steps, and add each to metrics.jsonl and ``rows``; returns the signal that ended them early, or None."""
     began, steps, signals = time.perf_counter(), evolution.settings.steps, []
     restore = catch_signals(signals.append)
-    with ExitStack() as stack, open(out / METRICS, "w", encoding="utf-8") as log:
+    with ExitStack() as stack, open(out / METRICS, "x", encoding="utf-8") as log:
         stack.callback(restore)
         for step in range(1, steps + 1):
             if signals:

@@ -66,4 +66,4 @@ def _text(run: Curves) -> tuple[str | None, int]:
     corpus, settings = run.config.get("corpus"), run.config.get("run")
     fingerprint = corpus.get("fingerprint") if isinstance(corpus, dict) else None
     limit = settings.get("eval_bytes") if isinstance(settings, dict) else 0
-    return fingerprint, limit if type(limit) is int and limit >= 0 else 0
+    return fingerprint if isinstance(fingerprint, str) else None, limit if type(limit) is int and limit >= 0 else 0

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from egg.config import Config
 from egg.errors import EggError, telling
@@ -37,6 +38,21 @@ def to_toml(config: Config, made_with: dict[str, str] | None = None) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
+def read_toml(path: str | Path, where: str) -> dict[str, Any]:
+    """What a file of TOML holds.
+
+    where : the file, as messages name it
+    Raises EggError, one line, for a file that cannot be read, is no TOML, or holds a number that cannot be shown.
+    """
+    try:
+        with telling(where, "; give a TOML file"):
+            content = tomllib.loads(read_file(path, MAX_TOML).decode())
+        repr(content)  # ValueError for a number of thousands of digits, which TOML can say in hexadecimal
+    except (ValueError, RecursionError) as error:
+        raise EggError(f"{where} is not TOML: {error}") from None
+    return content
+
+
 def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[str, str | int | float]:
     """The settings in a file, under its own keys.
 
@@ -44,11 +60,7 @@ def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[
     where : the file's name in messages
     Raises EggError, one line, for a file that cannot be read, is not TOML, or holds anything else.
     """
-    try:
-        with telling(where, "; give a TOML file"):
-            content = tomllib.loads(read_file(path, MAX_TOML).decode())
-    except (ValueError, RecursionError) as error:
-        raise EggError(f"{where} is not TOML: {error}") from None
+    content = read_toml(path, where)
     unknown = [key for key in content if key.replace("-", "_") not in known]
     if unknown:
         raise EggError(

@@ -49,6 +49,6 @@ def folder_for(out: str | None) -> Path:
     """The folder of an adapter; raises EggError for a folder that has one, or a run: neither can be continued."""
     names = () if out is None else (ADAPTER, checkpoint.CONFIG, METRICS, checkpoint.CHECKPOINTS)
     for name in names:
-        if (Path(out) / name).exists():
+        if os.path.lexists(Path(out) / name):  # also a link to nothing
             raise EggError(f"--out {out} holds {name} already: give another folder")
     return new_folder(out, ADAPT)

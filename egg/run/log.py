@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from egg.errors import EggError, telling
-from egg.files import open_file
+from egg.files import open_file, open_to_append
 
 METRICS = "metrics.jsonl"
 DENSE = 10_000  # lines of a log between two doublings of the steps
@@ -90,7 +90,7 @@ class RunLog:
         path = run / METRICS
         with telling(f"cannot write {path}"):
             self.path = path
-            self._file = open(path, "a", encoding="utf-8")
+            self._file = open_to_append(path)
             self._file.truncate(history.end)
         if history.last:
             self.write(history.last)

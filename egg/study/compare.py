@@ -11,14 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from egg.errors import EggError, telling
 from egg.files import read_file, replace_file
 from egg.model import checkpoint
-from egg.run.config_file import MAX_TOML
+from egg.run.config_file import MAX_TOML, read_toml
 from egg.run.lock import locked
 from egg.run.log import METRICS, VALIDATION, is_number, read_records
 from egg.run.origin import commit
@@ -70,11 +69,7 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
     Settings at the top are common to all configurations; each table is one configuration, and overrides them.
     Raises EggError, one line, for a file that cannot be read or holds anything else.
     """
-    try:
-        with telling(f"cannot read {path}"):
-            content = tomllib.loads(read_file(path, MAX_TOML).decode())
-    except (ValueError, RecursionError) as error:
-        raise EggError(f"{path} is no TOML file: {error}") from error
+    content = read_toml(path, str(path))
     seeds = content.pop(SEEDS, [1, 2])
     if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
         raise EggError(f"{path}: {SEEDS} must be a list of whole numbers, as in seeds = [1, 2]")
