@@ -287,8 +287,12 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
         assert found.evolved == voted_parameters(shape) and found.network.adapter is None
 
 
-def test_adapting_for_less_than_a_step_is_refused(model):
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"tokens": 8}, "a step takes 512"), ({"tokens": 512, "credit": "stations"}, "learn with credit wire")],
+)
+def test_adapting_that_cannot_be_is_refused(model, settings, reason):
     shape, weights, _ = read_model(model)
     text = np.zeros(100, np.uint8)
-    with pytest.raises(EggError, match="a step takes 512"):
-        adapt(Network(get_backend("numpy"), shape, weights), CorpusText(text), text, rank=1, tokens=8)
+    with pytest.raises(EggError, match=reason):
+        adapt(Network(get_backend("numpy"), shape, weights), CorpusText(text), text, rank=1, **settings)

@@ -38,10 +38,13 @@ ADAPTED = "gru,w_down,head"
 class AdapterEvolution(BranchEvolution):
     """An adapter in training; ``weights`` are its factors, ``base`` is the frozen model.
 
-    config : an object with ``model`` and ``evolution``, of recipe egg, see egg.config
+    config : an object with ``model`` and ``evolution``, of recipe egg with credit wire, see egg.config
+    Raises EggError for credit stations.
     """
 
     def __init__(self, config, base: Network, text: Text, layout: AdapterShape):
+        if config.evolution.credit != "wire":
+            raise EggError("credit stations: an adapter's factors learn with credit wire, or choose all weights")
         super().__init__(config, base.backend, text)
         self.base, self.layout = base, layout
         self.begin_from(initial_factors(layout, self.config.seed))
