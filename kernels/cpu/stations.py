@@ -160,7 +160,11 @@ def kind_shift(draw, kind):
 
 @njit(**JIT)
 def gains_at(gains, layer, norm):
-    """Address of the votes on a layer's gains; norm 0 is ln1, 1 ln2."""
+    """Address of the votes on a layer's gains.
+
+    gains : (1 + 2 L, D) int32
+    norm : 0 is ln1, 1 ln2
+    """
     return address(gains) + 4 * gains.shape[1] * (1 + 2 * layer + norm)
 
 
@@ -222,7 +226,11 @@ def credit_mlp(model, block, draw, t, layer, gains):
 
 @njit(**JIT)
 def credit_gru(model, block, draw, t, layer, tokens, row, gains):
-    """The gated unit of a layer, likewise; and what the byte leaves to the state before it, in ``ahead``."""
+    """The gated unit of a layer, likewise; and what the byte leaves to the state before it, in ``ahead``.
+
+    tokens : (streams, T + 1) uint8, the block's beginning at ``row``
+    gains : (1 + 2 L, D) int32, added to
+    """
     d, layers, stride, padded = model.hidden_size, model.num_layers, block.stride, block.padded
     first, plane = 1 + st.LAYER_TENSORS * layer, padded * stride
     gate_kind, candidate_kind = st.LAYER_KINDS + 3 * layer + st.V_GATE, st.LAYER_KINDS + 3 * layer + st.V_CANDIDATE
