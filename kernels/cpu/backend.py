@@ -20,7 +20,7 @@ from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
 from egg.kernels.cpu.reciprocal import reciprocals
 from egg.kernels.cpu.simd import aligned
-from egg.kernels.cpu.stations import prepare_moves, work_bytes
+from egg.kernels.cpu.stations import prepare_moves, vote_through, work_bytes
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
 from egg.kernels.philox import key_words
@@ -354,26 +354,17 @@ class NumbaBackend:
         stretches = self.spread(fours, self.members_per_block(shape, layout) // 4, 1)
         gains = self.buffer("gains", (len(stretches), 1 + 2 * shape.num_layers, d), np.int32)
         totals = np.empty((len(stretches), kinds), np.int64)
+        vote = vote_through if with_stations else branches.vote_along
 
         def read(begin, end, gains, totals):
             first, last = 4 * begin, min(4 * end, streams)
             block = self.block(shape, last - first, length, credited=True, stations=with_stations, adapter=layout)
             block = block._replace(quad=begin * length, **places)
-            return branches.read_and_credit(
-                packed,
-                CLEAN,
-                self.tables,
-                block,
-                branches_,
-                tokens,
-                states,
-                states_out,
-                first,
-                first_row,
-                rows,
-                gains,
-                totals,
+            score = branches.read_and_credit(
+                packed, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row, gains
             )
+            vote(packed, block, branches_, tokens, first, rows, gains, totals)
+            return score
 
         tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
         score = sum(self.run(read, tasks))

@@ -24,6 +24,7 @@ from egg.kernels.cpu.credit import (
     narrow,
     pass_norm,
     round_shift,
+    sum_magnitudes,
     walsh_hadamard,
 )
 from egg.kernels.cpu.forward import fine_head, load_states, log2_of, read_token, save_states
@@ -54,7 +55,6 @@ from egg.kernels.cpu.simd import (
     store_word,
     total,
 )
-from egg.kernels.cpu.stations import vote_through
 from egg.kernels.cpu.structures import JIT, V_CANDIDATE, V_DOWN, V_GATE, quad_at, saved_at, tensor_at
 from egg.kernels.philox import BRANCH_ROWS, BRANCH_SIGNS
 
@@ -223,11 +223,25 @@ def credit_wire(model, block, draw, t, i, target):
 
 
 @njit(**JIT)
-def vote_along(model, block, draw, tokens, row, i, rows_out):
-    """From the wire's end to its beginning, last byte first: votes of all that writes to it.
+def vote_along(model, block, draw, tokens, row, rows_out, gains, totals):
+    """After ``read_and_credit``: along the wire, from its end to its beginning, votes of all that writes to it.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
     rows_out : (streams, T, D) int8, written: votes on the embedding's rows
+    gains : (1 + 2 L, D) int32, as they are
+    totals : (kinds,) int64, written: sums of the credits' magnitudes
+    """
+    for i in range(block.members):
+        vote_reader(model, block, draw, tokens, row, i, rows_out)
+    sum_magnitudes(model, block, totals)
+
+
+@njit(**JIT)
+def vote_reader(model, block, draw, tokens, row, i, rows_out):
+    """The same of one reader, last byte first.
+
+    tokens : (streams, T + 1) uint8
+    rows_out : (streams, T, D) int8, written
     """
     d, layers, length = model.hidden_size, model.num_layers, block.length
     ahead = block.scratch + 4 * (256 + 2 * d)
@@ -266,15 +280,14 @@ def vote_along(model, block, draw, tokens, row, i, rows_out):
 
 
 @njit(**JIT)
-def read_and_credit(model, noise, tables, block, draw, tokens, states, states_out, row, first, rows_out, gains, totals):
-    """A block of readers, beginning at stream ``row``, reads its chunk and leaves the rows of its votes.
+def read_and_credit(model, noise, tables, block, draw, tokens, states, states_out, row, first, gains):
+    """A block of readers, beginning at stream ``row``, reads its chunk; leaves the credit of the wire's end, and the
+    head's votes.
 
     tokens : (streams, T + 1) uint8
     states, states_out : (streams, L, D) int8
     first : B step + i of the first stream given, for the rounding of the head's votes
-    rows_out : (streams, T, D) int8, written: votes on the embedding's rows
-    gains : (1 + 2 L, D) int32, written: votes on the gains of the last norm, and with stations of ln1 and ln2
-    totals : (kinds,) int64, written: sums of the credits' magnitudes
+    gains : (1 + 2 L, D) int32, written: votes on the gains of the last norm, and zeros
     returns : the readers' score in 1/256 bit
     """
     load_states(model, block, states, row)
@@ -282,7 +295,7 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
     keeps = st.FOR_STATIONS if draw.stations else st.FOR_VOTES
     shift = load_long(draw.shifts + 8 * st.GAIN_KIND)
     weight = tensor_at(model, 1 + st.LAYER_TENSORS * model.num_layers)
-    for kind in range(len(totals)):
+    for kind in range(st.LAYER_KINDS + (6 if draw.stations else 3) * model.num_layers):
         for lane in range(0, 32, 16):
             store_i32(magnitudes(block, model, kind) + 4 * lane, splat(0))
     gains[:, :] = 0
@@ -298,13 +311,4 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
             wire = block.wire + 4 * (t * block.padded + i) * block.stride
             pass_norm(model, block, st.GAIN_KIND, shift, x, weight, c, address(gains), wire, 0)
     save_states(model, block, states_out, row)
-    if draw.stations:
-        vote_through(model, block, draw, tokens, row, rows_out, gains)
-    else:
-        for i in range(block.members):
-            vote_along(model, block, draw, tokens, row, i, rows_out)
-    for kind in range(len(totals)):
-        totals[kind] = 0
-        for lane in range(16):
-            totals[kind] += load_long(magnitudes(block, model, kind) + 8 * lane)
     return whole

@@ -27,7 +27,8 @@ PATHS = {
         "structures.embedding_sign structures.a_signs structures.b_signs adapters.factor_signs",
         "score": "score branches.score_reader",
         "credit": "branches credit stations",
-        "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow branches.vote_along",
+        "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
+        "branches.vote_along branches.vote_reader stations.vote_through",
         "coding": "coder",
         "update": "votes.integer_root votes.move_rows votes.move_master votes.move_signs",
     }.items()

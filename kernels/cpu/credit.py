@@ -60,6 +60,18 @@ def magnitudes(block, model, kind):
 
 
 @njit(**JIT)
+def sum_magnitudes(model, block, totals):
+    """Totals of all kinds.
+
+    totals : (kinds,) int64, written
+    """
+    for kind in range(len(totals)):
+        totals[kind] = 0
+        for lane in range(16):
+            totals[kind] += load_long(magnitudes(block, model, kind) + 8 * lane)
+
+
+@njit(**JIT)
 def narrow(v, shift):
     """Credit as a vote: clip8(round_shift(v, shift)); |v| < 2**28, shift 0 to 31."""
     return clip8_lanes((v + splat((1 << shift) >> 1)) >> shift)

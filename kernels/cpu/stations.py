@@ -20,7 +20,17 @@ from numba import njit
 
 from egg.kernels.arithmetic import LIMIT, STATION_MEAN
 from egg.kernels.cpu import structures as st
-from egg.kernels.cpu.credit import bit_length, cast, limit, magnitudes, narrow, pass_norm, round_shift, walsh_hadamard
+from egg.kernels.cpu.credit import (
+    bit_length,
+    cast,
+    limit,
+    magnitudes,
+    narrow,
+    pass_norm,
+    round_shift,
+    sum_magnitudes,
+    walsh_hadamard,
+)
 from egg.kernels.cpu.forward import free, log2_of
 from egg.kernels.cpu.simd import (
     absolute,
@@ -327,12 +337,13 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
 
 
 @njit(**JIT)
-def vote_through(model, block, draw, tokens, row, rows_out, gains):
-    """From the wire's end to its beginning, last byte first, through the stations: votes of all that feeds it.
+def vote_through(model, block, draw, tokens, row, rows_out, gains, totals):
+    """In place of ``branches.vote_along``: through the stations as well, last byte first, votes of all that feeds them.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
     rows_out : (streams, T, D) int8, written: votes on the embedding's rows
     gains : (1 + 2 L, D) int32, added to
+    totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
     d, stride, length = model.hidden_size, block.stride, block.length
     ahead, count = block.work + 34 * block.padded * stride, model.num_layers * block.padded * stride
@@ -350,3 +361,4 @@ def vote_through(model, block, draw, tokens, row, rows_out, gains):
                 wire = load_i32(wire_at + 4 * j)
                 add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
                 store_i8(to + j, narrow(wire, shift))
+    sum_magnitudes(model, block, totals)
