@@ -72,6 +72,11 @@ def product_shift(k: int) -> int:
     return FRACTION_BITS + (k.bit_length() - 1) // 2
 
 
+def move_shift(mean: int, most: int) -> int:
+    """What moves of a mean size are shifted right by, so that less than ``most`` and at least half of it is left."""
+    return (mean // most).bit_length() if mean >= most else 1 - (most // max(1, mean)).bit_length()
+
+
 def adapter_lift(k: int) -> int:
     """Left shift of what an adapter adds to a product with k inputs: log2(k) / 2 - 2, so 0 to 4."""
     return product_shift(k) - 6

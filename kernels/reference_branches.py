@@ -24,6 +24,7 @@ from egg.kernels.arithmetic import (
     branch_table,
     clip8,
     exp2_table,
+    move_shift,
     product_shift,
     round_div,
     round_shift,
@@ -94,10 +95,7 @@ class Branches:
         effects_vd = self.turns_k * hadamard(head_vd * self.signs_d)  # of every row, at delta = 1
         assert np.abs(effects_vd).max() <= LIMIT * d
         mean = int(np.abs(effects_vd).sum()) // effects_vd.size
-        if mean >= BRANCH_MEAN:
-            self.delta_shift = (mean // BRANCH_MEAN).bit_length()
-        else:
-            self.delta_shift = 1 - (BRANCH_MEAN // max(1, mean)).bit_length()
+        self.delta_shift = move_shift(mean, BRANCH_MEAN)
         moves_kv = round_shift(effects_vd.T[self.rows_k], self.delta_shift)
         self.moves_kv = np.clip(moves_kv, -MOVE_LIMIT, MOVE_LIMIT)
 
@@ -171,10 +169,7 @@ class Station:
         self.signs_k, self.turns_k = signs_k, turns_k
         effects_nk = turns_k * hadamard(weights_nk * signs_k)
         mean = int(np.abs(effects_nk).sum()) // effects_nk.size
-        if mean >= STATION_MEAN:
-            self.shift = (mean // STATION_MEAN).bit_length()
-        else:
-            self.shift = 1 - (STATION_MEAN // max(1, mean)).bit_length()
+        self.shift = move_shift(mean, STATION_MEAN)
         self.moves_kn = clip8(round_shift(effects_nk.T, self.shift))
 
     def fitness(self, outputs_bn: np.ndarray, votes_bn: np.ndarray) -> np.ndarray:
