@@ -16,7 +16,6 @@ from numba import njit
 from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
-    bit_length,
     cast,
     deposit,
     limit,
@@ -25,6 +24,7 @@ from egg.kernels.cpu.credit import (
     pass_norm,
     round_shift,
     sum_magnitudes,
+    transform_rows,
     walsh_hadamard,
 )
 from egg.kernels.cpu.forward import fine_head, load_states, log2_of, read_token, save_states
@@ -112,23 +112,7 @@ def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte
     returns : m
     """
     d, count = head.shape[1], len(rows)
-    magnitude = 0
-    for v in range(256):
-        at, source = address(transformed) + 4 * d * v, address(head) + d * v
-        for j in range(0, d, 16):
-            store_i32(at + 4 * j, load_i8(source + j) * load_i32(address(signs) + 4 * j))
-        walsh_hadamard(at, d)
-        sums = splat(0)
-        for j in range(0, d, 16):  # |R| <= 127 * 1,024, so that a byte's sum is below 2**27
-            effect = load_i32(at + 4 * j) * load_i32(address(turns) + 4 * j)
-            store_i32(at + 4 * j, effect)
-            sums = sums + absolute(effect)
-        magnitude += total(sums)
-    mean = magnitude // (256 * d)
-    if mean >= BRANCH_MEAN:
-        m = bit_length(mean // BRANCH_MEAN)
-    else:
-        m = 1 - bit_length(BRANCH_MEAN // max(1, mean))
+    m = transform_rows(head, signs, turns, BRANCH_MEAN, transformed)
     most = splat(BRANCH_LIMIT << BRANCH_BITS)
     for v in range(256):
         at = address(transformed) + 4 * d * v

@@ -5,7 +5,9 @@ from numba import njit
 from egg.kernels.arithmetic import CREDIT_LIMIT
 from egg.kernels.cpu.forward import mean_magnitude
 from egg.kernels.cpu.simd import (
+    absolute,
     add_magnitudes,
+    address,
     clip8_lanes,
     hadamard16,
     load_i8,
@@ -15,6 +17,7 @@ from egg.kernels.cpu.simd import (
     minimum,
     splat,
     store_i32,
+    total,
 )
 from egg.kernels.cpu.structures import JIT
 
@@ -51,6 +54,34 @@ def bit_length(v):
         v >>= 1
         bits += 1
     return bits
+
+
+@njit(**JIT)
+def transform_rows(weights, signs, turns, most, transformed):
+    """What branches do to a matrix's outputs, and what that is shifted by so that less than ``most`` is left of it.
+
+    weights : (N, K) int8
+    signs, turns : (K,) int32, s and H[k][r]
+    transformed : (N, K) int32, written: R
+    returns : m
+    """
+    outputs, inputs = weights.shape
+    magnitude = 0
+    for n in range(outputs):
+        at, source = address(transformed) + 4 * inputs * n, address(weights) + inputs * n
+        for k in range(0, inputs, 16):
+            store_i32(at + 4 * k, load_i8(source + k) * load_i32(address(signs) + 4 * k))
+        walsh_hadamard(at, inputs)
+        sums = splat(0)
+        for k in range(0, inputs, 16):  # |R| <= 127 * 4,096, so that a row's sum is below 2**31
+            effect = load_i32(at + 4 * k) * load_i32(address(turns) + 4 * k)
+            store_i32(at + 4 * k, effect)
+            sums = sums + absolute(effect)
+        magnitude += total(sums)
+    mean = magnitude // (outputs * inputs)
+    if mean >= most:
+        return bit_length(mean // most)
+    return 1 - bit_length(most // max(1, mean))
 
 
 @njit(**JIT)

@@ -21,7 +21,6 @@ from numba import njit
 from egg.kernels.arithmetic import LIMIT, STATION_MEAN
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
-    bit_length,
     cast,
     limit,
     magnitudes,
@@ -29,11 +28,11 @@ from egg.kernels.cpu.credit import (
     pass_norm,
     round_shift,
     sum_magnitudes,
+    transform_rows,
     walsh_hadamard,
 )
 from egg.kernels.cpu.forward import free, log2_of
 from egg.kernels.cpu.simd import (
-    absolute,
     add_magnitudes,
     address,
     clip8_lanes,
@@ -68,23 +67,7 @@ def prepare_moves(weights, signs, turns, transformed, moves):
     returns : m
     """
     outputs, inputs = weights.shape
-    magnitude = 0
-    for n in range(outputs):
-        at, source = address(transformed) + 4 * inputs * n, address(weights) + inputs * n
-        for k in range(0, inputs, 16):
-            store_i32(at + 4 * k, load_i8(source + k) * load_i32(address(signs) + 4 * k))
-        walsh_hadamard(at, inputs)
-        sums = splat(0)
-        for k in range(0, inputs, 16):  # |R| <= 127 * 4,096, so that a row's sum is below 2**31
-            effect = load_i32(at + 4 * k) * load_i32(address(turns) + 4 * k)
-            store_i32(at + 4 * k, effect)
-            sums = sums + absolute(effect)
-        magnitude += total(sums)
-    mean = magnitude // (outputs * inputs)
-    if mean >= STATION_MEAN:
-        m = bit_length(mean // STATION_MEAN)
-    else:
-        m = 1 - bit_length(STATION_MEAN // max(1, mean))
+    m = transform_rows(weights, signs, turns, STATION_MEAN, transformed)
     width = min(64, inputs)
     low = splat(255)
     for n in range(0, outputs, 4):
