@@ -24,7 +24,8 @@ PATHS = {
         "forward": "pack forward tiles structures adapters branches.read_and_credit",
         "perturbation": "signs full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
         "branches.prepare_branches stations.prepare_moves credit.transform_rows pair_votes.draw_directions "
-        "structures.gain structures.side structures.embedding_sign structures.a_signs structures.b_signs adapters.factor_signs",
+        "structures.gain structures.side structures.embedding_sign structures.a_signs structures.b_signs "
+        "adapters.factor_signs",
         "score": "score branches.score_reader",
         "credit": "branches credit stations",
         "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
