@@ -2,23 +2,29 @@
 
 import struct
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from egg.errors import EggError
-from egg.kernels import Shape, get_backend
+from egg.kernels import Shape, get_backend, get_coder
 from egg.model import compress as module
-from egg.model.compress import HEADER, compress, decompress
+from egg.model.compress import HEADER, HEADER_1, OVERHEAD, compress, decompress, read_packed
 from egg.model.digest import digest
 from egg.model.evaluate import evaluate
 from egg.model.network import Network
+from egg.model.sample import Sampling, generate
 
 SHAPE = Shape(16, 2)
 WEIGHTS = (np.random.default_rng(1).standard_normal(SHAPE.parameters) * 16).astype(np.int8)
 NUMPY, NUMBA = get_backend("numpy"), get_backend("numba", threads=1)
-TEXT = np.random.default_rng(2).integers(97, 123, 4001).astype(np.uint8).tobytes()
-OVERHEAD = HEADER.size + 4
+RANDOM = np.random.default_rng(2).integers(97, 123, 4001).astype(np.uint8).tobytes()
+"""What the model does not foresee: stored."""
+TEXT = b"".join(generate(Network(NUMBA, SHAPE, WEIGHTS), b"", Sampling(temperature=0.5, count=32)))[:4001]
+"""What it foresees: coded."""
+assert len(TEXT) == 4001 and 0 not in TEXT
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +33,16 @@ def small_segments(monkeypatch):
 
 
 def restore(packed: bytes, backend=NUMBA, weights=WEIGHTS) -> bytes:
-    return decompress(Network(backend, SHAPE, weights), packed, name="FILE", model_name="MODEL")
+    return decompress(Network(backend, SHAPE, weights), read_packed(packed, "FILE"), model_name="MODEL")
 
 
 def test_the_same_file_on_every_backend_and_with_any_number_of_threads():
-    packed = compress(Network(NUMPY, SHAPE, WEIGHTS), TEXT)
-    assert packed == compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
-    assert packed == compress(Network(get_backend("numba", threads=3), SHAPE, WEIGHTS), TEXT)
-    assert restore(packed) == restore(packed, NUMPY) == TEXT
+    for text, streams in ((TEXT, 15), (RANDOM, 0)):
+        packed = compress(Network(NUMPY, SHAPE, WEIGHTS), text)
+        assert read_packed(packed, "FILE").streams == streams
+        assert packed == compress(Network(NUMBA, SHAPE, WEIGHTS), text)
+        assert packed == compress(Network(get_backend("numba", threads=3), SHAPE, WEIGHTS), text)
+        assert restore(packed) == restore(packed, NUMPY) == text
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1 << 15])
@@ -48,12 +56,85 @@ def test_pieces_change_nothing(monkeypatch, rows):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"x", b"\0", b"\0\0a\0", b"a" * 700, bytes(range(256)) * 3, bytes(700), b"\xff" * 255, TEXT[:777]],
-    ids=range(9),
+    [
+        b"",
+        b"x",
+        b"\0",
+        b"\0\0a\0",
+        b"a" * 700,
+        bytes(range(256)) * 3,
+        bytes(700),
+        b"\xff" * 255,
+        RANDOM[:777],
+        TEXT[:777],
+    ],
+    ids=range(10),
 )
 def test_any_bytes_come_back(text):
     for streams in range(1, 1 + max(1, len(text) // 256)):
-        assert restore(compress(Network(NUMBA, SHAPE, WEIGHTS), text, streams=streams)) == text
+        packed = compress(Network(NUMBA, SHAPE, WEIGHTS), text, streams=streams)
+        assert restore(packed) == text
+        assert len(packed) <= len(text) + OVERHEAD == len(text) + 40
+
+
+@pytest.mark.parametrize("text", [b"", b"x", RANDOM[:100], RANDOM, bytes(range(256))], ids=range(5))
+def test_what_would_grow_is_stored_and_needs_no_model(text):
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), text)
+    opened = read_packed(packed, "FILE")
+    assert packed[OVERHEAD:] == opened.code == text
+    assert (opened.streams, opened.size) == (0, len(text))
+    assert opened.model == digest(SHAPE, WEIGHTS)[:8]
+    assert decompress(None, opened, model_name="") == text
+    assert restore(packed, weights=-WEIGHTS) == text
+
+
+@pytest.mark.parametrize(("longer", "streams"), [(-1, 15), (0, 0), (1, 0)])
+def test_a_code_as_long_as_its_text_is_not_kept(monkeypatch, longer, streams):
+    code = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)[OVERHEAD:]
+    long = code.ljust(len(TEXT) + longer, b"\0")  # a decoder reads zeros there anyway
+
+    class Encoder(get_coder(NUMBA).Encoder):
+        def finish(self):
+            assert super().finish() == code
+            return long
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "get_coder", lambda backend: SimpleNamespace(Encoder=Encoder))
+        packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
+    assert read_packed(packed, "FILE").streams == streams
+    assert packed[OVERHEAD:] == (long if streams else TEXT)
+    assert restore(packed) == TEXT
+
+
+def test_a_coded_text_needs_a_model():
+    opened = read_packed(compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT), "FILE")
+    with pytest.raises(EggError, match=f"^FILE was compressed with model {digest(SHAPE, WEIGHTS).hex()[:16]}"):
+        decompress(None, opened, model_name="")
+
+
+def test_format_1_is_still_read():
+    """A file that the program wrote before there was format 2, with segments of 256 bytes as here."""
+    content = (Path(__file__).parent / "vectors/compress_format_1.egg").read_bytes()
+    assert HEADER_1.unpack(content[: HEADER_1.size])[:5] == (b"EGGPACK\0", 1, 3, 824, 915)
+    weights = ((np.arange(SHAPE.parameters) * 2654435761 >> 9) % 61 - 30).astype(np.int8)
+    text = bytes(range(97, 123)) * 20 + bytes(300) + b"end\0"
+    assert restore(content, weights=weights) == restore(content, NUMPY, weights) == text
+    with pytest.raises(EggError, match="another model than MODEL"):
+        restore(content)
+    for at in range(8, len(content)):
+        changed = bytearray(content)
+        changed[at] ^= 1 << at % 8
+        with pytest.raises(EggError, match="^FILE is damaged: .* not match its checksum"):
+            restore(bytes(changed), weights=weights)
+    for size in (8, 103, 104, len(content) - 1):
+        with pytest.raises(EggError, match="^FILE is damaged: it (ends within its header|has .* bytes of code)"):
+            restore(content[:size], weights=weights)
+    for place, value, told in ((1, 3, "has format 3, this program reads 1 and 2"), (2, 0, "in 0 segments")):
+        fields = list(HEADER_1.unpack(content[: HEADER_1.size]))
+        fields[place] = value
+        header = HEADER_1.pack(*fields)
+        with pytest.raises(EggError, match=f"^FILE .*{told}"):
+            restore(header + struct.pack("<I", zlib.crc32(header)) + content[HEADER_1.size + 4 :])
 
 
 def test_a_text_of_nuls_has_no_code():
@@ -65,7 +146,6 @@ def test_one_stream_is_as_long_as_evaluate_says():
     exact = evaluate(Network(NUMBA, SHAPE, WEIGHTS), np.frombuffer(b"\0" + TEXT, np.uint8))
     bits = exact.bits_per_byte * exact.bytes
     packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, streams=1)
-    assert OVERHEAD < 200
     assert bits <= 8 * (len(packed) - OVERHEAD) + 8
     assert 8 * (len(packed) - OVERHEAD) <= bits * 1.0002 + 8
 
@@ -108,28 +188,52 @@ def test_segments_have_a_least_size():
             compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, streams=streams)
 
 
-def test_every_changed_byte_and_every_length_is_refused():
-    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT[:300])
+REFUSED = "^FILE (is damaged|was not written by egg compress|has format 130)"
+
+
+@pytest.mark.parametrize("text", [TEXT[:300], RANDOM[:300], b""], ids=["coded", "stored", "empty"])
+def test_every_changed_byte_and_every_length_is_refused(text):
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), text)
     for at in range(len(packed)):
         changed = bytearray(packed)
         changed[at] ^= 1 << at % 8
-        with pytest.raises(EggError, match="^FILE (is damaged|was not written by egg compress)"):
+        with pytest.raises(EggError, match=REFUSED):
             restore(bytes(changed))
-    for size in [*range(0, len(packed), 7), len(packed) - 1]:
-        with pytest.raises(EggError, match="^FILE (is damaged|was not written by egg compress)"):
+    for size in [*range(0, len(packed), 7), 39, len(packed) - 1]:
+        with pytest.raises(EggError, match=REFUSED):
             restore(packed[:size])
     with pytest.raises(EggError, match="^FILE is damaged"):
         restore(packed + b"\0")
 
 
-def test_a_small_file_that_claims_a_long_text_is_refused_before_it_is_decoded():
-    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
-    fields = list(HEADER.unpack(packed[: HEADER.size]))
-    fields[2:4] = 1, 12 * 10**9
-    header = HEADER.pack(*fields)
-    forged = header + struct.pack("<I", zlib.crc32(header)) + packed[OVERHEAD:]
-    with pytest.raises(EggError, match="^FILE claims a text of 12,000,000,000 bytes, more than --max-text"):
-        restore(forged)
+def forged(packed: bytes, **fields) -> bytes:
+    """The file with other fields in its header, and a checksum that fits."""
+    names = ("magic", "format", "streams", "size", "model", "checksum")
+    values = dict(zip(names, HEADER.unpack(packed[: HEADER.size]), strict=True)) | fields
+    header, code = HEADER.pack(*values.values()), packed[OVERHEAD:]
+    return header + struct.pack("<I", zlib.crc32(code, zlib.crc32(header))) + code
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "told"),
+    [
+        (TEXT, {"streams": 1, "size": 12 * 10**9}, "claims a text of 12,000,000,000 bytes, more than --max-text"),
+        (TEXT, {"streams": 16}, "is damaged: 4,001 bytes cannot be in 16 segments"),
+        (TEXT, {"streams": 0}, "is damaged: it stores 3,... bytes, not 4,001"),
+        (TEXT, {"size": 4000}, "is damaged: the text does not match its checksum"),
+        (TEXT, {"checksum": bytes(8)}, "is damaged: the text does not match its checksum"),
+        (TEXT, {"format": 3}, "has format 3, this program reads 1 and 2"),
+        (RANDOM, {"size": 4000}, "is damaged: it stores 4,001 bytes, not 4,000"),
+        (RANDOM, {"size": 12 * 10**9}, "is damaged: it stores 4,001 bytes, not 12,000,000,000"),
+        (RANDOM, {"checksum": bytes(8)}, "is damaged: the text does not match its checksum"),
+    ],
+)
+def test_a_forged_header_is_refused(text, fields, told):
+    """A claim of a long text before it is decoded."""
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), text)
+    assert forged(packed) == packed
+    with pytest.raises(EggError, match=f"^FILE {told}"):
+        restore(forged(packed, **fields))
 
 
 def test_another_model_is_refused_by_name():
@@ -175,6 +279,30 @@ def test_the_commands(train, egg, tmp_path, book):
     status, out, err = egg(*arguments, run)
     assert (status, out) == (2, "") and f"{packed} is damaged" in err.splitlines()[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"run", "other", "book.egg"}
+
+
+def test_the_commands_on_a_file_that_would_grow(train, egg, tmp_path):
+    run, note, packed, back = (tmp_path / name for name in ("run", "note", "note.egg", "back"))
+    train("--steps", 1, "--out", run)
+    noise = np.random.default_rng(3).bytes(1000)
+    for text in (b"", b"x", noise):
+        note.write_bytes(text)
+        limit = ["--max-text", len(text), "--backend", "numpy"]
+        status, out, err = egg("compress", note, "--model", run, "-o", packed, *limit)
+        assert status == 0 and f"{len(text) + 40:,} bytes" in out and "stored" in out, err
+        assert packed.stat().st_size == len(text) + 40
+        for model in ((), ("--model", run), ("--model", "no/such/model")):
+            status, out, err = egg("decompress", packed, "-o", back, *limit, *model)
+            assert (status, err) == (0, "") and f"-> {len(text):,} bytes" in out
+            assert back.read_bytes() == text
+            back.unlink()
+    status, out, err = egg("decompress", packed, "-o", back, "--max-text", len(noise) - 1)
+    assert (status, out) == (2, "") and "--max-text" in err and not back.exists()
+    note.write_bytes(bytes(1000))
+    assert egg("compress", note, "--model", run, "-o", packed, "--backend", "numpy")[0] == 0
+    status, out, err = egg("decompress", packed, "-o", back)
+    assert (status, out) == (2, "") and f"{packed} was compressed with model " in err and "give it with --model" in err
+    assert err.count("\n") == 1 and not back.exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from egg.cli.options import ComputeFlags, parse, say, target_file
 from egg.compute import Compute
 from egg.errors import telling
 from egg.files import read_file, replace_file
-from egg.model.compress import HEADER, MAX_TEXT, compress, decompress
+from egg.model.compress import MAX_TEXT, OVERHEAD, compress, decompress, read_packed
 from egg.model.network import Network, read_model
 
 OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
@@ -22,7 +22,8 @@ OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
 class CompressArguments:
     """Compress a file: the model predicts each byte, and the likelier the byte, the less it costs.
 
-    Lossless: with the same model egg decompress restores the file, on every machine.
+    Lossless: with the same model egg decompress restores the file, on every machine. A file that would not become
+    smaller is stored: it grows by 40 bytes, and needs no model to be restored.
 
     For example:
       egg compress notes.txt --model runs/quickstart-20261121-101500 -o notes.egg
@@ -44,7 +45,7 @@ class CompressArguments:
 
 @dataclass(frozen=True)
 class DecompressArguments:
-    """Restore a file that egg compress made, with the same model.
+    """Restore a file that egg compress made, with the same model; a stored one needs none.
 
     For example:
       egg decompress notes.egg --model runs/quickstart-20261121-101500 -o notes.txt
@@ -53,8 +54,8 @@ class DecompressArguments:
     file: str
     """The compressed file."""
     _: KW_ONLY
-    model: str
-    """The model it was compressed with, wherever that is now."""
+    model: str | None = None
+    """The model it was compressed with, wherever that is now; none: the file must be a stored one."""
     out: OutName
     """The restored file; an existing file is replaced."""
     max_text: int = MAX_TEXT
@@ -66,26 +67,40 @@ def main(argv: list[str], prog: str) -> int:
     """Compress or decompress, as the program's name says; returns the exit status."""
     compressing = prog.split()[-1] == "compress"
     arguments = parse(CompressArguments if compressing else DecompressArguments, argv, prog=prog)
-    source, target = _read(arguments.file, arguments.max_text), target_file(arguments.out, "--out")
-    shape, weights, _ = read_model(arguments.model)
-    network = Network(arguments.compute.make(say), shape, weights)
-    began = time.perf_counter()
-    if compressing:
-        with bar(len(source), "compressing") as read:
-            result = compress(network, source, streams=arguments.streams, read=read)
-        small, large = len(result), len(source)
-    else:
-        size = HEADER.unpack(source[: HEADER.size])[3] if len(source) >= HEADER.size else 0
-        with bar(size, "decompressing") as read:
-            result = decompress(
-                network, source, name=arguments.file, model_name=arguments.model, max_text=arguments.max_text, read=read
-            )
-        small, large = len(source), len(result)
-    _write(target, result)
-    seconds = time.perf_counter() - began
-    share = f", {8 * small / large:.4f} bits per byte" if large else ""
-    print(f"{target}: {len(source):,} bytes -> {len(result):,} bytes{share}; {seconds:.1f} s")
+    target = target_file(arguments.out, "--out")
+    before, after, seconds = (_compress if compressing else _decompress)(arguments, target)
+    text, packed = (before, after) if compressing else (after, before)
+    share = f", {8 * packed / text:.4f} bits per byte" if text else ""
+    note = ", stored: its code would not be shorter" if compressing and packed == text + OVERHEAD else ""
+    print(f"{target}: {before:,} bytes -> {after:,} bytes{share}{note}; {seconds:.1f} s")
     return 0
+
+
+def _compress(arguments: CompressArguments, target: Path) -> tuple[int, int, float]:
+    """Bytes before and after, and seconds."""
+    text, network = _read(arguments.file, arguments.max_text), _network(arguments)
+    began = time.perf_counter()
+    with bar(len(text), "compressing") as read:
+        result = compress(network, text, streams=arguments.streams, read=read)
+    _write(target, result)
+    return len(text), len(result), time.perf_counter() - began
+
+
+def _decompress(arguments: DecompressArguments, target: Path) -> tuple[int, int, float]:
+    """Bytes before and after, and seconds."""
+    content = _read(arguments.file, arguments.max_text + OVERHEAD)
+    packed = read_packed(content, arguments.file)
+    network = _network(arguments) if arguments.model is not None and packed.streams else None
+    began = time.perf_counter()
+    with bar(packed.size, "decompressing") as read:
+        text = decompress(network, packed, model_name=arguments.model or "", max_text=arguments.max_text, read=read)
+    _write(target, text)
+    return len(content), len(text), time.perf_counter() - began
+
+
+def _network(arguments: CompressArguments | DecompressArguments) -> Network:
+    shape, weights, _ = read_model(arguments.model)
+    return Network(arguments.compute.make(say), shape, weights)
 
 
 def _read(path: str, max_text: int) -> bytes:

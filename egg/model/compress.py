@@ -9,6 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +18,11 @@ from egg.kernels import get_coder
 from egg.model.digest import digest
 from egg.model.network import Network
 
-MAGIC, VERSION = b"EGGPACK\0", 1
-HEADER = struct.Struct("<8sIIQQ32s32sI")  # and its own CRC-32 after it
+MAGIC, FORMAT = b"EGGPACK", 2
+HEADER = struct.Struct("<7sBIQ8s8s")  # and after it the CRC-32 of the file without that
+HEADER_1 = struct.Struct("<8sIIQQ32s32sI")  # of format 1, and its own CRC-32 after it
+OVERHEAD = HEADER.size + 4  # the most that a file is longer than its text
+DIGEST = 8  # first bytes of a digest that a header has
 SEGMENT = 1 << 18  # least number of bytes in a segment
 STREAMS = 1024  # largest default number of segments: bounds memory
 ROWS = 1 << 15  # logits held at a time
@@ -34,6 +38,8 @@ def compress(
     network: Network, text: bytes, *, streams: int | None = None, read: Callable[[int], None] | None = None
 ) -> bytes:
     """A text's compressed file; the same on every backend and with any number of threads.
+
+    A text whose code would not be shorter than itself is stored: no file is more than OVERHEAD bytes longer.
 
     streams : segments, each coded from a fresh state, side by side; None for as many as possible, up to STREAMS
     read : called from time to time with the number of bytes read since the last call
@@ -72,33 +78,70 @@ def compress(
         for piece in waiting:
             piece.result()
     code = encoder.finish()
-    header = HEADER.pack(
-        MAGIC, VERSION, streams, len(text), len(code), model, hashlib.sha256(text).digest(), zlib.crc32(code)
-    )
-    return header + struct.pack("<I", zlib.crc32(header)) + code
+    if len(code) >= len(text):
+        streams, code = 0, text
+    checksum = hashlib.sha256(text).digest()
+    header = HEADER.pack(MAGIC, FORMAT, streams, len(text), model[:DIGEST], checksum[:DIGEST])
+    return header + struct.pack("<I", zlib.crc32(code, zlib.crc32(header))) + code
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A compressed file whose header and CRC-32 are found to be right."""
+
+    name: str
+    """Of the file, for errors."""
+    size: int
+    """Bytes of the text, as the file claims."""
+    streams: int
+    """Segments; 0: the text is stored."""
+    model: bytes
+    """The model's digest, or its first bytes."""
+    checksum: bytes
+    """The same of the text's SHA-256."""
+    code: bytes
+    """The code, or the stored text."""
 
 
 def decompress(
-    network: Network,
-    packed: bytes,
+    network: Network | None,
+    packed: Packed,
     *,
-    name: str,
     model_name: str,
     max_text: int = MAX_TEXT,
     read: Callable[[int], None] | None = None,
 ) -> bytes:
     """The text of a compressed file.
 
-    network : the network that it was compressed with
-    name, model_name : names of the file and the model in errors
+    network : the network that it was compressed with; a stored text needs none, and does not look at one
+    packed : the file, as ``read_packed`` gives it
+    model_name : name of the model in errors
     max_text : largest text to accept, in bytes: a file of a hundred bytes can claim any size
     read : called from time to time with the number of bytes read since the last call
-    Raises EggError for a file that is damaged, is not of ``compress``, claims a longer text, or is of another model.
+    Raises EggError for a file that claims a longer text, is of another model, or gives a text of another checksum.
     """
-    size, streams, checksum, code = _open(_model(network), packed, name, model_name)
+    name, size, streams = packed.name, packed.size, packed.streams
     if size > max_text:
         raise EggError(f"{name} claims a text of {size:,} bytes, more than --max-text {max_text:,}")
-    decoder = get_coder(network.backend).Decoder(code)
+    text = packed.code if streams == 0 else _decode(network, packed, model_name, read)
+    if not hashlib.sha256(text).digest().startswith(packed.checksum):
+        raise EggError(f"{name} is damaged: the text does not match its checksum")
+    return text
+
+
+def _decode(network: Network | None, packed: Packed, model_name: str, read: Callable[[int], None] | None) -> bytes:
+    """The text of a file's code, not compared with its checksum yet."""
+    needed = packed.model.hex()[:16]
+    if network is None:
+        raise EggError(f"{packed.name} was compressed with model {needed}: give it with --model")
+    ours = _model(network)
+    if not ours.startswith(packed.model):
+        raise EggError(
+            f"{packed.name} was compressed with another model than {model_name}: "
+            f"with {needed}, and this is {ours.hex()[:16]}"
+        )
+    size, streams = packed.size, packed.streams
+    decoder = get_coder(network.backend).Decoder(packed.code)
     data = np.empty(size, np.uint8)
     sizes, starts = _segments(size, streams)
     states = network.zero_states(streams)
@@ -114,10 +157,7 @@ def decompress(
             reported += 1024 * streams
     if read:
         read(size - reported)
-    text = data.tobytes()
-    if hashlib.sha256(text).digest() != checksum:
-        raise EggError(f"{name} is damaged: the text does not match its checksum")
-    return text
+    return data.tobytes()
 
 
 def _model(network: Network) -> bytes:
@@ -127,35 +167,44 @@ def _model(network: Network) -> bytes:
     return digest(network.shape, network.weights)
 
 
-def _open(ours: bytes, packed: bytes, name: str, model_name: str):
-    """Size, streams, checksum and code of a file, after checking its header, its code and its model."""
-    if packed[: len(MAGIC)] != MAGIC:
+def read_packed(content: bytes, name: str) -> Packed:
+    """A file of ``compress``, of format 1 or 2, its header and its CRC-32 checked, and its text and model not yet.
+
+    name : of the file, for errors
+    Raises EggError for a file that is damaged, or is not of ``compress``.
+    """
+    if not content.startswith(MAGIC):
         raise EggError(f"{name} was not written by egg compress: it begins with other bytes")
-    whole = HEADER.size + 4
-    if len(packed) < whole:
+    kind = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 1])  # 0 in format 1, whose number is in the next field
+    if kind not in (0, FORMAT):
+        raise _unknown(name, kind)
+    whole = (HEADER if kind else HEADER_1).size + 4
+    if len(content) < whole:
         raise EggError(f"{name} is damaged: it ends within its header")
-    header, (crc,) = packed[: HEADER.size], struct.unpack("<I", packed[HEADER.size : whole])
-    if zlib.crc32(header) != crc:
-        raise EggError(f"{name} is damaged: its header does not match its checksum")
-    _, version, streams, size, length, model, checksum, code_crc = HEADER.unpack(header)
-    if version != VERSION:
-        raise EggError(
-            f"{name} has format {version}, this program reads {VERSION}: decompress with the version that wrote it"
-        )
-    if not 1 <= streams <= max(1, size // SEGMENT):
+    header, (crc,), code = content[: whole - 4], struct.unpack("<I", content[whole - 4 : whole]), content[whole:]
+    if zlib.crc32(code if kind else b"", zlib.crc32(header)) != crc:
+        raise EggError(f"{name} is damaged: it does not match its checksum")
+    if kind:
+        _, _, streams, size, model, checksum = HEADER.unpack(header)
+        if streams == 0 and len(code) != size:
+            raise EggError(f"{name} is damaged: it stores {len(code):,} bytes, not {size:,}")
+    else:
+        _, number, streams, size, length, model, checksum, code_crc = HEADER_1.unpack(header)
+        if number != 1:
+            raise _unknown(name, number)
+        if len(code) != length:
+            raise EggError(f"{name} is damaged: it has {len(code):,} bytes of code, not {length:,}")
+        if zlib.crc32(code) != code_crc:
+            raise EggError(f"{name} is damaged: its code does not match its checksum")
+    if not (0 if kind else 1) <= streams <= max(1, size // SEGMENT):
         raise EggError(f"{name} is damaged: {size:,} bytes cannot be in {streams:,} segments")
-    if len(packed) != whole + length:
-        has = f"it has {len(packed) - whole:,} bytes of code, not {length:,}"
-        raise EggError(f"{name} is damaged: {has}")
-    code = packed[whole:]
-    if zlib.crc32(code) != code_crc:
-        raise EggError(f"{name} is damaged: its code does not match its checksum")
-    if model != ours:
-        raise EggError(
-            f"{name} was compressed with another model than {model_name}: "
-            f"with {model.hex()[:16]}, and this is {ours.hex()[:16]}"
-        )
-    return size, streams, checksum, code
+    return Packed(name, size, streams, model, checksum, code)
+
+
+def _unknown(name: str, number: int) -> EggError:
+    return EggError(
+        f"{name} has format {number}, this program reads 1 and {FORMAT}: decompress with the version that wrote it"
+    )
 
 
 def _segments(size: int, streams: int) -> tuple[np.ndarray, np.ndarray]:
