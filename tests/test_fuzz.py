@@ -30,7 +30,9 @@ from conftest import SMALL, TEXTS, forge
 
 from egg.data import pieces
 from egg.data.corpus import fingerprint_of
-from egg.model.compress import HEADER
+from egg.model.compress import HEADER, HEADER_1, read_packed
+from egg.model.digest import digest
+from egg.model.network import read_model
 from egg.run.trainer import Trainer
 from egg.study import compare
 
@@ -187,20 +189,28 @@ def change_header(content: bytes, chance: random.Random) -> bytes:
 
 
 def change_packed(content: bytes, chance: random.Random) -> bytes:
-    """Other fields, or other code, of a file of egg compress; its checksums fit again."""
-    fields, code = list(HEADER.unpack(content[: HEADER.size])), content[HEADER.size + 4 :]
+    """Other fields, or other code, of a file of egg compress, of either format; its checksums fit again."""
+    first = content[7] == 0
+    layout = HEADER_1 if first else HEADER
+    fields, code = list(layout.unpack(content[: layout.size])), content[layout.size + 4 :]
     if chance.random() < 0.3:
         code = flip(code, chance)
-        fields[4], fields[7] = len(code), zlib.crc32(code)
+        if first:
+            fields[4], fields[7] = len(code), zlib.crc32(code)
     else:
-        at = chance.choice((1, 2, 3, 3, 4, 5, 6, 7))
-        if at in (5, 6):
-            fields[at] = chance.randbytes(32)
+        at = chance.choice((1, 2, 2, 3, 3, *range(4, len(fields))))
+        if isinstance(fields[at], bytes):
+            fields[at] = chance.randbytes(len(fields[at]))
         else:
-            most = 32 if at in (1, 2, 7) else 64
+            most = 64 if at in (3, 4) else 32 if first or at == 2 else 8
             fields[at] = chance.choice((0, 1, 2, 255, 5000, 2**63, 2**64 - 1)) % 2**most
-    header = HEADER.pack(*fields)
-    return header + struct.pack("<I", zlib.crc32(header)) + code
+    return header_of(layout, fields, code) + code
+
+
+def header_of(layout: struct.Struct, fields: list, code: bytes) -> bytes:
+    """The header, and its checksum: in format 2 also the code's."""
+    header = layout.pack(*fields)
+    return header + struct.pack("<I", zlib.crc32(code if layout is HEADER else b"", zlib.crc32(header)))
 
 
 def change_gzip(content: bytes, chance: random.Random) -> bytes:
@@ -398,6 +408,7 @@ CHECKPOINT = (*(SAVED + n for n in ("config.json", "manifest.json", "model.safet
 LOG = ("metrics.jsonl", "config.json")
 SEAL = {"reseal": reseal_checkpoint, "sealed": r"checkpoints/.*/(config\.json|model\.safetensors)"}
 NUMPY = "--backend numpy"
+MODEL = f"--model !/run {NUMPY}"
 RUN_FILES = r"best\.json|run\.lock"
 TARGETS = (
     Target("plot", "run", (*LOG, *LOG, "run.toml", "loss.png", "report.html"), "plot @", r"loss\.png|report\.html"),
@@ -442,7 +453,10 @@ TARGETS = (
         f"adapt merge !/run --adapter @ --out @/../out {NUMPY}",
     ),
     Target("plot adapter", "adapted", LOG, "plot @", r"loss\.png|report\.html"),
-    Target("decompress", "packed", ("text.egg",), f"decompress @/text.egg --model !/run -o @/text {NUMPY}", "text"),
+    *(
+        Target(f"decompress {kind}", "packed", (f"{kind}.egg",), f"decompress @/{kind}.egg {given} -o @/text", "text")
+        for kind, given in (("coded", MODEL), ("stored", ""), ("old", MODEL))
+    ),
     Target("eval export", "hub", ("config.json", "model.safetensors"), f"eval @ --data !/texts/a.txt {NUMPY}"),
     Target(
         "export again", "hub", ("config.json", "model.safetensors"), f"export @ --to huggingface -o @/../out {NUMPY}"
@@ -525,8 +539,17 @@ def originals(egg, train, tmp_path, monkeypatch):
     numpy = NUMPY.split()
     adapt = "--rank 2 --tokens 512 --streams 8 --seq-len 8 --eval-bytes 500".split()
     run("adapt", run_folder, "--data", texts / "a.txt", "--out", folder / "adapted", *adapt, *numpy)
-    (folder / "packed").mkdir()
-    run("compress", texts / "a.txt", "--model", run_folder, "-o", folder / "packed/text.egg", *numpy)
+    packed = folder / "packed"
+    packed.mkdir()
+    (folder / "noise").write_bytes(random.Random(1).randbytes(300))
+    for name, path in (("coded", texts / "a.txt"), ("stored", folder / "noise")):
+        run("compress", path, "--model", run_folder, "-o", packed / f"{name}.egg", *numpy)
+    coded, stored = (read_packed((packed / f"{name}.egg").read_bytes(), name) for name in ("coded", "stored"))
+    assert coded.streams == 1 and stored.streams == 0
+    shape, weights, _ = read_model(run_folder)
+    digests = digest(shape, weights), hashlib.sha256((texts / "a.txt").read_bytes()).digest()
+    fields = [b"EGGPACK\0", 1, 1, coded.size, len(coded.code), *digests, zlib.crc32(coded.code)]
+    (packed / "old.egg").write_bytes(header_of(HEADER_1, fields, coded.code) + coded.code)
     run("export", run_folder, "--to", "huggingface", "-o", folder / "hub", *numpy)
     flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | {"--data": str(texts / "a.txt")}
     settings = [f'{flag[2:].replace("-", "_")} = "{value}"' for flag, value in flags.items()]
