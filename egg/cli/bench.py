@@ -1,20 +1,30 @@
-"""``egg bench``: how fast this machine trains, evaluates and generates, beside what it could do."""
+"""``egg bench``: how fast this machine trains, evaluates and generates, beside what it could do; and how small texts
+become, beside other programs."""
 
 import json
 import shlex
 import statistics
-from dataclasses import dataclass
+import sys
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from egg import data
 from egg.bench.cases import NAMES, PERTURBATION, RANKS, choose_cases
 from egg.bench.check import check_backend, check_full_rank
+from egg.bench.compression import Compression, measure, model_compressor, other_programs, sum_of
 from egg.bench.timing import Budget, Timing, time_cases
-from egg.cli.options import ComputeFlags, JsonFlag, parse, say
+from egg.cli.corpus import split_of
+from egg.cli.options import ColumnFlag, ComputeFlags, JsonFlag, one_of, parse, say
 from egg.compute import Compute
-from egg.errors import EggError
+from egg.data import SPLITS
+from egg.errors import EggError, telling
+from egg.files import read_file
+from egg.model.compress import MAX_TEXT
+from egg.model.network import Network, read_model
 from egg.run.origin import commit, cpu_name, versions
 
 
@@ -41,6 +51,8 @@ class BenchArguments:
     best of all measurements: other work on the machine makes fractions too low, never too high. With --backend cupy
     times are the device's, between events, and the peak is that of a large int8 product of cuBLAS.
 
+    egg bench compress compares egg compress with other programs (egg bench compress --help).
+
     For example: egg bench --only step --hidden-size 256 --num-layers 1
     """
 
@@ -60,15 +72,53 @@ class BenchArguments:
     compute: ComputeFlags = Compute()
 
 
+@dataclass(frozen=True)
+class CompressionArguments:
+    """Compare egg compress with gzip, bzip2, xz, zstd and PPMd: bits per byte, and megabytes a second each way.
+
+    Each compresses every text by itself and restores it; a row counts only if the same bytes come back. The programs
+    run on one thread, as their libraries do by default, egg on --threads. Compilation is not timed. Give texts that
+    the model was not trained on.
+
+    PPMd needs pip install 'egg-lm[ppmd]'; the table names what is missing.
+
+    For example:
+      egg bench compress letters/*.txt --model runs/nano-20261121-101500
+      egg bench compress --data stdlib --model runs/first --model runs/second --json
+    """
+
+    files: Annotated[tuple[str, ...], Parameter(name="file")] = ()
+    """Files to compress, one after another; or --data."""
+    _: KW_ONLY
+    model: Annotated[tuple[str, ...], Parameter(metavar="MODEL")] = ()
+    """A model, as for egg compress; give the flag once for each of several. None: the other programs alone."""
+    data: str | None = None
+    """Text to compress, as for training: the documents of a split, end to end."""
+    data_column: ColumnFlag = None
+    split: Annotated[str | None, one_of(*SPLITS, "all")] = None
+    """data: its split; none: validation, or all of an undivided text."""
+    seconds: float = 1.0
+    """Time for each program and text: both directions are repeated until it has passed, at most 9 times."""
+    json: JsonFlag = False
+    compute: ComputeFlags = Compute()
+
+
+SUBCOMMANDS = {"": BenchArguments, "compress": CompressionArguments}
+
+
 def main(argv: list[str], prog: str) -> int:
     """Measure as the arguments say; returns the exit status."""
-    arguments = parse(BenchArguments, argv, prog=prog)
+    arguments = parse(SUBCOMMANDS, argv, prog=prog)
+    if not arguments.seconds >= 0:
+        raise EggError(f"--seconds {arguments.seconds}: must be 0 or more")
+    command = f"{prog} {shlex.join(argv)}".strip()
+    return (_compress if isinstance(arguments, CompressionArguments) else _time)(arguments, command)
+
+
+def _time(arguments: BenchArguments, command: str) -> int:
     cases = choose_cases(
         arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe
     )
-
-    if not arguments.seconds >= 0:
-        raise EggError(f"--seconds {arguments.seconds}: must be 0 or more")
     source = commit()  # before the measurements: someone may commit meanwhile
     backend = arguments.compute.make(say)
     say("checking against the reference (the first time also compiles: up to a minute)")
@@ -84,16 +134,7 @@ def main(argv: list[str], prog: str) -> int:
     timings = time_cases(
         cases, arguments.compute.make, budget=Budget(arguments.seconds), before_repeat=peaks.measure, notify=say
     )
-    environment = {
-        **peaks.summary(),
-        "backend": backend.name,
-        "description": backend.description,
-        "cpu": cpu_name(),
-        "versions": versions(),
-        "commit": source,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": f"{prog} {shlex.join(argv)}".strip(),
-    }
+    environment = {**peaks.summary(), **_environment(backend, source, command)}
     peak = environment["peak_gmacs"]
     members = member_costs([timing for timing in timings if timing.case.name == PERTURBATION])
     timings = [timing for timing in timings if timing.case.name != PERTURBATION]
@@ -105,6 +146,120 @@ def main(argv: list[str], prog: str) -> int:
         tables += [member_table(members)] if members else []
         print("\n".join([*heading(environment), *(line for t in tables for line in ("", *t))]))
     return 0
+
+
+def _environment(backend, source: str | None, command: str) -> dict:
+    """What figures depend on.
+
+    backend : None if only other programs were measured
+    source : the commit
+    """
+    return {
+        "backend": backend and backend.name,
+        "description": backend and backend.description,
+        "cpu": cpu_name(),
+        "versions": versions(),
+        "commit": source,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": command,
+    }
+
+
+def _compress(arguments: CompressionArguments, command: str) -> int:
+    if bool(arguments.files) == (arguments.data is not None):
+        raise EggError("give FILE or --data TEXT, one of them")
+    source = commit()
+    models = [(name, *read_model(name)[:2]) for name in arguments.model]
+    texts = _texts(arguments)
+    backend = arguments.compute.make(say) if models else None
+    compressors, missing = other_programs()
+    compressors += [model_compressor(name, Network(backend, *model)) for name, *model in models]
+    rows: dict[str, list[Compression]] = {}
+    for name, text in texts.items():
+        rows[name] = []
+        for compressor in compressors:
+            say(f"{name}: {compressor.name}")
+            rows[name].append(measure(compressor, text, arguments.seconds))
+    environment = _environment(backend, source, command)
+    environment["versions"] |= _versions_of_programs(missing)
+    if arguments.json:
+        figures = [{"text": name, **compression_json(row)} for name in rows for row in rows[name]]
+        print(json.dumps({**environment, "rows": figures, "not_installed": missing}))
+    else:
+        print("\n".join(heading(environment)))
+        if len(rows) > 1:
+            sums = [sum_of(list(parts)) for parts in zip(*rows.values(), strict=True)]
+            rows |= {f"all {len(rows)} texts, each by itself": sums}
+        for name, figures in rows.items():
+            print("\n".join(["", f"{name}: {figures[0].text_bytes:,} bytes", "", *compression_table(figures, missing)]))
+        if missing:
+            print(f"\nTo measure what is not installed: {'; '.join(dict.fromkeys(missing.values()))}")
+    wrong = [f"{row.compressor} on {name}" for name in rows for row in rows[name] if not row.restored]
+    if wrong:
+        raise EggError(f"not restored: {', '.join(wrong)}")
+    return 0
+
+
+def _texts(arguments: CompressionArguments) -> dict[str, bytes]:
+    """Contents by name."""
+    texts = {}
+    for path in arguments.files:
+        with telling(path, "; give a file"):
+            texts[path] = read_file(path, MAX_TEXT)
+        if not texts[path]:
+            raise EggError(f"{path} is empty: give a file of a byte or more")
+    if arguments.data is not None:
+        column = arguments.data_column or "text"
+        corpus = data.open_corpus(arguments.data, column=column, progress=sys.stderr.isatty(), notify=say)
+        split = split_of(corpus, arguments.split, say)
+        if corpus.bytes(split) > MAX_TEXT:
+            raise EggError(f"{corpus.name} {split} has more than {MAX_TEXT:,} bytes: give another text, or --split")
+        text = corpus.split(split)
+        texts[f"{corpus.name} {split}"] = text[text != 0].tobytes()
+    return texts
+
+
+def _versions_of_programs(missing: dict[str, str]) -> dict[str, str]:
+    import zlib
+
+    import zstandard
+
+    found = {"zlib": zlib.ZLIB_RUNTIME_VERSION, "zstd": ".".join(map(str, zstandard.ZSTD_VERSION))}
+    return found if missing else found | {"pyppmd": version("pyppmd")}
+
+
+def compression_json(row: Compression) -> dict:
+    """A row of the JSON; figures are null if the text was not restored."""
+    there, back = row.rates
+    figures = {
+        "packed_bytes": row.packed_bytes,
+        "bits_per_byte": row.bits_per_byte,
+        "compress_megabytes_per_second": float(f"{there:.4g}"),
+        "decompress_megabytes_per_second": float(f"{back:.4g}"),
+    }
+    return {
+        "compressor": row.compressor,
+        "text_bytes": row.text_bytes,
+        **(figures if row.restored else dict.fromkeys(figures)),
+        "repeats": row.repeats,
+        "restored": row.restored,
+    }
+
+
+def compression_table(rows: list[Compression], missing: dict[str, str]) -> list[str]:
+    """Compressors on one text as an aligned Markdown table, the smallest result first.
+
+    missing : names of those that are not installed
+    """
+    lines = [["", "bytes", "bits per byte", "compress, MB/s", "decompress, MB/s"]]
+    for row in sorted(rows, key=lambda row: (not row.restored, row.packed_bytes)):
+        if row.restored:
+            figures = [f"{row.packed_bytes:,}", f"{row.bits_per_byte:.4f}", *(f"{rate:.3g}" for rate in row.rates)]
+        else:
+            figures = ["not restored", "-", "-", "-"]
+        lines.append([row.compressor, *figures])
+    lines += [[name, "not installed", "-", "-", "-"] for name in missing]
+    return _markdown(lines)
 
 
 def _available_on_cupy(cases: list) -> list:
@@ -241,16 +396,14 @@ def heading(environment: dict) -> list[str]:
     """When, where and with what the cases were timed, as paragraphs."""
     e = environment
     libraries = ", ".join(f"{name} {v}" for name, v in e["versions"].items())
-    lines = [
-        f"{e['date']}, commit {e['commit'] or 'unknown'}, `{e['command']}`: {e['cpu']}, {e['description']}; "
-        f"{libraries}."
-    ]
-    if e["peak_gmacs"] and e["backend"] == "cupy":
+    machine = ", ".join(filter(None, (e["cpu"], e["description"])))
+    lines = [f"{e['date']}, commit {e['commit'] or 'unknown'}, `{e['command']}`: {machine}; {libraries}."]
+    if e.get("peak_gmacs") and e["backend"] == "cupy":
         lines.append(
             f"Peak by {e['instruction_set']}: {e['peak_gmacs']:.0f} GMAC/s, the best measured between the "
             f"repeats, {e['peak_median_gmacs']:.0f} the median; times are the device's, between events."
         )
-    elif e["peak_gmacs"]:
+    elif e.get("peak_gmacs"):
         lines.append(
             f"Peak of int8 dot products with {e['instruction_set']}: {e['peak_one_core_gmacs']:.0f} GMAC/s on one "
             f"core, {e['peak_gmacs']:.0f} on {e['threads']} threads, the best measured between the repeats; the median "

@@ -178,7 +178,7 @@ def _convert(kind: Any, tokens: tuple[Token, ...]) -> Any:
 
 def _formatted(value: Any) -> str:
     """A default, as in the help."""
-    if value is None:
+    if value in (None, ()):
         return NONE
     if isinstance(value, int) and value >= 10**6:
         for letter in "TGM":
