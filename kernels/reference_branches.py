@@ -153,10 +153,15 @@ def through_norm(x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray) -
 
     credit_bd : 16 bits
     """
-    mean_b1 = np.maximum(1, np.abs(x_bd).sum(1, keepdims=True) // x_bd.shape[1])
+    log_d = x_bd.shape[1].bit_length() - 1
+    mean_b1 = np.maximum(1, np.abs(x_bd).sum(1, keepdims=True) >> log_d)
     rho_b1 = (1 << 14) // mean_b1
-    gain_bd = (credit_bd * round_shift(x_bd * rho_b1, 6)) >> 8  # below 2**30 before the shift
-    return gain_bd, round_shift(credit_bd * round_shift(gains_d * rho_b1, 6), 8)
+    gain_bd = round_shift(credit_bd * round_shift(x_bd * rho_b1, 6), 8)  # below 2**30 before the shift
+    moves_b1 = round_shift(gain_bd * gains_d, 7).sum(1, keepdims=True)
+    assert np.abs(moves_b1).max() < x_bd.shape[1] << 17
+    # A push moves the mean too, by which all places are divided.
+    back_b1 = round_shift(moves_b1 * rho_b1, 7 + log_d)
+    return gain_bd, round_shift(credit_bd * round_shift(gains_d * rho_b1, 6), 8) - np.sign(x_bd) * back_b1
 
 
 class Station:

@@ -642,9 +642,9 @@ def norm_credit(c, g, x):
     """The credit of the gains g and of x, from that of norm(x, g)."""
     log2_d = len(x).bit_length() - 1
     rho = 2**14 // max(1, sum(map(abs, x)) // len(x))
-    of_gains = [c_j * round_shift(x_j * rho, 6) >> 8 for c_j, x_j in zip(c, x, strict=True)]
-    total = sum(gain_j * g_j >> 7 for gain_j, g_j in zip(of_gains, g, strict=True))
-    back = round_shift(total * rho, 7 + log2_d)  # what the mean takes back
+    of_gains = [round_shift(c_j * round_shift(x_j * rho, 6), 8) for c_j, x_j in zip(c, x, strict=True)]
+    moves = sum(round_shift(gain_j * g_j, 7) for gain_j, g_j in zip(of_gains, g, strict=True))
+    back = round_shift(moves * rho, 7 + log2_d)  # what the mean takes back
     direct = [round_shift(c_j * round_shift(g_j * rho, 6), 8) for c_j, g_j in zip(c, g, strict=True)]
     return of_gains, [direct_j - sign(x_j) * back for direct_j, x_j in zip(direct, x, strict=True)]
 

@@ -3,7 +3,7 @@
 from numba import njit
 
 from egg.kernels.arithmetic import CREDIT_LIMIT
-from egg.kernels.cpu.forward import mean_magnitude
+from egg.kernels.cpu.forward import log2_of, mean_magnitude
 from egg.kernels.cpu.simd import (
     absolute,
     add_magnitudes,
@@ -141,14 +141,20 @@ def pass_norm(model, block, kind, shift, x, weight, credit, gains, wire, adds):
     wire : address of (D,) int32, set or, with ``adds`` 1, added to
     """
     d = model.hidden_size
-    rho = splat((1 << 14) // mean_magnitude(x, d))
+    inverse = (1 << 14) // mean_magnitude(x, d)
+    rho, moves = splat(inverse), splat(0)
     for j in range(0, d, 16):
-        c = load_i32(credit + 4 * j)
         # |x rho >> 6| <= 127 * 2**8 < 2**15, so that products stay below 2**30
-        gain = (c * round_shift(load_i8(x + j) * rho, 6)) >> 8
+        gain = round_shift(load_i32(credit + 4 * j) * round_shift(load_i8(x + j) * rho, 6), 8)
         add_magnitudes(magnitudes(block, model, kind), gain)
         store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
-        passed = round_shift(c * round_shift(load_i8(weight + j) * rho, 6), 8)
+        moves = moves + round_shift(gain * load_i8(weight + j), 7)  # |gain| <= 2**22; of all places < 2**17 D
+    # A push moves the mean too, by which all places are divided.
+    log_d = log2_of(d)
+    back = splat((total(moves) * inverse + (64 << log_d)) >> (7 + log_d))
+    for j in range(0, d, 16):
+        passed = round_shift(load_i32(credit + 4 * j) * round_shift(load_i8(weight + j) * rho, 6), 8)
+        passed = passed - back * maximum(splat(-1), minimum(splat(1), load_i8(x + j)))
         if adds:
             passed = passed + load_i32(wire + 4 * j)
         store_i32(wire + 4 * j, limit(passed))
