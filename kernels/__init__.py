@@ -1,7 +1,7 @@
 """Integer arithmetic: its definition (``reference``), and the same on the CPU (``cpu``) and the GPU (``cuda``)."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from egg.kernels.backend import Adapter, Backend, Draw, Noise, Votes
 from egg.kernels.layout import AdapterShape, BackendError, Shape
@@ -31,6 +31,7 @@ def get_backend(
     threads: int | None = None,
     device: int | None = None,
     notify: Callable[[str], None] | None = None,
+    tiered: bool = False,
 ) -> Backend:
     """The backend of that name, ready to use; only ``auto`` falls back to another.
 
@@ -38,6 +39,7 @@ def get_backend(
     threads : of the CPU backend; None is as many as the process may use. Results do not depend on it.
     device : number of backend cupy's device; None is the first
     notify : called with a line on what was chosen and why, after a line on compilation where that is needed
+    tiered : ``auto`` reads the first bytes by NumPy and loads the fastest after them, see ``egg.kernels.tiered``
     Raises BackendError, one line, for an unknown name or a backend that is not available.
     """
     if name not in BACKENDS:
@@ -46,6 +48,10 @@ def get_backend(
         raise BackendError(f"{threads} threads: at least 1 is needed")
     if device is not None and name != "cupy":
         raise BackendError(f"device {device}: backend {name} has no devices; choose backend cupy")
+    if tiered and name == "auto":
+        from egg.kernels.tiered import TieredBackend
+
+        return cast(Backend, TieredBackend(get_backend, threads=threads, notify=notify))  # its other calls are found
     if name == "cupy":
         from egg.kernels import cuda
 

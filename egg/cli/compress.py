@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egg.cli.bar import bar
-from egg.cli.options import ComputeFlags, parse, say, target_file
+from egg.cli.options import ComputeFlags, ModelPath, parse, say, target_file
 from egg.compute import Compute
 from egg.errors import telling
 from egg.files import read_file, replace_file
@@ -25,14 +25,13 @@ class CompressArguments:
     Lossless: with the same model egg decompress restores the file, on every machine.
 
     For example:
-      egg compress notes.txt --model runs/quickstart-20261121-101500 -o notes.egg
+      egg compress notes.txt --model pretrained -o notes.egg
     """
 
     file: str
     """The file to compress."""
     _: KW_ONLY
-    model: str
-    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    model: ModelPath
     out: OutName
     """The compressed file; an existing file is replaced."""
     max_text: int = MAX_TEXT
@@ -47,7 +46,7 @@ class DecompressArguments:
     """Restore a file that egg compress made, with the same model.
 
     For example:
-      egg decompress notes.egg --model runs/quickstart-20261121-101500 -o notes.txt
+      egg decompress notes.egg --model pretrained -o notes.txt
     """
 
     file: str
