@@ -10,10 +10,6 @@ from egg.kernels.backend import Adapter, Backend
 from egg.kernels.layout import Shape
 from egg.kernels.reference import NumpyBackend
 
-EARLY = 3 << 30
-"""Weights times bytes that NumPy reads before anything is compiled: some four seconds, 1,887 bytes at 256/2. Compiling
-takes several times as long, but only once on a machine."""
-
 
 class TieredBackend:
     """Two backends as one. The results are those of either.
@@ -24,9 +20,12 @@ class TieredBackend:
     name = "auto"
     description = "NumPy for the first bytes, then the compiled kernels"
 
-    def __init__(self, load: Callable[..., Backend], **options):
-        """Load ``load("auto", **options)`` when it is needed."""
-        self._load, self._options, self._left = load, options, EARLY
+    def __init__(self, load: Callable[..., Backend], early: int, **options):
+        """Load ``load("auto", **options)`` when it is needed.
+
+        early : weights times bytes that NumPy reads before
+        """
+        self._load, self._options, self._left = load, options, early
         self._first = NumpyBackend()
 
     @cached_property

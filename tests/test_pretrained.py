@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import egg as package
-from egg.kernels import Draw, Shape, get_backend, tiered
+from egg.kernels import Draw, Shape, get_backend
+from egg.kernels.tiered import TieredBackend
 from egg.model import hub
 from egg.model.digest import digest
 from egg.model.parameters import initial_weights
@@ -119,16 +120,15 @@ def tiny():
     return shape, initial_weights(shape, 3, "egg")
 
 
-def test_short_texts_do_not_wait_for_the_compiler(tiny, monkeypatch):
+def test_the_first_bytes_do_not_wait_for_the_compiler(tiny):
     shape, weights = tiny
-    monkeypatch.setattr(tiered, "EARLY", 10 * shape.parameters)
     plain, loaded = get_backend("numpy"), []
 
     def load(name, **options):
         loaded.append((name, options))
         return get_backend("numba", **options)
 
-    backend = tiered.TieredBackend(load, threads=1)
+    backend = TieredBackend(load, 10 * shape.parameters, threads=1)
     model = backend.prepare(shape, weights)
     tokens = np.arange(1, 25, dtype=np.uint8).reshape(1, 24)
     states = np.zeros((1, 1, 16), np.int8)
@@ -153,7 +153,20 @@ def test_the_other_calls_are_left_to_the_second_backend(tiny):
     assert votes[0].score == votes[1].score
 
 
+def test_little_to_read_is_left_to_numpy(egg, elsewhere, book):
+    Path("small.txt").write_bytes(book.read_bytes()[:99])
+    for command in (
+        "eval pretrained --data small.txt",
+        "compress small.txt --model pretrained -o small.egg",
+        "decompress small.egg --model pretrained -o back.txt",
+    ):
+        status, _, err = egg(*command.split())
+        assert status == 0 and "backend numpy: NumPy reference (slow) (little to read)\n" in err
+    assert Path("back.txt").read_bytes() == Path("small.txt").read_bytes()
+    assert get_backend("auto", work=1 << 40).name == "numba"
+
+
 def test_only_auto_is_tiered():
     assert get_backend("auto").name == "numba"
     for name in ("numpy", "numba"):
-        assert get_backend(name, tiered=True).name == name
+        assert get_backend(name, tiered=True, work=1).name == name

@@ -67,14 +67,14 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(CompressArguments if compressing else DecompressArguments, argv, prog=prog)
     source, target = _read(arguments.file, arguments.max_text), target_file(arguments.out, "--out")
     shape, weights, _ = read_model(arguments.model)
-    network = Network(arguments.compute.make(say), shape, weights)
+    size = len(source) if compressing or len(source) < HEADER.size else HEADER.unpack(source[: HEADER.size])[3]
+    network = Network(arguments.compute.make(say, work=size * shape.parameters), shape, weights)
     began = time.perf_counter()
     if compressing:
-        with bar(len(source), "compressing") as read:
+        with bar(size, "compressing") as read:
             result = compress(network, source, streams=arguments.streams, read=read)
         small, large = len(result), len(source)
     else:
-        size = HEADER.unpack(source[: HEADER.size])[3] if len(source) >= HEADER.size else 0
         with bar(size, "decompressing") as read:
             result = decompress(
                 network, source, name=arguments.file, model_name=arguments.model, max_text=arguments.max_text, read=read

@@ -57,13 +57,10 @@ def main(argv: list[str], prog: str) -> int:
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
         raise EggError(f"{arguments.path} names no text to measure on: give --data, such as --data stdlib")
-    notices: list[str] = []  # printed once the text is open: if it cannot be, the error is the only line
-    network = Network(arguments.compute.make(notices.append), shape, weights, adapter)
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = split_of(corpus, arguments.split, notices.append)
-    for notice in notices:
-        say(notice)
+    split = split_of(corpus, arguments.split, say)
     text = corpus.split(split)
+    network = Network(arguments.compute.make(say, work=text.size * shape.parameters), shape, weights, adapter)
     words = list(count_words(text))
     documents: list[DocumentScore] = []
     file = arguments.per_document
