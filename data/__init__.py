@@ -4,12 +4,13 @@ from egg.data.corpus import SPLITS, Corpus
 from egg.data.description import Description, SplitDescription, describe
 from egg.data.errors import DataError
 from egg.data.inventory import Cleared, clear, list_corpora
-from egg.data.opening import absolute, open_corpus
+from egg.data.opening import NAMED, absolute, open_corpus
 from egg.data.streams import read_chunks
 from egg.data.tokens import MAX_TEXT
 
 __all__ = [
     "MAX_TEXT",
+    "NAMED",
     "SPLITS",
     "Cleared",
     "Corpus",

@@ -17,10 +17,15 @@ class Compute:
     device: int | None = None
     """Number of the GPU of backend cupy; none: the first."""
 
-    def make(self, notify: Callable[[str], None] | None = None) -> Backend:
+    def make(
+        self, notify: Callable[[str], None] | None = None, *, tiered: bool = False, work: int | None = None
+    ) -> Backend:
         """The backend, ready to use.
 
         notify : called with a line about what was chosen and why, after one more if the kernels must be compiled
+        tiered : backend auto begins with NumPy, for a job that may be short
+        work : weights times bytes that will be read, if that is known: for little of it auto is NumPy
         Raises egg.kernels.BackendError, one line, for a backend that is not available.
         """
-        return get_backend(self.backend, threads=self.threads, device=self.device, notify=notify)
+        options = {"threads": self.threads, "device": self.device, "notify": notify}
+        return get_backend(self.backend, **options, tiered=tiered, work=work)

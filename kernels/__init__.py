@@ -1,7 +1,7 @@
 """Integer arithmetic: its definition (``reference``), and the same on the CPU (``cpu``) and the GPU (``cuda``)."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from egg.kernels.backend import Adapter, Backend, Draw, Noise, Votes
 from egg.kernels.layout import AdapterShape, BackendError, Shape
@@ -23,6 +23,9 @@ __all__ = [
 
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "cupy"]
 BACKENDS = get_args(BackendName)
+EARLY = 3 << 30
+"""Weights times bytes that backend auto leaves to NumPy: some four seconds, 1,887 bytes at 256/2. Compiling the kernels
+takes several times as long, but only once on a machine."""
 
 
 def get_backend(
@@ -31,6 +34,8 @@ def get_backend(
     threads: int | None = None,
     device: int | None = None,
     notify: Callable[[str], None] | None = None,
+    tiered: bool = False,
+    work: int | None = None,
 ) -> Backend:
     """The backend of that name, ready to use; only ``auto`` falls back to another.
 
@@ -38,6 +43,8 @@ def get_backend(
     threads : of the CPU backend; None is as many as the process may use. Results do not depend on it.
     device : number of backend cupy's device; None is the first
     notify : called with a line on what was chosen and why, after a line on compilation where that is needed
+    tiered : ``auto`` reads the first bytes by NumPy and loads the fastest after them, see ``egg.kernels.tiered``
+    work : weights times bytes that will be read, if that is known: for little of it ``auto`` is NumPy
     Raises BackendError, one line, for an unknown name or a backend that is not available.
     """
     if name not in BACKENDS:
@@ -46,14 +53,20 @@ def get_backend(
         raise BackendError(f"{threads} threads: at least 1 is needed")
     if device is not None and name != "cupy":
         raise BackendError(f"device {device}: backend {name} has no devices; choose backend cupy")
+    short = name == "auto" and work is not None and work <= EARLY
+    if tiered and name == "auto":
+        from egg.kernels.tiered import TieredBackend
+
+        # It finds the protocol's other calls when they are made.
+        return cast(Backend, TieredBackend(get_backend, EARLY, threads=threads, notify=notify))
     if name == "cupy":
         from egg.kernels import cuda
 
         backend, why = cuda.load(device or 0), "asked for"
-    elif name == "numpy":
+    elif name == "numpy" or short:
         from egg.kernels.reference import NumpyBackend
 
-        backend, why = NumpyBackend(), "asked for"
+        backend, why = NumpyBackend(), "asked for" if name == "numpy" else "little to read"
     else:
         try:
             from egg.kernels.cpu import load

@@ -107,6 +107,22 @@ def test_a_text_that_is_gone_leaves_the_figures_of_the_log(run, egg, tmp_path, m
     assert f"run: {last['validation_bits_per_byte']:.4f} bits per byte" in card
 
 
+def test_the_card_says_what_the_user_adds(run, egg, tmp_path):
+    notes, out = tmp_path / "notes.md", tmp_path / "exported"
+    notes.write_text("# Its text\n\n## By whom\n\nby many\n# no heading is lost", encoding="utf-8")
+    flags = ["--name", "small", "--license", "apache-2.0", "--notes", notes]
+    assert egg("export", run, "--to", "huggingface", "-o", out, "--backend", "numpy", *flags)[0] == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "\n# small\n" in card and "\n## Its text\n\n### By whom\n\nby many\n## no heading is lost\n" in card
+    assert huggingface_hub.ModelCard(card).data.license == "apache-2.0"
+    # A folder that has a card keeps it, until something is to be said anew.
+    again = tmp_path / "again"
+    assert egg("export", out, "--to", "huggingface", "-o", again)[0] == 0
+    assert {p.name: p.read_bytes() for p in again.iterdir()} == {p.name: p.read_bytes() for p in out.iterdir()}
+    assert egg("export", out, "--to", "huggingface", "-o", again, "--name", "other")[0] == 0
+    assert "\n# other\n" in (again / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -118,6 +134,7 @@ def test_a_text_that_is_gone_leaves_the_figures_of_the_log(run, egg, tmp_path, m
         (["RUN", "--to", "huggingface", "-o", "RUN/checkpoints/step-00000009"], "belongs to a run"),
         (["RUN", "--to", "c", "-o", "RUN/config.json"], "is a file"),
         (["RUN", "--to", "huggingface", "-o", "x", "--data", "no.txt"], "no.txt"),
+        (["RUN", "--to", "huggingface", "-o", "x", "--notes", "no.md"], "--notes no.md"),
     ],
 )
 def test_bad_arguments(run, egg, tmp_path, monkeypatch, arguments, told):

@@ -11,7 +11,7 @@ from sysconfig import get_path
 
 import pytest
 
-from egg import __version__
+from egg import __version__, load
 
 pytestmark = pytest.mark.slow  # the kernels are compiled where they are installed; .ci/run runs this too
 ROOT = Path(__file__).parent.parent
@@ -86,3 +86,6 @@ def test_it_works_beside_another_kernels(wheel, installed, book, tmp_path):
     succeed(egg, "train", *small.split(), book, cwd=tmp_path)
     assert (tmp_path / "run/checkpoints/step-00000003/model.safetensors").exists()
     assert "score.score" in succeed(egg, "inspect", "kernels", cwd=tmp_path)
+    wrote = succeed(egg, "sample", "pretrained", "--prompt", "def ", "--length", 50, cwd=tmp_path)
+    (text,) = load("pretrained", "numpy").generate("def ", 50)
+    assert wrote.rstrip("\n") == "def " + text.decode(errors="replace").rstrip("\n")

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from egg import data
 from egg.cli.corpus import text_of
-from egg.cli.options import FULL, ColumnFlag, ComputeFlags, JsonFlag, parse, rank_of, say
+from egg.cli.options import FULL, ColumnFlag, ComputeFlags, JsonFlag, ModelPath, parse, rank_of, say
 from egg.compute import Compute
 from egg.config import ADAPT, TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
@@ -46,8 +46,7 @@ class AdaptArguments:
       egg adapt runs/nano --reward egg.rewards:target_length --prompts prompts.txt --out runs/short
     """
 
-    path: Annotated[str, Parameter(name="ckpt")]
-    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    path: Annotated[ModelPath, Parameter(name="ckpt")]
     _: KW_ONLY
     data: str | None = None
     """Text to adapt to, as for training; or --reward."""

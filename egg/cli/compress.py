@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egg.cli.bar import bar
-from egg.cli.options import ComputeFlags, parse, say, target_file
+from egg.cli.options import ComputeFlags, ModelPath, parse, say, target_file
 from egg.compute import Compute
 from egg.errors import telling
 from egg.files import read_file, replace_file
@@ -26,14 +26,13 @@ class CompressArguments:
     smaller is stored: it grows by 40 bytes, and needs no model to be restored.
 
     For example:
-      egg compress notes.txt --model runs/quickstart-20261121-101500 -o notes.egg
+      egg compress notes.txt --model pretrained -o notes.egg
     """
 
     file: str
     """The file to compress."""
     _: KW_ONLY
-    model: str
-    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    model: ModelPath
     out: OutName
     """The compressed file; an existing file is replaced."""
     max_text: int = MAX_TEXT
@@ -48,7 +47,7 @@ class DecompressArguments:
     """Restore a file that egg compress made, with the same model; a stored one needs none.
 
     For example:
-      egg decompress notes.egg --model runs/quickstart-20261121-101500 -o notes.txt
+      egg decompress notes.egg --model pretrained -o notes.txt
     """
 
     file: str
@@ -78,7 +77,8 @@ def main(argv: list[str], prog: str) -> int:
 
 def _compress(arguments: CompressArguments, target: Path) -> tuple[int, int, float]:
     """Bytes before and after, and seconds."""
-    text, network = _read(arguments.file, arguments.max_text), _network(arguments)
+    text = _read(arguments.file, arguments.max_text)
+    network = _network(arguments, len(text))
     began = time.perf_counter()
     with bar(len(text), "compressing") as read:
         result = compress(network, text, streams=arguments.streams, read=read)
@@ -90,7 +90,7 @@ def _decompress(arguments: DecompressArguments, target: Path) -> tuple[int, int,
     """Bytes before and after, and seconds."""
     content = _read(arguments.file, arguments.max_text + OVERHEAD)
     packed = read_packed(content, arguments.file)
-    network = _network(arguments) if arguments.model is not None and packed.streams else None
+    network = _network(arguments, packed.size) if arguments.model is not None and packed.streams else None
     began = time.perf_counter()
     with bar(packed.size, "decompressing") as read:
         text = decompress(network, packed, model_name=arguments.model or "", max_text=arguments.max_text, read=read)
@@ -98,9 +98,10 @@ def _decompress(arguments: DecompressArguments, target: Path) -> tuple[int, int,
     return len(content), len(text), time.perf_counter() - began
 
 
-def _network(arguments: CompressArguments | DecompressArguments) -> Network:
+def _network(arguments: CompressArguments | DecompressArguments, size: int) -> Network:
+    """The model, on a backend that suits a text of ``size`` bytes."""
     shape, weights, _ = read_model(arguments.model)
-    return Network(arguments.compute.make(say), shape, weights)
+    return Network(arguments.compute.make(say, work=size * shape.parameters), shape, weights)
 
 
 def _read(path: str, max_text: int) -> bytes:

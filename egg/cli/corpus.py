@@ -41,10 +41,17 @@ BASELINES = {
 def text_of(config: dict, spec: str | None, column: str | None) -> tuple[str | None, str]:
     """The text to measure on, and its column: as given, or as in training; None if neither says.
 
+    A model that was exported does not say where its own text was; of a mixture a part that everyone has is taken.
+
     config : content of the model's config.json
     """
-    trained = config.get("run") if isinstance(config.get("run"), dict) else {}
+    trained, corpus = (config.get(key) if isinstance(config.get(key), dict) else {} for key in ("run", "corpus"))
     spec = spec if spec is not None else trained.get("data")
+    if spec is None:
+        parts = str(corpus.get("name")).split("+")
+        spec = next((part for part in parts if part in data.NAMED), None)
+        if spec:
+            say(f"of the text that the model was trained on, {' + '.join(parts)}, {spec} is here: measured on that")
     column = column or trained.get("data_column") or "text"
     return (spec or None) if isinstance(spec, str) else None, str(column)
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, measure_baselines, split_of, text_of
-from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, one_of, parse, say, target_file
+from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, ModelPath, one_of, parse, say, target_file
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
@@ -29,10 +29,10 @@ class EvalArguments:
 
     For example:
       egg eval runs/quickstart-20261121-101500 --split test --json
+      egg eval pretrained --data notes.txt
     """
 
-    path: str
-    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    path: ModelPath
     _: KW_ONLY
     adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
     """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder."""
@@ -56,14 +56,11 @@ def main(argv: list[str], prog: str) -> int:
     adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
-        raise EggError(f"{arguments.path} does not say what it was trained on: give --data")
-    notices: list[str] = []  # printed once the text is open: if it cannot be, the error is the only line
-    network = Network(arguments.compute.make(notices.append), shape, weights, adapter)
+        raise EggError(f"{arguments.path} names no text to measure on: give --data, such as --data stdlib")
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = split_of(corpus, arguments.split, notices.append)
-    for notice in notices:
-        say(notice)
+    split = split_of(corpus, arguments.split, say)
     text = corpus.split(split)
+    network = Network(arguments.compute.make(say, work=text.size * shape.parameters), shape, weights, adapter)
     words = list(count_words(text))
     documents: list[DocumentScore] = []
     file = arguments.per_document

@@ -10,15 +10,16 @@ from cyclopts import Parameter
 from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, measure_baselines, text_of
-from egg.cli.options import ColumnFlag, ComputeFlags, one_of, parse, say
+from egg.cli.options import ColumnFlag, ComputeFlags, ModelPath, one_of, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
-from egg.export.huggingface import ModelQuality, hub_files
-from egg.files import replace_file
+from egg.export.huggingface import CARD, About, ModelQuality, hub_files
+from egg.files import read_file, replace_file
 from egg.model import checkpoint, hub
 from egg.model.evaluate import count_words, evaluate
 from egg.model.network import Network, read_model
+from egg.report.plots import LOSS
 
 SOURCE = "model.c"
 
@@ -28,14 +29,15 @@ class ExportArguments:
     """Export a model to C or to the Hugging Face Hub.
 
     c: model.c, one C99 file with the weights in it: only integers, no heap, no library.
-    huggingface: config.json, model.safetensors and README.md, a card filled from the run; egg reads such a folder.
+    huggingface: config.json, model.safetensors and README.md, a card filled from the run; egg reads such a folder. A
+    folder that has a card already, such as pretrained, keeps it unless --data, --name, --license or --notes is given.
 
     For example:
-      egg export runs/quickstart-20261121-101500 --to c -o quickstart
+      egg export pretrained --to c -o pretrained
+      egg export runs/quickstart-20261121-101500 --to huggingface --license apache-2.0 -o quickstart
     """
 
-    path: Annotated[str, Parameter(name="ckpt")]
-    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    path: Annotated[ModelPath, Parameter(name="ckpt")]
     _: KW_ONLY
     to: Annotated[str, one_of("c", "huggingface")]
     """The format."""
@@ -44,6 +46,12 @@ class ExportArguments:
     data: str | None = None
     """huggingface: text to measure on, for the card; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
+    name: str | None = None
+    """The model's name in what is written; none: the run's with the step, or the folder's."""
+    license: str | None = None
+    """huggingface: licence of the weights, for the card, such as apache-2.0."""
+    notes: Annotated[str | None, Parameter(metavar="FILE.md")] = None
+    """huggingface: Markdown to put into the card, such as where the text comes from; its headings become smaller."""
     compute: ComputeFlags = Compute()
 
 
@@ -54,12 +62,16 @@ def main(argv: list[str], prog: str) -> int:
     path = hub.fetch(arguments.path)
     folder = checkpoint.find(path)
     shape, weights, config = read_model(folder)
-    name = _name(arguments.path, path, folder)
+    name = arguments.name or _name(arguments.path, path, folder)
     if arguments.to == "c":
         files = {SOURCE: c_source(shape, weights, name).encode()}
+    elif (folder / CARD).is_file() and arguments.data is arguments.name is arguments.license is arguments.notes is None:
+        names = (checkpoint.CONFIG, checkpoint.MODEL, LOSS, CARD)
+        files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
     else:
+        about = About(arguments.license, _notes(arguments.notes))
         measured = _measure(arguments, shape, weights, config)
-        files = hub_files(folder, name, config, shape, weights, measured)
+        files = hub_files(folder, name, config, shape, weights, measured, about)
     with telling(f"cannot write {target}"):
         target.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
@@ -67,6 +79,13 @@ def main(argv: list[str], prog: str) -> int:
     for file, content in files.items():
         print(f"{target / file}: {len(content):,} bytes")
     return 0
+
+
+def _notes(path: str | None) -> str | None:
+    if path is None:
+        return None
+    with telling(f"--notes {path}", "; give a file of Markdown"):
+        return read_file(path).decode("utf-8", "replace")
 
 
 def _target(path: str) -> Path:
@@ -94,7 +113,7 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality
     """The model's quality on its validation text; None, with a notice, if that is not available."""
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
-        say(f"{arguments.path} does not say what it was trained on, and is not measured: give --data")
+        say(f"{arguments.path} names no text to measure on, and is not measured: give --data")
         return None
     try:
         corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)

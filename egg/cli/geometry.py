@@ -35,7 +35,8 @@ class GeometryArguments:
     """
 
     checkpoints: Annotated[tuple[str, ...], Parameter(name="ckpt")] = ()
-    """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
+    """Runs (their newest checkpoints), RUN/best, checkpoints, pretrained, or OWNER/NAME on the Hub; of one size or
+    several."""
     _: KW_ONLY
     data: str | None = None
     """Text to read, as for training; none: the text that the first model was trained on."""
@@ -81,7 +82,7 @@ def _measure(arguments: GeometryArguments) -> int:
     models = [(path, *read_model(path)) for path in arguments.checkpoints]
     spec, column = text_of(models[0][3], arguments.data, arguments.data_column)
     if not spec:
-        raise EggError(f"{models[0][0]} does not say what it was trained on: give --data")
+        raise EggError(f"{models[0][0]} names no text to read: give --data, such as --data stdlib")
     backend = arguments.compute.make(say)
     corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
     split = split_of(corpus, arguments.split, say)

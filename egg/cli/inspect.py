@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg.cli.options import AnyText, BackendName, JsonFlag, parse, say
+from egg.cli.options import AnyText, BackendName, JsonFlag, ModelPath, parse, say
 from egg.errors import EggError, telling
 from egg.files import read_file
 
@@ -54,8 +54,7 @@ class ModelArguments:
       egg inspect model runs/quickstart-20261121-101500 --plot weights.png
     """
 
-    path: str
-    """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
+    path: ModelPath
     _: KW_ONLY
     plot: Picture = None
     """Draw a histogram of every tensor in one picture, model.png if no name follows."""
@@ -71,11 +70,10 @@ class TraceArguments:
     headroom of the accumulator, and how open the gates were.
 
     For example:
-      egg inspect trace runs/quickstart-20261121-101500 --text "def main():" --html trace.html
+      egg inspect trace pretrained --text "def main():" --html trace.html
     """
 
-    path: str
-    """A run (its newest checkpoint), RUN/best, a checkpoint, or a folder with a model in it."""
+    path: ModelPath
     _: KW_ONLY
     text: AnyText = None
     """The text, in UTF-8."""
@@ -115,7 +113,7 @@ Show the kernels, a model's weights, a text's path through it, and the integer t
 
 For example:
   {prog} kernels --audit
-  {prog} trace runs/quickstart-20261121-101500 --text "def main():" --html trace.html
+  {prog} trace pretrained --text "def main():" --html trace.html
 """
 
 

@@ -56,7 +56,8 @@ class IntrinsicDimensionArguments:
     """
 
     checkpoints: Annotated[tuple[str, ...], Parameter(name="ckpt")]
-    """Runs (their newest checkpoints), RUN/best, checkpoints, or OWNER/NAME on the Hub; of one size or several."""
+    """Runs (their newest checkpoints), RUN/best, checkpoints, pretrained, or OWNER/NAME on the Hub; of one size or
+    several."""
     _: KW_ONLY
     data: str
     """Text to adapt to, as for training; unlike the pretraining text, or little is to gain."""

@@ -116,6 +116,7 @@ def _help() -> str:
             *lines,
             "",
             "For example:",
+            '  egg sample pretrained --prompt "def "',
             "  egg train --preset quickstart",
             "",
             "egg COMMAND --help describes a command, egg --version prints the version.",

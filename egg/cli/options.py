@@ -152,6 +152,15 @@ def one_of(*names: str) -> Parameter:
 # Flags of several commands.
 BackendName = Annotated[str, one_of(*BACKENDS)]
 ComputeFlags = Annotated[Compute, FLAT]
+ModelPath = Annotated[
+    Literal["pretrained"] | str,
+    Parameter(
+        help="pretrained, which comes with egg; a run (its newest checkpoint), RUN/best, a checkpoint, a folder with a "
+        "model, or OWNER/NAME on the Hub.",
+        show_choices=False,
+    ),
+]
+"""Whatever names a model; shells complete the one name that every machine knows."""
 ColumnFlag = Annotated[
     str | None, Parameter(help="Column of tables that holds the text; none: as in training, or text.")
 ]

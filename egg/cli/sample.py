@@ -8,7 +8,7 @@ from typing import Annotated, TextIO
 
 from cyclopts import Parameter
 
-from egg.cli.options import FLAT, AnyText, ComputeFlags, parse, say
+from egg.cli.options import FLAT, AnyText, ComputeFlags, ModelPath, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.files import read_file
@@ -26,11 +26,11 @@ class SampleArguments:
     the model ends the document with a NUL byte.
 
     For example:
+      egg sample pretrained --prompt "def "
       egg sample runs/quickstart-20261121-101500 --prompt "def main" --temperature 0.7
     """
 
-    path: str
-    """A run (its newest checkpoint), RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub."""
+    path: ModelPath
     _: KW_ONLY
     sampling: Annotated[Sampling, FLAT] = Sampling()
     adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
@@ -48,7 +48,7 @@ def main(argv: list[str], prog: str) -> int:
     prompt = _prompt(arguments)
     shape, weights, _ = read_model(arguments.path)
     adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
-    network = Network(arguments.compute.make(say), shape, weights, adapter)
+    network = Network(arguments.compute.make(say, tiered=True), shape, weights, adapter)
     sampling = arguments.sampling
     began = time.perf_counter()
     pieces = in_order(stream(network, prompt, sampling), sampling)

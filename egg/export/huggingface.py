@@ -1,5 +1,6 @@
 """A model as a folder for the Hugging Face Hub: configuration, weights, and a card filled from its run."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,24 @@ class ModelQuality:
     """Name -> bits per byte on the same bytes, and a description."""
 
 
+@dataclass(frozen=True)
+class About:
+    """What the card says of a model that no run can tell."""
+
+    license: str | None = None
+    """As the Hub writes it, "apache-2.0"."""
+    notes: str | None = None
+    """Markdown, whose headings are moved down a level."""
+
+
 def hub_files(
-    folder: Path, name: str, config: dict[str, Any], shape: Shape, weights: np.ndarray, measured: ModelQuality | None
+    folder: Path,
+    name: str,
+    config: dict[str, Any],
+    shape: Shape,
+    weights: np.ndarray,
+    measured: ModelQuality | None,
+    about: About = About(),
 ) -> dict[str, bytes]:
     """The folder's files by name.
 
@@ -52,7 +69,7 @@ def hub_files(
     }
     if run and history and (run / LOSS).is_file():
         files[LOSS] = (run / LOSS).read_bytes()
-    card = _card(name, config, shape, weights, measured, history, LOSS in files)
+    card = _card(name, config, shape, weights, measured, about, history, LOSS in files)
     return files | {CARD: card.encode("utf-8", "replace")}
 
 
@@ -74,14 +91,15 @@ def _history(run: Path, folder: Path) -> list[dict[str, Any]]:
     return [r for r in read_records(path) if r["step"] <= step and is_number(r.get("tokens"))]
 
 
-def _card(name, config, shape, weights, measured, history, picture: bool) -> str:
+def _card(name, config, shape, weights, measured, about: About, history, picture: bool) -> str:
     parts = [
-        f"---\n{_metadata(name, config, measured)}\n---",
+        f"---\n{_metadata(name, config, measured, about)}\n---",
         f"# {name}",
         "A byte-level language model that never touches a floating-point number: int8 weights, int32 sums, a "
         "gated recurrent network whose only nonlinearities are clipping, a norm and gates. It was trained by "
         "evolution alone, with egg, without gradients.",
         _use(name),
+        re.sub(r"(?m)^(?=#+ )", "#", about.notes.strip()) if about.notes else "",
         _quality(measured, history),
         _data(config),
         _recipe(config, shape, weights, history),
@@ -92,7 +110,7 @@ def _card(name, config, shape, weights, measured, history, picture: bool) -> str
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metadata(name, config, measured: ModelQuality | None) -> str:
+def _metadata(name, config, measured: ModelQuality | None, about: About) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     corpus = _section(config, "corpus").get("name")
@@ -115,6 +133,7 @@ def _metadata(name, config, measured: ModelQuality | None) -> str:
         ]
     return ModelCardData(
         library_name="egg",
+        license=about.license,
         pipeline_tag="text-generation",
         tags=["egg", "byte-level", "int8", "integer-only", "evolution-strategies"],
         datasets=[known] if known else None,

@@ -39,7 +39,7 @@ class EggLM(LM):
     ) -> None:
         """Load a model.
 
-        path : a run, RUN/best, a checkpoint, a folder with a model, or OWNER/NAME on the Hub
+        path : a run, RUN/best, a checkpoint, a folder with a model, OWNER/NAME on the Hub, or pretrained
         pretrained : the same, under the name that the harness's own models use; exactly one of the two is given
         backend, threads : as for ``egg.load``; results do not depend on them
         seed : seed of the draws, where a task asks for sampling

@@ -305,8 +305,9 @@ def load(
 
     path : a run (its newest checkpoint), RUN/best, a checkpoint, or any folder with a model.safetensors and a
         config.json that holds ``{"model": {"hidden_size": D, "num_layers": L, "vocab_size": 256}}``; or
-        OWNER/NAME, a model on the Hugging Face Hub
-    backend : "auto" (the fastest available), "numpy", "numba" or "cupy"; results do not depend on it
+        OWNER/NAME, a model on the Hugging Face Hub; or "pretrained", the model that comes with egg
+    backend : "auto" (NumPy for some thousand bytes, after them the fastest available, which may have to be compiled
+        first), "numpy", "numba" or "cupy"; results do not depend on it
     threads : threads of a CPU backend; None for as many as the process may use
     device : number of backend cupy's GPU; None for the first
     adapter : as for ``Network.with_adapter``
@@ -318,7 +319,7 @@ def load(
     (dtype('int8'), True)
     """
     shape, weights, _ = read_model(path)
-    network = Network(get_backend(backend, threads=threads, device=device), shape, weights)
+    network = Network(get_backend(backend, threads=threads, device=device, tiered=True), shape, weights)
     return network if adapter is None else network.with_adapter(adapter)
 
 
