@@ -148,7 +148,9 @@ def limit(a: np.ndarray) -> np.ndarray:
     return np.clip(a, -CREDIT_LIMIT, CREDIT_LIMIT)
 
 
-def through_norm(x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def through_norm(
+    x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray, stations: "Stations"
+) -> tuple[np.ndarray, np.ndarray]:
     """What credit after a norm says of its gains, and what of it arrives before the norm: (streams, D) each.
 
     credit_bd : 16 bits
@@ -156,12 +158,13 @@ def through_norm(x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray) -
     log_d = x_bd.shape[1].bit_length() - 1
     mean_b1 = np.maximum(1, np.abs(x_bd).sum(1, keepdims=True) >> log_d)
     rho_b1 = (1 << 14) // mean_b1
-    gain_bd = round_shift(credit_bd * round_shift(x_bd * rho_b1, 6), 8)  # below 2**30 before the shift
-    moves_b1 = round_shift(gain_bd * gains_d, 7).sum(1, keepdims=True)
-    assert np.abs(moves_b1).max() < x_bd.shape[1] << 17
-    # A push moves the mean too, by which all places are divided.
-    back_b1 = round_shift(moves_b1 * rho_b1, 7 + log_d)
-    return gain_bd, round_shift(credit_bd * round_shift(gains_d * rho_b1, 6), 8) - np.sign(x_bd) * back_b1
+    gain_bd = credit_bd * round_shift(x_bd * rho_b1, 6)  # below 2**30
+    arrives_bd = round_shift(credit_bd * round_shift(gains_d * rho_b1, 6), 8)
+    if stations.of:  # a push moves the mean too, by which all places are divided
+        moves_b1 = round_shift(round_shift(gain_bd, 8) * gains_d, 7).sum(1, keepdims=True)
+        assert np.abs(moves_b1).max() < x_bd.shape[1] << 17
+        arrives_bd -= np.sign(x_bd) * round_shift(moves_b1 * rho_b1, 7 + log_d)
+    return gain_bd >> 8, arrives_bd
 
 
 class Station:
@@ -277,7 +280,7 @@ def vote(
     """
     rows_b = first_row + np.arange(len(chunk[0].tokens_b))
     wires = [
-        _credit_the_end(byte, weights["ln_out.weight"], branches, ballot, len(chunk) * rows_b + t)
+        _credit_the_end(byte, weights["ln_out.weight"], branches, stations, ballot, len(chunk) * rows_b + t)
         for t, byte in enumerate(chunk)
     ]
     ahead = {}  # by layer: what the next byte's credit leaves to this byte's state
@@ -289,14 +292,14 @@ def vote(
         ballot.rows("embedding.weight", byte.tokens_b, ballot.narrow(ballot.EMBEDDING, wire_bd))
 
 
-def _credit_the_end(byte, gains_d, branches, ballot, n_b) -> np.ndarray:
+def _credit_the_end(byte, gains_d, branches, stations, ballot, n_b) -> np.ndarray:
     """The head and the last norm vote: returns the credit of the wire before that norm, (streams, D)."""
     acc_bv = byte.stages["head.weight"]
     logits_bv = clip8(acc_bv >> product_shift(len(gains_d)))
     ballot.matrix("head.weight", head_votes(logits_bv, byte.targets_b, n_b), byte)
 
     x_bd = byte.stages[f"layers.{ballot.num_layers - 1}.mlp"]
-    gain_bd, wire_bd = through_norm(x_bd, gains_d, branches.credit(acc_bv, byte.targets_b))
+    gain_bd, wire_bd = through_norm(x_bd, gains_d, branches.credit(acc_bv, byte.targets_b), stations)
     ballot.vector("ln_out.weight", ballot.narrow(ballot.GAIN, gain_bd))
     return limit(wire_bd)
 
@@ -330,7 +333,7 @@ def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) 
         if station := on.get("mlp.w_up"):
             scale = scale_d - int(shifts[kinds["up"]])
             credit_bd = station.credit(station.fitness(y, up_bn), scale - station.shift) * free(stages["ln2"])
-            gain_bd, more_bd = through_norm(stages["gru"], weights[layer + "ln2.weight"], credit_bd)
+            gain_bd, more_bd = through_norm(stages["gru"], weights[layer + "ln2.weight"], credit_bd, stations)
             ballot.vector(layer + "ln2.weight", ballot.narrow(kinds["ln2"], gain_bd))
             wire_bd = limit(wire_bd + more_bd)
 
@@ -366,7 +369,7 @@ def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) 
         fitness_bk = round_shift(gate.fitness(f, gate_votes_bd), most - gate_shift)
         fitness_bk += round_shift(candidate.fitness(c, candidate_votes_bd), most - candidate_shift)
         credit_bd = gate.credit(fitness_bk, scale_d + 8 - most) * free(stages["ln1"])
-        gain_bd, more_bd = through_norm(x, weights[layer + "ln1.weight"], credit_bd)
+        gain_bd, more_bd = through_norm(x, weights[layer + "ln1.weight"], credit_bd, stations)
         ballot.vector(layer + "ln1.weight", ballot.narrow(kinds["ln1"], gain_bd))
         wire_bd = limit(wire_bd + more_bd)
     return wire_bd, ahead_bd

@@ -638,15 +638,15 @@ def held(credit, values):
     return [a * free(v) for a, v in zip(credit, values, strict=True)]
 
 
-def norm_credit(c, g, x):
-    """The credit of the gains g and of x, from that of norm(x, g)."""
+def norm_credit(c, g, x, with_mean=True):
+    """The credit of the gains g and of x, from that of norm(x, g); with_mean: back is not 0."""
     log2_d = len(x).bit_length() - 1
     rho = 2**14 // max(1, sum(map(abs, x)) // len(x))
-    of_gains = [round_shift(c_j * round_shift(x_j * rho, 6), 8) for c_j, x_j in zip(c, x, strict=True)]
-    moves = sum(round_shift(gain_j * g_j, 7) for gain_j, g_j in zip(of_gains, g, strict=True))
-    back = round_shift(moves * rho, 7 + log2_d)  # what the mean takes back
+    a = [c_j * round_shift(x_j * rho, 6) for c_j, x_j in zip(c, x, strict=True)]
+    moves = sum(round_shift(round_shift(a_j, 8) * g_j, 7) for a_j, g_j in zip(a, g, strict=True))
+    back = round_shift(moves * rho, 7 + log2_d) if with_mean else 0
     direct = [round_shift(c_j * round_shift(g_j * rho, 6), 8) for c_j, g_j in zip(c, g, strict=True)]
-    return of_gains, [direct_j - sign(x_j) * back for direct_j, x_j in zip(direct, x, strict=True)]
+    return [a_j >> 8 for a_j in a], [direct_j - sign(x_j) * back for direct_j, x_j in zip(direct, x, strict=True)]
 
 
 def kinds(layers, stations=()):
@@ -669,7 +669,9 @@ def chunk_credit(weights, tokens, text, ends, stations):
     credits = [{} for _ in tokens]
     for t in reversed(range(len(tokens))):
         credit = credits[t]
-        credit["gain"], wire = norm_credit(ends[t], weights["ln_out.weight"], tokens[t].x)
+        credit["gain"], wire = norm_credit(
+            ends[t], weights["ln_out.weight"], tokens[t].x, with_mean=bool(stations.branches)
+        )
         wire = limited_sum(wire)
         for i in reversed(range(depth)):
             at, layer = f"layers.{i}", tokens[t].layers[i]

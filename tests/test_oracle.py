@@ -370,11 +370,7 @@ NO_STATIONS = oracle.Stations({}, {})
 
 
 def without_stations(ln_out, tokens, text, ends):
-    """The credits of the first unit: gains of ln_out alike, and all units of a token.
-
-    ends : at the wire's end of each token for half of the units, its negative for the others: the mean stays
-    """
-    ends = [[c] * 8 + [-c] * 8 for c in ends]
+    """The credits of the first unit: gains of ln_out alike, and all units of a token."""
     weights = oracle.zeros_like(oracle.initial_weights(1, 16, len(tokens[0].layers), "egg"))
     weights["ln_out.weight"] = [ln_out] * 16
     credits = oracle.chunk_credit(weights, tokens, text, ends, NO_STATIONS)
@@ -382,25 +378,25 @@ def without_stations(ln_out, tokens, text, ends):
 
 
 def test_credit_along_the_wire_by_hand():
-    """Two layers, two bytes; units alike, credit of half of them reversed. mean|x| = 8, rho = 2,048; ln_out 16: 16 * 2,048 >> 6 = 512."""
+    """Two layers, two bytes; all units alike. mean|x| = 8, rho = 2,048; ln_out 16: 16 * 2,048 >> 6 = 512."""
     lower = [layer_of(h=3, f=29, c=-17, x=7), layer_of(f=-127, c=40, x_h=-127)]
     upper = [layer_of(c=127, x=8), layer_of(h=-5, f=1, c=50, d=-127, x=-8)]
     tokens = [token_of(None, [lower[t], upper[t]]) for t in range(2)]
-    first, last = without_stations(16, tokens, [65, 66, 67], [96, -32])
-    # The last byte: the wire has -32 * 512 / 256 = -64, the gain -32 * -256 / 256 for x = -8.
-    assert last["gain"] == 32
+    first, last = without_stations(16, tokens, [65, 66, 67], [[100] * 16, [-30] * 16])
+    # The last byte: the wire has -30 * 512 / 256 = -60, the gain -30 * 256 >> 8 for x = -8.
+    assert last["gain"] == 30
     assert last["down.1"] == 0  # its output is clipped
-    assert (last["cand.1"], last["gate.1"]) == (-64 * 128, -64 * 55)
-    assert last["down.0"] == -64
+    assert (last["cand.1"], last["gate.1"]) == (-60 * 128, -60 * 55)
+    assert last["down.0"] == -60
     # The residual is clipped where the lower state was added.
     assert last["cand.0"] == last["gate.0"] == last["embedding"] == 0
-    # The first byte: 192, and of the last byte 128/256 of -64 in the upper layer, nothing in the lower.
-    assert first["gain"] == 96
-    assert first["down.1"] == 192
+    # The first byte: 200, and of the last byte 128/256 of -60 in the upper layer, nothing in the lower.
+    assert first["gain"] == 100
+    assert first["down.1"] == 200
     assert first["cand.1"] == 0  # clipped
-    assert first["gate.1"] == (192 - 32) * 127
-    assert (first["cand.0"], first["gate.0"]) == (192 * 156, 192 * -20)
-    assert first["embedding"] == first["down.0"] == 192
+    assert first["gate.1"] == (200 - 30) * 127
+    assert (first["cand.0"], first["gate.0"]) == (200 * 156, 200 * -20)
+    assert first["embedding"] == first["down.0"] == 200
 
 
 def test_the_mean_of_a_norm_takes_back_what_all_places_gain():
@@ -416,7 +412,7 @@ def test_the_mean_of_a_norm_takes_back_what_all_places_gain():
 
 def test_credit_of_a_later_byte_ends_at_a_reset():
     tokens = [token_of(None, [layer_of(x=8)]) for _ in range(3)]
-    ends = [0, 0, 64]
+    ends = [[0] * 16, [0] * 16, [64] * 16]
     # 64 * 512 / 256 = 128 at the last byte, half of it a byte before, and half again.
     for text, expected in (([1, 2, 3, 4], [32, 64, 128]), ([0, 2, 0, 4], [0, 0, 128]), ([1, 0, 3, 0], [0, 64, 128])):
         found = without_stations(16, tokens, text, ends)
@@ -426,11 +422,11 @@ def test_credit_of_a_later_byte_ends_at_a_reset():
 
 def test_credit_along_the_wire_is_limited():
     tokens = [token_of(None, [layer_of(f=-127, x=0)]) for _ in range(2)]
-    found = without_stations(127, tokens, [1, 2, 3], [32767] * 2)
+    found = without_stations(127, tokens, [1, 2, 3], [[32767] * 16] * 2)
     assert [credit["embedding"] for credit in found] == [2**20] * 2
     layers = [layer_of(f=-126, c=9, x=0) for _ in range(2)]  # e would be 2^21 at the first byte
     tokens = [token_of(None, [layer]) for layer in layers]
-    found = without_stations(127, tokens, [1, 2, 3], [-32767] * 2)
+    found = without_stations(127, tokens, [1, 2, 3], [[-32767] * 16] * 2)
     assert [credit["gate.0"] for credit in found] == [-9 * 2**20] * 2
 
 

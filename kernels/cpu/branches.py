@@ -277,7 +277,6 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
     load_states(model, block, states, row)
     length, whole = block.length, 0
     keeps = st.FOR_STATIONS if draw.stations else st.FOR_VOTES
-    shift = load_long(draw.shifts + 8 * st.GAIN_KIND)
     weight = tensor_at(model, 1 + st.LAYER_TENSORS * model.num_layers)
     for kind in range(st.LAYER_KINDS + (6 if draw.stations else 3) * model.num_layers):
         for lane in range(0, 32, 16):
@@ -293,6 +292,6 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
             c = credit_wire(model, block, draw, t, i, target)
             x = block.bytes + i * block.stride
             wire = block.wire + 4 * (t * block.padded + i) * block.stride
-            pass_norm(model, block, st.GAIN_KIND, shift, x, weight, c, address(gains), wire, 0)
+            pass_norm(model, block, draw, st.GAIN_KIND, x, weight, c, address(gains), wire, 0)
     save_states(model, block, states_out, row)
     return whole

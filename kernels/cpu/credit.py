@@ -131,27 +131,28 @@ def limit(v):
 
 
 @njit(**JIT)
-def pass_norm(model, block, kind, shift, x, weight, credit, gains, wire, adds):
+def pass_norm(model, block, draw, kind, x, weight, credit, gains, wire, adds):
     """From what a norm gives to the wire before it; and votes on the norm's gains.
 
-    kind, shift : of the gains' credit
+    kind : of the gains' credit
     x, weight : addresses of (D,) int8, the wire and the gains
     credit : address of (D,) int32, 16 bits
     gains : address of (D,) int32, added to
     wire : address of (D,) int32, set or, with ``adds`` 1, added to
     """
     d = model.hidden_size
-    inverse = (1 << 14) // mean_magnitude(x, d)
+    log_d, inverse = log2_of(d), (1 << 14) // mean_magnitude(x, d)
+    shift = load_long(draw.shifts + 8 * kind)
     rho, moves = splat(inverse), splat(0)
     for j in range(0, d, 16):
         # |x rho >> 6| <= 127 * 2**8 < 2**15, so that products stay below 2**30
-        gain = round_shift(load_i32(credit + 4 * j) * round_shift(load_i8(x + j) * rho, 6), 8)
+        both = load_i32(credit + 4 * j) * round_shift(load_i8(x + j) * rho, 6)
+        gain = both >> 8
         add_magnitudes(magnitudes(block, model, kind), gain)
         store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
-        moves = moves + round_shift(gain * load_i8(weight + j), 7)  # |gain| <= 2**22; of all places < 2**17 D
+        moves = moves + round_shift(round_shift(both, 8) * load_i8(weight + j), 7)  # of all places < 2**17 D
     # A push moves the mean too, by which all places are divided.
-    log_d = log2_of(d)
-    back = splat((total(moves) * inverse + (64 << log_d)) >> (7 + log_d))
+    back = splat((total(moves) * inverse + (64 << log_d)) >> (7 + log_d) if draw.stations else 0)
     for j in range(0, d, 16):
         passed = round_shift(load_i32(credit + 4 * j) * round_shift(load_i8(weight + j) * rho, 6), 8)
         passed = passed - back * maximum(splat(-1), minimum(splat(1), load_i8(x + j)))

@@ -214,7 +214,7 @@ def credit_mlp(model, block, draw, t, layer, gains):
         kind = more + st.V_LN2
         x = saved_at(model, block, t, layer, st.S_MIDDLE, i)
         wire = block.wire + 4 * (t * padded + i) * stride
-        pass_norm(model, block, kind, kind_shift(draw, kind), x, weight, at, gains_at(gains, layer, 1), wire, 1)
+        pass_norm(model, block, draw, kind, x, weight, at, gains_at(gains, layer, 1), wire, 1)
 
 
 @njit(**JIT)
@@ -316,7 +316,7 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
             store_i32(at + 4 * j, load_i32(at + 4 * j) * arrives)
         x = saved_at(model, block, t, layer, st.S_X, i)
         wire = block.wire + 4 * (t * padded + i) * stride
-        pass_norm(model, block, kind, kind_shift(draw, kind), x, weight, at, gains_at(gains, layer, 0), wire, 1)
+        pass_norm(model, block, draw, kind, x, weight, at, gains_at(gains, layer, 0), wire, 1)
 
 
 @njit(**JIT)
