@@ -72,8 +72,9 @@ class Cost:
 
     name: str
     family: str
-    """The name without the budget: configurations whose settings differ in their stops alone share it."""
+    """The name without the budget: the configurations of a table whose stop is a list share it."""
     tokens: int
+    """The mean over seeds, which differ by the clock alone."""
     multiply_accumulates: int
     seconds: float
     """Of training alone, the mean over seeds: without compilation and measurements."""
@@ -314,12 +315,13 @@ def costs(results: list[RunResult], out: Path) -> list[Cost]:
         where = folders[0] / checkpoint.CONFIG
         each = from_json(checkpoint.read_config(folders[0]), str(where)).multiply_accumulates
         seconds = [_training_seconds(folder) for folder in folders]
+        tokens = sum(r.tokens for r in runs) // len(runs)
         found.append(
             Cost(
                 name,
                 _family(runs[0]),
-                runs[0].tokens,
-                each * runs[0].tokens,
+                tokens,
+                each * tokens,
                 sum(seconds) / len(seconds),
                 [r.bits_per_byte for r in runs],
             )
