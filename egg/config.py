@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from egg.errors import EggError, perhaps
 from egg.kernels.arithmetic import MEMBER_ROWS, MIN_BRANCHES, STATIONS, VOTE_ROWS
 from egg.kernels.layout import BackendError, Shape
-from egg.optimizer import STEP_BITS, default_step_size
+from egg.optimizer import STEP_BITS, default_step_size, nominal_tokens
 from egg.view.figures import number, whole_number
 
 FORMAT = 2  # of config.json
@@ -39,6 +39,8 @@ OWN_FIELDS = {
     ),
     "paper": ("population_size", "sigma_shift"),
 }
+# Multiply-accumulates that a station adds to a token, in D**2 a layer: its branches, and with middle the votes of w_up.
+STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
 LATER = "credit", "stations"  # fields that older files of this FORMAT lack: they take their defaults
 
 
@@ -113,7 +115,8 @@ class EvolutionConfig:
     """Tokens over which the step size falls (recipe egg); none: as many as the run reads, or time if --minutes alone
     stops it: then it follows the clock, and no other run repeats this one byte for byte."""
     step_size: float | None = None
-    """Largest step of a weight, in int8 steps (recipe egg); none: chosen from the tokens of a step and of the run."""
+    """Largest step of a weight, in int8 steps (recipe egg); none: chosen from the model, the credit and the tokens of a
+    step and of the run; if --minutes alone stops it, from the tokens that 150e9 multiply-accumulates a second read."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     """How the step size falls from the run's beginning to the horizon (recipe egg); constant without a known end."""
     final_step_share: float = 0.05
@@ -257,6 +260,16 @@ class Config:
         return self.evolution.tokens_per_step
 
     @property
+    def multiply_accumulates(self) -> int:
+        """Of one token: its reading and, in recipe egg, branches and votes; docs/learning.md, "Honest accounting"."""
+        e, shape = self.evolution, self.model.shape
+        if e.recipe == "paper":
+            return shape.multiply_accumulates
+        branches = shape.hidden_size if e.branches == "all" else e.branches
+        stations = sum(STATION_WORK[name] for name in e.station_names) * shape.hidden_size**2 * shape.num_layers
+        return shape.multiply_accumulates + VOCABULARY * branches + shape.vote_work + stations
+
+    @property
     def end(self) -> int | None:
         """Tokens after which the run stops; None where the clock alone stops it, or nothing does."""
         run = self.run
@@ -287,9 +300,15 @@ class Config:
             chosen["schedule"] = "constant"
         chosen["schedule_tokens"] = horizon
         if e.step_size is None:
-            tokens = DEFAULT_HORIZON if horizon == "time" else horizon
-            chosen["step_size"] = default_step_size(e.tokens_per_step, tokens) / (1 << STEP_BITS)
+            tokens = self._tokens_by_the_clock() if horizon == "time" else horizon
+            shape = self.model.hidden_size, self.model.num_layers
+            chosen["step_size"] = default_step_size(e.tokens_per_step, tokens, *shape, e.credit) / (1 << STEP_BITS)
         return replace(self, evolution=replace(e, **chosen))
+
+    def _tokens_by_the_clock(self) -> int:
+        """Estimate of the tokens of a run with --minutes, the same on every machine."""
+        tokens = nominal_tokens(self.run.minutes or 0, self.multiply_accumulates)
+        return min(tokens, self.end or tokens)
 
 
 STOPS = ("steps", "tokens", "minutes")
@@ -326,6 +345,45 @@ PRESET_HELP = {
 DEFAULT_PRESET = "nano"
 
 
+@dataclass(frozen=True)
+class Size:
+    """A model's shape, and the step of recipe egg that suits it."""
+
+    hidden_size: int
+    num_layers: int
+    streams: int = 16
+    seq_len: int = 32
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of a model of this shape."""
+        return Shape(self.hidden_size, self.num_layers).parameters
+
+
+SIZES: dict[str, Size] = {
+    "XS": Size(64, 1),
+    "S": Size(64, 2),
+    "M": Size(256, 1),
+    "L": Size(256, 2),
+    "XL": Size(1024, 1),
+}
+"""What --size means; docs/scaling-laws.md says how it was measured."""
+LADDER = (
+    *SIZES.values(),
+    Size(16, 1),
+    Size(64, 1),
+    Size(64, 2),
+    Size(64, 6),
+    Size(256, 1),
+    Size(256, 2),
+    Size(256, 6),
+    Size(1024, 1),
+    Size(1024, 2),
+    Size(1024, 6),
+)
+"""What a number of parameters chooses from: of a shape that occurs twice, the first."""
+SIZE_FIELDS = tuple(f.name for f in fields(Size))
+
 ADAPT = "adapt"
 """The preset's name in the configuration of an adaptation."""
 
@@ -335,6 +393,42 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise EggError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def size_of(size: str | float) -> Size:
+    """The size of a name in any case, or with the number of parameters that is nearest in ratio.
+
+    Raises EggError for anything else.
+
+    >>> size_of("m") == SIZES["M"], size_of("2M").hidden_size
+    (True, 256)
+    """
+    name = str(size).strip().upper()
+    if name in SIZES:
+        return SIZES[name]
+    try:
+        parameters = whole_number(name)
+    except ValueError:
+        parameters = 0
+    if parameters < 1 or isinstance(size, bool):
+        raise EggError(f"--size {size}: choose {', '.join(SIZES)}, or a number of parameters such as 500k or 2M")
+    return min(LADDER, key=lambda one: abs(math.log(one.parameters / parameters)))
+
+
+def with_size(settings: Mapping[str, Any], shape_alone: bool) -> dict[str, Any]:
+    """Settings without ``size``, but with what it means, which all others override.
+
+    shape_alone : without streams and bytes of a step: for recipe paper, and for a run that is resumed
+    Raises EggError for a size that does not exist.
+    """
+    others = {name: value for name, value in settings.items() if name != "size"}
+    size = settings.get("size")
+    if size is None or str(size).strip().lower() == "none":
+        return others
+    means = asdict(size_of(size))
+    if shape_alone:
+        means = {f.name: means[f.name] for f in fields(ModelConfig)}
+    return means | others
 
 
 def without_stops(config: Config) -> Config:

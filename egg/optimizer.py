@@ -1,5 +1,6 @@
 """How far weights move: the step size of recipe ``egg`` and its schedule, the threshold of recipe ``paper``."""
 
+from fractions import Fraction
 from math import isqrt
 
 import numpy as np
@@ -13,19 +14,39 @@ REFERENCE_STEP = (4 << STEP_BITS) // 10
 REFERENCE_TOKENS = 512
 REFERENCE_HORIZON = 1_000_000
 LARGEST_STEP = 1 << STEP_BITS
+# Sixteenths of that step: credit -> hidden size -> with 1 layer, with 2, with more.
+STEP_FACTORS = {
+    "wire": {16: (16, 16, 16), 64: (16, 16, 16), 256: (16, 16, 16), 1024: (16, 16, 16)},
+    "stations": {16: (16, 16, 16), 64: (16, 16, 16), 256: (16, 16, 16), 1024: (16, 16, 16)},
+}
+NOMINAL_SPEED = 150_000_000_000  # multiply-accumulates a second: two cores of 2024
 
 
-def default_step_size(tokens_per_step: int, horizon: int) -> int:
-    """Step size in 2**-16 int8 steps, from the tokens of a step and of the run.
+def default_step_size(tokens_per_step: int, horizon: int, hidden_size: int, num_layers: int, credit: str) -> int:
+    """Step size in 2**-16 int8 steps, from the tokens of a step and of the run, the model's shape and the credit.
 
-    0.4 int8 steps at 512 tokens a step and 1M in the run. It grows with the fourth root of the tokens of a step; it
-    falls with the square root of the run's tokens beyond 1M, with their fourth root below (docs/learning.md).
+    0.4 int8 steps at 512 tokens a step and 1M in the run, times the factor of the shape and the credit. It grows with
+    the fourth root of the tokens of a step; it falls with the square root of the run's tokens beyond 1M, with their
+    fourth root below (docs/learning.md).
+
+    >>> default_step_size(512, 16_000_000, 256, 2, "wire") / 65536
+    0.0999908447265625
     """
     fourth_power = REFERENCE_STEP**4 * tokens_per_step * REFERENCE_HORIZON
     fourth_power //= REFERENCE_TOKENS * max(1, horizon)
     if horizon > REFERENCE_HORIZON:
         fourth_power = fourth_power * REFERENCE_HORIZON // horizon
-    return max(1, min(isqrt(isqrt(fourth_power)), LARGEST_STEP))
+    factor = STEP_FACTORS[credit][hidden_size][min(num_layers, 3) - 1]
+    return max(1, min(isqrt(isqrt(fourth_power)) * factor // 16, LARGEST_STEP))
+
+
+def nominal_tokens(minutes: float, multiply_accumulates: int) -> int:
+    """Tokens that a machine of nominal speed reads in so many minutes: the same estimate on every machine.
+
+    multiply_accumulates : of one token
+    """
+    milliseconds = int(Fraction(minutes) * 60_000)
+    return milliseconds * (NOMINAL_SPEED // 1000) // multiply_accumulates
 
 
 def scheduled_step_size(first: int, last: int, schedule: str, tokens: int, horizon: int) -> int:

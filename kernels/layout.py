@@ -141,6 +141,12 @@ class Shape(Layout):
         d = self.hidden_size
         return 12 * d * d * self.num_layers + VOCABULARY * d
 
+    @cached_property
+    def vote_work(self) -> int:
+        """Multiply-accumulates of one token's votes in recipe egg, credit wire: 8 D**2 L + 256 D."""
+        d = self.hidden_size
+        return 8 * d * d * self.num_layers + VOCABULARY * d
+
     def vote_kinds(self, stations: bool = False) -> int:
         """Kinds of credit that are narrowed by a shift of their own: embedding, gain, three or six a layer."""
         return len(first_shifts(self.num_layers, stations))

@@ -12,7 +12,7 @@ from conftest import SMALL
 
 from egg.errors import EggError
 from egg.study import compare
-from egg.study.compare import Configuration, read_comparison, results_table
+from egg.study.compare import Configuration, Cost, best_table, read_comparison, results_table
 
 
 @pytest.fixture
@@ -33,6 +33,87 @@ def test_top_level_settings_are_common_and_tables_override(tmp_path):
     assert seeds == [7]
     common = {"preset": "quickstart", "steps": "9", "recipe": "egg"}
     assert configurations == [Configuration("a", common), Configuration("b", common | {"steps": "4"})]
+
+
+def test_a_list_of_stops_is_a_configuration_for_each(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('tokens = ["1M", 2000]\n[a]\n[b]\nminutes = 1.5\ntokens = "none"\n[c]\nsteps = [7]\ntokens = "9"\n')
+    common = {"preset": "quickstart"}
+    assert read_comparison(path)[0] == [
+        Configuration("a-1M", common | {"tokens": "1M"}),
+        Configuration("a-2000", common | {"tokens": "2000"}),
+        Configuration("b", common | {"minutes": "1.5", "tokens": "none"}),
+        Configuration("c-7", common | {"steps": "7", "tokens": "9"}),
+    ]
+
+
+def test_a_tables_size_replaces_the_common_shape(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'hidden-size = 16\nstreams = 4\nlog_every = 1\n[a]\nsize = "XS"\nstreams = 8\n[b]\nnum_layers = 3\n'
+    )
+    common = {"preset": "quickstart", "log_every": "1"}
+    assert read_comparison(path)[0] == [
+        Configuration("a", common | {"size": "XS", "streams": "8"}),
+        Configuration("b", common | {"hidden-size": "16", "streams": "4", "num_layers": "3"}),
+    ]
+
+
+def test_one_file_gives_the_loss_over_each_cost(egg, comparison, tmp_path):
+    text = comparison.read_text().replace("steps = 8", "steps = [2, 40]").replace("[3, 5]", "[3]")
+    comparison.write_text(text.replace('eval_every = "4"', "eval_every = 0"))
+    out = tmp_path / "out"
+    status, shown, err = egg("compare", comparison, "--out", out)
+    assert status == 0, err
+    assert (out / "scaling.png").stat().st_size > 10_000 and "scaling.png" in shown
+    assert "| seconds | best |" in shown and "| multiply-accumulates | best |" in shown
+    found = compare.costs(compare.read_results(out), out)
+    assert [(c.name, c.family) for c in found] == [
+        ("all-2", "all"),
+        ("all-40", "all"),
+        ("short-2", "short"),
+        ("short-40", "short"),
+    ]
+    assert [c.tokens for c in found] == [2 * 128, 40 * 128, 2 * 32, 40 * 32]
+    assert all(c.multiply_accumulates == c.tokens * (20 * 16**2 + 768 * 16) for c in found)
+    assert all(0 < c.seconds < 60 and len(c.bits_per_byte) == 1 for c in found)
+
+
+def test_seconds_of_training_are_without_compilation_and_measurements(tmp_path):
+    lines = [(100, 1.0), (300, 50.0), (400, 100.0)]  # the first step has compiled
+    text = "".join(
+        json.dumps({"step": n, "tokens": tokens, "tokens_per_second": speed, "seconds": 999.0}) + "\n"
+        for n, (tokens, speed) in enumerate(lines, 1)
+    )
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert compare._training_seconds(tmp_path) == pytest.approx(400 * (4 + 1) / 300)
+    (tmp_path / "metrics.jsonl").write_text(text.splitlines(keepends=True)[0])
+    assert compare._training_seconds(tmp_path) == 100
+    (tmp_path / "metrics.jsonl").write_text(text.replace("50.0", "0"))
+    with pytest.raises(EggError, match="step 2 has no numbers"):
+        compare._training_seconds(tmp_path)
+
+
+def test_the_best_for_a_budget_is_the_lowest_mean_within_it():
+    costs = [
+        Cost("small", "small", 10**6, 3 * 10**9, 0.3, [3.0, 3.2]),
+        Cost("middle", "middle", 10**6, 9 * 10**9, 4.0, [2.0, 2.1]),
+        Cost("wide", "wide", 10**5, 2 * 10**10, 20.0, [2.5]),
+    ]
+    assert best_table(costs, "seconds").splitlines()[2:] == [
+        "| 0.5 | small | 3.1000 | 1.00M | 1 |",
+        "| 1 | small | 3.1000 | 1.00M | 1 |",
+        "| 2 | small | 3.1000 | 1.00M | 1 |",
+        "| 5 | middle | 2.0500 | 1.00M | 2 |",
+        "| 10 | middle | 2.0500 | 1.00M | 2 |",
+        "| 20 | middle | 2.0500 | 1.00M | 3 |",
+    ]
+    assert [line.split(" | ")[0] for line in best_table(costs, "multiply_accumulates").splitlines()[2:]] == [
+        "| 5e9",
+        "| 1e10",
+        "| 2e10",
+    ]
+    assert best_table(costs[:1], "seconds").count("\n") == 2
 
 
 def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, monkeypatch):
@@ -130,7 +211,14 @@ def test_an_out_that_is_a_file_is_named_in_one_line(egg, comparison):
         ("seeds = []\n[a]\n", "seeds"),
         ("steps = 4\n", "no configuration"),
         ("[a]\nseed = 4\n", "seed"),
-        ("[a]\nsteps = [4]\n", "steps"),
+        ("[a]\nseq_len = [4]\n", "seq_len"),
+        ("[a]\ntokens = []\n", "tokens"),
+        ("[a]\ntokens = [[4]]\n", "tokens"),
+        ("[a]\ntokens = [4, true]\n", "tokens"),
+        ("[a]\ntokens = [4, 5]\nminutes = [1]\n", "tokens|minutes"),
+        ("[a]\ntokens = [4, '4']\n", "a-4 is there twice"),
+        ("[a]\ntokens = [4]\n[a-4]\n", "a-4 is there twice"),
+        ("[a]\ntokens = ['1/2']\n", "slashes"),
         ("steps = \n", "is not TOML"),
         ("[a]\nsteps = 0x" + "f" * 5000, "is not TOML"),
         ('["a/b"]\n', "slashes"),
@@ -146,5 +234,5 @@ def test_bad_files_are_refused_in_one_line(tmp_path, text, says):
 
 
 def test_the_table_gives_mean_and_range_over_seeds():
-    results = [compare.RunResult("a", s, {}, None, 10**7, b, 10.0) for s, b in ((1, 3.0), (2, 3.5))]
-    assert "| a | 2 | 10.0M | 3.2500 | 3.0000 to 3.5000 | 10 |" in results_table(results)
+    costs = [Cost("a", "a", 10**7, 213 * 10**10, 9.96, [3.5, 3.0])]
+    assert "| a | 2 | 10.0M | 2.13T | 3.2500 | 3.0000 to 3.5000 | 10.0 |" in results_table(costs)

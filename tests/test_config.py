@@ -1,6 +1,7 @@
 """Configurations: what they refuse, and their way to a file and back."""
 
 import json
+import typing
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,8 @@ from egg.config import (
 )
 from egg.errors import EggError
 from egg.kernels.arithmetic import STATIONS
+from egg.kernels.layout import HIDDEN_SIZES
+from egg.optimizer import STEP_FACTORS
 
 
 @pytest.mark.parametrize(
@@ -119,12 +122,57 @@ def test_what_is_chosen_follows_the_stop():
     assert (timed.schedule_tokens, timed.schedule) == ("time", "linear")
     endless = resolved()
     assert (endless.schedule_tokens, endless.schedule) == (8_000_000, "constant")
-    assert endless.step_size == timed.step_size == resolved(tokens=8_000_000).step_size
+    assert endless.step_size == resolved(tokens=8_000_000).step_size
     assert resolved(endless, tokens=10) == endless
     with pytest.raises(EggError, match="--schedule-tokens time"):
         resolved(EvolutionConfig(schedule_tokens="time"), steps=1)
     paper = Config(evolution=EvolutionConfig(recipe="paper"))
     assert paper.resolved() == paper
+
+
+def test_a_run_by_the_clock_has_the_step_of_the_tokens_of_a_nominal_machine():
+    """150e9 multiply-accumulates a second, whatever machine this is; a token of 64/2 has 212,992."""
+    for minutes in (0.02, 1.0, 60.0):
+        tokens = int(minutes * 60_000) * 150_000_000 // 212_992
+        assert resolved(minutes=minutes).step_size == resolved(tokens=tokens).step_size
+    timed = EvolutionConfig(schedule_tokens="time")
+    assert resolved(timed, minutes=60.0, tokens=1_000_000).step_size == resolved(tokens=1_000_000).step_size
+    assert resolved(minutes=1e-9).step_size == 1.0 and resolved(minutes=1e308).step_size == 1 / 65536
+    larger = Config(model=ModelConfig(1024, 1), run=RunConfig(minutes=60.0)).resolved()
+    assert larger.evolution.step_size > resolved(minutes=60.0).step_size  # as it reads less in that time
+
+
+@pytest.mark.parametrize("credit", STEP_FACTORS)
+def test_the_step_size_has_a_factor_for_every_shape_and_credit(credit, monkeypatch):
+    def step(hidden_size, layers):
+        own = EvolutionConfig(credit=credit, schedule_tokens=1_000_000)
+        return Config(model=ModelConfig(hidden_size, layers), evolution=own).resolved().evolution.step_size
+
+    for hidden_size in HIDDEN_SIZES:
+        assert step(hidden_size, 1) > 0
+        monkeypatch.setitem(STEP_FACTORS[credit], hidden_size, (16, 8, 4))
+        reference = int(0.4 * 65536)
+        assert [step(hidden_size, layers) * 65536 for layers in (1, 2, 3, 6)] == [
+            reference,
+            reference // 2,
+            reference // 4,
+            reference // 4,
+        ]
+    assert set(STEP_FACTORS) == set(typing.get_args(typing.get_type_hints(EvolutionConfig)["credit"]))
+
+
+def test_multiply_accumulates_of_a_token():
+    def count(hidden_size=64, layers=2, **settings):
+        return Config(
+            model=ModelConfig(hidden_size, layers), evolution=EvolutionConfig(**settings)
+        ).multiply_accumulates
+
+    assert count() == 20 * 64**2 * 2 + 768 * 64 == 212_992
+    assert count(256) == 2_818_048
+    assert count(256, branches=16) == 2_818_048 - 256 * 240
+    assert count(recipe="paper") == 12 * 64**2 * 2 + 256 * 64
+    assert count(credit="stations") == 212_992 + 16 * 64**2 * 2
+    assert count(credit="stations", stations="past,gates") == 212_992 + 3 * 64**2 * 2
 
 
 @pytest.mark.parametrize(

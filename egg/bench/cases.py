@@ -176,12 +176,6 @@ def branch_work(shape: Shape) -> int:
     return VOCABULARY * shape.hidden_size
 
 
-def vote_work(shape: Shape) -> int:
-    """Multiply-accumulates of one token's votes in recipe egg."""
-    d = shape.hidden_size
-    return 8 * d * d * shape.num_layers + VOCABULARY * d
-
-
 def make_job(case: Case, backend: Backend) -> Job:
     """Prepare what a case needs before the clock starts."""
     return {
@@ -206,7 +200,7 @@ def _chunk(case: Case, backend: Backend) -> Job:
     tokens, states = _tokens(case.readers, case.seq_len), _states(case.readers, shape)
     shifts = first_shifts(shape.num_layers)
     count = case.readers * case.seq_len
-    per_token = {"forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": vote_work(shape)}
+    per_token = {"forward": shape.multiply_accumulates, "branches": branch_work(shape), "votes": shape.vote_work}
     work = Work(count, count * per_token[case.name])
 
     def forward():
@@ -256,7 +250,7 @@ def _step(case: Case, backend: Backend) -> Job:
     training = evolution(config, backend, ArrayText(_text(1 << 13)))
     work = readers * length * shape.multiply_accumulates
     if case.recipe == "egg":
-        work += readers * length * (branch_work(shape) + vote_work(shape))
+        work += readers * length * (branch_work(shape) + shape.vote_work)
     else:
         work += readers // 2 * (shape.multiply_accumulates + VOCABULARY * shape.hidden_size)
 

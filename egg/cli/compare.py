@@ -4,8 +4,10 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from egg.cli.options import made_folder, parse, say
-from egg.report.plots import plot_comparison
-from egg.study.compare import Stopped, read_comparison, results_table, run_comparison
+from egg.report.plots import plot_comparison, plot_costs
+from egg.study.compare import Stopped, best_table, costs, read_comparison, results_table, run_comparison
+
+SCALING = "scaling.png"
 
 
 @dataclass(frozen=True)
@@ -13,14 +15,17 @@ class CompareArguments:
     """Run configurations side by side, at equal tokens, with several seeds each.
 
     FILE is TOML: keys are flags of egg train, keys at the top apply to all configurations, and each table is a
-    configuration. Started again, it resumes where it was interrupted. For example:
+    configuration, or one for each budget where a stop is a list. Started again, it resumes where it was interrupted.
+    Besides the results it prints which configuration is best for each budget of seconds and of multiply-accumulates.
+    For example:
 
-      tokens = "1M"
+      tokens = ["1M", "4M"]
       seeds = [1, 2]
 
-      ["64-2"]
+      [small]
+      size = "S"
 
-      ["256-2"]
+      [wide]
       hidden_size = 256
     """
 
@@ -28,7 +33,8 @@ class CompareArguments:
     """The TOML file."""
     _: KW_ONLY
     out: str | None = None
-    """Folder for its runs, results.jsonl and curves.png; none: runs/NAME, after the file's name."""
+    """Folder for its runs, results.jsonl, curves.png and, where configurations differ in budget alone, scaling.png;
+    none: runs/NAME, after the file's name."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -42,6 +48,12 @@ def main(argv: list[str], prog: str) -> int:
     except Stopped as stopped:
         say("stopped; the same command resumes")
         return 128 + stopped.number
-    print(results_table(results))
+    spent = costs(results, out)
+    print(results_table(spent))
+    if len(spent) > 1:
+        for budget in ("seconds", "multiply_accumulates"):
+            print(f"\n{best_table(spent, budget)}")
     print(f"\ncurves: {plot_comparison(out, results)}")
+    if len({c.family for c in spent}) < len(spent):
+        print(f"loss at the end over cost: {plot_costs(spent, out / SCALING)}")
     return 0

@@ -21,6 +21,7 @@ from egg.config import (
     flag,
     preset,
     with_recipe,
+    with_size,
     without_stops,
 )
 from egg.errors import EggError
@@ -45,6 +46,7 @@ MPI launcher (mpiexec -n 8, srun), processes share the readers. Presets:
 {presets}
 
 For example:
+  {prog} --size M --minutes 60 --data my/texts
   {prog} --preset quickstart
   {prog} --preset nano --data my/texts --minutes 60
   {prog} --config runs/nano-20261121-101500/run.toml --seed 1
@@ -56,6 +58,9 @@ For example:
 class TrainArguments:
     """Arguments of ``egg train``."""
 
+    size: str | None = None
+    """XS, S, M, L or XL, or a number of parameters, such as 500k: chooses --hidden-size, --num-layers, --streams and
+    --seq-len, which override it; none: those of the preset."""
     model: Annotated[ModelConfig, FLAT] = ModelConfig()
     evolution: Annotated[EvolutionConfig, FLAT] = EvolutionConfig()
     run: Annotated[RunConfig, FLAT] = RunConfig()
@@ -148,32 +153,36 @@ class Settings:
     """Its configuration."""
 
     def __call__(self, arguments: ArgumentCollection) -> None:
-        """Append the values, as tokens, to the arguments without one."""
+        """Append the values, as tokens, to the arguments without one: of --size first, of the preset last."""
         run, file = _value_of(arguments, "resume"), _value_of(arguments, "config")
         if run is not None and file is not None:
             raise EggError(f"--config: the run in {run} has its own settings, omit --config")
         if run is not None:
             self._read_run(run)
-        if file is not None:
-            self._read_file(file, arguments)
-        name = _value_of(arguments, "preset")
-        config = self.config or preset(DEFAULT_PRESET if name is None else name)
+        values = self._file_values(file, arguments) if file is not None else {}
+        name = _value_of(arguments, "preset") or values.get("preset", DEFAULT_PRESET)
+        config = self.config or preset(name)
+        recipe = _value_of(arguments, "recipe") or values.get("recipe", config.evolution.recipe)
+        for given in ({"size": _value_of(arguments, "size")}, values):
+            _fill(arguments, with_size(given, shape_alone=recipe == "paper" or run is not None))
         if _has_stop(arguments):
             config = without_stops(config)
-        config = with_recipe(config, _value_of(arguments, "recipe") or config.evolution.recipe)
+        config = with_recipe(config, recipe)
         _fill(arguments, {"preset": config.preset})
         for section in (config.model, config.evolution, config.run):
             _fill(arguments, {field.name: getattr(section, field.name) for field in fields(section)})
 
-    def _read_file(self, path: str, arguments: ArgumentCollection) -> None:
+    def _file_values(self, path: str, arguments: ArgumentCollection) -> dict[str, str]:
+        """The settings in a file, under the names of fields."""
         values = read_settings(path, NAMES, f"--config {path}") if path else None
         if values is None:
             raise EggError("--config is empty: give a TOML file, such as a run's run.toml")
         self.file = path
-        values = {ALIASES.get(name, name): str(value) for name, value in values.items()}
+        values = {name.replace("-", "_"): str(value) for name, value in values.items()}
+        values = {ALIASES.get(name, name): value for name, value in values.items()}
         if _has_stop(arguments):  # it replaces all stops of the file
             values = {name: value for name, value in values.items() if name not in STOPS}
-        _fill(arguments, values)
+        return values
 
     def _read_run(self, path: str) -> None:
         if not path:

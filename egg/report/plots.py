@@ -105,6 +105,44 @@ def plot_comparison(out: Path, results) -> Path:
     return path
 
 
+def plot_costs(costs, path: Path) -> Path:
+    """Draw what each configuration reached over what it cost, a line for those that differ in budget alone.
+
+    costs : egg.study.compare.Cost of each configuration
+    path : of the picture, which is returned
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    columns = {"tokens": "tokens", "multiply_accumulates": "multiply-accumulates", "seconds": "seconds of training"}
+    for panel, (column, label) in zip(panels, columns.items(), strict=True):
+        for number, family in enumerate(dict.fromkeys(c.family for c in costs)):
+            members = sorted((c for c in costs if c.family == family), key=lambda c: c.tokens)
+            means = np.array([c.mean for c in members])
+            ends = np.array([(min(c.bits_per_byte), max(c.bits_per_byte)) for c in members]).T
+            panel.errorbar(
+                [getattr(c, column) for c in members],
+                means,
+                yerr=abs(ends - means),
+                fmt="osD^v"[number // 10 % 5] + "-",
+                color=f"C{number % 10}",
+                markersize=4,
+                capsize=2,
+                label=family,
+            )
+        panel.set_xscale("log")
+        log_axis(panel.xaxis, [getattr(c, column) for c in costs])
+        if column == "seconds":  # 50m would look like 50 minutes
+            panel.xaxis.set_major_formatter("{x:g}")
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("bits per byte, validation, at the run's end")
+    panels[0].legend(fontsize=8)
+    save_figure(figure, path)
+    return path
+
+
 def _validation(run: Path) -> np.ndarray:
     """(n, 3): tokens, seconds and exact bits per byte at each of a run's measurements."""
     with telling(f"cannot read {run / METRICS}"):

@@ -5,15 +5,18 @@ DIR/results.jsonl.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from egg.config import SIZE_FIELDS, STOPS, from_json
 from egg.errors import EggError, telling
 from egg.files import read_file, replace_file
 from egg.model import checkpoint
@@ -63,30 +66,67 @@ class RunResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one configuration's runs cost to their end, and how good they are there."""
+
+    name: str
+    family: str
+    """The name without the budget: the configurations of a table whose stop is a list share it."""
+    tokens: int
+    """The mean over seeds, which differ by the clock alone."""
+    multiply_accumulates: int
+    seconds: float
+    """Of training alone, the mean over seeds: without compilation and measurements."""
+    bits_per_byte: list[float]
+    """Of each seed."""
+
+    @property
+    def mean(self) -> float:
+        """Mean bits per byte over seeds."""
+        return sum(self.bits_per_byte) / len(self.bits_per_byte)
+
+
 def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
     """The configurations and seeds of a comparison's TOML file.
 
-    Settings at the top are common to all configurations; each table is one configuration, and overrides them.
+    Settings at the top are common to all configurations; each table is one configuration, and overrides them. A stop
+    that is a list is a configuration for each of its values, NAME-VALUE.
     Raises EggError, one line, for a file that cannot be read or holds anything else.
     """
     content = read_toml(path, str(path))
     seeds = content.pop(SEEDS, [1, 2])
     if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
         raise EggError(f"{path}: {SEEDS} must be a list of whole numbers, as in seeds = [1, 2]")
-    common = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    common = _renamed({key: value for key, value in content.items() if not isinstance(value, dict)})
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     if not tables:
         raise EggError(f"{path} names no configuration: add a table such as [wide]")
-    configurations = []
-    for name, own in tables.items():
-        if not name.strip(".") or Path(name).name != name:
-            raise EggError(f"{path}: [{name!r}] names no folder: give it a name without slashes")
-        settings = {"preset": "quickstart"} | _renamed(common) | _renamed(own)
-        for key, value in settings.items():
-            if key in RESERVED or isinstance(value, dict | list | bool):
-                raise EggError(f"{path}: {name} cannot set {key} = {value!r}: a comparison does that itself")
-        configurations.append(Configuration(name, {k: str(v) for k, v in settings.items()}))
-    return configurations, seeds
+    configurations: dict[str, Configuration] = {}
+    for table, own in tables.items():
+        # A table's size replaces what is common, as any setting of a table does.
+        replaced = SIZE_FIELDS if "size" in own else ()
+        kept = {key: value for key, value in common.items() if key.replace("-", "_") not in replaced}
+        for name, settings in _budgets(table, {"preset": "quickstart"} | kept | _renamed(own)):
+            if not name.strip(".") or Path(name).name != name:
+                raise EggError(f"{path}: [{name!r}] names no folder: give it a name without slashes")
+            for key, value in settings.items():
+                if key in RESERVED or isinstance(value, dict | list | bool):
+                    raise EggError(f"{path}: {name} cannot set {key} = {value!r}: a comparison does that itself")
+            if name in configurations:
+                raise EggError(f"{path}: {name} is there twice: give a table another name")
+            configurations[name] = Configuration(name, {k: str(v) for k, v in settings.items()})
+    return list(configurations.values()), seeds
+
+
+def _budgets(name: str, settings: dict) -> Iterator[tuple[str, dict]]:
+    """A table's configurations: one, or one for each value of a stop that is a list."""
+    lists = [stop for stop in STOPS if isinstance(settings.get(stop), list) and settings[stop]]
+    if not lists:
+        yield name, settings
+        return
+    for value in settings[lists[0]]:
+        yield f"{name}-{value}", settings | {lists[0]: value}
 
 
 def _renamed(settings: dict) -> dict:
@@ -248,17 +288,89 @@ def _other_settings(where: Path, configuration: Configuration) -> str:
     )
 
 
-def results_table(results: list[RunResult]) -> str:
+def results_table(configurations: list[Cost]) -> str:
     """Results in Markdown: a row for each configuration, with the mean over seeds and the range."""
     rows = [
-        "| configuration | seeds | tokens | bits per byte | range | seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| configuration | seeds | tokens | multiply-accumulates | bits per byte | range | seconds of training |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name in dict.fromkeys(r.name for r in results):
-        runs = [r for r in results if r.name == name]
-        bits = [r.bits_per_byte for r in runs]
+    for c in configurations:
+        bits = c.bits_per_byte
         rows.append(
-            f"| {name} | {len(runs)} | {count(runs[0].tokens)} | {sum(bits) / len(bits):.4f} | "
-            f"{min(bits):.4f} to {max(bits):.4f} | {sum(r.seconds for r in runs) / len(runs):.0f} |"
+            f"| {c.name} | {len(bits)} | {count(c.tokens)} | {count(c.multiply_accumulates)} | {c.mean:.4f} | "
+            f"{min(bits):.4f} to {max(bits):.4f} | {c.seconds:.1f} |"
         )
     return "\n".join(rows)
+
+
+def costs(results: list[RunResult], out: Path) -> list[Cost]:
+    """What each configuration cost, from its runs' files.
+
+    Raises EggError if a run's files are gone or damaged.
+    """
+    found = []
+    for name in dict.fromkeys(r.name for r in results):
+        runs = [r for r in results if r.name == name]
+        folders = [out / name / f"seed-{r.seed}" for r in runs]
+        where = folders[0] / checkpoint.CONFIG
+        each = from_json(checkpoint.read_config(folders[0]), str(where)).multiply_accumulates
+        seconds = [_training_seconds(folder) for folder in folders]
+        tokens = sum(r.tokens for r in runs) // len(runs)
+        found.append(
+            Cost(
+                name,
+                _family(runs[0]),
+                tokens,
+                each * tokens,
+                sum(seconds) / len(seconds),
+                [r.bits_per_byte for r in runs],
+            )
+        )
+    return found
+
+
+def _family(result: RunResult) -> str:
+    name = result.name
+    for stop in STOPS:
+        name = name.removesuffix(f"-{result.settings.get(stop)}")
+    return name
+
+
+def _training_seconds(run: Path) -> float:
+    """Seconds that a run's steps took, by the log's speeds; its first line's, which has compiled, is the others'."""
+    before, parts = 0, []
+    with telling(f"cannot read {run / METRICS}"):
+        for record in read_records(run / METRICS):
+            tokens, speed = record.get("tokens"), record.get("tokens_per_second")
+            if not (is_number(tokens) and is_number(speed) and speed > 0):
+                raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
+            parts.append((tokens - before, (tokens - before) / speed))
+            before = tokens
+    tokens, seconds = map(sum, zip(*(parts[1:] or parts), strict=True))
+    return before * seconds / tokens
+
+
+def best_table(configurations: list[Cost], budget: str) -> str:
+    """The best configuration for each budget in Markdown: of those whose runs end within it, the lowest mean.
+
+    budget : "seconds" or "multiply_accumulates"; budgets are 1, 2 and 5 times powers of ten, up to the dearest run's
+    """
+    spent = [getattr(c, budget) for c in configurations]
+    rows = [f"| {budget.replace('_', '-')} | best | bits per byte | tokens | of |", "| --- | --- | --- | --- | --- |"]
+    for most in _budgets_between(min(spent), max(spent)):
+        within = [c for c in configurations if getattr(c, budget) <= most]
+        best = min(within, key=lambda c: c.mean)
+        shown = f"{most:g}".replace("e+0", "e").replace("e+", "e")
+        rows.append(f"| {shown} | {best.name} | {best.mean:.4f} | {count(best.tokens)} | {len(within)} |")
+    return "\n".join(rows)
+
+
+def _budgets_between(least: float, most: float) -> Iterator[float]:
+    """1, 2 and 5 times powers of ten, from the first that is enough for one run to the first that is for all."""
+    for power in range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1):
+        for factor in (1, 2, 5):
+            budget = float(f"{factor}e{power}")
+            if budget >= least:
+                yield budget
+            if budget >= most:
+                return

@@ -73,9 +73,9 @@ def refuse_changes(run: Path, original: Config, changed: Config) -> None:
     # Older versions kept a pattern or a mixture as it was given.
     for name in differences(located(original), changed):
         if name not in ON_RESUME:
+            given = flag(name) + (" or --size" if hasattr(original.model, name) else "")
             raise EggError(
-                f"{flag(name)}: the run in {run} was started with {_value(original, name)} and "
-                f"keeps it: remove {flag(name)}"
+                f"{flag(name)}: the run in {run} was started with {_value(original, name)} and keeps it: remove {given}"
             )
 
 
@@ -222,10 +222,11 @@ class Session:
         refuse_a_run(self.run)  # another process may have been faster
 
     def _opening(self) -> str:
-        e, corpus = self.evolution, self.corpus
+        e, corpus, layers = self.evolution, self.corpus, self.evolution.shape.num_layers
         begins = f"from step {e.step_number:,}, " if e.step_number else ""
         return (
-            f"{e.shape.parameters:,} parameters, {e.description}\n"
+            f"{e.shape.parameters:,} parameters: hidden size {e.shape.hidden_size}, {layers} layer{'s'[: layers > 1]}\n"
+            f"{e.description}\n"
             f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, {begins}into {self.run}"
         )
 

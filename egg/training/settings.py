@@ -6,7 +6,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from egg.config import DEFAULT_PRESET, PRESETS, Config, EvolutionConfig, ModelConfig, RunConfig, preset, with_settings
+from egg.config import (
+    DEFAULT_PRESET,
+    PRESETS,
+    Config,
+    EvolutionConfig,
+    ModelConfig,
+    RunConfig,
+    preset,
+    with_settings,
+    with_size,
+)
 from egg.errors import EggError, perhaps
 from egg.kernels import BACKENDS, BackendName
 from egg.run.config_file import read_settings
@@ -15,7 +25,7 @@ FIELDS = {f.name for kind in (ModelConfig, EvolutionConfig, RunConfig) for f in 
 WHERE = {"out", "backend", "threads", "device"}
 """Settings of where a run happens, which change no result."""
 ALIASES = {"member_tokens": "tokens"}
-NAMES = {"preset", *WHERE, *ALIASES, *FIELDS}
+NAMES = {"preset", "size", *WHERE, *ALIASES, *FIELDS}
 """The settings that a file can have."""
 
 
@@ -29,7 +39,7 @@ def configuration(
     settings : as ``known`` returns them; they override the base
     Raises EggError for an unknown name or an invalid value.
     """
-    place: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     if "preset" in settings:
         if base is not None:
             raise EggError("preset: the first argument is a preset or a configuration already, give one of the two")
@@ -38,12 +48,14 @@ def configuration(
         config = base
     else:
         own = _own_settings(base)
-        place = {name: own[name] for name in WHERE & own.keys()}
-        config = with_settings(preset(own.get("preset", DEFAULT_PRESET)), own)
-    return with_settings(config, {**settings, "preset": config.preset}), place
+        config = preset(own.get("preset", DEFAULT_PRESET))
+    recipe = settings.get("recipe", own.get("recipe", config.evolution.recipe))
+    own, settings = (with_size(given, shape_alone=recipe == "paper") for given in (own, settings))
+    config = with_settings(with_settings(config, own), {**settings, "preset": own.get("preset", config.preset)})
+    return config, {name: own[name] for name in WHERE & own.keys()}
 
 
-def known(settings: Mapping[str, Any], names: Iterable[str] = ("preset", *ALIASES, *FIELDS)) -> dict[str, Any]:
+def known(settings: Mapping[str, Any], names: Iterable[str] = ("preset", "size", *ALIASES, *FIELDS)) -> dict[str, Any]:
     """Settings under their present names, with underscores; raises EggError for one that is unknown."""
     found = {}
     for key, value in settings.items():

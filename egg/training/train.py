@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from egg.compute import Compute
-from egg.config import Config, as_field, with_settings
+from egg.config import Config, as_field, with_settings, with_size
 from egg.errors import EggError
 from egg.evolution.base import StepReport
 from egg.ranks.distributed import launched
@@ -82,7 +82,8 @@ def train(
     tensorboard, wandb : log to it too
     progress : print the command's output on standard output
     settings : any other flag of ``egg train`` by its name, ``hidden_size=64`` for ``--hidden-size 64``; they override
-        the base. Numbers may be texts, as "10M". A stop (steps, tokens, minutes) replaces all of the base's.
+        the base. Numbers may be texts, as "10M". A stop (steps, tokens, minutes) replaces all of the base's. ``size``
+        ("M", or a number of parameters) chooses hidden_size, num_layers, streams and seq_len, unless they are given.
     returns : an iterator of ``StepReport``: step, tokens, train_integer_bits_per_byte, step_size, changed_share,
         clipped_share, and validation_bits_per_byte, which is None where nothing was measured. A report holds the
         weights before and after its step: to keep many steps, keep figures and not reports.
@@ -144,6 +145,6 @@ def _resumed(folder: Path, settings: Mapping[str, Any], held: ExitStack, **chose
     """A session that resumes a run."""
     resumed = open_resumed_run(folder, held)
     original = resumed.config(folder)
-    config = located(with_settings(original, settings)).resolved()
+    config = located(with_settings(original, with_size(settings, shape_alone=True))).resolved()
     refuse_changes(folder, original, config)
     return Session(config, folder, resumed, held=held, **chosen)
