@@ -41,6 +41,7 @@ OWN_FIELDS = {
 }
 # Multiply-accumulates that a station adds to a token, in D**2 a layer: its branches, and with middle the votes of w_up.
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
+DEFAULT_STATIONS = "gates", "state", "past"
 LATER = "credit", "stations"  # fields that older files of this FORMAT lack: they take their defaults
 
 
@@ -104,7 +105,7 @@ class EvolutionConfig:
     are worth further on; more is learned from a token, a token costs more (recipe egg)."""
     stations: str | None = None
     """Where they branch off with credit stations: some of gates, state, past, middle, mlp, separated by commas (mlp
-    needs middle), or all; none: all (recipe egg)."""
+    needs middle), or all; none: gates, state and past, which learn most for their time (recipe egg)."""
     population_size: int = 2048
     """Members, an even number: perturbed copies of the model that read text at every step (recipe paper)."""
     sigma_shift: int = 4
@@ -176,7 +177,7 @@ class EvolutionConfig:
         """The stations that are on, in the order of ``STATIONS``; none with credit wire."""
         if self.credit == "wire":
             return ()
-        names = STATIONS if self.stations is None else _stations(self.stations)
+        names = DEFAULT_STATIONS if self.stations is None else _stations(self.stations)
         return tuple(name for name in STATIONS if name in names)
 
     @property

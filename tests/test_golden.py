@@ -20,7 +20,10 @@ RUNS = {
         ModelConfig(16, 2),
         EvolutionConfig(streams=5, seq_len=7, schedule_tokens=10**6, schedule="cosine", seed=5),
     ),
-    "stations": (ModelConfig(64, 2), EvolutionConfig(credit="stations", seq_len=12, schedule_tokens=10**5)),
+    "stations": (
+        ModelConfig(64, 2),
+        EvolutionConfig(credit="stations", stations="all", seq_len=12, schedule_tokens=10**5),
+    ),
     "stations-some": (
         ModelConfig(16, 1),
         EvolutionConfig(streams=6, seq_len=9, credit="stations", stations="gates,past,middle", step_size=2.5),
