@@ -148,6 +148,13 @@ def limit(a: np.ndarray) -> np.ndarray:
     return np.clip(a, -CREDIT_LIMIT, CREDIT_LIMIT)
 
 
+def at_most(credit_bd: np.ndarray, most_b1: np.ndarray) -> np.ndarray:
+    """Credit within 2**20, made smaller where its magnitudes together are more than ``most``."""
+    sums_b1 = np.abs(credit_bd).sum(1, keepdims=True)
+    smaller_bd = round_shift(credit_bd * ((most_b1 << 10) // np.maximum(1, sums_b1)), 10)
+    return np.where(sums_b1 > most_b1, smaller_bd, credit_bd)
+
+
 def through_norm(
     x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray, stations: "Stations"
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -355,7 +362,10 @@ def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) 
     if station := on.get("gru.u_f"):
         scale = scale_d + 8 - int(shifts[kinds["gate"]])
         ahead_bd = ahead_bd + station.credit(station.fitness(f, gate_votes_bd), scale - station.shift)
-    ahead_bd = limit(ahead_bd) * (byte.tokens_b != 0)[:, None]
+    ahead_bd = limit(ahead_bd)
+    if stations.of:
+        ahead_bd = at_most(ahead_bd, 3 * np.abs(e_bd).sum(1, keepdims=True) >> 2)
+    ahead_bd = ahead_bd * (byte.tokens_b != 0)[:, None]
 
     for z, votes_bd in (("f", gate_votes_bd), ("h", candidate_votes_bd)):
         ballot.matrix(f"{layer}gru.w_{z}", votes_bd, byte)

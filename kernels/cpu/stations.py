@@ -33,6 +33,7 @@ from egg.kernels.cpu.credit import (
 )
 from egg.kernels.cpu.forward import free, log2_of
 from egg.kernels.cpu.simd import (
+    absolute,
     add_magnitudes,
     address,
     clip8_lanes,
@@ -279,6 +280,7 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
     for i in range(block.members):
         if on:
             gather_credit(fitness + 16 * stride * i, d, draw.signs, draw.all_turns, draw.place, shift)
+        of_e, of_left = splat(0), splat(0)
         keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
         for j in range(0, d, 16):
             at = i * stride + j
@@ -288,7 +290,16 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
             left = round_shift(left, 8)
             if on:
                 left = left + load_i32(fitness + 16 * stride * i + 4 * j)
-            store_i32(ahead_all + 4 * at, limit(left) * keeps)
+            left = limit(left)
+            store_i32(ahead_all + 4 * at, left * keeps)
+            # |e| and |left| <= 2**20, and D of them together <= 2**30
+            of_e, of_left = of_e + absolute(load_i32(e_all + 4 * at)), of_left + absolute(left)
+        leaves, most = total(of_left), 3 * total(of_e) >> 2
+        if leaves > most:  # grown recurrent matrices would multiply credit from byte to byte
+            factor = splat((most << 10) // leaves)
+            for j in range(0, d, 16):
+                at = ahead_all + 4 * (i * stride + j)
+                store_i32(at, round_shift(load_i32(at) * factor, 10))
 
     if not draw.stations & st.GATES:
         return
