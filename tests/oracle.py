@@ -638,6 +638,12 @@ def held(credit, values):
     return [a * free(v) for a, v in zip(credit, values, strict=True)]
 
 
+def at_most_three_quarters(left, e):
+    """What a byte leaves to the one before, of its credit e, by the sums of magnitudes; for stations."""
+    total, most = sum(map(abs, left)), 3 * sum(map(abs, e)) >> 2
+    return [round_shift(a * ((most << 10) // total), 10) for a in left] if total > most else left
+
+
 def norm_credit(c, g, x, with_mean=True):
     """The credit of the gains g and of x, from that of norm(x, g); with_mean: back is not 0."""
     log2_d = len(x).bit_length() - 1
@@ -693,7 +699,10 @@ def chunk_credit(weights, tokens, text, ends, stations):
             of_gate = (layer.f, f"gate.{i}", gate)
             ch = stations.credit(d, (f"{at}.gru.u_f", *of_gate), bits=8)
             kept = [(129 - f) * e_j + (f + 127) * cp_j for e_j, cp_j, (f, _, _) in zip(e, cp, fch, strict=True)]
-            ahead[i] = limited_sum([round_shift(a, 8) for a in kept], ch) if text[t] else zeros((d,))
+            left = limited_sum([round_shift(a, 8) for a in kept], ch)
+            if stations.branches:
+                left = at_most_three_quarters(left, e)
+            ahead[i] = left if text[t] else zeros((d,))
 
             cu = stations.credit(d, (f"{at}.gru.w_f", *of_gate), (f"{at}.gru.w_h", *of_cand), bits=8)
             ln1, found = norm_credit(held(cu, layer.u), weights[f"{at}.ln1.weight"], layer.x_0)

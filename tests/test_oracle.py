@@ -562,6 +562,56 @@ def test_outputs_at_their_limits_move_inwards_alone():
     assert fits == [2**18, -(2**18), 4 * 127**2]
 
 
+def station_that_finds(ch):
+    """Stations of which one is on, state, and finds this credit at every place."""
+    stations = oracle.Stations({"layers.0.gru.u_f": None}, {})
+    stations.credit = lambda width, *readers, bits=0: [ch if readers[0][0].endswith("u_f") else 0] * width
+    return stations
+
+
+def left_by_the_last_byte(stations, e, text, *fs, ln_out=1):
+    """By layer, the e of the first of two bytes, which has no other credit: what the last leaves of its e at these f.
+
+    Where x is 0 a norm's mean is held at 1, rho = 2^14, and a gain of 1 gives the wire c * (2^14 >> 6) >> 8 = c.
+    """
+    weights = oracle.zeros_like(oracle.initial_weights(1, 16, len(fs), "egg"))
+    weights["ln_out.weight"] = [ln_out] * 16
+    first, last = ([layer_of(x=0) for _ in fs] for _ in range(2))
+    for layer, f in zip(last, fs, strict=True):
+        layer.f = f
+    tokens = [token_of(None, layers) for layers in (first, last)]
+    credit = oracle.chunk_credit(weights, tokens, text, [[0] * 16, e], stations)[0]
+    # The first byte's f is 1, its cand 128 e.
+    return [[a // 128 for a in credit[f"cand.{i}"]] for i in range(len(fs))]
+
+
+def test_a_byte_leaves_at_most_three_quarters_by_hand():
+    e = [160] * 11 + [-160] + [160] * 3 + [-160]  # the magnitudes' sum is 2,560, most 1,920
+    lower, upper = [-127] * 12 + [1] * 4, [1] * 16
+    left = [160] * 11 + [-160] + [80] * 3 + [-80]  # 256/256 and 128/256
+    half = [80] * 11 + [-80] + [80] * 3 + [-80]
+    # The lower layer: A = 12 * 160 + 4 * 80 = 2,240, 1,920 * 1,024 // 2,240 = 877;
+    # 160 * 877 / 1,024 = 137.03 and 80 * 877 / 1,024 = 68.52. The upper: A = 16 * 80 = 1,280, below 1,920.
+    less = [137] * 11 + [-137] + [69] * 3 + [-69]
+    assert left_by_the_last_byte(station_that_finds(0), e, [1, 2, 3], lower, upper) == [less, half]
+    assert left_by_the_last_byte(station_that_finds(0), e, [1, 0, 3], lower, upper) == [[0] * 16] * 2
+    assert left_by_the_last_byte(NO_STATIONS, e, [1, 2, 3], lower, upper) == [left, half]
+    # Eight whole and eight halves are 8 * 160 + 8 * 80 = 1,920, not above most.
+    even = [-127] * 8 + [1] * 8
+    assert left_by_the_last_byte(station_that_finds(0), [160] * 16, [1, 2, 3], even) == [[160] * 8 + [80] * 8]
+    # 24 * 1,024 // 32 = 768: 1.5 and -1.5, half up.
+    whole = [-127] * 16
+    assert left_by_the_last_byte(station_that_finds(0), [2] * 15 + [-2], [1, 2, 3], whole) == [[2] * 15 + [-1]]
+    # 3 * 5 >> 2 = 3 of 5: 3,072 // 5 = 614, 5 * 614 / 1,024 = 2.998.
+    assert left_by_the_last_byte(station_that_finds(0), [-5] + [0] * 15, [1, 2, 3], whole) == [[-3] + [0] * 15]
+    # What a station finds counts: A = 16 * (50 + 100), most = 1,200, a half of it; without e nothing is left.
+    assert left_by_the_last_byte(station_that_finds(100), [100] * 16, [1, 2, 3], upper) == [[75] * 16]
+    assert left_by_the_last_byte(station_that_finds(100), [0] * 16, [1, 2, 3], upper) == [[0] * 16]
+    # Limited first: 32,767 * 127 is limited to 2^20, so is 2^20 + 100, and three quarters of that are 786,432.
+    far = left_by_the_last_byte(station_that_finds(100), [32767] * 16, [1, 2, 3], whole, ln_out=127)
+    assert far == [[786_432] * 16]
+
+
 def start_of(name, d, layers):
     """The weights of a step file, and what oracle.egg_votes takes besides, for its first step."""
     with np.load(make_vectors.FOLDER / f"{name}.npz") as file:
