@@ -171,13 +171,19 @@ def test_multiply_accumulates_of_a_token():
     assert count(256) == 2_818_048
     assert count(256, branches=16) == 2_818_048 - 256 * 240
     assert count(recipe="paper") == 12 * 64**2 * 2 + 256 * 64
-    assert count(credit="stations") == 212_992 + 16 * 64**2 * 2
+    assert count(credit="stations", stations="all") == 212_992 + 16 * 64**2 * 2
+    assert count(credit="stations") == 212_992 + 4 * 64**2 * 2
     assert count(credit="stations", stations="past,gates") == 212_992 + 3 * 64**2 * 2
 
 
 @pytest.mark.parametrize(
     ("given", "names"),
-    [(None, STATIONS), ("all", STATIONS), (" past, Gates,past", ("gates", "past")), ("mlp,middle", ("middle", "mlp"))],
+    [
+        (None, ("gates", "state", "past")),
+        ("all", STATIONS),
+        (" past, Gates,past", ("gates", "past")),
+        ("mlp,middle", ("middle", "mlp")),
+    ],
 )
 def test_stations_are_named_in_their_order(given, names):
     own = EvolutionConfig(credit="stations", stations=given)
