@@ -446,6 +446,13 @@ def with_recipe(config: Config, recipe: str) -> Config:
     return replace(config, evolution=replace(e, recipe=recipe, **defaults))
 
 
+def with_credit(config: Config, credit: str | None) -> Config:
+    """The configuration without its stations, if the credit that is given, if any, is the wire's, which has none."""
+    if str(credit).strip().lower() != "wire":
+        return config
+    return replace(config, evolution=replace(config.evolution, credit="wire", stations=None))
+
+
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """The configuration with other values, by their fields' names; a stop replaces all stops.
 
@@ -456,6 +463,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     if any(name in settings for name in STOPS):
         config = without_stops(config)
     config = with_recipe(config, settings.get("recipe", config.evolution.recipe))
+    config = with_credit(config, settings.get("credit"))
     sections = {}
     for name in ("model", "evolution", "run"):
         section = getattr(config, name)

@@ -19,6 +19,7 @@ from egg.config import (
     preset,
     to_json,
     with_recipe,
+    with_settings,
     without_stops,
 )
 from egg.errors import EggError
@@ -191,6 +192,13 @@ def test_stations_are_named_in_their_order(given, names):
     config = Config(evolution=own).resolved()
     assert config.evolution.stations == ",".join(names)
     assert config.resolved() == config == from_json(to_json(config), "here")
+
+
+def test_the_wire_drops_the_stations_of_a_file():
+    own = Config(evolution=EvolutionConfig(credit="stations", stations="past"))
+    assert with_settings(own, {"credit": "wire"}).evolution == EvolutionConfig()
+    with pytest.raises(EggError, match="--stations past: credit wire has none"):
+        with_settings(own, {"credit": "wire", "stations": "past"})
 
 
 def test_a_file_from_before_stations_is_of_the_wire():

@@ -266,6 +266,9 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
         status, _, err = resume(run, "--steps", 3, *arguments)
         assert status == 2
         assert arguments[0] in err and err.count("\n") == 1, err
+    train("--steps", 2, "--credit", "stations", "--out", tmp_path / "stations")
+    status, _, err = resume(tmp_path / "stations", "--steps", 3, "--credit", "wire")
+    assert status == 2 and "remove --credit" in err
     status, _, err = resume(run, "--steps", 3, "--out", tmp_path / "elsewhere")
     assert status == 2 and "--out" in err
     assert not (tmp_path / "elsewhere").exists()

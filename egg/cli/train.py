@@ -20,6 +20,7 @@ from egg.config import (
     RunConfig,
     flag,
     preset,
+    with_credit,
     with_recipe,
     with_size,
     without_stops,
@@ -167,7 +168,7 @@ class Settings:
             _fill(arguments, with_size(given, shape_alone=recipe == "paper" or run is not None))
         if _has_stop(arguments):
             config = without_stops(config)
-        config = with_recipe(config, recipe)
+        config = with_credit(with_recipe(config, recipe), _value_of(arguments, "credit"))
         _fill(arguments, {"preset": config.preset})
         for section in (config.model, config.evolution, config.run):
             _fill(arguments, {field.name: getattr(section, field.name) for field in fields(section)})
@@ -182,6 +183,8 @@ class Settings:
         values = {ALIASES.get(name, name): value for name, value in values.items()}
         if _has_stop(arguments):  # it replaces all stops of the file
             values = {name: value for name, value in values.items() if name not in STOPS}
+        if _value_of(arguments, "credit") == "wire":  # which has no stations
+            values.pop("stations", None)
         return values
 
     def _read_run(self, path: str) -> None:
