@@ -18,6 +18,7 @@ from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
     cast,
     deposit,
+    kind_shift,
     limit,
     magnitudes,
     narrow,
@@ -259,7 +260,7 @@ def vote_reader(model, block, draw, tokens, row, i, rows_out):
                 cast(model, block, draw, kind + V_CANDIDATE, candidate, at + V_CANDIDATE * step, r)
                 cast(model, block, draw, kind + V_DOWN, down, at + V_DOWN * step, r)
             add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
-            vote = narrow(wire, load_long(draw.shifts + 8 * st.EMBEDDING_KIND))
+            vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
             store_i8(to + t * d + j, vote)
 
 

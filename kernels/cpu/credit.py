@@ -118,10 +118,16 @@ def deposit(at, r, v):
 
 
 @njit(**JIT)
+def kind_shift(draw, kind):
+    """What a kind's credit is shifted by."""
+    return load_long(draw.shifts + 8 * kind)
+
+
+@njit(**JIT)
 def cast(model, block, draw, kind, credit, at, r):
     """Sixteen places' credit of a kind as votes in byte r of the words at an address."""
     add_magnitudes(magnitudes(block, model, kind), credit)
-    deposit(at, r, narrow(credit, load_long(draw.shifts + 8 * kind)))
+    deposit(at, r, narrow(credit, kind_shift(draw, kind)))
 
 
 @njit(**JIT)
@@ -142,7 +148,7 @@ def pass_norm(model, block, draw, kind, x, weight, credit, gains, wire, adds):
     """
     d = model.hidden_size
     log_d, inverse = log2_of(d), (1 << 14) // mean_magnitude(x, d)
-    shift = load_long(draw.shifts + 8 * kind)
+    shift = kind_shift(draw, kind)
     rho, moves = splat(inverse), splat(0)
     for j in range(0, d, 16):
         # |x rho >> 6| <= 127 * 2**8 < 2**15, so that products stay below 2**30
@@ -150,9 +156,10 @@ def pass_norm(model, block, draw, kind, x, weight, credit, gains, wire, adds):
         gain = both >> 8
         add_magnitudes(magnitudes(block, model, kind), gain)
         store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
-        moves = moves + round_shift(round_shift(both, 8) * load_i8(weight + j), 7)  # of all places < 2**17 D
-    # A push moves the mean too, by which all places are divided.
-    back = splat((total(moves) * inverse + (64 << log_d)) >> (7 + log_d) if draw.stations else 0)
+        if draw.stations:  # of all places < 2**17 D
+            moves = moves + round_shift(round_shift(both, 8) * load_i8(weight + j), 7)
+    # A push moves the mean too, by which all places are divided; with the wire that is left out, and moves are 0.
+    back = splat((total(moves) * inverse + (64 << log_d)) >> (7 + log_d))
     for j in range(0, d, 16):
         passed = round_shift(load_i32(credit + 4 * j) * round_shift(load_i8(weight + j) * rho, 6), 8)
         passed = passed - back * maximum(splat(-1), minimum(splat(1), load_i8(x + j)))

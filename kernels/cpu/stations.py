@@ -22,6 +22,7 @@ from egg.kernels.arithmetic import LIMIT, STATION_MEAN
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
     cast,
+    kind_shift,
     limit,
     magnitudes,
     narrow,
@@ -144,12 +145,6 @@ def gather_credit(x, places, signs, turns, place, shift):
 def matrix_shift(draw, tensor):
     """m of a matrix."""
     return load_long(draw.station_shifts + 8 * tensor)
-
-
-@njit(**JIT)
-def kind_shift(draw, kind):
-    """What a kind's credit is shifted by."""
-    return load_long(draw.shifts + 8 * kind)
 
 
 @njit(**JIT)
