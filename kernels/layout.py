@@ -151,6 +151,12 @@ class Shape(Layout):
         """Kinds of credit that are narrowed by a shift of their own: embedding, gain, three or six a layer."""
         return len(first_shifts(self.num_layers, stations))
 
+    def credits(self, tokens: int, stations: bool = False) -> np.ndarray:
+        """(kinds,) int64: how many credits of each kind so many tokens have."""
+        found = np.full(self.vote_kinds(stations), tokens * self.hidden_size)
+        found[self.vote_kinds() :: 3] *= 4  # a layer's up, the first of its stations' kinds, is of 4 D
+        return found
+
     @cached_property
     def matrices(self) -> tuple[str, ...]:
         """The products' matrices: all but the embedding, which is read by rows."""
