@@ -10,6 +10,7 @@ Addresses are int64; loads and stores need no alignment. A matrix input is kept 
 offset adds, 128 * sum(W), is taken off where an accumulator starts.
 """
 
+import math
 import operator
 
 import numpy as np
@@ -500,7 +501,7 @@ def address(typing_context, array):
 
 def aligned(shape, dtype) -> np.ndarray:
     """An uninitialised array that begins at a cache line."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
     at = -raw.ctypes.data % 64
     return raw[at : at + size].view(dtype).reshape(shape)
