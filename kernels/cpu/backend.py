@@ -164,7 +164,7 @@ def _adapter_plan(layout: AdapterShape, parts: int) -> Plan:
 
 @cache
 def _gain_places(shape: Shape) -> np.ndarray:
-    """(1 + 2 L, D) int64: places of the gains in the flat vector, in the order of their votes: the last norm's first."""
+    """(1 + 2 L, D) int64: places of the gains in the flat vector, in the order of their votes, the last norm first."""
     names = ["ln_out", *(f"layers.{layer}.{norm}" for layer in range(shape.num_layers) for norm in ("ln1", "ln2"))]
     return np.array([np.r_[shape.tensors[f"{name}.weight"].slice] for name in names])
 
@@ -403,8 +403,7 @@ class NumbaBackend:
         d, count = shape.hidden_size, draw.branches
         signs = self.buffer("signs", (d,), np.int32)
         by_row = self.buffer("rows", (count,), np.int64)
-        moves = self.buffer("moves", (count, VOCABULARY), np.int16)
-        by_byte = self.buffer("moves by byte", (VOCABULARY, count), np.int16)
+        moves = self.buffer("moves", (VOCABULARY // 2, count), np.int32)
         words = self.buffer("branch words", (max(192, d),), np.uint32)
         key = key_words(draw.seed)
         turns = self.buffer("turns", (d,), np.int32)
@@ -412,12 +411,12 @@ class NumbaBackend:
         branches.draw_rows(*key, draw.step, d, words, by_row)
         head = prepared.weights[-VOCABULARY * d :].reshape(VOCABULARY, d)
         transformed = self.buffer("transformed", (VOCABULARY, d), np.int32)
-        m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves, by_byte)
+        m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves)
         width = d.bit_length() - 1
         fewer = width - (count.bit_length() - 1)
         shift = product_shift(d) + width // 2 - 11 - m - fewer
         shifts = np.ascontiguousarray(draw.shifts, np.int64)
-        arrays = (moves, by_byte, by_row, signs, turns[by_row], shifts)
+        arrays = (moves, by_row, signs, turns[by_row], shifts)
         of_stations, more = self._stations(prepared, draw, signs, turns, words)
         arguments = (*map(_at, arrays), *of_stations[:3], _at(turns), place, *of_stations[3:])
         return structures.BranchParameters(count, shift, *arguments), (*arrays, *more)

@@ -413,63 +413,59 @@ def _branch_weights(b, below):
     return b.lshr(value, octave)
 
 
-def _four_totals(b, vectors):
-    """The sums of the lanes of four vectors, as <4 x i32>."""
+def _branch_sums(vectors):
+    """S of 16 * vectors branches of a reader: sums over its 256 logits, each moved by each branch.
 
-    def add_halves(one, two, low, high):
-        return b.add(shuffle(b, one, two, low), shuffle(b, one, two, high))
-
-    fours = range(0, LANES, 4)
-    low = [lane + i for lane in fours for i in (0, LANES, 1, LANES + 1)]
-    # a, b, a, b in each four lanes, and c, d, c, d
-    pairs = [add_halves(*vectors[i : i + 2], low, [lane + 2 for lane in low]) for i in (0, 2)]
-    low = [lane + i for lane in fours for i in (0, 1, LANES, LANES + 1)]
-    whole = add_halves(*pairs, low, [lane + 2 for lane in low])  # a, b, c, d in each
-    parts = [shuffle(b, whole, whole, range(lane, lane + 4)) for lane in fours]
-    return b.add(b.add(*parts[:2]), b.add(*parts[2:]))
-
-
-@intrinsic
-def branch_sums(typing_context, fine, moves, count, top, out):
-    """S of ``count`` branches: the 256 logits at ``fine`` (int16, 1/4096 bit), moved by each row of ``moves``.
-
-    count : a multiple of four
-    top : the reader's largest logit + 48, in sixteenths
-    out : address of (count,) int32, written
+    fine : address of the logits, 256 int16 in 1/4096 bit
+    moves, step : address of the branches' moves, two logits to a word, and from one two to the next
+    beyond : what a logit is raised by at most, in sixteenths
+    out : address of int32, a sum for each branch, written
     """
-    signature = types.void(*[types.int64] * 5)
 
-    def codegen(context, b, _, values):
-        fine, moves, count, top, out = values
-        steps = range(0, 512, 64)
-        logits = [load(b, b.add(fine, I64(at)), HALFWORDS) for at in steps]
-        top = broadcast(b, b.trunc(top, I16), HALFWORDS)
-        ones = constant(HALFWORDS, 1)
-        before = b.block
-        loop, done = b.append_basic_block("branches"), b.append_basic_block("done")
-        b.branch(loop)
-        b.position_at_end(loop)
-        k = b.phi(I64)
-        k.add_incoming(I64(0), before)
-        sums = []
-        for branch in range(4):
-            row = b.add(moves, b.shl(b.add(k, I64(branch)), I64(9)))
-            acc = constant(V_I32, 0)
-            for logit, at in zip(logits, steps, strict=True):
-                move = load(b, b.add(row, I64(at)), HALFWORDS)
-                moved = call(b, "llvm.sadd.sat.v32i16", HALFWORDS, logit, move)
-                below = b.sub(top, b.ashr(moved, constant(HALFWORDS, BRANCH_BITS)))
+    @intrinsic
+    def sums(typing_context, fine, moves, step, beyond, out):
+        signature = types.void(*[types.int64] * 5)
+
+        def codegen(context, b, _, values):
+            fine, moves, step, beyond, out = values
+            largest = load(b, fine, HALFWORDS)
+            for at in range(64, 512, 64):
+                largest = call(b, "llvm.smax.v32i16", HALFWORDS, largest, load(b, b.add(fine, I64(at)), HALFWORDS))
+            largest = b.ashr(call(b, "llvm.vector.reduce.smax.v32i16", I16, largest), I16(BRANCH_BITS))
+            top = broadcast(b, b.add(largest, b.trunc(beyond, I16)), HALFWORDS)
+            bits, ones = constant(HALFWORDS, BRANCH_BITS), constant(HALFWORDS, 1)
+            before = b.block
+            loop, done = b.append_basic_block("logits"), b.append_basic_block("done")
+            b.branch(loop)
+            b.position_at_end(loop)
+            at, moves_at = b.phi(I64), b.phi(I64)
+            acc = [b.phi(V_I32) for _ in range(vectors)]
+            for phi, value in ((at, I64(0)), (moves_at, moves), *((phi, constant(V_I32, 0)) for phi in acc)):
+                phi.add_incoming(value, before)
+            logits = b.bitcast(broadcast(b, load(b, b.add(fine, at), I32), V_I32), HALFWORDS)
+            for v, phi in enumerate(acc):
+                move = load(b, b.add(moves_at, I64(64 * v)), HALFWORDS)
+                moved = call(b, "llvm.sadd.sat.v32i16", HALFWORDS, logits, move)
+                below = b.sub(top, b.ashr(moved, bits))
                 # < 2**15 each, < 2**23 together
-                acc = dot2(b, acc, _branch_weights(b, below), ones)
-            sums.append(acc)
-        store(b, _four_totals(b, sums), b.add(out, b.shl(k, I64(2))))
-        after = b.add(k, I64(4))
-        k.add_incoming(after, loop)
-        b.cbranch(b.icmp_signed("<", after, count), loop, done)
-        b.position_at_end(done)
-        return context.get_dummy_value()
+                acc[v] = dot2(b, phi, _branch_weights(b, below), ones)
+                phi.add_incoming(acc[v], loop)
+            after = b.add(at, I64(4))
+            at.add_incoming(after, loop)
+            moves_at.add_incoming(b.add(moves_at, step), loop)
+            b.cbranch(b.icmp_signed("<", after, I64(512)), loop, done)
+            b.position_at_end(done)
+            for v, value in enumerate(acc):
+                store(b, value, b.add(out, I64(64 * v)))
+            return context.get_dummy_value()
 
-    return signature, codegen
+        return signature, codegen
+
+    return sums
+
+
+WIDE_SUMS = 4  # vectors of branches at a time, of which each broadcast of two logits serves all
+branch_sums, narrow_branch_sums = (_branch_sums(v) for v in (WIDE_SUMS, 1))
 
 
 # --- sums over signs ------------------------------------------------------------------------------------------------
