@@ -262,21 +262,48 @@ def halves(b, v):
     return [b.sext(part, V_I64X8) for part in parts]
 
 
-def _add_squares(b, total, at, most):
-    v = limit_to(b, load(b, at, V_I32), most)
-    for half, part in enumerate(halves(b, v)):
-        to = b.add(total, I64(64 * half))
-        store(b, b.add(load(b, to, V_I64X8), b.mul(part, part)), to)
+def even_and_odd(b, v):
+    """Sixteen int32 as two vectors of eight int64: lanes 0, 2, ... and 1, 3, ..., where multiplication finds them."""
+    v, half = b.bitcast(v, V_I64X8), constant(V_I64X8, 32)
+    return b.ashr(b.shl(v, half), half), b.ashr(v, half)
+
+
+@intrinsic
+def sum_squares(typing_context, at, count, most):
+    """Sum of the squares of ``count`` int32 at an address, each limited to +-most first; below 2**63.
+
+    count : a multiple of 16
+    """
+
+    def codegen(context, b, _, values):
+        at, count, most = values
+        end = b.add(at, b.shl(count, I64(2)))
+        before = b.block
+        head, loop, done = (b.append_basic_block(name) for name in ("head", "squares", "done"))
+        b.branch(head)
+        b.position_at_end(head)
+        here, acc = b.phi(I64), [b.phi(V_I64X8) for _ in range(2)]
+        for phi, value in ((here, at), *((phi, constant(V_I64X8, 0)) for phi in acc)):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", here, end), loop, done)
+        b.position_at_end(loop)
+        for phi, part in zip(acc, even_and_odd(b, limit_to(b, load(b, here, V_I32), most)), strict=True):
+            phi.add_incoming(b.add(phi, b.mul(part, part)), loop)
+        here.add_incoming(b.add(here, I64(64)), loop)
+        b.branch(head)
+        b.position_at_end(done)
+        return call(b, "llvm.vector.reduce.add.v8i64", I64, b.add(*acc))
+
+    return types.int64(*[types.int64] * 3), codegen
 
 
 def _scaled_small(b, at, factor, most, shift):
     factor = b.sext(broadcast(b, b.trunc(factor, I32), ir.VectorType(I32, 8)), V_I64X8)
     shift_v, half = (broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1))))
-    parts = [
-        b.trunc(b.ashr(b.add(b.mul(part, factor), half), shift_v), ir.VectorType(I32, 8))
-        for part in halves(b, limit_to(b, load(b, at, V_I32), most))
-    ]
-    return shuffle(b, *parts, range(LANES))
+    v = limit_to(b, load(b, at, V_I32), most)
+    even, odd = (b.lshr(b.add(b.mul(part, factor), half), shift_v) for part in even_and_odd(b, v))
+    lower = constant(V_I64X8, 0xFFFFFFFF)
+    return b.bitcast(b.or_(b.and_(even, lower), b.shl(odd, constant(V_I64X8, 32))), V_I32)
 
 
 def _scaled(b, at, factor, most, shift):
@@ -304,8 +331,6 @@ def _transpose_words(b, source, row, to, step):
         store(b, v, b.add(to, b.mul(step, I64(i))))
 
 
-# To 16 int64, of int32 limited to +-most
-add_squares = define(_add_squares, types.void, *[types.int64] * 3)
 # round_shift(limited int32 * factor, shift), within 2**30
 scaled = define(_scaled, i32x16, *[types.int64] * 4)
 # The same of a factor below 2**31, within 2**30
