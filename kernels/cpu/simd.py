@@ -1,4 +1,4 @@
-"""Integer vectors for Numba: sixteen int32 lanes that LLVM lowers to whatever the CPU has.
+"""Integer vectors for Numba: sixteen int32 lanes, or 32 int16, that LLVM lowers to whatever the CPU has.
 
 A kernel written with these reads like the scalar formula, and its bytes never depend on the CPU. One
 operation is chosen by instruction set: ``dot4`` (64 products of unsigned and signed bytes into sixteen
@@ -28,6 +28,7 @@ V_I64X8 = ir.VectorType(I64, 8)
 QUARTER = ir.VectorType(I32, 4)
 BYTES = ir.VectorType(I8, 4 * LANES)
 HALFWORDS = ir.VectorType(I16, 2 * LANES)
+BYTES_32 = ir.VectorType(I8, 2 * LANES)
 
 instruction_set = None  # its name: set by egg.kernels.cpu.load, before anything is compiled
 
@@ -46,6 +47,7 @@ class VectorType(types.Type):
 
 
 i32x16 = VectorType("i32x16", V_I32)
+i16x32 = VectorType("i16x32", HALFWORDS)
 
 
 @register_model(VectorType)
@@ -200,11 +202,11 @@ def _multiply_high(b, v, factor):
 
 
 def _shift_right(b, v, count):
-    return b.ashr(v, broadcast(b, b.trunc(count, I32), V_I32))
+    return b.ashr(v, broadcast(b, b.trunc(count, v.type.element), v.type))
 
 
 def _shift_left(b, v, count):
-    return b.shl(v, broadcast(b, b.trunc(count, I32), V_I32))
+    return b.shl(v, broadcast(b, b.trunc(count, v.type.element), v.type))
 
 
 def _total(b, v):
@@ -337,6 +339,12 @@ scaled = define(_scaled, i32x16, *[types.int64] * 4)
 scaled_small = define(_scaled_small, i32x16, *[types.int64] * 4)
 # 16 x 16, rows to columns
 transpose_words = define(_transpose_words, types.void, *[types.int64] * 4)
+add_magnitude_bytes = define(
+    lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), call(b, "llvm.abs.v64i8", BYTES, load(b, at, BYTES), I1(0))),
+    i32x16,
+    i32x16,
+    types.int64,
+)  # acc + the sums of four signed bytes' magnitudes, at most 127
 sum_bytes = define(
     lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), load(b, at, BYTES)), i32x16, i32x16, types.int64
 )  # acc + the sums of four signed bytes
@@ -363,26 +371,76 @@ store_byte = define(lambda b, at, v: store(b, b.trunc(v, I8), at), types.void, t
 store_word = define(lambda b, at, v: store(b, b.trunc(v, I32), at), types.void, types.int64, types.int64)
 
 
-def _operator(symbol, emit, right):
-    operation = define(emit, i32x16, i32x16, right)
+# --- operations on i16x32: what stays within 16 bits, at twice the lanes ----------------------------------------------
+
+
+def _upper_product(extend):
+    def emit(b, v, w):
+        wide = ir.VectorType(I32, HALFWORDS.count)
+        product = b.mul(getattr(b, extend)(v, wide), getattr(b, extend)(w, wide))
+        return b.trunc(b.lshr(product, constant(wide, 16)), HALFWORDS)
+
+    return define(emit, i16x32, i16x32, i16x32)
+
+
+def _store_row(b, at, v, d):
+    """Store 32 bytes, or the 16 of a row that has no more."""
+    whole, part, done = (b.append_basic_block(name) for name in ("whole", "part", "done"))
+    b.cbranch(b.icmp_signed(">=", d, I64(32)), whole, part)
+    b.position_at_end(whole)
+    store(b, v, at)
+    b.branch(done)
+    b.position_at_end(part)
+    store(b, b.shuffle_vector(v, v, ir.Constant(V_I32, list(range(LANES)))), at)
+    b.branch(done)
+    b.position_at_end(done)
+
+
+splat_half = define(lambda b, s: broadcast(b, b.trunc(s, I16), HALFWORDS), i16x32, types.int64)
+load_half = define(lambda b, at: b.sext(load(b, at, BYTES_32), HALFWORDS), i16x32, types.int64)
+load_half_offset = define(lambda b, at: b.sext(flip_offset(b, load(b, at, BYTES_32)), HALFWORDS), i16x32, types.int64)
+# The last argument is D
+store_half = define(
+    lambda b, at, v, d: _store_row(b, at, b.trunc(v, BYTES_32), d), types.void, types.int64, i16x32, types.int64
+)
+store_half_offset = define(
+    lambda b, at, v, d: _store_row(b, at, flip_offset(b, b.trunc(v, BYTES_32)), d),
+    types.void,
+    types.int64,
+    i16x32,
+    types.int64,
+)
+absolute_half = define(lambda b, v: call(b, "llvm.abs.v32i16", HALFWORDS, v, I1(0)), i16x32, i16x32)
+minimum_half = define(lambda b, v, w: call(b, "llvm.smin.v32i16", HALFWORDS, v, w), i16x32, i16x32, i16x32)
+maximum_half = define(lambda b, v, w: call(b, "llvm.smax.v32i16", HALFWORDS, v, w), i16x32, i16x32, i16x32)
+select_half = define(
+    lambda b, at, one, zero: b.select(bit_mask(b, at, 32), one, zero), i16x32, types.int64, i16x32, i16x32
+)  # bit 1 takes the first
+# Upper 16 bits of signed and of unsigned products
+upper_product, upper_unsigned = _upper_product("sext"), _upper_product("zext")
+
+
+def _operator(symbol, emit, kind, right):
+    operation = define(emit, kind, kind, right)
 
     @overload(symbol)
     def overloaded(x, y):
-        if x is i32x16 and (y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))):
+        if x is kind and (y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))):
             return lambda x, y: operation(x, y)
 
 
-for _symbol, _emit in (
-    (operator.add, lambda b, v, w: b.add(v, w)),
-    (operator.sub, lambda b, v, w: b.sub(v, w)),
-    (operator.mul, lambda b, v, w: b.mul(v, w)),
-    (operator.and_, lambda b, v, w: b.and_(v, w)),
-    (operator.or_, lambda b, v, w: b.or_(v, w)),
-    (operator.xor, lambda b, v, w: b.xor(v, w)),
-):
-    _operator(_symbol, _emit, i32x16)
-_operator(operator.rshift, _shift_right, types.int64)  # rounds towards minus infinity
-_operator(operator.lshift, _shift_left, types.int64)
+for _kind in (i32x16, i16x32):
+    for _symbol, _emit in (
+        (operator.add, lambda b, v, w: b.add(v, w)),
+        (operator.sub, lambda b, v, w: b.sub(v, w)),
+        (operator.mul, lambda b, v, w: b.mul(v, w)),
+        (operator.and_, lambda b, v, w: b.and_(v, w)),
+        (operator.or_, lambda b, v, w: b.or_(v, w)),
+        (operator.xor, lambda b, v, w: b.xor(v, w)),
+    ):
+        _operator(_symbol, _emit, _kind, _kind)
+    _operator(operator.rshift, _shift_right, _kind, types.int64)  # rounds towards minus infinity
+    _operator(operator.lshift, _shift_left, _kind, types.int64)
 
 
 def exp2_lanes(b, table_address, j):

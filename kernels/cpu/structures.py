@@ -67,6 +67,7 @@ class Tables(NamedTuple):
     log2_256: int  # (256,) int64
     reciprocal: int  # (128,) int64, see ``norm_rows``
     reciprocal_shift: int  # (128,) int64
+    reciprocal_offset: int  # (128,) int64
 
 
 class NoiseParameters(NamedTuple):
