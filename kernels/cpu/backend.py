@@ -127,6 +127,13 @@ def _panels(tensor, v: int, x: int, source: int, bias: int, inputs: int | None =
     ]
 
 
+@cache
+def _row_stretches(layout: Shape | AdapterShape, parts: int) -> list[tuple[int, int]]:
+    """Stretches of rows that have about as many weights."""
+    ends = np.searchsorted(layout.row_starts, [layout.parameters * i // parts for i in range(parts + 1)])
+    return list(itertools.pairwise(ends.tolist()))
+
+
 class Plan:
     """Products of votes: what ``votes.sum_panels`` takes, how many numbers they make, and how threads share them."""
 
@@ -303,7 +310,7 @@ class NumbaBackend:
             each += 4 * shape.sign_words
         if adapter:
             each += 4 * adapter.sign_words + _wide_row(shape)
-        return int(np.clip(BLOCK_BYTES // each // 16 * 16, 16, 128))
+        return min(128, max(16, BLOCK_BYTES // each // 16 * 16))
 
     def spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
         """Cut 0..items into nearly equal stretches, a multiple of the threads if that leaves each ``least`` items.
@@ -540,9 +547,7 @@ class NumbaBackend:
         def move(first, last):
             vote_kernels.move_rows(master, squares, votes, starts, first, last, step, step_size, weights)
 
-        parts = 1 if layout.parameters < LARGE // 4 else self.threads
-        ends = np.searchsorted(starts, [layout.parameters * i // parts for i in range(parts + 1)])
-        self.run(move, list(itertools.pairwise(ends.tolist())))
+        self.run(move, _row_stretches(layout, 1 if layout.parameters < LARGE // 4 else self.threads))
         return weights
 
     def update_master(self, layout, master, votes, multiplier):

@@ -98,6 +98,14 @@ def store(b, value, address):
     b.store(value, b.inttoptr(address, value.type.as_pointer())).align = 1
 
 
+def prefetch(b, address):
+    """Bring a line that will be written into the first-level cache."""
+    pointer = b.inttoptr(address, I8.as_pointer())
+    void = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, void, "llvm.prefetch.p0")
+    b.call(function, [pointer, I32(1), I32(3), I32(1)])
+
+
 def broadcast(b, scalar, vector_type):
     """Every lane equal to a scalar of the element type."""
     undefined = ir.Constant(vector_type, ir.Undefined)

@@ -33,6 +33,7 @@ from egg.kernels.cpu.simd import (
     flip_offset,
     limit,
     load,
+    prefetch,
     shuffle,
     store,
 )
@@ -151,6 +152,9 @@ def _vote_tile(vectors):
 
         def codegen(context, b, _, values):
             v, v_step, x, x_step, quads, z, z_row, add, totals = values
+            for row in range(ROWS):  # Z of a large model is in no cache: ask for it while the sums are made
+                for k in range(vectors):
+                    prefetch(b, b.add(z, b.add(b.mul(z_row, I64(row)), I64(4 * LANES * k))))
             begin = [constant(V_I32, 0)] * vectors
             # |sum| <= 2**17 rows * 127 * 127 < 2**31; what the offset adds wraps, and is taken off again
             acc = sums(b, dot, BYTES, v, I64(4), v_step, x, x_step, quads, begin, vectors)
