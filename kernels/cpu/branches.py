@@ -41,7 +41,6 @@ from egg.kernels.cpu.simd import (
     branch_sums,
     clz_lanes,
     exp2,
-    is_equal,
     load_byte,
     load_i8,
     load_i16,
@@ -55,6 +54,7 @@ from egg.kernels.cpu.simd import (
     shift_down,
     shift_up,
     splat,
+    store_byte,
     store_i8,
     store_i32,
     store_word,
@@ -149,16 +149,17 @@ def score_reader(model, tables, block, t, i, target, phase):
     quad = block.quad + (i >> 2) * block.length + t
     first = st.LAYER_OUTPUTS * model.num_layers * model.hidden_size
     counting = load_i32(address(LANES))
+    rounding = counting * splat(1597) + splat(phase)
     for v in range(0, 256, 16):
-        logit = load_i8(logits + v)
-        # 127 e / S with 12 fractional bits
-        share = multiply_high(load_i32(e + 4 * v) << 12, inverse)
-        rounding = (counting * splat(1597) + splat(1597 * v + phase)) & splat(4095)
-        hit = is_equal(counting + splat(v), splat(target)) * splat(LIMIT)
-        vote = hit - ((share + rounding) >> 12)
-        free = minimum(splat(1), splat(LIMIT) - absolute(logit))
-        vote = maximum(splat(-LIMIT), vote) * free
-        deposit(quad_at(block.v, block.quads, first, v, 64, quad), i & 3, vote)
+        # 127 e / S with 12 fractional bits, at most 127: rounded it is at most 127 too
+        share = multiply_high(load_i32(e + 4 * v), inverse, 20)
+        less = (share + (rounding & splat(4095))) >> 12
+        rounding = rounding + splat(16 * 1597)
+        free = minimum(splat(1), splat(LIMIT) - absolute(load_i8(logits + v)))
+        deposit(quad_at(block.v, block.quads, first, v, 64, quad), i & 3, splat(0) - less * free)
+    if abs(load_byte(logits + target)) < LIMIT:
+        at = quad_at(block.v, block.quads, first, target, 64, quad) + (i & 3)
+        store_byte(at, load_byte(at) + LIMIT)
     return 16 * (load_byte(logits + target) + 128) - floor_log2(whole, tables.log2_256, 8)
 
 

@@ -204,9 +204,24 @@ def _select_bits(b, address, one, zero):
     return b.select(bit_mask(b, address, LANES), one, zero)
 
 
-def _multiply_high(b, v, factor):
-    wide = b.mul(b.zext(v, V_I64), broadcast(b, b.and_(factor, I64(0xFFFFFFFF)), V_I64))
-    return b.trunc(b.lshr(wide, constant(V_I64, 32)), V_I32)
+def even_and_odd(b, v, signed=True):
+    """Sixteen int32 as two vectors of eight int64: lanes 0, 2, ... and 1, 3, ..., where multiplication finds them."""
+    v, half = b.bitcast(v, V_I64X8), constant(V_I64X8, 32)
+    if signed:
+        return b.ashr(b.shl(v, half), half), b.ashr(v, half)
+    return b.and_(v, constant(V_I64X8, 0xFFFFFFFF)), b.lshr(v, half)
+
+
+def interleaved(b, even, odd):
+    """Back to sixteen int32: the lower halves of even and odd lanes."""
+    even = b.and_(even, constant(V_I64X8, 0xFFFFFFFF))
+    return b.bitcast(b.or_(even, b.shl(odd, constant(V_I64X8, 32))), V_I32)
+
+
+def _multiply_high(b, v, factor, shift):
+    factor = broadcast(b, b.and_(factor, I64(0xFFFFFFFF)), V_I64X8)
+    shift = broadcast(b, shift, V_I64X8)
+    return interleaved(b, *(b.lshr(b.mul(part, factor), shift) for part in even_and_odd(b, v, signed=False)))
 
 
 def _shift_right(b, v, count):
@@ -245,37 +260,38 @@ def _hadamard16(b, v):
     return v
 
 
+def _hadamard64(b, at):
+    places = [b.add(at, I64(64 * i)) for i in range(4)]
+    v = [load(b, place, V_I32) for place in places]
+    for h in (1, 2):
+        v = [b.add(v[i], v[i + h]) if not i & h else b.sub(v[i - h], v[i]) for i in range(4)]
+    for part, place in zip(v, places, strict=True):
+        store(b, _hadamard16(b, part), place)
+
+
 def _add_magnitudes(b, address, v):
     v = call(b, "llvm.abs.v16i32", V_I32, v, I1(0))
-    for half in range(0, LANES, 8):
-        part = b.zext(shuffle(b, v, v, range(half, half + 8)), V_I64X8)
-        at = b.add(address, I64(8 * half))
+    for half, part in enumerate(even_and_odd(b, v, signed=False)):
+        at = b.add(address, I64(64 * half))
         store(b, b.add(load(b, at, part.type), part), at)
 
 
 load_i16 = define(lambda b, at: b.sext(load(b, at, ir.VectorType(I16, LANES)), V_I32), i32x16, types.int64)
 interleave_bytes = define(_interleave_bytes, types.void, *[types.int64] * 5)  # to; of four rows
 hadamard16 = define(_hadamard16, i32x16, i32x16)  # Walsh-Hadamard transform, natural order
+hadamard64 = define(_hadamard64, types.void, types.int64)  # the same of 64 int32 at an address, in place
 add_magnitudes = define(_add_magnitudes, types.void, types.int64, i32x16)  # to 16 int64
 clz_lanes = define(lambda b, v: call(b, "llvm.ctlz.v16i32", V_I32, v, I1(0)), i32x16, i32x16)
 shift_up = define(lambda b, v, w: b.shl(v, w), i32x16, i32x16, i32x16)  # lane by lane
 shift_down = define(
     lambda b, v, n: b.lshr(v, broadcast(b, b.trunc(n, I32), V_I32)), i32x16, i32x16, types.int64
 )  # unsigned
-# 1 or 0
-is_equal = define(lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16)
 
 
 def halves(b, v):
     """Sixteen int32 as two vectors of eight int64."""
     parts = (shuffle(b, v, v, range(at, at + 8)) for at in (0, 8))
     return [b.sext(part, V_I64X8) for part in parts]
-
-
-def even_and_odd(b, v):
-    """Sixteen int32 as two vectors of eight int64: lanes 0, 2, ... and 1, 3, ..., where multiplication finds them."""
-    v, half = b.bitcast(v, V_I64X8), constant(V_I64X8, 32)
-    return b.ashr(b.shl(v, half), half), b.ashr(v, half)
 
 
 @intrinsic
@@ -311,9 +327,7 @@ def _scaled_small(b, at, factor, most, shift):
     factor = b.sext(broadcast(b, b.trunc(factor, I32), ir.VectorType(I32, 8)), V_I64X8)
     shift_v, half = (broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1))))
     v = limit_to(b, load(b, at, V_I32), most)
-    even, odd = (b.lshr(b.add(b.mul(part, factor), half), shift_v) for part in even_and_odd(b, v))
-    lower = constant(V_I64X8, 0xFFFFFFFF)
-    return b.bitcast(b.or_(b.and_(even, lower), b.shl(odd, constant(V_I64X8, 32))), V_I32)
+    return interleaved(b, *(b.lshr(b.add(b.mul(part, factor), half), shift_v) for part in even_and_odd(b, v)))
 
 
 def _scaled(b, at, factor, most, shift):
@@ -369,7 +383,8 @@ absolute = define(lambda b, v: call(b, "llvm.abs.v16i32", V_I32, v, I1(0)), i32x
 minimum = define(lambda b, v, w: call(b, "llvm.smin.v16i32", V_I32, v, w), i32x16, i32x16, i32x16)
 maximum = define(lambda b, v, w: call(b, "llvm.smax.v16i32", V_I32, v, w), i32x16, i32x16, i32x16)
 select_bits = define(_select_bits, i32x16, types.int64, i32x16, i32x16)  # bit 1 takes the first
-multiply_high = define(_multiply_high, i32x16, i32x16, types.int64)  # upper 32 bits, unsigned
+# Unsigned products of 64 bits, shifted right, the lower 32 bits of what is left
+multiply_high = define(_multiply_high, i32x16, i32x16, types.int64, types.int64)
 total = define(_total, types.int64, i32x16)  # of all lanes, in int32
 load_byte = define(lambda b, at: b.sext(load(b, at, I8), I64), types.int64, types.int64)
 load_word = define(lambda b, at: b.sext(load(b, at, I32), I64), types.int64, types.int64)
