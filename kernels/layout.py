@@ -1,6 +1,7 @@
 """Where everything lies: the tensors of a model, or of an adapter, in one flat vector, and the signs of a direction in
 one bit string."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,7 +31,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def slice(self) -> slice:

@@ -313,6 +313,7 @@ def test_division_is_exact_everywhere():
     found = division()
     assert found["wrong"] == 0 < found["wrong_by_float64_reciprocal"]
     assert found["quotients"] == 127 * (2 * 127 * 127 + 1) and found["largest_product"] < 2**31
+    assert found["headroom_bits"] > 1
 
 
 def test_why_the_score_reads_too_good():

@@ -2,12 +2,14 @@
 
     axes        i readers of a block, t bytes, k branches, v logits, j places of the wire (hidden size D), layers l
     fine        (i, 256) int16        a reader's logits in 1/4096 bit: [256 logits] of each reader in turn
-    moves       (K, 256) int16        what branch k adds to them: the same for all bytes of a step, in cache
+    moves       (128, K, 2) int16     what branch k adds to them, the same for all bytes of a step, in cache:
+                                      [two logits][branch] words of the two moves
     wire        (t, i, j) int32       credit where the head reads, kept until the chunk's end
     v           outputs that vote, a byte a reader, four readers to a 32-bit word (a quad), see votes.py
 
 A branch is 256 saturating additions, a table look-up and a sum, in 16-bit lanes (``simd.branch_sums``): nothing of it
-passes through a product. The credit of all K branches is one fast Walsh-Hadamard transform, additions alone.
+passes through a product. Sixteen branches lie in the lanes of a vector, so that sums need no shuffling and their
+logarithms are taken side by side. The credit of all K branches is one fast Walsh-Hadamard transform, additions alone.
 """
 
 import numpy as np
@@ -32,13 +34,13 @@ from egg.kernels.cpu.forward import fine_head, load_states, log2_of, read_token,
 from egg.kernels.cpu.score import floor_log2
 from egg.kernels.cpu.signs import LANES, draw_words
 from egg.kernels.cpu.simd import (
+    WIDE_SUMS,
     absolute,
     add_magnitudes,
     address,
     branch_sums,
     clz_lanes,
     exp2,
-    is_equal,
     load_byte,
     load_i8,
     load_i16,
@@ -48,9 +50,11 @@ from egg.kernels.cpu.simd import (
     maximum,
     minimum,
     multiply_high,
+    narrow_branch_sums,
     shift_down,
     shift_up,
     splat,
+    store_byte,
     store_i8,
     store_i32,
     store_word,
@@ -100,7 +104,7 @@ def draw_rows(key_0, key_1, step, d, words, rows):
 
 
 @njit(**JIT)
-def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte):
+def prepare_branches(head, signs, turns, rows, transformed, moves):
     """What the branches of a step add to the logits.
 
     head : (256, D) int8
@@ -108,8 +112,7 @@ def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte
     turns : (D,) int32, H[k][r]
     rows : (K,) int64, Hadamard rows of the branches
     transformed : (256, D) int32, written: R
-    moves : (K, 256) int16, written
-    moves_by_byte : (256, K) int16, written
+    moves : (128, K) int32, written: of logits 2 v and 2 v + 1
     returns : m
     """
     d, count = head.shape[1], len(rows)
@@ -121,10 +124,9 @@ def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte
         for j in range(0, d, 16):
             moved = round_shift(load_i32(at + 4 * j), m)
             store_i32(at + 4 * j, maximum(splat(0) - most, minimum(most, moved)))
-        for k in range(count):
-            move = transformed[v, rows[k]]
-            moves[k, v] = move
-            moves_by_byte[v, k] = move
+        if v & 1:
+            for k in range(count):
+                moves[v >> 1, k] = (transformed[v, rows[k]] << 16) | (transformed[v - 1, rows[k]] & 0xFFFF)
     return m
 
 
@@ -147,16 +149,17 @@ def score_reader(model, tables, block, t, i, target, phase):
     quad = block.quad + (i >> 2) * block.length + t
     first = st.LAYER_OUTPUTS * model.num_layers * model.hidden_size
     counting = load_i32(address(LANES))
+    rounding = counting * splat(1597) + splat(phase)
     for v in range(0, 256, 16):
-        logit = load_i8(logits + v)
-        # 127 e / S with 12 fractional bits
-        share = multiply_high(load_i32(e + 4 * v) << 12, inverse)
-        rounding = (counting * splat(1597) + splat(1597 * v + phase)) & splat(4095)
-        hit = is_equal(counting + splat(v), splat(target)) * splat(LIMIT)
-        vote = hit - ((share + rounding) >> 12)
-        free = minimum(splat(1), splat(LIMIT) - absolute(logit))
-        vote = maximum(splat(-LIMIT), vote) * free
-        deposit(quad_at(block.v, block.quads, first, v, 64, quad), i & 3, vote)
+        # 127 e / S with 12 fractional bits, at most 127: rounded it is at most 127 too
+        share = multiply_high(load_i32(e + 4 * v), inverse, 20)
+        less = (share + (rounding & splat(4095))) >> 12
+        rounding = rounding + splat(16 * 1597)
+        free = minimum(splat(1), splat(LIMIT) - absolute(load_i8(logits + v)))
+        deposit(quad_at(block.v, block.quads, first, v, 64, quad), i & 3, splat(0) - less * free)
+    if abs(load_byte(logits + target)) < LIMIT:
+        at = quad_at(block.v, block.quads, first, target, 64, quad) + (i & 3)
+        store_byte(at, load_byte(at) + LIMIT)
     return 16 * (load_byte(logits + target) + 128) - floor_log2(whole, tables.log2_256, 8)
 
 
@@ -164,17 +167,15 @@ def score_reader(model, tables, block, t, i, target, phase):
 def credit_wire(model, block, draw, t, i, target):
     """Credit c at the head's input, from a reader's branches, at an address of (D,) int32."""
     d, count = model.hidden_size, draw.count
-    fine, logits = block.fine + 512 * i, block.logits + 256 * i
+    fine = block.fine + 512 * i
     fitness, c = block.scratch + 1024, block.scratch + 1024 + 4 * d
-    largest = load_i8(logits)
-    for v in range(16, 256, 16):
-        largest = maximum(largest, load_i8(logits + v))
-    store_i32(c, largest)
-    top = load_word(c)
-    for lane in range(1, 16):
-        top = max(top, load_word(c + 4 * lane))
-    branch_sums(fine, draw.moves, count, top + BRANCH_LIMIT, c)
+    whole = count & -16 * WIDE_SUMS
+    for k in range(0, whole, 16 * WIDE_SUMS):
+        branch_sums(fine, draw.moves + 4 * k, 4 * count, BRANCH_LIMIT, c + 4 * k)
+    for k in range(whole, count, 16):
+        narrow_branch_sums(fine, draw.moves + 4 * k, 4 * count, BRANCH_LIMIT, c + 4 * k)
     at_target = splat(load_word(fine + 2 * target) << 48 >> 48)
+    to_target, upper = draw.moves + 4 * count * (target >> 1), 16 - 16 * (target & 1)
     low, high = splat(-32768), splat(32767)
     sums = splat(0)
     for k in range(0, count, 16):
@@ -184,18 +185,20 @@ def credit_wire(model, block, draw, t, i, target):
         g = (y * (splat(32768) - y)) >> 15  # <= 2**13
         q = splat(14507) - ((splat(8107) * y) >> 15) + ((((splat(2733) * y) >> 15) * y) >> 15)
         log = ((splat(31) - zeros) << 12) + ((y + ((g * q) >> 15)) >> 3)
-        move = load_i16(draw.moves_by_byte + 2 * (count * target + k))
+        move = (load_i32(to_target + 4 * k) << upper) >> 16
         logit = maximum(low, minimum(high, at_target + move)) >> BRANCH_BITS
         worth = (logit << 8) - log
         store_i32(c + 4 * k, worth)
         sums = sums + worth
     mean = splat((total(sums) + (count >> 1)) >> log2_of(count))
-    for j in range(0, d, 16):
-        store_i32(fitness + 4 * j, splat(0))
+    to = fitness if count == d else c
     for k in range(0, count, 16):
-        store_i32(c + 4 * k, (load_i32(c + 4 * k) - mean) * load_i32(draw.turns + 4 * k))
-    for k in range(count):
-        store_word(fitness + 4 * load_long(draw.rows + 8 * k), load_word(c + 4 * k))
+        store_i32(to + 4 * k, (load_i32(c + 4 * k) - mean) * load_i32(draw.turns + 4 * k))
+    if count < d:
+        for j in range(0, d, 16):
+            store_i32(fitness + 4 * j, splat(0))
+        for k in range(count):
+            store_word(fitness + 4 * load_long(draw.rows + 8 * k), load_word(c + 4 * k))
     walsh_hadamard(fitness, d)
     most = splat(32767)
     for j in range(0, d, 16):

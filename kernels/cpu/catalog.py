@@ -31,7 +31,7 @@ PATHS = {
         "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
         "branches.vote_along branches.vote_reader stations.vote_through",
         "coding": "coder",
-        "update": "votes.integer_root votes.move_rows votes.move_master votes.move_signs",
+        "update": "votes.integer_root votes.divided votes.move_rows votes.move_master votes.move_signs",
     }.items()
     for name in names.split()
 }

@@ -10,6 +10,7 @@ from egg.kernels.cpu.simd import (
     address,
     clip8_lanes,
     hadamard16,
+    hadamard64,
     load_i8,
     load_i32,
     load_long,
@@ -24,10 +25,12 @@ from egg.kernels.cpu.structures import JIT
 
 @njit(**JIT)
 def walsh_hadamard(x, d):
-    """Transform D int32 at an address in place, in natural order; D is 16 or more."""
-    for j in range(0, d, 16):
-        store_i32(x + 4 * j, hadamard16(load_i32(x + 4 * j)))
-    half = 16
+    """Transform D int32 at an address in place, in natural order; D is 16, or a multiple of 64."""
+    if d == 16:
+        store_i32(x, hadamard16(load_i32(x)))
+    for j in range(0, d & -64, 64):
+        hadamard64(x + 4 * j)
+    half = 64
     while half < d:
         for start in range(0, d, 2 * half):
             for j in range(start, start + half, 16):

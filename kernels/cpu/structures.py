@@ -67,6 +67,7 @@ class Tables(NamedTuple):
     log2_256: int  # (256,) int64
     reciprocal: int  # (128,) int64, see ``norm_rows``
     reciprocal_shift: int  # (128,) int64
+    reciprocal_offset: int  # (128,) int64
 
 
 class NoiseParameters(NamedTuple):
@@ -85,8 +86,7 @@ class BranchParameters(NamedTuple):
 
     count: int  # K
     credit_shift: int
-    moves: int  # (K, 256) int16: M, in 1/4096 bit
-    moves_by_byte: int  # (256, K) int16: the same, transposed
+    moves: int  # (128, K, 2) int16: M, in 1/4096 bit
     rows: int  # (K,) int64: numbers of the branches' Hadamard rows
     signs: int  # (D,) int32: s
     turns: int  # (K,) int32: H[k][r]
