@@ -87,11 +87,11 @@ def _columns(shape: Shape) -> tuple[int, int]:
 
 # kind of matrix -> its output and its input among a layer's; w_up has a vote with a station alone
 _PLACES = {
-    "w_f": (structures.V_GATE, structures.X_U),
-    "u_f": (structures.V_GATE, structures.X_H),
-    "w_h": (structures.V_CANDIDATE, structures.X_U),
-    "u_h": (structures.V_CANDIDATE, structures.X_PAST),
-    "w_down": (structures.V_DOWN, structures.X_MID),
+    "w_f": (structures.V_W_F, structures.X_U),
+    "u_f": (structures.V_U_F, structures.X_H),
+    "w_h": (structures.V_W_H, structures.X_U),
+    "u_h": (structures.V_U_H, structures.X_PAST),
+    "w_down": (structures.V_W_DOWN, structures.X_MID),
 }
 
 
@@ -150,10 +150,7 @@ def _plan(shape: Shape, with_up: bool, parts: int) -> Plan:
     """The votes' products of a model."""
     rows = []
     for name, (v, x) in _voters(shape, with_up).items():
-        bias = -1
-        if ".gru.w_" in name:
-            bias = shape.tensors[name.replace(".w_", ".b_")].offset
-        rows += _panels(shape.tensors[name], v, x, 0, bias)
+        rows += _panels(shape.tensors[name], v, x, 0, -1)
     return Plan(rows, shape.parameters, parts)
 
 
@@ -170,10 +167,11 @@ def _adapter_plan(layout: AdapterShape, parts: int) -> Plan:
 
 
 @cache
-def _gain_places(shape: Shape) -> np.ndarray:
-    """(1 + 2 L, D) int64: places of the gains in the flat vector, in the order of their votes, the last norm first."""
-    names = ["ln_out", *(f"layers.{layer}.{norm}" for layer in range(shape.num_layers) for norm in ("ln1", "ln2"))]
-    return np.array([np.r_[shape.tensors[f"{name}.weight"].slice] for name in names])
+def _vector_places(shape: Shape) -> np.ndarray:
+    """(1 + 4 L, D) int64: places of gains and biases in the flat vector, in the order of their votes."""
+    of_a_layer = "ln1.weight", "ln2.weight", "gru.b_f", "gru.b_h"
+    names = ["ln_out.weight", *(f"layers.{layer}.{name}" for layer in range(shape.num_layers) for name in of_a_layer)]
+    return np.array([np.r_[shape.tensors[name].slice] for name in names])
 
 
 def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
@@ -385,23 +383,23 @@ class NumbaBackend:
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         stretches = self.spread(fours, self.members_per_block(shape, layout) // 4, 1)
-        gains = self.buffer("gains", (len(stretches), 1 + 2 * shape.num_layers, d), np.int32)
+        vectors = self.buffer("vectors", (len(stretches), 1 + 4 * shape.num_layers, d), np.int32)
         totals = np.empty((len(stretches), kinds), np.int64)
         vote = vote_through if with_stations else branches.vote_along
 
-        def read(begin, end, gains, totals):
+        def read(begin, end, vectors, totals):
             first, last = 4 * begin, min(4 * end, streams)
             block = self.block(shape, last - first, length, credited=True, stations=with_stations, adapter=layout)
             block = block._replace(quad=begin * length, **places)
             score = branches.read_and_credit(
-                packed, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row, gains
+                packed, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row, vectors
             )
-            vote(packed, block, branches_, tokens, first, rows, gains, totals)
+            vote(packed, block, branches_, tokens, first, rows, vectors, totals)
             return score
 
-        tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
+        tasks = [(*s, vectors[i], totals[i]) for i, s in enumerate(stretches)]
         score = sum(self.run(read, tasks))
-        votes = self._sum_votes(model, places, rows, tokens, gains, draw.stations)
+        votes = self._sum_votes(model, places, rows, tokens, vectors, draw.stations)
         return Votes(votes, states_out, totals.sum(0), score)
 
     def _branches(self, prepared, draw) -> tuple[structures.BranchParameters, tuple]:
@@ -458,7 +456,7 @@ class NumbaBackend:
             kept[shape] = aligned(shape, np.int32)
         return kept[shape]
 
-    def _sum_votes(self, prepared, places, rows, tokens, gains, on) -> np.ndarray:
+    def _sum_votes(self, prepared, places, rows, tokens, vectors, on) -> np.ndarray:
         """The votes' products: each thread owns panels of outputs, and columns of the embedding."""
         shape, layout = prepared.shape, prepared.adapter
         plan = _plan(shape, "middle" in on, self.threads) if layout is None else _adapter_plan(layout, self.threads)
@@ -476,7 +474,7 @@ class NumbaBackend:
         columns = itertools.pairwise(d // 16 * i // self.threads * 16 for i in range(self.threads + 1))
         self.run(add, [(*panels, *some) for panels, some in zip(plan.stretches, columns, strict=True)])
         if layout is None:
-            votes[_gain_places(shape)] = gains.sum(0)
+            votes[_vector_places(shape)] = vectors.sum(0)
             return votes
         return _without_filling(layout, votes)
 

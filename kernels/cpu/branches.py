@@ -19,6 +19,7 @@ from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
     cast,
+    cast_pair,
     deposit,
     kind_shift,
     limit,
@@ -28,9 +29,10 @@ from egg.kernels.cpu.credit import (
     round_shift,
     sum_magnitudes,
     transform_rows,
+    vector_at,
     walsh_hadamard,
 )
-from egg.kernels.cpu.forward import fine_head, load_states, log2_of, read_token, save_states
+from egg.kernels.cpu.forward import fine_head, free, load_states, log2_of, read_token, save_states
 from egg.kernels.cpu.score import floor_log2
 from egg.kernels.cpu.signs import LANES, draw_words
 from egg.kernels.cpu.simd import (
@@ -46,6 +48,7 @@ from egg.kernels.cpu.simd import (
     load_i16,
     load_i32,
     load_long,
+    load_offset,
     load_word,
     maximum,
     minimum,
@@ -211,25 +214,26 @@ def credit_wire(model, block, draw, t, i, target):
 
 
 @njit(**JIT)
-def vote_along(model, block, draw, tokens, row, rows_out, gains, totals):
+def vote_along(model, block, draw, tokens, row, rows_out, vectors, totals):
     """After ``read_and_credit``: along the wire, from its end to its beginning, votes of all that writes to it.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
     rows_out : (streams, T, D) int8, written: votes on the embedding's rows
-    gains : (1 + 2 L, D) int32, as they are
+    vectors : (1 + 4 L, D) int32: votes on the biases are added
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
     for i in range(block.members):
-        vote_reader(model, block, draw, tokens, row, i, rows_out)
+        vote_reader(model, block, draw, tokens, row, i, rows_out, vectors)
     sum_magnitudes(model, block, totals)
 
 
 @njit(**JIT)
-def vote_reader(model, block, draw, tokens, row, i, rows_out):
+def vote_reader(model, block, draw, tokens, row, i, rows_out, vectors):
     """The same of one reader, last byte first.
 
     tokens : (streams, T + 1) uint8
     rows_out : (streams, T, D) int8, written
+    vectors : (1 + 4 L, D) int32, added to
     """
     d, layers, length = model.hidden_size, model.num_layers, block.length
     ahead = block.scratch + 4 * (256 + 2 * d)
@@ -259,23 +263,28 @@ def vote_reader(model, block, draw, tokens, row, i, rows_out):
                 column, kind = st.LAYER_OUTPUTS * layer * d, st.LAYER_KINDS + 3 * layer
                 at = quad_at(block.v, block.quads, column, j, width, quad + t)
                 step = 4 * block.quads * d  # from one output's panels to the next's
-                cast(model, block, draw, kind + V_GATE, gate, at + V_GATE * step, r)
-                cast(model, block, draw, kind + V_CANDIDATE, candidate, at + V_CANDIDATE * step, r)
-                cast(model, block, draw, kind + V_DOWN, down, at + V_DOWN * step, r)
+                ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
+                bias = vector_at(vectors, layer, st.B_F_VOTES) + 4 * j
+                cast_pair(model, block, draw, kind + V_GATE, gate, bias, ends, st.FREE_W_F, at, step, r)
+                at_h = at + st.V_W_H * step
+                cast_pair(
+                    model, block, draw, kind + V_CANDIDATE, candidate, bias + 4 * d, ends, st.FREE_W_H, at_h, step, r
+                )
+                cast(model, block, draw, kind + V_DOWN, down, at + st.V_W_DOWN * step, r)
             add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
             vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
             store_i8(to + t * d + j, vote)
 
 
 @njit(**JIT)
-def read_and_credit(model, noise, tables, block, draw, tokens, states, states_out, row, first, gains):
+def read_and_credit(model, noise, tables, block, draw, tokens, states, states_out, row, first, vectors):
     """A block of readers, beginning at stream ``row``, reads its chunk; leaves the credit of the wire's end, and the
     head's votes.
 
     tokens : (streams, T + 1) uint8
     states, states_out : (streams, L, D) int8
     first : B step + i of the first stream given, for the rounding of the head's votes
-    gains : (1 + 2 L, D) int32, written: votes on the gains of the last norm, and zeros
+    vectors : (1 + 4 L, D) int32, written: votes on the gains of the last norm, and zeros
     returns : the readers' score in 1/256 bit
     """
     load_states(model, block, states, row)
@@ -285,7 +294,7 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
     for kind in range(st.LAYER_KINDS + (6 if draw.stations else 3) * model.num_layers):
         for lane in range(0, 32, 16):
             store_i32(magnitudes(block, model, kind) + 4 * lane, splat(0))
-    gains[:, :] = 0
+    vectors[:, :] = 0
     for t in range(length):
         read_token(model, noise, tables, block, t, tokens, row, keeps)
         fine_head(model, block, t)
@@ -295,7 +304,10 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
             whole += score_reader(model, tables, block, t, i, target, 2531 * (n & 4095))
             c = credit_wire(model, block, draw, t, i, target)
             x = block.bytes + i * block.stride
+            read = x + st.IN * block.padded * block.stride
+            for j in range(0, model.hidden_size, 16):
+                store_i32(c + 4 * j, load_i32(c + 4 * j) * free(load_offset(read + j)))
             wire = block.wire + 4 * (t * block.padded + i) * block.stride
-            pass_norm(model, block, draw, st.GAIN_KIND, x, weight, c, address(gains), wire, 0)
+            pass_norm(model, block, draw, st.GAIN_KIND, x, weight, c, address(vectors), wire, 0)
     save_states(model, block, states_out, row)
     return whole

@@ -265,11 +265,14 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
         for i in range(members):
             for j in range(0, d, 32):
                 at = i * stride + j
-                f = load_half(one + at) + load_half(two + at)
-                f = clip8_half(f + vector(model, noise, block, i, first + st.B_F, j))
+                w_f, u_f = load_half(one + at), load_half(two + at)
+                f = clip8_half(w_f + u_f + vector(model, noise, block, i, first + st.B_F, j))
                 store_half(gate + at, f, d)
                 # (f + 127) |h| <= 254 * 127 < 2**15
                 store_half_offset(past + at, ((f + limit) * load_half_offset(h + at)) >> 8, d)
+                if keeps:
+                    clear = flag(w_f, st.FREE_W_F) + flag(u_f, st.FREE_U_F)
+                    store_half(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j, clear, d)
 
         product(model, noise, block, t, first + st.W_H, read, stride, d, d, one, stride, 0)
         product(model, noise, block, t, first + st.U_H, past, stride, d, d, two, stride, 0)
@@ -278,8 +281,8 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
         for i in range(members):
             for j in range(0, d, 32):
                 at = i * stride + j
-                c = load_half(one + at) + load_half(two + at)
-                c = clip8_half(c + vector(model, noise, block, i, first + st.B_H, j))
+                w_h, u_h = load_half(one + at), load_half(two + at)
+                c = clip8_half(w_h + u_h + vector(model, noise, block, i, first + st.B_H, j))
                 f, old = load_half(gate + at), load_half_offset(h + at)
                 # (f + 127) (c - h) >> 8 as (f + 127) 2**7 times 2 (c - h) >> 16: factors below 2**15 and 2**9. The step
                 # is convex, so the state stays in [-127, 127]
@@ -293,6 +296,9 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                     store_half(saved_at(model, block, t, layer, st.S_STATE, i) + j, old, d)
                     clear = flag(middle, st.FREE_MIDDLE) + flag(load_half_offset(read + at), st.FREE_U)
                     store_half(saved_at(model, block, t, layer, st.S_FREE, i) + j, clear, d)
+                    products = saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j
+                    clear = flag(w_h, st.FREE_W_H) + flag(u_h, st.FREE_U_H)
+                    store_half(products, load_half(products) + clear, d)
 
         if keeps == st.FOR_STATIONS:
             save_rows(model, block, t, layer, st.S_MIDDLE, x)
