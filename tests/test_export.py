@@ -13,6 +13,9 @@ import egg as package
 from egg.errors import EggError
 from egg.model import hub
 
+LOADERS = {"modeling_egg.py", "tokenizer_config.json", "generation_config.json"}
+"""Files that transformers loads."""
+
 
 @pytest.fixture
 def run(train, tmp_path):
@@ -24,7 +27,7 @@ def test_a_folder_for_the_hub(run, egg, tmp_path, tables):
     out = tmp_path / "there" / "exported"
     status, text, err = egg("export", run, "--to", "huggingface", "-o", out, "--backend", "numpy")
     assert status == 0, err
-    names = {"config.json", "model.safetensors", "README.md", "loss.png"}
+    names = {"config.json", "model.safetensors", "README.md", "loss.png"} | LOADERS
     assert {path.name for path in out.iterdir()} == names
     assert all(str(out / name) in text for name in names)
     there, model = package.load(run, "numpy"), package.load(out, "numpy")
@@ -135,6 +138,7 @@ def test_the_card_says_what_the_user_adds(run, egg, tmp_path):
         (["RUN", "--to", "c", "-o", "RUN/config.json"], "is a file"),
         (["RUN", "--to", "huggingface", "-o", "x", "--data", "no.txt"], "no.txt"),
         (["RUN", "--to", "huggingface", "-o", "x", "--notes", "no.md"], "--notes no.md"),
+        (["RUN", "--to", "c", "-o", "x", "--adapter", "no"], "--adapter no"),
     ],
 )
 def test_bad_arguments(run, egg, tmp_path, monkeypatch, arguments, told):
@@ -145,13 +149,40 @@ def test_bad_arguments(run, egg, tmp_path, monkeypatch, arguments, told):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_adapter_goes_along(run, egg, tmp_path, book, monkeypatch):
+    adapted, out = tmp_path / "adapted", tmp_path / "exported"
+    flags = ["--data", book, "--tokens", "20k", "--step-size", 8, "--backend", "numpy", "--out", adapted]
+    assert egg("adapt", run, *flags)[0] == 0
+    export = ["export", run, "--adapter", adapted, "--backend", "numpy"]
+    status, text, err = egg(*export, "--to", "huggingface", "-o", out)
+    assert status == 0 and str(out / "adapter.safetensors") in text, err
+    assert (out / "adapter.safetensors").read_bytes() == (adapted / "adapter.safetensors").read_bytes()
+    model = package.load(out, "numpy", adapter=out)
+    assert model == package.load(run, "numpy", adapter=adapted) != package.load(out, "numpy")
+    card, base = (out / "README.md").read_text(encoding="utf-8"), tmp_path / "base"
+    bits = json.loads(egg("eval", run, "--adapter", adapted, "--json", "--backend", "numpy")[1])["bits_per_byte"]
+    assert f"| {bits:.4f} |" in card and "--adapter PATH" in card and "| adapter | rank 2, 6 matrices |" in card
+    # Exported again, the folder is the same; and the adapter is left out of a card that is made anew without it.
+    assert egg("export", out, "--to", "huggingface", "-o", tmp_path / "again")[0] == 0
+    again = {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()}
+    assert again == {p.name: p.read_bytes() for p in out.iterdir()}
+    assert egg("export", out, "--to", "huggingface", "-o", base, "--name", "base")[0] == 0
+    assert not (base / "adapter.safetensors").exists() and "adapter" not in (base / "config.json").read_text()
+    assert egg(*export, "--to", "c", "-o", tmp_path / "c")[0] == 0
+    assert "an adapter of rank 2" in (tmp_path / "c" / "model.c").read_text()[:500]
+    # On the Hub the model and its adapter have one name.
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(out))
+    monkeypatch.chdir(tmp_path)
+    assert package.load("owner/name", "numpy", adapter="owner/name") == model
+
+
 def test_a_model_on_the_hub(run, egg, tmp_path, tables, monkeypatch):
     out, asked = tmp_path / "exported", []
     egg("export", run, "--to", "huggingface", "-o", out, "--backend", "numpy")
 
     def download(name, *, revision, allow_patterns):
         asked.append((name, revision))
-        assert set(allow_patterns) == {"config.json", "model.safetensors"}
+        assert set(allow_patterns) == {"config.json", "model.safetensors", "adapter.safetensors"}
         return str(out)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

@@ -14,12 +14,12 @@ from egg.cli.options import ColumnFlag, ComputeFlags, ModelPath, one_of, parse, 
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
-from egg.export.huggingface import CARD, About, ModelQuality, hub_files
+from egg.export.huggingface import CARD, About, ModelQuality, copied_files, hub_files
 from egg.files import read_file, replace_file
 from egg.model import checkpoint, hub
+from egg.model.adapter import read_adapter
 from egg.model.evaluate import count_words, evaluate
 from egg.model.network import Network, read_model
-from egg.report.plots import LOSS
 
 SOURCE = "model.c"
 
@@ -29,8 +29,9 @@ class ExportArguments:
     """Export a model to C or to the Hugging Face Hub.
 
     c: model.c, one C99 file with the weights in it: only integers, no heap, no library.
-    huggingface: config.json, model.safetensors and README.md, a card filled from the run; egg reads such a folder. A
-    folder that has a card already, such as pretrained, keeps it unless --data, --name, --license or --notes is given.
+    huggingface: config.json, model.safetensors and README.md, a card filled from the run, and a module with which
+    AutoModelForCausalLM loads the folder (trust_remote_code=True); egg reads such a folder. A folder that has a card
+    already, such as pretrained, keeps it unless --data, --name, --license, --notes or --adapter is given.
 
     For example:
       egg export pretrained --to c -o pretrained
@@ -43,6 +44,8 @@ class ExportArguments:
     """The format."""
     out: Annotated[str, Parameter(alias="-o", metavar="DIR")]
     """Folder to write; existing files of these names are replaced."""
+    adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
+    """Adapter to export with the model: adapter.safetensors of egg adapt, or its folder."""
     data: str | None = None
     """huggingface: text to measure on, for the card; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
@@ -62,16 +65,17 @@ def main(argv: list[str], prog: str) -> int:
     path = hub.fetch(arguments.path)
     folder = checkpoint.find(path)
     shape, weights, config = read_model(folder)
+    adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
     name = arguments.name or _name(arguments.path, path, folder)
+    given = (arguments.data, arguments.name, arguments.license, arguments.notes, adapter)
     if arguments.to == "c":
-        files = {SOURCE: c_source(shape, weights, name).encode()}
-    elif (folder / CARD).is_file() and arguments.data is arguments.name is arguments.license is arguments.notes is None:
-        names = (checkpoint.CONFIG, checkpoint.MODEL, LOSS, CARD)
-        files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+        files = {SOURCE: c_source(shape, weights, name, adapter).encode()}
+    elif (folder / CARD).is_file() and all(value is None for value in given):
+        files = copied_files(folder, config)
     else:
         about = About(arguments.license, _notes(arguments.notes))
-        measured = _measure(arguments, shape, weights, config)
-        files = hub_files(folder, name, config, shape, weights, measured, about)
+        measured = _measure(arguments, shape, weights, config, adapter)
+        files = hub_files(folder, name, config, shape, weights, measured, about, adapter)
     with telling(f"cannot write {target}"):
         target.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
@@ -109,7 +113,7 @@ def _name(given: str, path: str | Path, folder: Path) -> str:
     return folder.name
 
 
-def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality | None:
+def _measure(arguments: ExportArguments, shape, weights, config, adapter) -> ModelQuality | None:
     """The model's quality on its validation text; None, with a notice, if that is not available."""
     spec, column = text_of(config, arguments.data, arguments.data_column)
     if not spec:
@@ -126,7 +130,7 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality
     if not corpus.bytes(split):
         say(f"not measured: {corpus.name} has no byte in its split {split}")
         return None
-    network = Network(arguments.compute.make(say), shape, weights)
+    network = Network(arguments.compute.make(say), shape, weights, adapter)
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(network, text, read=read)

@@ -28,6 +28,7 @@ from egg.kernels.layout import Shape
 from egg.model.state import Form
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.safetensors"
+ADAPTER = "adapter.safetensors"  # of egg.model.adapter, beside the model that it is for
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best.json"
