@@ -10,7 +10,7 @@ import traceback
 from egg import __version__
 from egg.cli import interrupts
 from egg.data import DataError
-from egg.errors import EggError
+from egg.errors import EggError, perhaps
 from egg.kernels import BackendError
 from egg.ranks import distributed
 
@@ -61,7 +61,9 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
     distributed.silence()
     try:
         if command not in COMMANDS:
-            raise EggError(f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)")
+            raise EggError(
+                f"unknown command {command!r}{perhaps(command, COMMANDS)}: choose {', '.join(COMMANDS)} (egg --help)"
+            )
         if command != "train" and (processes := distributed.launched()[1]) > 1:
             raise EggError(
                 f"{processes} processes were started: only training divides its work among several, start {prog} as one"
