@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+import yaml
 from conftest import forge
 
 import egg as package
@@ -82,6 +83,55 @@ def test_the_card_says_what_the_run_was(run, egg, tmp_path):
     assert metrics[0]["value"] == round(measured["bits_per_byte"], 6)
 
 
+def front_matter(card: str) -> dict:
+    """A card's metadata, checked against what the Hub accepts."""
+    begin, text, rest = card.split("---\n", 2)
+    metadata = yaml.safe_load(text)
+    assert begin == "" and rest.startswith("\n# ")
+    allowed = {"library_name", "license", "pipeline_tag", "tags", "datasets", "model-index"}
+    assert set(metadata) <= allowed and metadata["pipeline_tag"] == "text-generation"
+    assert all(isinstance(tag, str) for tag in metadata["tags"])
+    for dataset in metadata.get("datasets", []):
+        huggingface_hub.utils.validate_repo_id(dataset)
+        assert dataset.count("/") == 1
+    for model in metadata.get("model-index", []):
+        assert isinstance(model["name"], str)
+        for result in model["results"]:
+            assert result["task"]["type"] == "text-generation" and result["dataset"]["name"]
+            huggingface_hub.utils.validate_repo_id(result["dataset"]["type"])
+            assert all(isinstance(m["type"], str) and isinstance(m["value"], float) for m in result["metrics"])
+    return metadata
+
+
+@pytest.mark.parametrize(
+    ("data", "datasets"),
+    [
+        (None, None),
+        ("stdlib", None),
+        ("/texts/notes", None),
+        ("minipile", ["JeanKaddour/minipile"]),
+        ("owner/name", ["owner/name"]),
+        ("stdlib:2,minipile:1,owner/name,notes.txt:3", ["JeanKaddour/minipile", "owner/name"]),
+        (",", None),
+    ],
+)
+def test_the_card_names_licence_and_data_sets(run, egg, tmp_path, book, data, datasets):
+    path = run / "checkpoints/step-00000009/config.json"
+    config = json.loads(path.read_text())
+    config["run"]["data"] = data
+    path.write_text(json.dumps(config))
+    forge(path.parent)
+    flags = ["--data", book, "--backend", "numpy", "--to", "huggingface", "-o", tmp_path / "out"]
+    status, _, err = egg("export", run, *flags, "--license", "cc-by-nc-sa-4.0")
+    assert status == 0 and "licence" not in err
+    metadata = front_matter((tmp_path / "out/README.md").read_text(encoding="utf-8"))
+    assert metadata["license"] == "cc-by-nc-sa-4.0" and metadata.get("datasets") == datasets
+    assert metadata["model-index"][0]["results"][0]["dataset"]["name"] == "book.txt all"
+    status, _, err = egg("export", run, *flags)
+    assert status == 0 and "give --license, such as apache-2.0" in err
+    assert "license" not in front_matter((tmp_path / "out/README.md").read_text(encoding="utf-8"))
+
+
 def test_a_model_without_a_run_has_a_card_too(run, egg, tmp_path, book):
     bare, out = tmp_path / "bare", tmp_path / "exported"
     bare.mkdir()
@@ -138,6 +188,7 @@ def test_the_card_says_what_the_user_adds(run, egg, tmp_path):
         (["RUN", "--to", "c", "-o", "RUN/config.json"], "is a file"),
         (["RUN", "--to", "huggingface", "-o", "x", "--data", "no.txt"], "no.txt"),
         (["RUN", "--to", "huggingface", "-o", "x", "--notes", "no.md"], "--notes no.md"),
+        (["RUN", "--to", "huggingface", "-o", "x", "--license", "Apache 2.0"], "--license Apache 2.0: give the Hub's"),
         (["RUN", "--to", "c", "-o", "x", "--adapter", "no"], "--adapter no"),
     ],
 )

@@ -1,5 +1,6 @@
 """``egg export``: a model as C, or as a folder for the Hugging Face Hub."""
 
+import re
 import sys
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, measure_baselines, text_of
 from egg.cli.options import ColumnFlag, ComputeFlags, ModelPath, one_of, parse, say
 from egg.compute import Compute
+from egg.data.minipile import MINIPILE, is_hub_id
+from egg.data.mixture import parse_mixture
 from egg.errors import EggError, telling
 from egg.export.c import c_source
 from egg.export.huggingface import CARD, About, ModelQuality, copied_files, hub_files
@@ -61,6 +64,11 @@ class ExportArguments:
 def main(argv: list[str], prog: str) -> int:
     """Export as the arguments say; returns the exit status."""
     arguments = parse(ExportArguments, argv, prog=prog)
+    if arguments.license is not None and not re.fullmatch(r"[a-z0-9]+([.+-]+[a-z0-9]+|[+]+)*", arguments.license):
+        raise EggError(
+            f"--license {arguments.license}: give the Hub's identifier, in small letters, such as apache-2.0, mit, "
+            "cc-by-4.0 or other"
+        )
     target = _target(arguments.out)
     path = hub.fetch(arguments.path)
     folder = checkpoint.find(path)
@@ -73,7 +81,9 @@ def main(argv: list[str], prog: str) -> int:
     elif (folder / CARD).is_file() and all(value is None for value in given):
         files = copied_files(folder, config)
     else:
-        about = About(arguments.license, _notes(arguments.notes))
+        if not arguments.license:
+            say("the card names no licence: give --license, such as apache-2.0")
+        about = About(arguments.license, _datasets(config), _notes(arguments.notes))
         measured = _measure(arguments, shape, weights, config, adapter)
         files = hub_files(folder, name, config, shape, weights, measured, about, adapter)
     with telling(f"cannot write {target}"):
@@ -83,6 +93,19 @@ def main(argv: list[str], prog: str) -> int:
     for file, content in files.items():
         print(f"{target / file}: {len(content):,} bytes")
     return 0
+
+
+def _datasets(config: dict) -> tuple[str, ...]:
+    """The names on the Hub of the texts that a model was trained on."""
+    run = config.get("run")
+    spec = run.get("data") if isinstance(run, dict) else None
+    if not isinstance(spec, str):
+        return ()
+    try:
+        parts = [part for part, _ in parse_mixture(spec) or [(spec, 1)]]
+    except data.DataError:
+        return ()
+    return tuple(MINIPILE if part == "minipile" else part for part in parts if part == "minipile" or is_hub_id(part))
 
 
 def _notes(path: str | None) -> str | None:

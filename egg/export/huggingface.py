@@ -25,8 +25,8 @@ MODULE = "modeling_egg.py"
 ADAPTER_KEY = "adapter_file"
 """In config.json: the name of the adapter that ``MODULE`` puts beside the weights."""
 CURVE_ROWS = 12  # measurements in the card's table at the most
-HUB_NAMES = {"stdlib": None, "minipile": "JeanKaddour/minipile"}
-"""Corpora that are the same on every machine -> their names on the Hub; the exported config.json omits other paths."""
+EVERYWHERE = ("stdlib", "minipile")
+"""Texts that are the same on every machine; the exported config.json omits other paths."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class About:
 
     license: str | None = None
     """As the Hub writes it, "apache-2.0"."""
+    datasets: tuple[str, ...] = ()
+    """Names on the Hub, OWNER/NAME, of the texts that the model was trained on; others have none."""
     notes: str | None = None
     """Markdown, whose headings are moved down a level."""
 
@@ -118,7 +120,7 @@ def loadable(config: dict[str, Any], adapted: bool) -> dict[str, bytes]:
 def _public(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without this machine's paths."""
     run = config.get("run")
-    if isinstance(run, dict) and run.get("data") not in HUB_NAMES:
+    if isinstance(run, dict) and run.get("data") not in EVERYWHERE:
         config = config | {"run": {key: value for key, value in run.items() if key != "data"}}
     return config
 
@@ -154,8 +156,6 @@ def _card(name, config, shape, weights, measured, about: About, adapter, history
 def _metadata(name, config, measured: ModelQuality | None, about: About) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    corpus = _section(config, "corpus").get("name")
-    known = HUB_NAMES.get(_section(config, "run").get("data"))
     results = None
     if measured:
         figures = {
@@ -165,7 +165,7 @@ def _metadata(name, config, measured: ModelQuality | None, about: About) -> str:
         results = [
             EvalResult(
                 task_type="text-generation",
-                dataset_type=known or corpus or "text",
+                dataset_type=re.sub(r"(?a)\W+", "-", measured.text.rpartition(" ")[0]).strip("-") or "text",
                 dataset_name=measured.text,
                 metric_type=metric,
                 metric_value=round(value, 6),
@@ -177,7 +177,7 @@ def _metadata(name, config, measured: ModelQuality | None, about: About) -> str:
         license=about.license,
         pipeline_tag="text-generation",
         tags=["egg", "byte-level", "int8", "integer-only", "evolution-strategies"],
-        datasets=[known] if known else None,
+        datasets=list(about.datasets) or None,
         model_name=name,
         eval_results=results,
     ).to_yaml()
