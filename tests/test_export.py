@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -181,7 +182,7 @@ def test_the_card_says_what_the_user_adds(run, egg, tmp_path):
     [
         (["RUN", "--to", "c"], "--out is missing"),
         (["RUN", "-o", "x"], "--to is missing"),
-        (["RUN", "--to", "gguf", "-o", "x"], '"gguf" for --to. Choose from: "c", "huggingface"'),
+        (["RUN", "--to", "gguf", "-o", "x"], '"gguf" for --to. Choose from: "c", "huggingface", "onnx"'),
         (["none", "--to", "c", "-o", "x"], "none: no such folder"),
         (["RUN", "--to", "c", "-o", "RUN"], "belongs to a run"),
         (["RUN", "--to", "huggingface", "-o", "RUN/checkpoints/step-00000009"], "belongs to a run"),
@@ -258,6 +259,13 @@ def test_what_is_no_name_on_the_hub_is_not_asked_for(tmp_path, monkeypatch):
         assert hub.fetch(path) == path
         with pytest.raises(EggError, match="no such folder|has no best"):
             package.load(path)
+
+
+def test_onnx_without_its_package_is_one_line(run, egg, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    status, out, err = egg("export", run, "--to", "onnx", "-o", tmp_path / "out")
+    assert (status, out) == (2, "") and err.count("\n") == 1 and "pip install 'egg-lm[onnx]'" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(egg, tmp_path, monkeypatch):

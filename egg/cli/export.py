@@ -1,4 +1,4 @@
-"""``egg export``: a model as C, or as a folder for the Hugging Face Hub."""
+"""``egg export``: a model as C, as a folder for the Hugging Face Hub, or as ONNX."""
 
 import re
 import sys
@@ -18,23 +18,25 @@ from egg.data.mixture import parse_mixture
 from egg.errors import EggError, telling
 from egg.export.c import c_source
 from egg.export.huggingface import CARD, About, ModelQuality, copied_files, hub_files
+from egg.export.onnx import onnx_bytes
 from egg.files import read_file, replace_file
 from egg.model import checkpoint, hub
 from egg.model.adapter import read_adapter
 from egg.model.evaluate import count_words, evaluate
 from egg.model.network import Network, read_model
 
-SOURCE = "model.c"
+SOURCE, GRAPH = "model.c", "model.onnx"
 
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Export a model to C or to the Hugging Face Hub.
+    """Export a model to C, to the Hugging Face Hub, or to ONNX.
 
     c: model.c, one C99 file with the weights in it: only integers, no heap, no library.
     huggingface: config.json, model.safetensors and README.md, a card filled from the run, and a module with which
     AutoModelForCausalLM loads the folder (trust_remote_code=True); egg reads such a folder. A folder that has a card
     already, such as pretrained, keeps it unless --data, --name, --license, --notes or --adapter is given.
+    onnx: model.onnx, of integer operators alone; needs the package onnx.
 
     For example:
       egg export pretrained --to c -o pretrained
@@ -43,7 +45,7 @@ class ExportArguments:
 
     path: Annotated[ModelPath, Parameter(name="ckpt")]
     _: KW_ONLY
-    to: Annotated[str, one_of("c", "huggingface")]
+    to: Annotated[str, one_of("c", "huggingface", "onnx")]
     """The format."""
     out: Annotated[str, Parameter(alias="-o", metavar="DIR")]
     """Folder to write; existing files of these names are replaced."""
@@ -78,6 +80,8 @@ def main(argv: list[str], prog: str) -> int:
     given = (arguments.data, arguments.name, arguments.license, arguments.notes, adapter)
     if arguments.to == "c":
         files = {SOURCE: c_source(shape, weights, name, adapter).encode()}
+    elif arguments.to == "onnx":
+        files = {GRAPH: onnx_bytes(shape, weights, name, adapter)}
     elif (folder / CARD).is_file() and all(value is None for value in given):
         files = copied_files(folder, config)
     else:

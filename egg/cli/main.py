@@ -21,7 +21,7 @@ COMMANDS = {
     "adapt": ("egg.cli.adapt", "fit a model to another text, by a small adapter"),
     "compress": ("egg.cli.compress", "compress a file with a model, lossless"),
     "decompress": ("egg.cli.compress", "restore a compressed file"),
-    "export": ("egg.cli.export", "export a model to C or to the Hugging Face Hub"),
+    "export": ("egg.cli.export", "export a model to C, the Hugging Face Hub or ONNX"),
     "data": ("egg.cli.data", "prepare text, describe it, empty the cache"),
     "compare": ("egg.cli.compare", "train configurations side by side, with several seeds"),
     "plot": ("egg.cli.plot", "draw the curves of runs"),
