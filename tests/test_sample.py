@@ -454,7 +454,9 @@ def test_the_command_holds_back_what_may_become_a_stop(egg, run):
     samples = load(run, "numpy").generate("ab", 40, temperature=0.5, count=3)
     stop = next(s for i in range(20) if (s := samples[0][i : i + 2]).isascii())
     ended = load(run, "numpy").generate("ab", 40, temperature=0.5, count=3, stop=[stop, stop + b"!"])
-    status, out, err = egg("sample", run, *flags, "--stop", stop.decode(), "--stop", stop.decode() + "!")
+    status, out, err = egg(
+        "sample", run, *flags, "--stop", stop.decode(), f"--stop={stop.decode()}!", "--stop", "-none"
+    )
     assert status == 0 and len(ended[0]) < len(samples[0])
     assert out == "".join(
         f"--- {i} of 3 ---\n" + text.removesuffix("\n") + "\n"
@@ -486,6 +488,35 @@ def test_a_document_that_ends_in_a_turn(egg, run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo"), encoding="utf-8"))
     status, out, err = egg("sample", tmp_path, "--interactive", "--temperature", 0, "--backend", "numpy")
     assert (status, out) == (0, "onetwo\n") and err.count("the model has ended the document") == 2
+
+
+def test_a_closed_standard_input_is_one_line(egg, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after <&-
+    for arguments in (["--interactive"], ["--prompt-file", "-"]):
+        status, out, err = egg("sample", run, *arguments)
+        assert (status, out) == (2, "") and err.startswith("egg: standard input is closed") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
+def test_lines_in_a_terminal(run):
+    import pty
+
+    code = "from egg.cli.main import main; raise SystemExit(main())"
+    flags = "--interactive --length 10 --temperature 0 --backend numpy".split()
+    keyboard, terminal = pty.openpty()
+    command = [sys.executable, "-c", code, "sample", run, *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE)
+    os.close(terminal)
+    shown = b""
+    for keys in (b"one\n", b"\n", b"\x04"):
+        while not shown.endswith(b"> "):
+            shown += os.read(keyboard, 1000)
+        os.write(keyboard, keys)
+        shown += b"|"
+    assert process.wait(30) == 0 and b"Ctrl-D ends" in process.stderr.read()
+    process.stderr.close()
+    os.close(keyboard)
+    assert shown.startswith(b"> |") and shown.count(b"> |") == 3 and b"one" in shown
 
 
 def test_the_prompt_comes_from_a_file_or_standard_input(egg, run, tmp_path, monkeypatch):

@@ -52,6 +52,8 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(SampleArguments, argv, prog=prog)
     if arguments.interactive and arguments.prompt_file == "-":
         raise EggError("--interactive reads lines from standard input: give --prompt-file a file, or leave it out")
+    if sys.stdin is None and (arguments.interactive or arguments.prompt_file == "-"):
+        raise EggError("standard input is closed: open it, or give --prompt or --prompt-file FILE alone")
     if arguments.interactive and arguments.sampling.count != 1:
         raise EggError("--interactive writes one text: leave out --count")
     prompt = _prompt(arguments)

@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from cyclopts import Parameter
 
 from egg.errors import EggError
 from egg.kernels import philox
@@ -41,7 +42,7 @@ class Sampling:
     """Draw from the k likeliest bytes alone, 1 to 256; 0: from all."""
     top_p: float = 1.0
     """Draw from the fewest likeliest bytes whose share of the probability is this, above 0 to 1; 1: from all."""
-    stop: tuple[str | bytes, ...] = ()
+    stop: Annotated[tuple[str | bytes, ...], Parameter(metavar="TEXT", allow_leading_hyphen=True)] = ()
     """Text that ends a sample, and is not part of it; may be given several times. A newline is $'\\n' in bash."""
     seed: int = 0
     """Seed of the draws, 0 to 2^64 - 1; equal seeds give equal samples, on every backend and machine."""
