@@ -4,10 +4,12 @@
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel, PreTrainedTokenizer
 from transformers.utils import ModelOutput, cached_file
@@ -62,7 +64,7 @@ class EggForCausalLM(PreTrainedModel, GenerationMixin):
             layer.mlp = _tensors(w_up=(4 * size, size), w_down=(size, 4 * size))
         self.ln_out = _tensors(weight=(size,))
         self.head = _tensors(weight=(VOCABULARY, size))
-        self.factors = {}  # of an adapter: NAME.A (R, K) and NAME.B (N, R)
+        self.factors, self.about_factors = {}, None  # of an adapter: NAME.A (R, K) and NAME.B (N, R), its metadata
         self.post_init()
 
     @property
@@ -78,8 +80,16 @@ class EggForCausalLM(PreTrainedModel, GenerationMixin):
         if name := model.config.adapter_file:
             keys = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
             path = cached_file(pretrained_model_name_or_path, name, **{k: kwargs[k] for k in keys if k in kwargs})
-            model.factors = load_file(path)
+            with safe_open(path, "pt") as file:
+                model.factors = {name: file.get_tensor(name) for name in file.keys()}
+                model.about_factors = file.metadata()
         return loaded
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers, with the adapter."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.factors:
+            save_file(self.factors, os.path.join(save_directory, self.config.adapter_file), self.about_factors)
 
     def _init_weights(self, module):
         pass  # all weights come from a file
