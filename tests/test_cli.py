@@ -508,6 +508,8 @@ BAD = {
     "unknown preset": ("--preset huge", "quickstart"),
     "unknown flag": ("--speed 3", "--speed"),
     "misspelt flag": ("--stream 64", "--streams"),
+    "a flag of other programs": ("--lr 0.1", "unknown option --lr: here it is --step-size"),
+    "such a flag in other letters": ("--Learning_Rate=0.1", "here it is --step-size"),
     "stray word": ("hello", "unknown argument hello"),
     "no value": ("--hidden-size", "--hidden-size"),
     "hidden size": ("--hidden-size 100", "power of four"),
@@ -726,7 +728,12 @@ def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monk
     [
         ("frobnicate", "train, eval"),
         ("eval", "PATH"),
+        ("trian", "unknown command 'trian', perhaps 'train': choose"),
         ("eval {tmp}/nothing", "no such folder"),
+        ("sample pretained", "pretained: no such folder, perhaps 'pretrained'; give"),
+        ("sample {tmp}/a-rum", "no such folder, perhaps 'a-run'; give"),
+        ("sample pretrained --max-tokens 5", "unknown option --max-tokens: here it is --length"),
+        ("sample pretrained -n 5", "unknown option -n: here it is --length"),
         ("eval {tmp}", "neither a run nor a checkpoint"),
         ("eval {tmp} --split some", 'Invalid value "some" for --split'),
         ("eval --jsno {tmp}", "Unknown option: --jsno. Did you mean --json?"),
@@ -734,6 +741,7 @@ def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monk
     ],
 )
 def test_bad_calls_of_other_commands(egg, tmp_path, arguments, says):
+    (tmp_path / "a-run").mkdir()
     status, out, err = egg(*arguments.format(tmp=tmp_path).split())
     assert (status, out) == (2, "")
     assert says in one_line(err)

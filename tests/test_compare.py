@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import SMALL
@@ -13,6 +17,7 @@ from conftest import SMALL
 from egg.errors import EggError
 from egg.study import compare
 from egg.study.compare import Configuration, Cost, best_table, read_comparison, results_table
+from egg.training.settings import configuration, known
 
 
 @pytest.fixture
@@ -33,6 +38,43 @@ def test_top_level_settings_are_common_and_tables_override(tmp_path):
     assert seeds == [7]
     common = {"preset": "quickstart", "steps": "9", "recipe": "egg"}
     assert configurations == [Configuration("a", common), Configuration("b", common | {"steps": "4"})]
+
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted((ROOT / "docs/experiments").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_run_on_what_everyone_has(path):
+    configurations, _ = read_comparison(path)
+    for each in configurations:
+        config, _ = configuration(None, known(each.settings))
+        assert config.run.data == "stdlib" and config.run.tokens, each.name
+        tokens = str(config.run.tokens // 10**6) + "M" if config.run.tokens >= 10**6 else "250k"
+        assert each.settings["tokens"] == tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_take_their_first_steps(egg, tmp_path, path):
+    text = re.sub(r"(?m)^tokens = .*", "steps = 2", path.read_text())
+    text = re.sub(r"(?m)^(population_size|hidden_size) = (256|1024)", r"\1 = 64", text)  # a minute each in NumPy
+    text = re.sub(r"(?m)^(eval_every|eval_bytes|seeds) = .*\n?", "", text)
+    (tmp_path / path.name).write_text(f'eval_bytes = 4096\nseeds = [1]\nbackend = "numpy"\ntokens = "none"\n{text}')
+    status, out, err = egg("compare", tmp_path / path.name, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert len(compare.read_results(tmp_path / "out")) == len(re.findall(r"(?m)^\[", text))
+
+
+@pytest.mark.parametrize("script", ["backprop", "straight_through"])
+def test_a_script_without_pytorch_says_so_in_one_line(tmp_path, script):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [sys.executable, ROOT / "docs/experiments" / f"{script}.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stdout) == (1, "")
+    told = "No module named 'torch': this script needs PyTorch, which egg does not: pip install torch\n"
+    assert done.stderr == told
 
 
 def test_a_list_of_stops_is_a_configuration_for_each(tmp_path):
