@@ -45,8 +45,8 @@ class DamagedCorpus(Exception):
 class Corpus:
     """A prepared corpus; every document on disk is preceded by one NUL byte.
 
-    A corpus with the single split `all` (one file, a plain folder) has no held-out part:
-    training and validation both read `all` unless the caller chooses otherwise.
+    A corpus with the single split `all` (one file, a plain folder) has no held-out part: `open_corpus`
+    divides it if a share is to be held out.
     """
 
     name: str

@@ -84,7 +84,7 @@ def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
         for split in SPLITS[1:]:
             paths = [split_path(c.folder, split) for c in corpora if split in c.splits]
             if paths:
-                readers[split] = _concatenated(paths)
+                readers[split] = concatenated(paths)
                 size += sum(path.stat().st_size for path in paths)
         return Contents(readers, size)
 
@@ -104,7 +104,7 @@ def _interleaved(paths: list[Path], weights: list[Fraction]) -> Reader:
     prices = [weight.denominator * (numerators // weight.numerator) for weight in weights]
 
     def read(skip: int) -> Iterator[Document]:
-        streams: list[Any] = [_documents(path) for path in paths]
+        streams: list[Any] = [prepared_documents(path) for path in paths]
         spent = [0] * len(paths)
         unread = set(range(len(paths)))
         while unread:
@@ -112,7 +112,7 @@ def _interleaved(paths: list[Path], weights: list[Fraction]) -> Reader:
             document = next(streams[due], None)
             if document is None:
                 unread.discard(due)
-                streams[due] = _documents(paths[due])
+                streams[due] = prepared_documents(paths[due])
                 continue
             size = 1  # the separator
             if skip:
@@ -140,10 +140,12 @@ class _Counted:
             yield block
 
 
-def _concatenated(paths: list[Path]) -> Reader:
+def concatenated(paths: list[Path]) -> Reader:
+    """Return the reader of prepared splits, one after another."""
+
     def read(skip: int) -> Iterator[Document]:
         for path in paths:
-            for document in _documents(path):
+            for document in prepared_documents(path):
                 if skip:
                     skip -= 1
                     deque(document, maxlen=0)
@@ -153,7 +155,7 @@ def _concatenated(paths: list[Path]) -> Reader:
     return read
 
 
-def _documents(path: Path) -> Iterator[Iterator[bytes]]:
+def prepared_documents(path: Path) -> Iterator[Iterator[bytes]]:
     """Yield the documents of a prepared split, each as its blocks, to be read before the next."""
     with open(path, "rb") as file:
         block, at = file.read(BLOCK), 1  # after the first document's separator

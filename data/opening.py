@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from pathlib import Path
 
 from egg.data import minipile
 from egg.data.cache import Notify, corpus_folder, locked, partial_folder, remove_corpus, remove_lock
-from egg.data.corpus import Corpus, DamagedCorpus, load_corpus
+from egg.data.corpus import ALL, SPLITS, Corpus, DamagedCorpus, load_corpus
+from egg.data.division import check_share, division_of, division_source
 from egg.data.errors import DataError
 from egg.data.local import glob_source, path_source
 from egg.data.mixture import mixture_source, parse_mixture, rewritten
@@ -25,6 +27,7 @@ def open_corpus(
     *,
     cache: Path | None = None,
     column: str = "text",
+    validation_share: float = 0.0,
     progress: bool = False,
     notify: Notify | None = None,
     max_text: int = MAX_TEXT,
@@ -38,6 +41,9 @@ def open_corpus(
         a folder of that name
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
     column : the column or key of tables that holds the text
+    validation_share : share of a text without validation text that is held out for it, 0 to 0.5: the
+        corpus then has the splits train and validation (see `egg.data.division`). Of a mixture each
+        part holds out its own. A text that is too short stays as it is; so does one with validation text
     progress : show a progress bar on stderr while preparing
     notify : called with a line of text for each notice, such as `preparing ...`
     max_text : largest corpus to prepare, in bytes on disk; a prepared one opens whatever its size
@@ -52,13 +58,32 @@ def open_corpus(
         named = False
     if not named:
         raise DataError(f"no file can be called {spec!r}: name one that exists, or stdlib")
-    parts = parse_mixture(spec)
-    if parts is None:
-        source = _source(spec, column, cache=cache, progress=progress, notify=notify)
-    else:
-        options = {"cache": cache, "column": column, "progress": progress, "notify": notify, "max_text": max_text}
-        corpora = [(open_corpus(part, **options), weight) for part, weight in parts]
-        source = mixture_source(spec, corpora)
+    check_share(validation_share)
+    options = {"cache": cache, "progress": progress, "notify": notify, "max_text": max_text}
+    mixture = parse_mixture(spec)
+    if mixture is not None:
+        corpora = [
+            (open_corpus(part, column=column, validation_share=validation_share, **options), weight)
+            for part, weight in mixture
+        ]
+        return _prepared(mixture_source(spec, corpora), **options)
+    corpus = _prepared(_source(spec, column, cache=cache, progress=progress, notify=notify), **options)
+    if validation_share and corpus.validation_split is None and {SPLITS[0], ALL} & set(corpus.splits):
+        return _divided(corpus, validation_share, cache, progress, notify)
+    return corpus
+
+
+def _divided(corpus: Corpus, share: float, cache: Path | None, progress: bool, notify: Notify) -> Corpus:
+    """The corpus with a share held out; the corpus itself if it is too short to be divided."""
+    source = division_source(corpus, share)
+    if not corpus_folder(source, cache).exists() and division_of(corpus, share) is None:
+        return corpus
+    # Its text is prepared already, whatever its size.
+    return _prepared(source, cache=cache, progress=progress, notify=notify, max_text=sys.maxsize)
+
+
+def _prepared(source: Source, *, cache: Path | None, progress: bool, notify: Notify, max_text: int) -> Corpus:
+    """The corpus of a source, prepared first if the cache does not have it yet."""
     folder = corpus_folder(source, cache)
     # Without a lock at first, so that a prepared corpus opens from a read-only cache.
     try:
@@ -71,7 +96,7 @@ def open_corpus(
         try:
             corpus = load_corpus(folder)
         except DamagedCorpus as damage:
-            notify(f"{damage}: preparing {spec} again")
+            notify(f"{damage}: preparing {source.spec} again")
             remove_corpus(folder)
             corpus = None
         if corpus is None:
@@ -88,6 +113,14 @@ def open_corpus(
     if corpus is None:
         raise DataError(f"{folder} was removed by another process: try again")
     return corpus
+
+
+def parts(spec: str) -> tuple[str, ...]:
+    """Return the specifications of a mixture's parts; none if it is not a mixture."""
+    try:
+        return tuple(part for part, _ in parse_mixture(spec) or ())
+    except DataError:
+        return ()
 
 
 def absolute(spec: str) -> str:

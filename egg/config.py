@@ -42,7 +42,8 @@ OWN_FIELDS = {
 # Multiply-accumulates that a station adds to a token, in D**2 a layer: its branches, and with middle the votes of w_up.
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
 DEFAULT_STATIONS = "gates", "state", "past"
-LATER = "credit", "stations"  # fields that older files of this FORMAT lack: they take their defaults
+# Fields that older files of this FORMAT lack, with what such a file means.
+LATER: dict[str, Any] = {"credit": "wire", "stations": None, "validation_share": 0.0}
 
 
 def flag(name: str) -> str:
@@ -207,6 +208,9 @@ class RunConfig:
     pattern, owner/name on the Hugging Face hub, or a mixture with weights: stdlib:2,notes.txt:1."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
+    validation_share: float = 0.05
+    """Share of a text without validation split that is held out for measuring, 0 to 0.5, also as 5%: whole documents,
+    of a long one stretches; 0: none, the model is then measured on its training text."""
     steps: int | None = None
     """Stop after so many steps, counted from the run's beginning; the first stop reached counts."""
     tokens: Annotated[int | None, TOKENS] = None
@@ -232,6 +236,8 @@ class RunConfig:
             _at_least(self, 1, "keep")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise EggError(f"--minutes {self.minutes}: must be more than 0, and finite")
+        if not 0 <= self.validation_share <= 0.5:
+            raise EggError(f"--validation-share {self.validation_share:g}: must be 0 to 0.5, such as 0.05 or 5%")
         if not self.data:
             raise EggError("--data is empty: give stdlib, minipile or a path")
 
@@ -556,7 +562,7 @@ def from_json(content: Any, where: str) -> Config:
         absent = [f.name for f in fields(kind) if f.name not in (*values, *others, *LATER)]
         if absent:
             raise EggError(f"{where} is not a run's configuration: no {name}.{absent[0]}")
-    parts = {name: _section(kind, content[name], where) for name, kind in sections.items()}
+    parts = {name: _section(kind, _as_of_its_time(kind, content[name]), where) for name, kind in sections.items()}
     name = content.get("preset", "")
     if name not in ("", ADAPT, *PRESETS):
         raise EggError(f"{where}: preset is {name!r:.100}, not one of {', '.join(PRESETS)}")
@@ -564,6 +570,11 @@ def from_json(content: Any, where: str) -> Config:
         return Config(name, model, **parts)
     except EggError as error:
         raise EggError(f"{where}: {error}") from error
+
+
+def _as_of_its_time(kind: type, values: dict) -> dict:
+    """The values of a section, with those that an older version did not have."""
+    return {f.name: LATER[f.name] for f in fields(kind) if f.name in LATER} | values
 
 
 def tokens_of_a_step(content: Any, where: str) -> int:

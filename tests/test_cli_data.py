@@ -1,9 +1,13 @@
 """``egg data``: what a text is like, before training and beside it."""
 
+import json
+import shutil
+
 import pytest
-from conftest import TEXTS
+from conftest import SMALL, TEXTS
 
 from egg import data
+from egg.view.figures import count
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +95,88 @@ def test_bad_calls(egg, tmp_path, arguments, says):
     assert (status, out) == (2, "")
     last = err.splitlines()[-1]
     assert last.startswith("egg: ") and says in last
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A text of the user's own, without splits."""
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps({"text": f"note {n} of {n * n} " * 3}) + "\n" for n in range(200)))
+    return path
+
+
+def bits(egg, *arguments) -> tuple[float, int]:
+    """What egg eval measures: bits per byte, and of how many documents."""
+    status, out, err = egg("eval", *arguments, "--json", "--backend", "numpy")
+    assert status == 0, err
+    return json.loads(out)["bits_per_byte"], json.loads(out)["documents"]
+
+
+def last(run) -> dict:
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_own_text_is_measured_on_what_was_held_out_of_it(egg, own, tables, tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    status, out, err = egg("train", *SMALL, "--data", own, "--out", run, "--steps", 5, "--validation-share", "4%")
+    assert status == 0, err
+    corpus = data.open_corpus(str(own), validation_share=0.04)
+    assert f"own.jsonl, {count(corpus.bytes('train'))} bytes, {corpus.bytes('validation')} for validation" in out
+    assert f"bits per byte of own.jsonl validation, {corpus.bytes('validation')} bytes in 8 documents" in out
+    config = json.loads((run / "config.json").read_text())
+    assert config["run"]["validation_share"] == 0.04
+    assert config["corpus"]["documents"] == {"train": 192, "validation": 8}
+    measured = last(run)["validation_bits_per_byte"], 8
+    assert bits(egg, run) == bits(egg, run, "--data", own) == bits(egg, run, "--split", "validation") == measured
+    shutil.copy(own, tmp_path / "copy.jsonl")  # the same text in another place
+    assert bits(egg, run, "--data", tmp_path / "copy.jsonl") == measured
+    assert bits(egg, run, "--split", "all")[1] == bits(egg, run, "--validation-share", 0)[1] == 200
+    assert bits(egg, run, "--split", "train")[1] == 192
+    assert bits(egg, run, "--data", own, "--validation-share", 0.5)[1] == 100
+    foreign = tmp_path / "foreign.jsonl"
+    foreign.write_text(own.read_text().replace("note", "poem"))
+    assert bits(egg, run, "--data", foreign)[1] == 200  # no word of it was learned
+    assert bits(egg, run, "--data", foreign, "--split", "validation")[1] == 10
+    assert egg("train", *SMALL, "--data", f"{own},{tables}", "--out", other, "--steps", 1)[0] == 0
+    assert bits(egg, other, "--data", own)[1] == 10  # a part of a mixture
+    flags = "--rank 1 --tokens 512 --validation-share 0.1 --backend numpy".split()
+    assert egg("adapt", run, "--data", foreign, "--out", tmp_path / "adapted", *flags)[0] == 0
+    assert bits(egg, run, "--data", foreign, "--adapter", tmp_path / "adapted")[1] == 20
+
+
+def test_a_resumed_run_has_the_same_text_and_an_older_one_all_of_it(egg, own, tmp_path):
+    run, straight, old = tmp_path / "run", tmp_path / "straight", tmp_path / "old"
+    assert egg("train", *SMALL, "--data", own, "--out", straight, "--steps", 6)[0] == 0
+    assert egg("train", *SMALL, "--data", own, "--out", run, "--steps", 3)[0] == 0
+    data.clear()
+    status, out, err = egg("train", "--resume", run, "--steps", 6, "--backend", "numpy")
+    assert status == 0, err
+    assert last(run)["validation_bits_per_byte"] == last(straight)["validation_bits_per_byte"]
+    status, _, err = egg("train", "--resume", run, "--steps", 7, "--validation-share", 0.1, "--backend", "numpy")
+    assert status == 2 and "--validation-share: the run in" in err and "was started with 0.05" in err
+    assert egg("train", *SMALL, "--data", own, "--out", old, "--steps", 3, "--validation-share", 0)[0] == 0
+    for path in old.rglob("config.json"):
+        content = json.loads(path.read_text())
+        assert content["run"].pop("validation_share") == 0
+        path.write_text(json.dumps(content))
+    for path in old.rglob("manifest.json"):
+        path.unlink()
+    status, out, err = egg("train", "--resume", old, "--steps", 4, "--backend", "numpy")
+    assert status == 0 and "own.jsonl, 10.0k bytes, from step 3" in out, out + err
+
+
+def test_prepare_and_info_tell_what_is_held_out(egg, own):
+    status, out, notices = egg("data", "prepare", own)
+    assert status == 0 and notices.splitlines()[1].startswith("holding out 5 % of")
+    assert cells(out)["train"][0] == "190" and cells(out)["validation"][0] == "10"
+    assert egg("data", "prepare", own, "--validation-share", "0")[1].count("200") == 1
+    assert f"bytes, {cells(out)['validation'][1]} for validation, in 200 documents" in egg("data", "info")[1]
+    assert set(cells(egg("data", "info", own)[1])) == {"all", "train", "validation"}
+    assert egg("data", "clear", own)[1].count("removed own.jsonl-") == 2
+
+
+@pytest.mark.parametrize("share", ["0.6", "-1%", "nan"])
+@pytest.mark.parametrize("command", ["train --data", "data prepare", "eval pretrained --data"])
+def test_shares_that_are_refused(egg, own, command, share):
+    status, out, err = egg(*command.split(), own, f"--validation-share={share}")
+    assert status == 2 and "must be 0 to 0.5, such as 0.05 or 5%" in err and err.count("\n") == 1

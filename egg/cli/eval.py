@@ -2,15 +2,13 @@
 
 import json
 import math
-import sys
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg import data
 from egg.cli.bar import bar
-from egg.cli.corpus import BASELINES, measure_baselines, split_of, text_of
+from egg.cli.corpus import BASELINES, config_beside, learned_from, measure_baselines, open_measured
 from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, ModelPath, one_of, parse, say, target_file
 from egg.compute import Compute
 from egg.data import SPLITS
@@ -40,7 +38,11 @@ class EvalArguments:
     """Text to measure on, as for training; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
-    """Split of the text; none: validation, or all of an undivided text."""
+    """Split of the text; none: validation, or all of an undivided text; all: all of a text without splits, even if the
+    model was trained on it."""
+    validation_share: float | None = None
+    """Share of a text without validation split that is held out, and measured by default; none: as in training if it is
+    the model's own text; any other is measured whole."""
     baselines: bool = False
     """Measure baselines too: simpler models fitted on the text's training split, and gzip, xz and zstd."""
     per_document: Annotated[str | None, Parameter(metavar="FILE.jsonl")] = None
@@ -54,11 +56,13 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(EvalArguments, argv, prog=prog)
     shape, weights, config = read_model(arguments.path)
     adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
-    spec, column = text_of(config, arguments.data, arguments.data_column)
-    if not spec:
+    if arguments.adapter and arguments.data is not None:
+        beside = config_beside(arguments.adapter)
+        config = beside if learned_from(beside, arguments.data) else config
+    what = arguments.data, arguments.data_column, arguments.split
+    if (opened := open_measured(config, *what, share=arguments.validation_share)) is None:
         raise EggError(f"{arguments.path} names no text to measure on: give --data, such as --data stdlib")
-    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = split_of(corpus, arguments.split, say)
+    corpus, split = opened
     text = corpus.split(split)
     network = Network(arguments.compute.make(say, work=text.size * shape.parameters), shape, weights, adapter)
     words = list(count_words(text))

@@ -1,6 +1,5 @@
 """``egg export``: a model as C, or as a folder for the Hugging Face Hub."""
 
-import sys
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ from cyclopts import Parameter
 
 from egg import data
 from egg.cli.bar import bar
-from egg.cli.corpus import BASELINES, measure_baselines, text_of
+from egg.cli.corpus import BASELINES, measure_baselines, open_measured
 from egg.cli.options import ColumnFlag, ComputeFlags, ModelPath, one_of, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
@@ -111,21 +110,17 @@ def _name(given: str, path: str | Path, folder: Path) -> str:
 
 def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality | None:
     """The model's quality on its validation text; None, with a notice, if that is not available."""
-    spec, column = text_of(config, arguments.data, arguments.data_column)
-    if not spec:
-        say(f"{arguments.path} names no text to measure on, and is not measured: give --data")
-        return None
     try:
-        corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
+        opened = open_measured(config, arguments.data, arguments.data_column)
     except data.DataError as error:
         if arguments.data is not None:
             raise
         say(f"not measured, the text is not available: {error}")
         return None
-    split = corpus.validation_split or corpus.splits[0]
-    if not corpus.bytes(split):
-        say(f"not measured: {corpus.name} has no byte in its split {split}")
+    if opened is None:
+        say(f"{arguments.path} names no text to measure on, and is not measured: give --data")
         return None
+    corpus, split = opened
     network = Network(arguments.compute.make(say), shape, weights)
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:

@@ -23,15 +23,18 @@ class CorpusText:
 
 
 def open_for_training(
-    spec: str, column: str, notify: Callable[[str], None], *, bar: bool = True
+    spec: str, column: str, share: float, notify: Callable[[str], None], *, bar: bool = True
 ) -> tuple[data.Corpus, CorpusText, str]:
     """A corpus, the text to train on, and the name of the split to validate on.
 
+    share : of a text without validation text, that is held out for it
     bar : show a progress bar of the preparation, where standard error is a terminal
     Raises EggError, one line.
     """
     try:
-        corpus = data.open_corpus(spec, column=column, progress=bar and sys.stderr.isatty(), notify=notify)
+        corpus = data.open_corpus(
+            spec, column=column, validation_share=share, progress=bar and sys.stderr.isatty(), notify=notify
+        )
     except data.DataError as error:
         raise EggError(str(error)) from error
     training = corpus.training_split

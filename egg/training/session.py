@@ -152,7 +152,8 @@ class Session:
         return Path(self.resumed.saved) if self.resumed and self.resumed.saved else None
 
     def _open_text(self):
-        what, notify = (self.config.run.data, self.config.run.data_column), self.progress.note
+        run, notify = self.config.run, self.progress.note
+        what = run.data, run.data_column, run.validation_share
         bar = not isinstance(self.progress, Quiet)
         if self.ranks.size > 1:  # one prepares the text, with notices; all read it
             self.ranks.lead(lambda: open_for_training(*what, notify, bar=bar) and None)
@@ -224,10 +225,15 @@ class Session:
     def _opening(self) -> str:
         e, corpus, layers = self.evolution, self.corpus, self.evolution.shape.num_layers
         begins = f"from step {e.step_number:,}, " if e.step_number else ""
+        held_out = (
+            ""
+            if self.validation == corpus.training_split
+            else (f", {count(corpus.bytes(self.validation))} for validation")
+        )
         return (
             f"{e.shape.parameters:,} parameters: hidden size {e.shape.hidden_size}, {layers} layer{'s'[: layers > 1]}\n"
             f"{e.description}\n"
-            f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, {begins}into {self.run}"
+            f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes{held_out}, {begins}into {self.run}"
         )
 
     def follow(self, prog: str) -> int:
