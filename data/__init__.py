@@ -1,6 +1,6 @@
 """Text as bytes on disk, and as streams of bytes, one for each reader."""
 
-from egg.data.corpus import SPLITS, Corpus
+from egg.data.corpus import SPLITS, Corpus, with_validation
 from egg.data.description import Description, SplitDescription, describe
 from egg.data.errors import DataError
 from egg.data.inventory import Cleared, clear, list_corpora
@@ -24,4 +24,5 @@ __all__ = [
     "open_corpus",
     "parts",
     "read_chunks",
+    "with_validation",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from egg.data import minipile
 from egg.data.cache import Notify, corpus_folder, locked, partial_folder, remove_corpus, remove_lock
-from egg.data.corpus import ALL, SPLITS, Corpus, DamagedCorpus, load_corpus
+from egg.data.corpus import ALL, SPLITS, Corpus, DamagedCorpus, load_corpus, with_validation
 from egg.data.division import check_share, division_of, division_source
 from egg.data.errors import DataError
 from egg.data.local import glob_source, path_source
@@ -28,6 +28,7 @@ def open_corpus(
     cache: Path | None = None,
     column: str = "text",
     validation_share: float = 0.0,
+    validation_data: str | None = None,
     progress: bool = False,
     notify: Notify | None = None,
     max_text: int = MAX_TEXT,
@@ -44,6 +45,8 @@ def open_corpus(
     validation_share : share of a text without validation text that is held out for it, 0 to 0.5: the
         corpus then has the splits train and validation (see `egg.data.division`). Of a mixture each
         part holds out its own. A text that is too short stays as it is; so does one with validation text
+    validation_data : the specification of the text that is the validation split instead: its validation
+        or test split if it has one, or else all of it; nothing is held out then; it may not be a mixture
     progress : show a progress bar on stderr while preparing
     notify : called with a line of text for each notice, such as `preparing ...`
     max_text : largest corpus to prepare, in bytes on disk; a prepared one opens whatever its size
@@ -59,6 +62,11 @@ def open_corpus(
     if not named:
         raise DataError(f"no file can be called {spec!r}: name one that exists, or stdlib")
     check_share(validation_share)
+    if validation_data is not None:
+        if parse_mixture(validation_data) is not None:
+            raise DataError(f"--validation-data {validation_data}: is a mixture, give one text")
+        options = {"cache": cache, "column": column, "progress": progress, "notify": notify, "max_text": max_text}
+        return with_validation(open_corpus(spec, **options), open_corpus(validation_data, **options))
     options = {"cache": cache, "progress": progress, "notify": notify, "max_text": max_text}
     mixture = parse_mixture(spec)
     if mixture is not None:

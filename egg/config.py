@@ -43,7 +43,7 @@ OWN_FIELDS = {
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
 DEFAULT_STATIONS = "gates", "state", "past"
 # Fields that older files of this FORMAT lack, with what such a file means.
-LATER: dict[str, Any] = {"credit": "wire", "stations": None, "validation_share": 0.0}
+LATER: dict[str, Any] = {"credit": "wire", "stations": None, "validation_share": 0.0, "validation_data": None}
 
 
 def flag(name: str) -> str:
@@ -211,6 +211,9 @@ class RunConfig:
     validation_share: float = 0.05
     """Share of a text without validation split that is held out for measuring, 0 to 0.5, also as 5%: whole documents,
     of a long one stretches; 0: none, the model is then measured on its training text."""
+    validation_data: str | None = None
+    """Text to measure on instead, as for --data: its validation or test split if it has one, or else all of it; nothing
+    of --data is held out then."""
     steps: int | None = None
     """Stop after so many steps, counted from the run's beginning; the first stop reached counts."""
     tokens: Annotated[int | None, TOKENS] = None
@@ -240,6 +243,8 @@ class RunConfig:
             raise EggError(f"--validation-share {self.validation_share:g}: must be 0 to 0.5, such as 0.05 or 5%")
         if not self.data:
             raise EggError("--data is empty: give stdlib, minipile or a path")
+        if self.validation_data == "":
+            raise EggError("--validation-data is empty: give stdlib, minipile or a path, or leave it out")
 
 
 @dataclass(frozen=True)

@@ -180,3 +180,51 @@ def test_prepare_and_info_tell_what_is_held_out(egg, own):
 def test_shares_that_are_refused(egg, own, command, share):
     status, out, err = egg(*command.split(), own, f"--validation-share={share}")
     assert status == 2 and "must be 0 to 0.5, such as 0.05 or 5%" in err and err.count("\n") == 1
+
+
+def test_another_text_may_be_the_validation_text(egg, own, book, tmp_path, monkeypatch):
+    run, book = tmp_path / "run", shutil.copy(book, tmp_path / "book.txt")
+    monkeypatch.chdir(tmp_path)
+    status, out, err = egg("train", *SMALL, "--data", own, "--validation-data", book.name, "--out", run, "--steps", 5)
+    assert status == 0, err
+    size = len(book.read_bytes())
+    assert f"own.jsonl, 10.0k bytes, {size} for validation" in out  # all of it is learned
+    assert f"bits per byte of book.txt all, {size} bytes in 1 document" in out
+    config = json.loads((run / "config.json").read_text())
+    assert config["run"]["validation_data"] == str(book)
+    assert config["corpus"]["bytes"] == {"validation": size, "all": 10_032}
+    assert config["corpus"]["validation_text"] == "book.txt all"
+    monkeypatch.chdir(tmp_path.parent)
+    measured = last(run)["validation_bits_per_byte"], 1
+    assert bits(egg, run) == bits(egg, run, "--data", book) == measured
+    assert bits(egg, run, "--data", own)[1] == bits(egg, run, "--split", "all")[1] == 200
+    assert egg("plot", run)[2] == ""  # both texts are found
+    assert egg("train", "--resume", run, "--steps", 6, "--backend", "numpy")[0] == 0
+    book.write_text(book.read_text() + "more")
+    status, _, err = egg("train", "--resume", run, "--steps", 7, "--backend", "numpy")
+    assert status == 2 and "is not the text that the run was started with" in err
+    public = tmp_path / "public"
+    assert egg("export", run, "--to", "huggingface", "-o", public, "--backend", "numpy")[0] == 0
+    assert str(tmp_path) not in (public / "config.json").read_text()
+
+
+def test_of_the_validation_text_its_own_split_is_measured(own, tables):
+    corpus = data.open_corpus(str(own), validation_data=str(tables), validation_share=0.1)
+    other = data.open_corpus(str(tables))
+    assert corpus.split("validation").tobytes() == other.split("validation").tobytes()
+    assert (corpus.splits, corpus.title("validation")) == (("validation", "all"), f"{other.name} validation")
+    assert corpus.fingerprint not in corpus.fingerprints
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--data {own} --validation-data {own}", "it is the text to learn from"),
+        ("--data {own} --validation-data {own},stdlib", "is a mixture"),
+        ("--data {own} --validation-data no/such.txt", "no such file or folder: no/such.txt"),
+        ("--data {own} --validation-data=", "--validation-data is empty"),
+    ],
+)
+def test_validation_texts_that_are_refused(egg, own, tmp_path, flags, says):
+    status, out, err = egg("train", *SMALL, "--out", tmp_path / "run", *flags.format(own=own).split())
+    assert status == 2 and says in err and err.count("\n") == 1 and not (tmp_path / "run").exists()

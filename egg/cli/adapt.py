@@ -69,6 +69,8 @@ class AdaptArguments:
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
     validation_share: ShareFlag = RunConfig.validation_share
+    validation_data: str | None = None
+    """Text to measure on instead: its validation or test split if it has one, or else all of it."""
     tokens: Annotated[int, TOKENS] = 1_000_000
     """Bytes of text to read, each counted once for each reader (with a reward every member is one); the step size falls
     until then."""
@@ -144,9 +146,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers))
     out, progress = folder_for(arguments.out), Progress()
     network = Network(arguments.compute.make(progress.note), shape, weights)
-    corpus, text, split = open_for_training(
-        arguments.data, arguments.data_column, arguments.validation_share, progress.note
-    )
+    corpus, text, split = open_for_training(config.run, progress.note)
     measured = sample(corpus.split(split), config.run.eval_bytes)
     before = evaluate(network, measured).bits_per_byte
     evolution = subspace.evolution(config, network, text)
@@ -204,6 +204,7 @@ def _config(arguments: AdaptArguments, model: ModelConfig) -> Config:
         data=data.absolute(a.data),
         data_column=a.data_column,
         validation_share=a.validation_share,
+        validation_data=None if a.validation_data is None else data.absolute(a.validation_data),
         tokens=a.tokens,
         eval_every=every,
         eval_bytes=a.eval_bytes,

@@ -31,17 +31,19 @@ def open_measured(
     Raises EggError or DataError, one line, for a text that cannot be opened, or that has no such split.
     """
     trained, learned = (config.get(key) if isinstance(config.get(key), dict) else {} for key in ("run", "corpus"))
-    own = spec is None or learned_from(config, spec)
+    unnamed = spec is None
+    own = unnamed or learned_from(config, spec)
     spec, column = text_of(config, spec, column)
     if not spec:
         return None
-    in_training = trained.get("validation_share", 0.0)
-    in_training = in_training if type(in_training) in (int, float) else 0.0
+    in_training, apart = trained.get("validation_share", 0.0), trained.get("validation_data")
+    in_training = in_training if type(in_training) in (int, float) and not apart else 0.0
+    apart = apart if isinstance(apart, str) and unnamed and share is None else None
     chosen = 0.0 if split == "all" else share
     if chosen is None:
         chosen = in_training if own else RunConfig.validation_share if split in ("train", "validation") else 0.0
     options = {"column": column, "progress": sys.stderr.isatty(), "notify": say}
-    corpus = data.open_corpus(spec, validation_share=chosen, **options)
+    corpus = data.open_corpus(spec, validation_share=chosen, validation_data=apart, **options)
     if split is share is None and not own and in_training and _bytes(corpus) == _total(learned.get("bytes")):
         divided = data.open_corpus(spec, validation_share=in_training, **options)
         if divided.fingerprint == learned.get("fingerprint"):  # the model's own text, in another place

@@ -81,7 +81,7 @@ def main(argv: list[str], prog: str) -> int:
     print(
         _json(result, sum(words), network.backend.name, baselines)
         if arguments.json
-        else _table(f"{corpus.name} {split}", result, sum(words), baselines)
+        else _table(corpus.title(split), result, sum(words), baselines)
     )
     return 0
 

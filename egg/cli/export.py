@@ -126,4 +126,4 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(network, text, read=read)
     simple = {name: (bits, BASELINES[name]) for name, bits in measure_baselines(corpus, split, text).items()}
-    return ModelQuality(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)
+    return ModelQuality(corpus.title(split), evaluation, sum(count_words(text)), simple)

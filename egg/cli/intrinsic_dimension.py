@@ -110,7 +110,9 @@ def main(argv: list[str], prog: str) -> int:
 def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
     """Measure all checkpoints, one after another; returns their results, and the name of the text."""
     backend = a.compute.make(say)
-    corpus, text, split = open_for_training(a.data, a.data_column, a.validation_share, say)
+    corpus, text, split = open_for_training(
+        RunConfig(data=a.data, data_column=a.data_column, validation_share=a.validation_share), say
+    )
     validation = sample(corpus.split(split), a.eval_bytes)
     setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
     per_step = a.streams * EvolutionConfig.seq_len

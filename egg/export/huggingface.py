@@ -76,9 +76,11 @@ def hub_files(
 def _public(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without this machine's paths, and with the ``model_type`` that the Hub expects."""
     config = {"model_type": "egg"} | config
-    run = config.get("run")
-    if isinstance(run, dict) and run.get("data") not in HUB_NAMES:
-        config["run"] = {key: value for key, value in run.items() if key != "data"}
+    if isinstance(run := config.get("run"), dict):
+        texts = ("data", "validation_data")
+        config["run"] = {
+            key: value for key, value in run.items() if key not in texts or value is None or value in HUB_NAMES
+        }
     return config
 
 

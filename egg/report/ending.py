@@ -67,7 +67,7 @@ def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
         fitted = f"{count(simple.fit_bytes)} bytes spread over {fitted}"
     return "\n".join(
         [
-            f"bits per byte of {corpus.name} {split}, {evaluation.bytes:,} bytes in "
+            f"bits per byte of {corpus.title(split)}, {evaluation.bytes:,} bytes in "
             f"{evaluation.documents:,} document{'s' * (evaluation.documents != 1)}:",
             f"  this model  {evaluation.bits_per_byte:7.4f}  perplexity "
             f"{evaluation.byte_perplexity:.3f}; integer score {evaluation.integer_bits_per_byte:.4f}",

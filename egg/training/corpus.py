@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from egg import data
-from egg.config import Config
+from egg.config import Config, RunConfig
 from egg.errors import EggError
 
 
@@ -23,17 +23,23 @@ class CorpusText:
 
 
 def open_for_training(
-    spec: str, column: str, share: float, notify: Callable[[str], None], *, bar: bool = True
+    run: RunConfig, notify: Callable[[str], None], *, bar: bool = True
 ) -> tuple[data.Corpus, CorpusText, str]:
     """A corpus, the text to train on, and the name of the split to validate on.
 
-    share : of a text without validation text, that is held out for it
+    run : its text, and what is held out of it
     bar : show a progress bar of the preparation, where standard error is a terminal
     Raises EggError, one line.
     """
+    spec = run.data
     try:
         corpus = data.open_corpus(
-            spec, column=column, validation_share=share, progress=bar and sys.stderr.isatty(), notify=notify
+            spec,
+            column=run.data_column,
+            validation_share=run.validation_share,
+            validation_data=run.validation_data,
+            progress=bar and sys.stderr.isatty(),
+            notify=notify,
         )
     except data.DataError as error:
         raise EggError(str(error)) from error
@@ -49,14 +55,20 @@ def open_for_training(
 
 def corpus_summary(corpus: data.Corpus) -> dict:
     """The summary of a corpus that a run's config.json keeps."""
-    return {
+    summary = {
         "name": corpus.name,
         "fingerprint": corpus.fingerprint,
         "bytes": {name: corpus.bytes(name) for name in corpus.splits},
         "documents": {name: corpus.documents(name) for name in corpus.splits},
     }
+    if corpus.other:
+        summary["validation_text"] = corpus.title("validation")
+        summary["texts"] = list(corpus.fingerprints)
+    return summary
 
 
 def located(config: Config) -> Config:
-    """The configuration with a specification of its text that is independent of the current folder."""
-    return replace(config, run=replace(config.run, data=data.absolute(config.run.data)))
+    """The configuration with specifications of its texts that are independent of the current folder."""
+    run = config.run
+    validation_data = None if run.validation_data is None else data.absolute(run.validation_data)
+    return replace(config, run=replace(run, data=data.absolute(run.data), validation_data=validation_data))

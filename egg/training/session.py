@@ -153,12 +153,11 @@ class Session:
 
     def _open_text(self):
         run, notify = self.config.run, self.progress.note
-        what = run.data, run.data_column, run.validation_share
         bar = not isinstance(self.progress, Quiet)
         if self.ranks.size > 1:  # one prepares the text, with notices; all read it
-            self.ranks.lead(lambda: open_for_training(*what, notify, bar=bar) and None)
+            self.ranks.lead(lambda: open_for_training(run, notify, bar=bar) and None)
             notify = Quiet().note
-        self.corpus, text, self.validation = open_for_training(*what, notify, bar=bar)
+        self.corpus, text, self.validation = open_for_training(run, notify, bar=bar)
         return text
 
     def _check_text(self, resumed: ResumedRun) -> None:
