@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ class Corpus:
     """The manifest as read from the folder."""
     other: tuple[Corpus, str] | None = field(default=None, repr=False)
     """Another corpus, and the split of it that is this one's validation split."""
+
+    parts: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    """Of a mixture: its parts' names, each different, and their bytes in the validation split, separators included."""
+
+    @property
+    def validation_parts(self) -> dict[str, np.ndarray]:
+        """Of a mixture the validation text of each part that has some, (n,) uint8, if two or more have; else empty."""
+        sizes = dict(self.parts) if not self.other else {}
+        if sum(size > 0 for size in sizes.values()) < 2:
+            return {}
+        ends = accumulate(sizes.values())
+        text = self.split(SPLITS[1])
+        pairs = zip(sizes.items(), ends, strict=True)
+        return {name: text[end - size : end] for (name, size), end in pairs if size}
 
     @property
     def fingerprints(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import count
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,16 @@ def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
 
     name = "+".join(corpus.name for corpus in corpora)
     return Source(name, spec, identity, load)
+
+
+def parts_of(corpora: list[Corpus]) -> tuple[tuple[str, int], ...]:
+    """Return the names of a mixture's parts, each different, and their bytes on disk in its validation split."""
+    parts: dict[str, int] = {}
+    for corpus in corpora:
+        numbered = (f"{corpus.name}-{number}" for number in count(2))
+        name = corpus.name if corpus.name not in parts else next(name for name in numbered if name not in parts)
+        parts[name] = corpus.split(SPLITS[1]).size if corpus.validation_split else 0
+    return tuple(parts.items())
 
 
 def _mixed_size(paths: list[Path], weights: list[Fraction]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from egg.data import minipile
@@ -13,7 +14,7 @@ from egg.data.corpus import ALL, SPLITS, Corpus, DamagedCorpus, load_corpus, wit
 from egg.data.division import check_share, division_of, division_source
 from egg.data.errors import DataError
 from egg.data.local import glob_source, path_source
-from egg.data.mixture import mixture_source, parse_mixture, rewritten
+from egg.data.mixture import mixture_source, parse_mixture, parts_of, rewritten
 from egg.data.source import Source
 from egg.data.stdlib import stdlib_source
 from egg.data.tokens import MAX_TEXT, prepare
@@ -74,7 +75,8 @@ def open_corpus(
             (open_corpus(part, column=column, validation_share=validation_share, **options), weight)
             for part, weight in mixture
         ]
-        return _prepared(mixture_source(spec, corpora), **options)
+        mixed = _prepared(mixture_source(spec, corpora), **options)
+        return replace(mixed, parts=parts_of([corpus for corpus, _ in corpora]))
     corpus = _prepared(_source(spec, column, cache=cache, progress=progress, notify=notify), **options)
     if validation_share and corpus.validation_split is None and {SPLITS[0], ALL} & set(corpus.splits):
         return _divided(corpus, validation_share, cache, progress, notify)

@@ -228,3 +228,45 @@ def test_of_the_validation_text_its_own_split_is_measured(own, tables):
 def test_validation_texts_that_are_refused(egg, own, tmp_path, flags, says):
     status, out, err = egg("train", *SMALL, "--out", tmp_path / "run", *flags.format(own=own).split())
     assert status == 2 and says in err and err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_a_mixture_is_measured_on_each_part_and_on_the_whole(egg, own, tables, tmp_path, limit):
+    run, twin, tiny = tmp_path / "run", tmp_path / "more" / "own.jsonl", tmp_path / "tiny.txt"
+    twin.parent.mkdir()
+    twin.write_text(own.read_text().replace("note", "letter"))
+    tiny.write_text("too short to be divided")
+    spec = f"{own}:2,{tables},{twin},{tiny}"
+    flags = ["--data", spec, "--out", run, "--steps", 5, "--eval-bytes", limit]
+    status, out, err = egg("train", *SMALL, *flags)
+    assert status == 0, err
+    assert "tiny.txt: no validation text, learned and not measured" in out
+    names = ["own.jsonl", tables.name, "own.jsonl-2"]
+    found = {name: last(run)[f"validation_bits_per_byte/{name}"] for name in names}
+    assert [key for key in last(run) if key.startswith("validation")] == [
+        "validation_bits_per_byte",
+        *(f"validation_bits_per_byte/{name}" for name in names),
+    ]
+    shown = ", ".join(f"{name} {bits:.3f}" for name, bits in found.items())
+    assert f"validation {last(run)['validation_bits_per_byte']:.3f} (best " in out and f", {shown})" in out
+    status, measured, err = egg("eval", run, "--json", "--backend", "numpy")
+    measured = json.loads(measured)
+    for name, text in zip(names, (own, tables, twin), strict=True):
+        exact = bits(egg, run, "--data", text)[0]
+        assert measured["parts"][name] == exact and f"{exact:.4f}  of {name}\n" in out  # the closing table is of all
+    table = egg("eval", run, "--backend", "numpy")[1]
+    assert f"{measured['parts']['own.jsonl-2']:.4f}  of own.jsonl-2" in table
+    if limit:
+        assert egg("train", "--resume", run, "--steps", 6, "--backend", "numpy")[0] == 0
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        measured = [any(key.startswith("validation") for key in line) for line in lines]
+        assert measured == [False, False, False, True, False, True]  # a longer run does not measure at step 5
+    else:
+        assert found == measured["parts"] and last(run)["validation_bits_per_byte"] == measured["bits_per_byte"]
+
+
+def test_a_mixture_of_which_one_part_is_measured_has_no_parts(own, tmp_path):
+    (tmp_path / "tiny.txt").write_text("too short to be divided")
+    corpus = data.open_corpus(f"{own},{tmp_path / 'tiny.txt'}", validation_share=0.05)
+    assert corpus.parts == (("own.jsonl", corpus.split("validation").size), ("tiny.txt", 0))
+    assert corpus.validation_parts == {}

@@ -15,7 +15,7 @@ from egg.data import SPLITS
 from egg.errors import EggError, telling
 from egg.files import replace_file
 from egg.model.adapter import read_adapter
-from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate
+from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate_parts
 from egg.model.network import Network, read_model
 
 
@@ -71,7 +71,8 @@ def main(argv: list[str], prog: str) -> int:
     target = None if file is None else target_file(file, "--per-document")
     with bar(text.size, "reading") as read:
         scored = documents.append if target else None
-        result = evaluate(network, text, read=read, scored=scored)
+        parts = corpus.validation_parts if split == corpus.validation_split else {}
+        result, of_parts = evaluate_parts(network, text, parts, read=read, scored=scored)
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         with telling(f"cannot write {target}"):
@@ -79,14 +80,14 @@ def main(argv: list[str], prog: str) -> int:
         say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one per document")
     baselines = measure_baselines(corpus, split, text) if arguments.baselines else {}
     print(
-        _json(result, sum(words), network.backend.name, baselines)
+        _json(result, sum(words), network.backend.name, of_parts, baselines)
         if arguments.json
-        else _table(corpus.title(split), result, sum(words), baselines)
+        else _table(corpus.title(split), result, sum(words), of_parts, baselines)
     )
     return 0
 
 
-def _json(result: Evaluation, words: int, backend: str, baselines: dict[str, float]) -> str:
+def _json(result: Evaluation, words: int, backend: str, parts: dict[str, float], baselines: dict[str, float]) -> str:
     figures = {
         "bits_per_byte": result.bits_per_byte,
         "byte_perplexity": result.byte_perplexity,
@@ -98,14 +99,16 @@ def _json(result: Evaluation, words: int, backend: str, baselines: dict[str, flo
         "seconds": round(result.seconds, 4),
         "backend": backend,
     }
-    return json.dumps(figures | ({"baselines": baselines} if baselines else {}))
+    more = {"parts": parts, "baselines": baselines}
+    return json.dumps(figures | {name: value for name, value in more.items() if value})
 
 
-def _table(name: str, result: Evaluation, words: int, baselines: dict[str, float]) -> str:
+def _table(name: str, result: Evaluation, words: int, parts: dict[str, float], baselines: dict[str, float]) -> str:
     documents = f"{result.documents:,} document{'s' * (result.documents != 1)}"
     lines = [
         f"{name}: {result.bytes:,} bytes in {documents}, {result.seconds:.1f} s",
         f"  bits per byte    {result.bits_per_byte:.4f}",
+        *(f"  {bits:21.4f}  of {part}" for part, bits in parts.items()),
         f"  byte perplexity  {result.byte_perplexity:.4f}",
         f"  word perplexity  {result.word_perplexity(words):.4g}, {words:,} words",
         f"  integer score    {result.integer_bits_per_byte:.4f} bits per byte",

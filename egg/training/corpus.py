@@ -9,6 +9,7 @@ import numpy as np
 from egg import data
 from egg.config import Config, RunConfig
 from egg.errors import EggError
+from egg.model.evaluate import sample
 
 
 class CorpusText:
@@ -50,7 +51,22 @@ def open_for_training(
     if validation is None or not corpus.bytes(validation):
         validation = training
         notify(f"{corpus.name} has no validation text: the model is measured on its training text")
+    elif silent := [name for name, size in corpus.parts if not size and not corpus.other]:
+        notify(f"{', '.join(silent)}: no validation text, learned and not measured")
     return corpus, CorpusText(corpus.split(training)), validation
+
+
+def measured_texts(corpus: data.Corpus, split: str, limit: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What measurements read: documents of a split, and of a mixture's validation split those of each part.
+
+    limit : about so many bytes of the split, and as many of all parts together; 0: all
+    """
+    text = corpus.split(split)
+    measured = sample(text, limit)
+    parts = corpus.validation_parts if split == corpus.validation_split else {}
+    if measured is not text:
+        parts = {name: sample(part, max(1, limit // len(parts))) for name, part in parts.items()}
+    return measured, parts
 
 
 def corpus_summary(corpus: data.Corpus) -> dict:

@@ -15,7 +15,6 @@ from egg.errors import EggError, telling
 from egg.evolution.recipes import recipe_class
 from egg.kernels import BackendError
 from egg.model import checkpoint
-from egg.model.evaluate import sample
 from egg.model.state import check_memory
 from egg.ranks.distributed import ALONE, Alone
 from egg.report.draw import LOSS, REPORT, draw_or_note, draw_run
@@ -26,7 +25,7 @@ from egg.run.lock import locked
 from egg.run.origin import made_with
 from egg.run.progress import Progress, Quiet
 from egg.run.trainer import Outcome, Trainer
-from egg.training.corpus import corpus_summary, located, open_for_training
+from egg.training.corpus import corpus_summary, located, measured_texts, open_for_training
 from egg.view.figures import count
 
 # Settings that a resumed run may change.
@@ -136,7 +135,7 @@ class Session:
         if self._saved:
             self.evolution.load_state(state)
             ranks.lead(partial(self._check_step, self._saved))
-        self.measured = sample(self.corpus.split(self.validation), config.run.eval_bytes)
+        self.measured, parts = measured_texts(self.corpus, self.validation, config.run.eval_bytes)
         self.trainer = Trainer(
             config,
             self.evolution,
@@ -145,6 +144,7 @@ class Session:
             self.run,
             self.progress,
             made_with(backend),
+            parts,
         )
 
     @property
