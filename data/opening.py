@@ -30,6 +30,7 @@ def open_corpus(
     column: str = "text",
     validation_share: float = 0.0,
     validation_data: str | None = None,
+    force_text: bool = False,
     progress: bool = False,
     notify: Notify | None = None,
     max_text: int = MAX_TEXT,
@@ -48,6 +49,7 @@ def open_corpus(
         part holds out its own. A text that is too short stays as it is; so does one with validation text
     validation_data : the specification of the text that is the validation split instead: its validation
         or test split if it has one, or else all of it; nothing is held out then; it may not be a mixture
+    force_text : read files that look like something else than text too, as they are (see `egg.data.looks`)
     progress : show a progress bar on stderr while preparing
     notify : called with a line of text for each notice, such as `preparing ...`
     max_text : largest corpus to prepare, in bytes on disk; a prepared one opens whatever its size
@@ -66,18 +68,17 @@ def open_corpus(
     if validation_data is not None:
         if parse_mixture(validation_data) is not None:
             raise DataError(f"--validation-data {validation_data}: is a mixture, give one text")
-        options = {"cache": cache, "column": column, "progress": progress, "notify": notify, "max_text": max_text}
+        options = {"cache": cache, "progress": progress, "notify": notify, "max_text": max_text}
+        options |= {"column": column, "force_text": force_text}
         return with_validation(open_corpus(spec, **options), open_corpus(validation_data, **options))
     options = {"cache": cache, "progress": progress, "notify": notify, "max_text": max_text}
     mixture = parse_mixture(spec)
     if mixture is not None:
-        corpora = [
-            (open_corpus(part, column=column, validation_share=validation_share, **options), weight)
-            for part, weight in mixture
-        ]
+        of_part = {"column": column, "validation_share": validation_share, "force_text": force_text, **options}
+        corpora = [(open_corpus(part, **of_part), weight) for part, weight in mixture]
         mixed = _prepared(mixture_source(spec, corpora), **options)
         return replace(mixed, parts=parts_of([corpus for corpus, _ in corpora]))
-    corpus = _prepared(_source(spec, column, cache=cache, progress=progress, notify=notify), **options)
+    corpus = _prepared(_source(spec, column, force_text, cache=cache, progress=progress, notify=notify), **options)
     if validation_share and corpus.validation_split is None and {SPLITS[0], ALL} & set(corpus.splits):
         return _divided(corpus, validation_share, cache, progress, notify)
     return corpus
@@ -155,12 +156,12 @@ def absolute(spec: str) -> str:
     return os.path.join(glob.escape(os.getcwd()), path)
 
 
-def _source(spec: str, column: str, *, cache: Path | None, progress: bool, notify: Notify) -> Source:
+def _source(spec: str, column: str, force_text: bool, *, cache: Path | None, progress: bool, notify: Notify) -> Source:
     if spec == "stdlib":
         return stdlib_source()
     if spec == "minipile" or minipile.is_hub_id(spec):
         dataset = minipile.MINIPILE if spec == "minipile" else spec
         return minipile.hub_source(spec, dataset, column, cache=cache, progress=progress, notify=notify)
     if glob.has_magic(spec) and not os.path.exists(os.path.expanduser(spec)):
-        return glob_source(spec, column)
-    return path_source(spec, column)
+        return glob_source(spec, column, force_text)
+    return path_source(spec, column, force_text)

@@ -43,7 +43,13 @@ OWN_FIELDS = {
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
 DEFAULT_STATIONS = "gates", "state", "past"
 # Fields that older files of this FORMAT lack, with what such a file means.
-LATER: dict[str, Any] = {"credit": "wire", "stations": None, "validation_share": 0.0, "validation_data": None}
+LATER: dict[str, Any] = {
+    "credit": "wire",
+    "stations": None,
+    "validation_share": 0.0,
+    "validation_data": None,
+    "force_text": True,
+}
 
 
 def flag(name: str) -> str:
@@ -214,6 +220,8 @@ class RunConfig:
     validation_data: str | None = None
     """Text to measure on instead, as for --data: its validation or test split if it has one, or else all of it; nothing
     of --data is held out then."""
+    force_text: bool = False
+    """Read files that look like binary data, UTF-16, CSV or a JSON array too, as they are."""
     steps: int | None = None
     """Stop after so many steps, counted from the run's beginning; the first stop reached counts."""
     tokens: Annotated[int | None, TOKENS] = None
@@ -493,6 +501,8 @@ def as_field(name: str, value: Any, hint) -> Any:
     try:
         if isinstance(value, str) and value.strip().lower() == "none" and type(None) in choices:
             value = None
+        elif text and hint is bool and value.strip().lower() in ("true", "false"):
+            value = value.strip().lower() == "true"
         elif text and value.strip().lower() in words:
             value = value.strip().lower()
         elif text or (isinstance(value, Real) and not isinstance(value, bool)):  # 1e6, a NumPy integer
@@ -503,6 +513,7 @@ def as_field(name: str, value: Any, hint) -> Any:
     except ValueError as error:
         raise EggError(f"{flag(name)}: {error}" + "".join(f", or {word}" for word in words)) from None
     if not _fits(value, hint):
+        words = ["true", "false"] if hint is bool else words
         advice = f"choose {', '.join(words)}" if words else "not a valid value"
         raise EggError(f"{flag(name)} {value!r}: {advice}")
     return value
@@ -629,6 +640,6 @@ def _fits(value, hint) -> bool:
         return any(_fits(value, choice) for choice in choices)
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, bool) or hint is bool:
+        return hint is bool and isinstance(value, bool)
     return isinstance(value, hint) or (hint is float and isinstance(value, int))

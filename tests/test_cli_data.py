@@ -38,7 +38,7 @@ def test_prepare_tells_the_figures_that_info_repeats(egg, tables):
 
 def test_removed_nuls_are_told(egg, tmp_path):
     (tmp_path / "nuls.bin").write_bytes(b"a\0b\0\0c" * 9)
-    _, out, _ = egg("data", "prepare", tmp_path / "nuls.bin")
+    _, out, _ = egg("data", "prepare", tmp_path / "nuls.bin", "--force-text", "--validation-share", 0)
     assert cells(out)["all"][:3] == ["1", "27", "27"]
 
 

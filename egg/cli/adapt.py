@@ -10,7 +10,18 @@ from cyclopts import Parameter
 
 from egg import data
 from egg.cli.corpus import config_beside, open_measured
-from egg.cli.options import FULL, ColumnFlag, ComputeFlags, JsonFlag, ModelPath, ShareFlag, parse, rank_of, say
+from egg.cli.options import (
+    FULL,
+    ColumnFlag,
+    ComputeFlags,
+    ForceFlag,
+    JsonFlag,
+    ModelPath,
+    ShareFlag,
+    parse,
+    rank_of,
+    say,
+)
 from egg.compute import Compute
 from egg.config import ADAPT, TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
@@ -71,6 +82,7 @@ class AdaptArguments:
     validation_share: ShareFlag = RunConfig.validation_share
     validation_data: str | None = None
     """Text to measure on instead: its validation or test split if it has one, or else all of it."""
+    force_text: ForceFlag = False
     tokens: Annotated[int, TOKENS] = 1_000_000
     """Bytes of text to read, each counted once for each reader (with a reward every member is one); the step size falls
     until then."""
@@ -115,6 +127,7 @@ class MergeArguments:
     data: str | None = None
     """Text to measure on; none: the text that the adapter was made with, if its folder says so."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     eval_bytes: int = 262_144
     """Bytes of validation text to measure on; 0: all."""
     json: JsonFlag = False
@@ -204,6 +217,7 @@ def _config(arguments: AdaptArguments, model: ModelConfig) -> Config:
         data=data.absolute(a.data),
         data_column=a.data_column,
         validation_share=a.validation_share,
+        force_text=a.force_text,
         validation_data=None if a.validation_data is None else data.absolute(a.validation_data),
         tokens=a.tokens,
         eval_every=every,
@@ -245,7 +259,8 @@ def _merge(arguments: MergeArguments) -> int:
 
 def _text(arguments: MergeArguments) -> np.ndarray | None:
     """Validation text to measure on; None, with a notice, if neither the arguments nor the adapter's folder name it."""
-    if (opened := open_measured(config_beside(arguments.adapter), arguments.data, arguments.data_column)) is None:
+    config, force = config_beside(arguments.adapter), arguments.force_text
+    if (opened := open_measured(config, arguments.data, arguments.data_column, force_text=force)) is None:
         say(f"{arguments.adapter} does not say what the adapter was made with: not measured, give --data")
         return None
     corpus, split = opened

@@ -16,7 +16,7 @@ from egg.bench.check import check_backend, check_full_rank
 from egg.bench.compression import Compression, measure, model_compressor, other_programs, sum_of
 from egg.bench.timing import Budget, Timing, time_cases
 from egg.cli.corpus import open_measured
-from egg.cli.options import ColumnFlag, ComputeFlags, JsonFlag, one_of, parse, say
+from egg.cli.options import ColumnFlag, ComputeFlags, ForceFlag, JsonFlag, one_of, parse, say
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
@@ -93,6 +93,7 @@ class CompressionArguments:
     data: str | None = None
     """Text to compress, as for training: the documents of a split, end to end."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     split: Annotated[str | None, one_of(*SPLITS, "all")] = None
     """data: its split; none: validation, or all of an undivided text."""
     seconds: float = 1.0
@@ -207,7 +208,9 @@ def _texts(arguments: CompressionArguments) -> dict[str, bytes]:
         if not texts[path]:
             raise EggError(f"{path} is empty: give a file of a byte or more")
     if arguments.data is not None:
-        opened = open_measured({}, arguments.data, arguments.data_column, arguments.split)
+        opened = open_measured(
+            {}, arguments.data, arguments.data_column, arguments.split, force_text=arguments.force_text
+        )
         if opened is None:
             raise EggError("--data is empty: give stdlib, minipile or a path")
         corpus, split = opened

@@ -16,7 +16,13 @@ from egg.view.figures import count
 
 
 def open_measured(
-    config: dict, spec: str | None, column: str | None, split: str | None = None, *, share: float | None = None
+    config: dict,
+    spec: str | None,
+    column: str | None,
+    split: str | None = None,
+    *,
+    share: float | None = None,
+    force_text: bool = False,
 ) -> tuple[data.Corpus, str] | None:
     """The text that a command measures on, and its split; None if neither the arguments nor the model name a text.
 
@@ -28,6 +34,7 @@ def open_measured(
     split : the split, as given; None: validation, or all of an undivided text
     share : of a text without validation split that is held out; None: as above, and as in training by default if
         train or validation is asked for
+    force_text : whether to read files that look like something else than text; those of its training are
     Raises EggError or DataError, one line, for a text that cannot be opened, or that has no such split.
     """
     trained, learned = (config.get(key) if isinstance(config.get(key), dict) else {} for key in ("run", "corpus"))
@@ -42,7 +49,8 @@ def open_measured(
     chosen = 0.0 if split == "all" else share
     if chosen is None:
         chosen = in_training if own else RunConfig.validation_share if split in ("train", "validation") else 0.0
-    options = {"column": column, "progress": sys.stderr.isatty(), "notify": say}
+    force_text = force_text or (own and trained.get("force_text", "data" in trained) is True)
+    options = {"column": column, "force_text": force_text, "progress": sys.stderr.isatty(), "notify": say}
     corpus = data.open_corpus(spec, validation_share=chosen, validation_data=apart, **options)
     if split is share is None and not own and in_training and _bytes(corpus) == _total(learned.get("bytes")):
         divided = data.open_corpus(spec, validation_share=in_training, **options)

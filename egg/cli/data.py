@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from egg import data
-from egg.cli.options import ShareFlag, parse, say
+from egg.cli.options import ForceFlag, ShareFlag, parse, say
 from egg.config import RunConfig
 from egg.errors import EggError
 from egg.view.figures import count
@@ -46,6 +46,7 @@ class DataArguments:
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text; with prepare."""
     validation_share: ShareFlag = RunConfig.validation_share
+    force_text: ForceFlag = False
     max_text: int = data.MAX_TEXT
     """Largest text to prepare, in bytes after decompression; with prepare."""
 
@@ -70,6 +71,7 @@ def _prepare(arguments: DataArguments, prog: str) -> None:
         what,
         column=column,
         validation_share=arguments.validation_share,
+        force_text=arguments.force_text,
         progress=sys.stderr.isatty(),
         notify=say,
         max_text=arguments.max_text,

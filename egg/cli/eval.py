@@ -9,7 +9,18 @@ from cyclopts import Parameter
 
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, config_beside, learned_from, measure_baselines, open_measured
-from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, ModelPath, one_of, parse, say, target_file
+from egg.cli.options import (
+    NONE,
+    ColumnFlag,
+    ComputeFlags,
+    ForceFlag,
+    JsonFlag,
+    ModelPath,
+    one_of,
+    parse,
+    say,
+    target_file,
+)
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
@@ -37,6 +48,7 @@ class EvalArguments:
     data: str | None = None
     """Text to measure on, as for training; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
     """Split of the text; none: validation, or all of an undivided text; all: all of a text without splits, even if the
     model was trained on it."""
@@ -60,7 +72,9 @@ def main(argv: list[str], prog: str) -> int:
         beside = config_beside(arguments.adapter)
         config = beside if learned_from(beside, arguments.data) else config
     what = arguments.data, arguments.data_column, arguments.split
-    if (opened := open_measured(config, *what, share=arguments.validation_share)) is None:
+    if (
+        opened := open_measured(config, *what, share=arguments.validation_share, force_text=arguments.force_text)
+    ) is None:
         raise EggError(f"{arguments.path} names no text to measure on: give --data, such as --data stdlib")
     corpus, split = opened
     text = corpus.split(split)

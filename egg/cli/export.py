@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from egg import data
 from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, measure_baselines, open_measured
-from egg.cli.options import ColumnFlag, ComputeFlags, ModelPath, one_of, parse, say
+from egg.cli.options import ColumnFlag, ComputeFlags, ForceFlag, ModelPath, one_of, parse, say
 from egg.compute import Compute
 from egg.errors import EggError, telling
 from egg.export.c import c_source
@@ -45,6 +45,7 @@ class ExportArguments:
     data: str | None = None
     """huggingface: text to measure on, for the card; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     name: str | None = None
     """The model's name in what is written; none: the run's with the step, or the folder's."""
     license: str | None = None
@@ -111,7 +112,7 @@ def _name(given: str, path: str | Path, folder: Path) -> str:
 def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality | None:
     """The model's quality on its validation text; None, with a notice, if that is not available."""
     try:
-        opened = open_measured(config, arguments.data, arguments.data_column)
+        opened = open_measured(config, arguments.data, arguments.data_column, force_text=arguments.force_text)
     except data.DataError as error:
         if arguments.data is not None:
             raise

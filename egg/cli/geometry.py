@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from egg.cli.bar import steps_bar
 from egg.cli.corpus import open_measured
-from egg.cli.options import ColumnFlag, ComputeFlags, JsonFlag, made_folder, one_of, parse, say
+from egg.cli.options import ColumnFlag, ComputeFlags, ForceFlag, JsonFlag, made_folder, one_of, parse, say
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
@@ -39,6 +39,7 @@ class GeometryArguments:
     data: str | None = None
     """Text to read, as for training; none: the text that the first model was trained on."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     split: Annotated[str | None, one_of(*SPLITS, "all", "none")] = None
     """Split of the text; none: validation, or all of an undivided text."""
     points: int = 4096
@@ -78,7 +79,9 @@ def _measure(arguments: GeometryArguments) -> int:
     from egg.view.screen import console, print_json
 
     models = [(path, *read_model(path)) for path in arguments.checkpoints]
-    opened = open_measured(models[0][3], arguments.data, arguments.data_column, arguments.split)
+    opened = open_measured(
+        models[0][3], arguments.data, arguments.data_column, arguments.split, force_text=arguments.force_text
+    )
     if opened is None:
         raise EggError(f"{models[0][0]} names no text to read: give --data, such as --data stdlib")
     backend, (corpus, split) = arguments.compute.make(say), opened

@@ -171,6 +171,9 @@ ShareFlag = Annotated[
         "model is measured on its training text."
     ),
 ]
+ForceFlag = Annotated[
+    bool, Parameter(help="Read files that look like binary data, UTF-16, CSV or a JSON array too, as they are.")
+]
 AnyText = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 """A text that may begin with a hyphen, or a file's name, where - is standard input."""
 JsonFlag = Annotated[bool, Parameter(help="Print one JSON object, and nothing else, on standard output.")]

@@ -39,6 +39,7 @@ def open_for_training(
             column=run.data_column,
             validation_share=run.validation_share,
             validation_data=run.validation_data,
+            force_text=run.force_text,
             progress=bar and sys.stderr.isatty(),
             notify=notify,
         )
