@@ -39,8 +39,8 @@ def open_corpus(
 
     spec : `stdlib`, the sources of the running interpreter's library; or `minipile`; or the path
         of a file or folder, or a pattern such as `texts/**/*.md` (see `egg.data.local`); or a data
-        set of the Hugging Face hub, `owner/name` (see `egg.data.minipile`); or a mixture of such
-        with weights, `stdlib:2,path/to/file.jsonl:1` (see `egg.data.mixture`); write `./stdlib` for
+        set of the Hugging Face hub, `owner/name` or `owner/name:config` (see `egg.data.minipile`); or a
+        mixture of such with weights, `stdlib:2,path/to/file.jsonl:1` (see `egg.data.mixture`); write `./stdlib` for
         a folder of that name
     cache : the cache folder; default `EGG_CACHE`, else the platform's own
     column : the column or key of tables that holds the text

@@ -210,8 +210,8 @@ class RunConfig:
     """What it reads, when it stops, and what is measured and saved on the way."""
 
     data: str = "minipile"
-    """Text to learn: stdlib, minipile, the path of a text, of JSONL or Parquet, or of a folder of them, a
-    pattern, owner/name on the Hugging Face hub, or a mixture with weights: stdlib:2,notes.txt:1."""
+    """Text to learn: stdlib, minipile, the path of a text, of JSONL or Parquet, or of a folder of them, a pattern,
+    owner/name or owner/name:config on the Hugging Face hub, or a mixture with weights: stdlib:2,notes.txt:1."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
     validation_share: float = 0.05

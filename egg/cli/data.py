@@ -40,8 +40,9 @@ class DataArguments:
     action: Literal["prepare", "info", "clear"]
     """What to do."""
     what: Annotated[str | None, Parameter(name="name")] = None
-    """Text, as for --data of egg train: stdlib, minipile, a path, a pattern, owner/name on the Hugging Face Hub, or a
-    mixture such as stdlib:2,notes.txt:1; for info and clear also the name of a folder in the cache."""
+    """Text, as for --data of egg train: stdlib, minipile, a path, a pattern, owner/name or owner/name:config on the
+    Hugging Face Hub, or a mixture such as stdlib:2,notes.txt:1; for info and clear also the name of a folder in the
+    cache."""
     _: KW_ONLY
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text; with prepare."""
