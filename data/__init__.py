@@ -1,10 +1,10 @@
 """Text as bytes on disk, and as streams of bytes, one for each reader."""
 
-from egg.data.corpus import SPLITS, Corpus
+from egg.data.corpus import SPLITS, Corpus, with_validation
 from egg.data.description import Description, SplitDescription, describe
 from egg.data.errors import DataError
 from egg.data.inventory import Cleared, clear, list_corpora
-from egg.data.opening import NAMED, absolute, open_corpus
+from egg.data.opening import NAMED, absolute, open_corpus, parts
 from egg.data.streams import read_chunks
 from egg.data.tokens import MAX_TEXT
 
@@ -22,5 +22,7 @@ __all__ = [
     "describe",
     "list_corpora",
     "open_corpus",
+    "parts",
     "read_chunks",
+    "with_validation",
 ]

@@ -9,7 +9,8 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ class DamagedCorpus(Exception):
 class Corpus:
     """A prepared corpus; every document on disk is preceded by one NUL byte.
 
-    A corpus with the single split `all` (one file, a plain folder) has no held-out part:
-    training and validation both read `all` unless the caller chooses otherwise.
+    A corpus with the single split `all` (one file, a plain folder) has no held-out part: `open_corpus`
+    divides it if a share is to be held out.
     """
 
     name: str
@@ -61,6 +62,27 @@ class Corpus:
     """The folder in the cache."""
     manifest: dict[str, Any] = field(repr=False, compare=False)
     """The manifest as read from the folder."""
+    other: tuple[Corpus, str] | None = field(default=None, repr=False)
+    """Another corpus, and the split of it that is this one's validation split."""
+
+    parts: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    """Of a mixture: its parts' names, each different, and their bytes in the validation split, separators included."""
+
+    @property
+    def validation_parts(self) -> dict[str, np.ndarray]:
+        """Of a mixture the validation text of each part that has some, (n,) uint8, if two or more have; else empty."""
+        sizes = dict(self.parts) if not self.other else {}
+        if sum(size > 0 for size in sizes.values()) < 2:
+            return {}
+        ends = accumulate(sizes.values())
+        text = self.split(SPLITS[1])
+        pairs = zip(sizes.items(), ends, strict=True)
+        return {name: text[end - size : end] for (name, size), end in pairs if size}
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The fingerprints of the prepared corpora that it consists of, one or two."""
+        return (self.manifest["fingerprint"], *([self.other[0].fingerprint] if self.other else []))
 
     @property
     def training_split(self) -> str:
@@ -82,6 +104,8 @@ class Corpus:
 
         Raises DataError for an absent split or a file that cannot be mapped.
         """
+        if self.other and name == SPLITS[1]:
+            return self.other[0].split(self.other[1])
         size = self._figures(name)["size"]
         path = split_path(self.folder, name)
         try:
@@ -90,6 +114,11 @@ class Corpus:
             raise DataError(f"cannot map {path} ({error}): prepare {self.spec} again") from error
         # As a plain array: slices of the memmap class are slower, without an advantage.
         return mapped.view(np.ndarray)
+
+    def title(self, name: str) -> str:
+        """Return what a split is called where it is measured: the text and the split."""
+        corpus, split = self.other if self.other and name == SPLITS[1] else (self, name)
+        return f"{corpus.name} {split}"
 
     def documents(self, name: str) -> int:
         """Return the number of documents in a split; raises DataError for an absent split."""
@@ -106,7 +135,29 @@ class Corpus:
     def _figures(self, name: str) -> dict[str, Any]:
         if name not in self.splits:
             raise DataError(f"{self.spec} has no split {name!r}: choose from {', '.join(self.splits)}")
+        if self.other and name == SPLITS[1]:
+            return self.other[0]._figures(self.other[1])
         return self.manifest["splits"][name]
+
+
+def with_validation(corpus: Corpus, other: Corpus) -> Corpus:
+    """Return a corpus with another's text as its validation split: its validation or test split, or else all of it.
+
+    Its fingerprint is of both texts. Raises DataError if they are the same.
+    """
+    split = next(name for name in (*SPLITS[1:], SPLITS[0], ALL) if name in other.splits)
+    if other.fingerprint == corpus.fingerprint and split == corpus.training_split:
+        raise DataError(
+            f"--validation-data {other.spec}: it is the text to learn from: leave it out to hold out a part"
+        )
+    content = json.dumps([corpus.fingerprint, other.fingerprint, split])
+    splits = {corpus.training_split, *corpus.splits} - {SPLITS[1]} | {SPLITS[1]}
+    return replace(
+        corpus,
+        splits=tuple(name for name in (*SPLITS, ALL) if name in splits),
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        other=(other, split),
+    )
 
 
 def split_path(folder: Path, name: str) -> Path:

@@ -12,19 +12,20 @@ from typing import Any
 
 from egg.data.corpus import ALL, SPLITS
 from egg.data.errors import DataError
-from egg.data.readers import documents_of, is_table, size_hint
+from egg.data.readers import check_text, documents_of, is_table, size_hint
 from egg.data.source import Contents, Document, Reader, Source
 
 
-def path_source(spec: str, column: str) -> Source:
+def path_source(spec: str, column: str, force_text: bool = False) -> Source:
     """Return the source for a file or a folder.
 
     A file of text is one document in the split `all`. A table (Parquet, JSONL) has one document
     per row, taken from `column`; its split is in its name, else it is `all`. A folder is read
     recursively, hidden files left out, in the order of the names: subfolders called train,
     validation or test are its splits; else its tables, if it has any; else all its files.
-    Files may be compressed by gzip (.gz) or Zstandard (.zst).
-    Raises DataError if no such file or folder exists, or it holds nothing to read.
+    Files may be compressed by gzip (.gz) or Zstandard (.zst). `force_text` reads files as text whatever they look like.
+    Raises DataError if no such file or folder exists, or it holds nothing to read; loading raises it for a file
+    that looks like something else than text.
     """
     # Links are not resolved: a link's own name says what kind of file it leads to.
     path = Path(os.path.abspath(os.path.expanduser(spec)))
@@ -39,14 +40,14 @@ def path_source(spec: str, column: str) -> Source:
         if not any(splits.values()):
             raise DataError(f"the folder {spec} has no files to read: name one with text in it")
         identity = {"kind": "files", "path": str(path), "column": column, **file_stamps(root, splits)}
-    return files_source(path.name, spec, identity, root, splits, column)
+    return files_source(path.name, spec, _forced(identity, force_text), root, splits, column)
 
 
-def glob_source(spec: str, column: str) -> Source:
+def glob_source(spec: str, column: str, force_text: bool = False) -> Source:
     """Return the source for the files that match a pattern; `**` stands for any folders.
 
     Files are read in the order of their paths. If all are tables, their names say their splits;
-    otherwise all files together are the split `all`.
+    otherwise all files together are the split `all`. `force_text` as for `path_source`.
     Raises DataError if no file matches or one cannot be read.
     """
     with _lookup(spec):
@@ -58,7 +59,12 @@ def glob_source(spec: str, column: str) -> Source:
         files = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
         splits = splits_by_name(files) if all(map(is_table, files)) else {ALL: files}
         identity = {"kind": "files", "column": column, **file_stamps(root, splits)}
-    return files_source(os.path.basename(spec), spec, identity, root, splits, column)
+    return files_source(os.path.basename(spec), spec, _forced(identity, force_text), root, splits, column)
+
+
+def _forced(identity: dict[str, Any], force_text: bool) -> dict[str, Any]:
+    """The identity of files that are read whatever they look like, so that those that are not stay refused."""
+    return identity | {"forced": True} if force_text else identity
 
 
 @contextmanager
@@ -77,10 +83,16 @@ def _lookup(spec: str) -> Iterator[None]:
 def files_source(
     name: str, spec: str, identity: dict[str, Any], root: Path, splits: dict[str, list[str]], column: str
 ) -> Source:
-    """Return the source that reads each split's files, given as paths relative to `root`."""
+    """Return the source that reads each split's files, given as paths relative to `root`.
+
+    Loading raises DataError for a file that is not text, unless the identity says `forced`.
+    """
 
     def load() -> Contents:
         paths = {split: [root / file for file in files] for split, files in splits.items()}
+        if identity["kind"] == "files" and not identity.get("forced"):  # not the library of Python
+            for path in (path for part in paths.values() for path in part):
+                check_text(path)
         readers = {split: _reader(files, column) for split, files in paths.items()}
         hint = size_hint([p for part in paths.values() for p in part], column)
         return Contents(readers, hint, unchanged=unchanged)

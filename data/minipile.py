@@ -28,6 +28,9 @@ ANSWER_SECONDS = 10.0
 LOOKUP_SECONDS = 20.0
 """Time limit of the query, the look-up of the hub's address included."""
 
+NAMES = 20
+"""Configurations that a message lists."""
+
 ALTERNATIVES = "use --data stdlib, which needs no network, or the path of a local file or folder"
 
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation"}
@@ -35,38 +38,41 @@ _SPLIT_NAMES |= {"val": "validation", "dev": "validation", "test": "test"}
 
 
 def is_hub_id(spec: str) -> bool:
-    """Tell whether a specification can only mean the hub's `owner/name`.
+    """Tell whether a specification can only mean the hub's `owner/name`, or `owner/name:config`.
 
     It cannot if the path or its parent folder exists, or if it has a text file's extension.
     """
-    path = Path(spec)
+    path, name = Path(spec), spec.partition(":")[0]
     files = (".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".txt", ".zst")
     return (
-        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", spec) is not None
+        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.+-]+)?", spec) is not None
         and not path.exists()
         and not path.parent.is_dir()
-        and not spec.lower().endswith(files)
+        and not name.lower().endswith(files)
     )
 
 
 def hub_source(spec: str, dataset: str, column: str, *, cache: Path | None, progress: bool, notify: Notify) -> Source:
     """Return the source for a data set of the hub, or for a local folder read the same way.
 
+    dataset : its name, with `:config` after it if it has several configurations
+
     Its splits train, validation and test are used; a single split of another name becomes `all`.
     A prepared corpus does not follow changes on the hub until it is cleared from the cache.
     """
     name = "minipile" if dataset == MINIPILE else dataset.rstrip("/").rsplit("/", 1)[-1]
+    path, _, config = dataset.partition(":")
     identity = {"kind": "hub", "dataset": dataset, "column": column}
 
     def load() -> Contents:
         with _progress_bars(progress):
-            return _contents(dataset, _load_dataset(dataset, cache, notify), column)
+            return _contents(dataset, _load_dataset(path, config, cache, notify), column)
 
     return Source(name, spec, identity, load)
 
 
-def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
-    """Return `datasets.load_dataset(dataset)`, done in its three steps.
+def _load_dataset(dataset: str, name: str, cache: Path | None, notify: Notify) -> Any:
+    """Return `datasets.load_dataset(dataset)`, of the configuration of a name if it has one, done in its three steps.
 
     Between the first two the free disk space is checked, and the memory for reading a shard is bounded.
     """
@@ -80,7 +86,7 @@ def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
             config.HF_DATASETS_TRUST_REMOTE_CODE = False  # pyright: ignore[reportAttributeAccessIssue]
             if outage:
                 stack.enter_context(_offline())
-            builder = datasets.load_dataset_builder(dataset)
+            builder = datasets.load_dataset_builder(dataset, *filter(None, [name]))
             _check_disk(dataset, builder, cache, notify)
             _bound_memory(builder)
             builder.download_and_prepare()
@@ -88,6 +94,11 @@ def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
     except DataError:
         raise
     except Exception as error:  # `datasets` raises what its many layers raise
+        if choices := _configurations(error):
+            what = f"has no configuration {name!r}" if name else "has several configurations"
+            raise DataError(
+                f"{dataset} {what}: choose one, as in {dataset}:{choices[0]}, of {_some(choices)}"
+            ) from error
         if outage:
             raise DataError(
                 f"cannot reach the Hugging Face hub for {dataset} ({outage}), and it is not in "
@@ -96,6 +107,17 @@ def _load_dataset(dataset: str, cache: Path | None, notify: Notify) -> Any:
         raise DataError(
             f"cannot load {dataset} with datasets ({_reason(error.__cause__ or error)}): try again, or {ALTERNATIVES}"
         ) from error
+
+
+def _configurations(error: BaseException) -> list[str]:
+    """The names in the error of `datasets` for a configuration that is missing or does not exist; else none."""
+    found = re.search(r"(?:Config name is missing|BuilderConfig .* not found).*?\[(.*?)\]", str(error), re.DOTALL)
+    return re.findall(r"'([^']+)'", found[1]) if found and isinstance(error, ValueError) else []
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    return ", ".join(names[:NAMES]) + more
 
 
 def _ask_hub(dataset: str) -> str | None:

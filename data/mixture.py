@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import count
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,22 @@ def mixture_source(spec: str, parts: list[tuple[Corpus, Fraction]]) -> Source:
         for split in SPLITS[1:]:
             paths = [split_path(c.folder, split) for c in corpora if split in c.splits]
             if paths:
-                readers[split] = _concatenated(paths)
+                readers[split] = concatenated(paths)
                 size += sum(path.stat().st_size for path in paths)
         return Contents(readers, size)
 
     name = "+".join(corpus.name for corpus in corpora)
     return Source(name, spec, identity, load)
+
+
+def parts_of(corpora: list[Corpus]) -> tuple[tuple[str, int], ...]:
+    """Return the names of a mixture's parts, each different, and their bytes on disk in its validation split."""
+    parts: dict[str, int] = {}
+    for corpus in corpora:
+        numbered = (f"{corpus.name}-{number}" for number in count(2))
+        name = corpus.name if corpus.name not in parts else next(name for name in numbered if name not in parts)
+        parts[name] = corpus.split(SPLITS[1]).size if corpus.validation_split else 0
+    return tuple(parts.items())
 
 
 def _mixed_size(paths: list[Path], weights: list[Fraction]) -> int:
@@ -104,7 +115,7 @@ def _interleaved(paths: list[Path], weights: list[Fraction]) -> Reader:
     prices = [weight.denominator * (numerators // weight.numerator) for weight in weights]
 
     def read(skip: int) -> Iterator[Document]:
-        streams: list[Any] = [_documents(path) for path in paths]
+        streams: list[Any] = [prepared_documents(path) for path in paths]
         spent = [0] * len(paths)
         unread = set(range(len(paths)))
         while unread:
@@ -112,7 +123,7 @@ def _interleaved(paths: list[Path], weights: list[Fraction]) -> Reader:
             document = next(streams[due], None)
             if document is None:
                 unread.discard(due)
-                streams[due] = _documents(paths[due])
+                streams[due] = prepared_documents(paths[due])
                 continue
             size = 1  # the separator
             if skip:
@@ -140,10 +151,12 @@ class _Counted:
             yield block
 
 
-def _concatenated(paths: list[Path]) -> Reader:
+def concatenated(paths: list[Path]) -> Reader:
+    """Return the reader of prepared splits, one after another."""
+
     def read(skip: int) -> Iterator[Document]:
         for path in paths:
-            for document in _documents(path):
+            for document in prepared_documents(path):
                 if skip:
                     skip -= 1
                     deque(document, maxlen=0)
@@ -153,7 +166,7 @@ def _concatenated(paths: list[Path]) -> Reader:
     return read
 
 
-def _documents(path: Path) -> Iterator[Iterator[bytes]]:
+def prepared_documents(path: Path) -> Iterator[Iterator[bytes]]:
     """Yield the documents of a prepared split, each as its blocks, to be read before the next."""
     with open(path, "rb") as file:
         block, at = file.read(BLOCK), 1  # after the first document's separator

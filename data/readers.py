@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from egg.data.errors import DataError
+from egg.data.looks import HEAD, refuse_unless_text
 from egg.data.parquet import parquet_documents, parquet_size
 from egg.data.source import Document
 
@@ -48,6 +49,18 @@ def documents_of(path: Path, column: str, skip: int) -> tuple[int, Iterator[Docu
     if skip:
         return skip - 1, iter(())
     return 0, iter([blocks_of(path)])
+
+
+def check_text(path: Path) -> None:
+    """Raise DataError if a file of text or JSONL looks like something else, or cannot be read."""
+    if path.name.lower().endswith(".parquet"):
+        return
+    head = b""
+    for block in blocks_of(path):
+        head += block[:HEAD]
+        if len(head) >= HEAD:
+            break
+    refuse_unless_text(path, head[:HEAD], jsonl=is_table(path))
 
 
 def size_hint(files: list[Path], column: str) -> int | None:

@@ -39,3 +39,5 @@ class Source:
     """JSON values that change whenever the documents may have changed."""
     load: Callable[[], Contents]
     """Finds the documents; called only if the corpus is not in the cache."""
+    task: str = "preparing"
+    """What its preparation does, for the notice."""

@@ -52,7 +52,7 @@ def prepare(source: Source, folder: Path, *, progress: bool, notify: Notify, max
         nonlocal announced
         if not announced:
             announced = True
-            notify(f"preparing {source.spec} in {folder}")
+            notify(f"{source.task} {source.spec} in {folder}")
 
     if progress:
         announce()

@@ -42,7 +42,14 @@ OWN_FIELDS = {
 # Multiply-accumulates that a station adds to a token, in D**2 a layer: its branches, and with middle the votes of w_up.
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
 DEFAULT_STATIONS = "gates", "state", "past"
-LATER = "credit", "stations"  # fields that older files of this FORMAT lack: they take their defaults
+# Fields that older files of this FORMAT lack, with what such a file means.
+LATER: dict[str, Any] = {
+    "credit": "wire",
+    "stations": None,
+    "validation_share": 0.0,
+    "validation_data": None,
+    "force_text": True,
+}
 
 
 def flag(name: str) -> str:
@@ -203,10 +210,18 @@ class RunConfig:
     """What it reads, when it stops, and what is measured and saved on the way."""
 
     data: str = "minipile"
-    """Text to learn: stdlib, minipile, the path of a text, of JSONL or Parquet, or of a folder of them, a
-    pattern, owner/name on the Hugging Face hub, or a mixture with weights: stdlib:2,notes.txt:1."""
+    """Text to learn: stdlib, minipile, the path of a text, of JSONL or Parquet, or of a folder of them, a pattern,
+    owner/name or owner/name:config on the Hugging Face hub, or a mixture with weights: stdlib:2,notes.txt:1."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
+    validation_share: float = 0.05
+    """Share of a text without validation split that is held out for measuring, 0 to 0.5, also as 5%: whole documents,
+    of a long one stretches; 0: none, the model is then measured on its training text."""
+    validation_data: str | None = None
+    """Text to measure on instead, as for --data: its validation or test split if it has one, or else all of it; nothing
+    of --data is held out then."""
+    force_text: bool = False
+    """Read files that look like binary data, UTF-16, CSV or a JSON array too, as they are."""
     steps: int | None = None
     """Stop after so many steps, counted from the run's beginning; the first stop reached counts."""
     tokens: Annotated[int | None, TOKENS] = None
@@ -232,8 +247,12 @@ class RunConfig:
             _at_least(self, 1, "keep")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise EggError(f"--minutes {self.minutes}: must be more than 0, and finite")
+        if not 0 <= self.validation_share <= 0.5:
+            raise EggError(f"--validation-share {self.validation_share:g}: must be 0 to 0.5, such as 0.05 or 5%")
         if not self.data:
             raise EggError("--data is empty: give stdlib, minipile or a path")
+        if self.validation_data == "":
+            raise EggError("--validation-data is empty: give stdlib, minipile or a path, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -482,6 +501,8 @@ def as_field(name: str, value: Any, hint) -> Any:
     try:
         if isinstance(value, str) and value.strip().lower() == "none" and type(None) in choices:
             value = None
+        elif text and hint is bool and value.strip().lower() in ("true", "false"):
+            value = value.strip().lower() == "true"
         elif text and value.strip().lower() in words:
             value = value.strip().lower()
         elif text or (isinstance(value, Real) and not isinstance(value, bool)):  # 1e6, a NumPy integer
@@ -492,6 +513,7 @@ def as_field(name: str, value: Any, hint) -> Any:
     except ValueError as error:
         raise EggError(f"{flag(name)}: {error}" + "".join(f", or {word}" for word in words)) from None
     if not _fits(value, hint):
+        words = ["true", "false"] if hint is bool else words
         advice = f"choose {', '.join(words)}" if words else "not a valid value"
         raise EggError(f"{flag(name)} {value!r}: {advice}")
     return value
@@ -556,7 +578,7 @@ def from_json(content: Any, where: str) -> Config:
         absent = [f.name for f in fields(kind) if f.name not in (*values, *others, *LATER)]
         if absent:
             raise EggError(f"{where} is not a run's configuration: no {name}.{absent[0]}")
-    parts = {name: _section(kind, content[name], where) for name, kind in sections.items()}
+    parts = {name: _section(kind, _as_of_its_time(kind, content[name]), where) for name, kind in sections.items()}
     name = content.get("preset", "")
     if name not in ("", ADAPT, *PRESETS):
         raise EggError(f"{where}: preset is {name!r:.100}, not one of {', '.join(PRESETS)}")
@@ -564,6 +586,11 @@ def from_json(content: Any, where: str) -> Config:
         return Config(name, model, **parts)
     except EggError as error:
         raise EggError(f"{where}: {error}") from error
+
+
+def _as_of_its_time(kind: type, values: dict) -> dict:
+    """The values of a section, with those that an older version did not have."""
+    return {f.name: LATER[f.name] for f in fields(kind) if f.name in LATER} | values
 
 
 def tokens_of_a_step(content: Any, where: str) -> int:
@@ -613,6 +640,6 @@ def _fits(value, hint) -> bool:
         return any(_fits(value, choice) for choice in choices)
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, bool) or hint is bool:
+        return hint is bool and isinstance(value, bool)
     return isinstance(value, hint) or (hint is float and isinstance(value, int))

@@ -57,7 +57,7 @@ def test_stdlib_holds_out_every_twentieth_file():
 def test_text_file_is_one_document_in_the_split_all(tmp_path):
     raw = b"caf\xc3\xa9 \xff\xfe not UTF-8\r\nend"
     (tmp_path / "book.txt").write_bytes(raw[:9] + b"\0" + raw[9:] + b"\0\0")
-    corpus = open_corpus(str(tmp_path / "book.txt"))
+    corpus = open_corpus(str(tmp_path / "book.txt"), force_text=True)
     assert corpus.splits == ("all",)
     assert split_bytes(corpus, "all") == b"\0" + raw
     assert corpus.documents("all") == 1
@@ -173,7 +173,7 @@ def test_refusals_of_the_source(tmp_path):
     (tmp_path / "empty.txt").touch()
     assert "no text" in refusal(tmp_path / "empty.txt")
     (tmp_path / "nuls.txt").write_bytes(b"\0\0")
-    assert "no text" in refusal(tmp_path / "nuls.txt")
+    assert "no text" in refusal(tmp_path / "nuls.txt", force_text=True)
     (tmp_path / "folder" / ".git").mkdir(parents=True)
     assert "no files" in refusal(tmp_path / "folder")
     (tmp_path / "folder" / "train").mkdir()

@@ -13,6 +13,7 @@ from conftest import refusal
 from egg.data import DataError, open_corpus
 from egg.data import pieces as pieces_module
 from egg.data.cache import corpus_folder, partial_folder
+from egg.data.division import division_source
 from egg.data.mixture import mixture_source, parse_mixture, rewritten
 from egg.data.readers import blocks_of
 from egg.data.tokens import prepare
@@ -213,7 +214,7 @@ def test_mixture_needs_something_to_train_on(parts):
     assert "no split to train on" in refusal(f"{parts / 'a'},{parts / 'test.jsonl'}")
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "mixture", "folder"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "mixture", "division", "folder"])
 def test_every_reader_goes_on_where_it_was_interrupted(parts, monkeypatch, kind):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -224,6 +225,9 @@ def test_every_reader_goes_on_where_it_was_interrupted(parts, monkeypatch, kind)
     if kind == "mixture":
         corpora = [(open_corpus(str(parts / name)), Fraction(1)) for name in ("a", "b", "c.txt")]
         source = mixture_source("mixture", corpora)
+    elif kind == "division":
+        (parts / "set.jsonl").write_bytes(lines_of([f"{i} " * (i % 9) for i in range(900)] + ["long " * 3000]))
+        source = division_source(open_corpus(str(parts / "set.jsonl")), 0.1)
     else:
         folder = parts / "set"
         folder.mkdir()

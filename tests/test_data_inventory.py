@@ -30,7 +30,7 @@ def names() -> list[str]:
 def test_description_of_bytes_whose_figures_are_known(tmp_path):
     raw = bytes(range(1, 256)) * 40
     (tmp_path / "even.bin").write_bytes(raw + b"\0")
-    description = describe(open_corpus(str(tmp_path / "even.bin")))
+    description = describe(open_corpus(str(tmp_path / "even.bin"), force_text=True))
     assert (description.name, description.spec) == ("even.bin", str(tmp_path / "even.bin"))
     (split,) = description.splits
     assert (split.name, split.documents, split.bytes) == ("all", 1, len(raw))
@@ -44,7 +44,7 @@ def test_gzip_sample_of_a_large_split_spans_all_of_it(tmp_path):
     # Random at the front, constant behind: a sample of the front alone would not shrink.
     front = np.random.default_rng(1).integers(1, 256, 4 << 20, dtype=np.uint8).tobytes()
     (tmp_path / "large.bin").write_bytes(front + b"a" * (28 << 20))
-    (split,) = describe(open_corpus(str(tmp_path / "large.bin"))).splits
+    (split,) = describe(open_corpus(str(tmp_path / "large.bin"), force_text=True)).splits
     assert split.sample_bytes == 16 << 20
     assert 0.8 < split.gzip_bits < 1.3
     assert 1.3 < split.unigram_bits < 1.7

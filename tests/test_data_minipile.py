@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import refusal
 
-from egg.data import SPLITS, minipile, open_corpus
+from egg.data import SPLITS, absolute, minipile, open_corpus
 from egg.data import pieces as pieces_module
 from egg.data.cache import corpora_folder
 
@@ -155,11 +155,60 @@ def test_splits_of_other_data_sets(tmp_path, monkeypatch, names, splits):
     assert corpus.split(splits[0]).tobytes() == f"\0{names[0]}\0x".encode()
 
 
+@pytest.fixture
+def translations(tmp_path, monkeypatch):
+    """A data set with two configurations, in the place of some/thing."""
+    folder = tmp_path / "thing"
+    lines = []
+    for name in ("de", "20240101.fr"):
+        part = datasets.Dataset.from_dict({"text": [f"{name} {i}" for i in range(60)]})
+        part.to_parquet(folder / name / "train.parquet")
+        lines += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}/train.parquet"]
+    (folder / "README.md").write_text("\n".join(["---", "configs:", *lines, "---", ""]))
+    builder = datasets.load_dataset_builder
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda dataset, *name: builder(str(folder), *name))
+    monkeypatch.setattr(minipile, "_ask_hub", lambda dataset: None)
+    return folder
+
+
+def test_a_configuration_of_a_data_set(translations, tmp_path):
+    corpora = [open_corpus(f"some/thing:{name}") for name in ("de", "20240101.fr")]
+    assert [corpus.name for corpus in corpora] == ["thing:de", "thing:20240101.fr"]
+    assert corpora[0].split("train").tobytes().startswith(b"\0de 0\0de 1")
+    assert corpora[1].split("train").tobytes().startswith(b"\x0020240101.fr 0")
+    divided = open_corpus("some/thing:de", validation_share=0.05)  # a data set without validation split
+    assert (divided.documents("train"), divided.documents("validation")) == (57, 3)
+    mixed = open_corpus("some/thing:de:2,some/thing:20240101.fr", validation_share=0.05)
+    assert list(mixed.validation_parts) == ["thing:de", "thing:20240101.fr"]
+    assert absolute("some/thing:de:2,some/thing:de") == "some/thing:de:2,some/thing:de:1"
+
+
+def test_a_configuration_that_is_missing_or_unknown_is_refused(translations):
+    assert "some/thing has several configurations: choose one, as in some/thing:de, of de, 20240101.fr" in refusal(
+        "some/thing"
+    )
+    assert "some/thing has no configuration 'en': choose one, as in some/thing:de, of" in refusal("some/thing:en")
+
+
 def test_what_counts_as_a_data_set_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert minipile.is_hub_id("JeanKaddour/minipile")
-    for spec in ("stdlib", "here/absent", "a/b/c", "../a", "/a/b", "~/a", "a/b.txt", "a/b.jsonl"):
+    for spec in ("JeanKaddour/minipile", "wikimedia/wikipedia:20231101.en", "a/b:c_d-e"):
+        assert minipile.is_hub_id(spec)
+    for spec in (
+        "a/b:",
+        "a/b:c/d",
+        "a/b.txt:c",
+        "here/absent:c",
+        "stdlib",
+        "here/absent",
+        "a/b/c",
+        "../a",
+        "/a/b",
+        "~/a",
+        "a/b.txt",
+        "a/b.jsonl",
+    ):
         assert not minipile.is_hub_id(spec)
 
 

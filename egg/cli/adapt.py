@@ -1,7 +1,6 @@
 """``egg adapt``: a trained model for another text, by evolution of a small adapter, or of all weights."""
 
 import json
-import sys
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +9,19 @@ import numpy as np
 from cyclopts import Parameter
 
 from egg import data
-from egg.cli.corpus import text_of
-from egg.cli.options import FULL, ColumnFlag, ComputeFlags, JsonFlag, ModelPath, parse, rank_of, say
+from egg.cli.corpus import config_beside, open_measured
+from egg.cli.options import (
+    FULL,
+    ColumnFlag,
+    ComputeFlags,
+    ForceFlag,
+    JsonFlag,
+    ModelPath,
+    ShareFlag,
+    parse,
+    rank_of,
+    say,
+)
 from egg.compute import Compute
 from egg.config import ADAPT, TOKENS, Config, EvolutionConfig, ModelConfig, RunConfig
 from egg.errors import EggError
@@ -70,6 +80,10 @@ class AdaptArguments:
     """Folder of the adapter; none: runs/adapt-DATE-TIME."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
+    validation_share: ShareFlag = RunConfig.validation_share
+    validation_data: str | None = None
+    """Text to measure on instead: its validation or test split if it has one, or else all of it."""
+    force_text: ForceFlag = False
     tokens: Annotated[int, TOKENS] = 1_000_000
     """Bytes of text to read, each counted once for each reader (with a reward every member is one); the step size falls
     until then."""
@@ -114,6 +128,7 @@ class MergeArguments:
     data: str | None = None
     """Text to measure on; none: the text that the adapter was made with, if its folder says so."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     eval_bytes: int = 262_144
     """Bytes of validation text to measure on; 0: all."""
     json: JsonFlag = False
@@ -145,7 +160,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers))
     out, progress = folder_for(arguments.out), Progress()
     network = Network(arguments.compute.make(progress.note), shape, weights)
-    corpus, text, split = open_for_training(arguments.data, arguments.data_column, progress.note)
+    corpus, text, split = open_for_training(config.run, progress.note)
     measured = sample(corpus.split(split), config.run.eval_bytes)
     before = evaluate(network, measured).bits_per_byte
     evolution = subspace.evolution(config, network, text)
@@ -202,6 +217,9 @@ def _config(arguments: AdaptArguments, model: ModelConfig) -> Config:
     run = RunConfig(
         data=data.absolute(a.data),
         data_column=a.data_column,
+        validation_share=a.validation_share,
+        force_text=a.force_text,
+        validation_data=None if a.validation_data is None else data.absolute(a.validation_data),
         tokens=a.tokens,
         eval_every=every,
         eval_bytes=a.eval_bytes,
@@ -242,15 +260,9 @@ def _merge(arguments: MergeArguments) -> int:
 
 def _text(arguments: MergeArguments) -> np.ndarray | None:
     """Validation text to measure on; None, with a notice, if neither the arguments nor the adapter's folder name it."""
-    folder = Path(arguments.adapter)
-    folder = folder if folder.is_dir() else folder.parent
-    config = checkpoint.read_config(folder) if (folder / checkpoint.CONFIG).exists() else {}
-    spec, column = text_of(config, arguments.data, arguments.data_column)
-    if not spec:
-        say(f"{folder} does not say what the adapter was made with: not measured, give --data")
+    config, force = config_beside(arguments.adapter), arguments.force_text
+    if (opened := open_measured(config, arguments.data, arguments.data_column, force_text=force)) is None:
+        say(f"{arguments.adapter} does not say what the adapter was made with: not measured, give --data")
         return None
-    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = corpus.validation_split or corpus.splits[0]
-    if not corpus.bytes(split):
-        raise EggError(f"--data {spec}: its split {split} is empty")
+    corpus, split = opened
     return sample(corpus.split(split), arguments.eval_bytes)

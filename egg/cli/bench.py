@@ -4,7 +4,6 @@ become, beside other programs."""
 import json
 import shlex
 import statistics
-import sys
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,13 +11,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg import data
 from egg.bench.cases import NAMES, PERTURBATION, RANKS, choose_cases
 from egg.bench.check import check_backend, check_full_rank
 from egg.bench.compression import Compression, measure, model_compressor, other_programs, sum_of
 from egg.bench.timing import Budget, Timing, time_cases
-from egg.cli.corpus import split_of
-from egg.cli.options import ColumnFlag, ComputeFlags, JsonFlag, one_of, parse, say
+from egg.cli.corpus import open_measured
+from egg.cli.options import ColumnFlag, ComputeFlags, ForceFlag, JsonFlag, one_of, parse, say
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
@@ -95,6 +93,7 @@ class CompressionArguments:
     data: str | None = None
     """Text to compress, as for training: the documents of a split, end to end."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     split: Annotated[str | None, one_of(*SPLITS, "all")] = None
     """data: its split; none: validation, or all of an undivided text."""
     seconds: float = 1.0
@@ -209,9 +208,12 @@ def _texts(arguments: CompressionArguments) -> dict[str, bytes]:
         if not texts[path]:
             raise EggError(f"{path} is empty: give a file of a byte or more")
     if arguments.data is not None:
-        column = arguments.data_column or "text"
-        corpus = data.open_corpus(arguments.data, column=column, progress=sys.stderr.isatty(), notify=say)
-        split = split_of(corpus, arguments.split, say)
+        opened = open_measured(
+            {}, arguments.data, arguments.data_column, arguments.split, force_text=arguments.force_text
+        )
+        if opened is None:
+            raise EggError("--data is empty: give stdlib, minipile or a path")
+        corpus, split = opened
         if corpus.bytes(split) > MAX_TEXT:
             raise EggError(f"{corpus.name} {split} has more than {MAX_TEXT:,} bytes: give another text, or --split")
         text = corpus.split(split)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from egg import data
-from egg.cli.options import parse, say
+from egg.cli.options import ForceFlag, ShareFlag, parse, say
+from egg.config import RunConfig
 from egg.errors import EggError
 from egg.view.figures import count
 
@@ -39,11 +40,14 @@ class DataArguments:
     action: Literal["prepare", "info", "clear"]
     """What to do."""
     what: Annotated[str | None, Parameter(name="name")] = None
-    """Text, as for --data of egg train: stdlib, minipile, a path, a pattern, owner/name on the Hugging Face Hub, or a
-    mixture such as stdlib:2,notes.txt:1; for info and clear also the name of a folder in the cache."""
+    """Text, as for --data of egg train: stdlib, minipile, a path, a pattern, owner/name or owner/name:config on the
+    Hugging Face Hub, or a mixture such as stdlib:2,notes.txt:1; for info and clear also the name of a folder in the
+    cache."""
     _: KW_ONLY
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text; with prepare."""
+    validation_share: ShareFlag = RunConfig.validation_share
+    force_text: ForceFlag = False
     max_text: int = data.MAX_TEXT
     """Largest text to prepare, in bytes after decompression; with prepare."""
 
@@ -65,7 +69,13 @@ def _prepare(arguments: DataArguments, prog: str) -> None:
     if arguments.max_text < 1:
         raise EggError(f"--max-text {arguments.max_text}: must be 1 or more")
     corpus = data.open_corpus(
-        what, column=column, progress=sys.stderr.isatty(), notify=say, max_text=arguments.max_text
+        what,
+        column=column,
+        validation_share=arguments.validation_share,
+        force_text=arguments.force_text,
+        progress=sys.stderr.isatty(),
+        notify=say,
+        max_text=arguments.max_text,
     )
     _print(corpus)
 
@@ -93,7 +103,9 @@ def _list(prog: str) -> None:
     for corpus in corpora:
         documents = sum(map(corpus.documents, corpus.splits))
         size = sum(map(corpus.bytes, corpus.splits))
-        print(f"{corpus.folder.name}: {count(size)} bytes in {documents:,} documents, {corpus.spec}")
+        validation = corpus.validation_split
+        held_out = f", {count(corpus.bytes(validation))} for validation" if validation else ""
+        print(f"{corpus.folder.name}: {count(size)} bytes{held_out}, in {documents:,} documents, {corpus.spec}")
     if corpora:
         print(f"in {corpora[0].folder.parent}; {prog} info NAME describes one")
 

@@ -2,22 +2,31 @@
 
 import json
 import math
-import sys
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg import data
 from egg.cli.bar import bar
-from egg.cli.corpus import BASELINES, measure_baselines, split_of, text_of
-from egg.cli.options import NONE, ColumnFlag, ComputeFlags, JsonFlag, ModelPath, one_of, parse, say, target_file
+from egg.cli.corpus import BASELINES, config_beside, learned_from, measure_baselines, open_measured
+from egg.cli.options import (
+    NONE,
+    ColumnFlag,
+    ComputeFlags,
+    ForceFlag,
+    JsonFlag,
+    ModelPath,
+    one_of,
+    parse,
+    say,
+    target_file,
+)
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
 from egg.files import replace_file
 from egg.model.adapter import read_adapter
-from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate
+from egg.model.evaluate import DocumentScore, Evaluation, count_words, evaluate_parts
 from egg.model.network import Network, read_model
 
 
@@ -39,8 +48,13 @@ class EvalArguments:
     data: str | None = None
     """Text to measure on, as for training; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     split: Annotated[str | None, one_of(*SPLITS, "all", NONE)] = None
-    """Split of the text; none: validation, or all of an undivided text."""
+    """Split of the text; none: validation, or all of an undivided text; all: all of a text without splits, even if the
+    model was trained on it."""
+    validation_share: float | None = None
+    """Share of a text without validation split that is held out, and measured by default; none: as in training if it is
+    the model's own text; any other is measured whole."""
     baselines: bool = False
     """Measure baselines too: simpler models fitted on the text's training split, and gzip, xz and zstd."""
     per_document: Annotated[str | None, Parameter(metavar="FILE.jsonl")] = None
@@ -54,11 +68,15 @@ def main(argv: list[str], prog: str) -> int:
     arguments = parse(EvalArguments, argv, prog=prog)
     shape, weights, config = read_model(arguments.path)
     adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
-    spec, column = text_of(config, arguments.data, arguments.data_column)
-    if not spec:
+    if arguments.adapter and arguments.data is not None:
+        beside = config_beside(arguments.adapter)
+        config = beside if learned_from(beside, arguments.data) else config
+    what = arguments.data, arguments.data_column, arguments.split
+    if (
+        opened := open_measured(config, *what, share=arguments.validation_share, force_text=arguments.force_text)
+    ) is None:
         raise EggError(f"{arguments.path} names no text to measure on: give --data, such as --data stdlib")
-    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = split_of(corpus, arguments.split, say)
+    corpus, split = opened
     text = corpus.split(split)
     network = Network(arguments.compute.make(say, work=text.size * shape.parameters), shape, weights, adapter)
     words = list(count_words(text))
@@ -67,7 +85,8 @@ def main(argv: list[str], prog: str) -> int:
     target = None if file is None else target_file(file, "--per-document")
     with bar(text.size, "reading") as read:
         scored = documents.append if target else None
-        result = evaluate(network, text, read=read, scored=scored)
+        parts = corpus.validation_parts if split == corpus.validation_split else {}
+        result, of_parts = evaluate_parts(network, text, parts, read=read, scored=scored)
     if target:
         lines = [_line(d, w) for d, w in zip(documents, words, strict=True)]
         with telling(f"cannot write {target}"):
@@ -75,14 +94,14 @@ def main(argv: list[str], prog: str) -> int:
         say(f"{target}: {len(lines):,} line{'s' * (len(lines) != 1)}, one per document")
     baselines = measure_baselines(corpus, split, text) if arguments.baselines else {}
     print(
-        _json(result, sum(words), network.backend.name, baselines)
+        _json(result, sum(words), network.backend.name, of_parts, baselines)
         if arguments.json
-        else _table(f"{corpus.name} {split}", result, sum(words), baselines)
+        else _table(corpus.title(split), result, sum(words), of_parts, baselines)
     )
     return 0
 
 
-def _json(result: Evaluation, words: int, backend: str, baselines: dict[str, float]) -> str:
+def _json(result: Evaluation, words: int, backend: str, parts: dict[str, float], baselines: dict[str, float]) -> str:
     figures = {
         "bits_per_byte": result.bits_per_byte,
         "byte_perplexity": result.byte_perplexity,
@@ -94,14 +113,16 @@ def _json(result: Evaluation, words: int, backend: str, baselines: dict[str, flo
         "seconds": round(result.seconds, 4),
         "backend": backend,
     }
-    return json.dumps(figures | ({"baselines": baselines} if baselines else {}))
+    more = {"parts": parts, "baselines": baselines}
+    return json.dumps(figures | {name: value for name, value in more.items() if value})
 
 
-def _table(name: str, result: Evaluation, words: int, baselines: dict[str, float]) -> str:
+def _table(name: str, result: Evaluation, words: int, parts: dict[str, float], baselines: dict[str, float]) -> str:
     documents = f"{result.documents:,} document{'s' * (result.documents != 1)}"
     lines = [
         f"{name}: {result.bytes:,} bytes in {documents}, {result.seconds:.1f} s",
         f"  bits per byte    {result.bits_per_byte:.4f}",
+        *(f"  {bits:21.4f}  of {part}" for part, bits in parts.items()),
         f"  byte perplexity  {result.byte_perplexity:.4f}",
         f"  word perplexity  {result.word_perplexity(words):.4g}, {words:,} words",
         f"  integer score    {result.integer_bits_per_byte:.4f} bits per byte",

@@ -1,7 +1,6 @@
 """``egg export``: a model as C, as a folder for the Hugging Face Hub, or as ONNX."""
 
 import re
-import sys
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,8 @@ from cyclopts import Parameter
 
 from egg import data
 from egg.cli.bar import bar
-from egg.cli.corpus import BASELINES, measure_baselines, text_of
-from egg.cli.options import ColumnFlag, ComputeFlags, ModelPath, one_of, parse, say
+from egg.cli.corpus import BASELINES, measure_baselines, open_measured
+from egg.cli.options import ColumnFlag, ComputeFlags, ForceFlag, ModelPath, one_of, parse, say
 from egg.compute import Compute
 from egg.data.minipile import MINIPILE, is_hub_id
 from egg.data.mixture import parse_mixture
@@ -54,6 +53,7 @@ class ExportArguments:
     data: str | None = None
     """huggingface: text to measure on, for the card; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     name: str | None = None
     """The model's name in what is written; none: the run's with the step, or the folder's."""
     license: str | None = None
@@ -142,24 +142,20 @@ def _name(given: str, path: str | Path, folder: Path) -> str:
 
 def _measure(arguments: ExportArguments, shape, weights, config, adapter) -> ModelQuality | None:
     """The model's quality on its validation text; None, with a notice, if that is not available."""
-    spec, column = text_of(config, arguments.data, arguments.data_column)
-    if not spec:
-        say(f"{arguments.path} names no text to measure on, and is not measured: give --data")
-        return None
     try:
-        corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
+        opened = open_measured(config, arguments.data, arguments.data_column, force_text=arguments.force_text)
     except data.DataError as error:
         if arguments.data is not None:
             raise
         say(f"not measured, the text is not available: {error}")
         return None
-    split = corpus.validation_split or corpus.splits[0]
-    if not corpus.bytes(split):
-        say(f"not measured: {corpus.name} has no byte in its split {split}")
+    if opened is None:
+        say(f"{arguments.path} names no text to measure on, and is not measured: give --data")
         return None
+    corpus, split = opened
     network = Network(arguments.compute.make(say), shape, weights, adapter)
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(network, text, read=read)
     simple = {name: (bits, BASELINES[name]) for name, bits in measure_baselines(corpus, split, text).items()}
-    return ModelQuality(f"{corpus.name} {split}", evaluation, sum(count_words(text)), simple)
+    return ModelQuality(corpus.title(split), evaluation, sum(count_words(text)), simple)

@@ -1,15 +1,13 @@
 """``egg geometry``: the shape of hidden states, over layers and over training."""
 
-import sys
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg import data
 from egg.cli.bar import steps_bar
-from egg.cli.corpus import split_of, text_of
-from egg.cli.options import ColumnFlag, ComputeFlags, JsonFlag, made_folder, one_of, parse, say
+from egg.cli.corpus import open_measured
+from egg.cli.options import ColumnFlag, ComputeFlags, ForceFlag, JsonFlag, made_folder, one_of, parse, say
 from egg.compute import Compute
 from egg.data import SPLITS
 from egg.errors import EggError, telling
@@ -41,6 +39,7 @@ class GeometryArguments:
     data: str | None = None
     """Text to read, as for training; none: the text that the first model was trained on."""
     data_column: ColumnFlag = None
+    force_text: ForceFlag = False
     split: Annotated[str | None, one_of(*SPLITS, "all", "none")] = None
     """Split of the text; none: validation, or all of an undivided text."""
     points: int = 4096
@@ -80,12 +79,12 @@ def _measure(arguments: GeometryArguments) -> int:
     from egg.view.screen import console, print_json
 
     models = [(path, *read_model(path)) for path in arguments.checkpoints]
-    spec, column = text_of(models[0][3], arguments.data, arguments.data_column)
-    if not spec:
+    opened = open_measured(
+        models[0][3], arguments.data, arguments.data_column, arguments.split, force_text=arguments.force_text
+    )
+    if opened is None:
         raise EggError(f"{models[0][0]} names no text to read: give --data, such as --data stdlib")
-    backend = arguments.compute.make(say)
-    corpus = data.open_corpus(spec, column=column, progress=sys.stderr.isatty(), notify=say)
-    split = split_of(corpus, arguments.split, say)
+    backend, (corpus, split) = arguments.compute.make(say), opened
     text = corpus.split(split)
     out, measured = made_folder(arguments.out), []
     with steps_bar(sum(2 * shape.num_layers for _, shape, *_ in models), "measuring", "clouds") as done:

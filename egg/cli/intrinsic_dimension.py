@@ -10,9 +10,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from egg.cli.bar import steps_bar
-from egg.cli.options import ComputeFlags, JsonFlag, made_folder, number, parse, say
+from egg.cli.options import ComputeFlags, ForceFlag, JsonFlag, ShareFlag, made_folder, number, parse, say
 from egg.compute import Compute
-from egg.config import TOKENS, EvolutionConfig
+from egg.config import TOKENS, EvolutionConfig, RunConfig
 from egg.errors import EggError, telling
 from egg.files import replace_file
 from egg.model import checkpoint
@@ -63,6 +63,8 @@ class IntrinsicDimensionArguments:
     """Text to adapt to, as for training; unlike the pretraining text, or little is to gain."""
     data_column: str = "text"
     """Column of tables, or key of JSONL, that holds the text."""
+    validation_share: ShareFlag = RunConfig.validation_share
+    force_text: ForceFlag = False
     ranks: str | None = "2,16"
     """Ranks of adapters, 1 to 16, separated by commas; none: no adapters."""
     tensors: str = "gru,w_down,head;w_down,head;head"
@@ -109,7 +111,10 @@ def main(argv: list[str], prog: str) -> int:
 def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
     """Measure all checkpoints, one after another; returns their results, and the name of the text."""
     backend = a.compute.make(say)
-    corpus, text, split = open_for_training(a.data, a.data_column, say)
+    corpus, text, split = open_for_training(
+        RunConfig(data=a.data, data_column=a.data_column, validation_share=a.validation_share, force_text=a.force_text),
+        say,
+    )
     validation = sample(corpus.split(split), a.eval_bytes)
     setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
     per_step = a.streams * EvolutionConfig.seq_len

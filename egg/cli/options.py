@@ -169,6 +169,16 @@ ModelPath = Annotated[
 ColumnFlag = Annotated[
     str | None, Parameter(help="Column of tables that holds the text; none: as in training, or text.")
 ]
+ShareFlag = Annotated[
+    float,
+    Parameter(
+        help="Share of a text without validation split that is held out for measuring, 0 to 0.5, also as 5%; 0: the "
+        "model is measured on its training text."
+    ),
+]
+ForceFlag = Annotated[
+    bool, Parameter(help="Read files that look like binary data, UTF-16, CSV or a JSON array too, as they are.")
+]
 AnyText = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 """A text that may begin with a hyphen, or a file's name, where - is standard input."""
 JsonFlag = Annotated[bool, Parameter(help="Print one JSON object, and nothing else, on standard output.")]

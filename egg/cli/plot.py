@@ -49,21 +49,24 @@ def _lines(runs: list[Curves]) -> dict[str, float]:
     if len(texts) > 1:
         say("the runs read different texts: no lines for unigram, bigram and gzip")
         return {}
-    fingerprint, limit = texts.pop()
-    for corpus in data.list_corpora():
-        if corpus.fingerprint == fingerprint:
-            validation = corpus.validation_split
-            if validation is None or not corpus.bytes(validation):
-                validation = corpus.training_split
-            measured = sample(corpus.split(validation), limit)
-            return lines_of(corpus.split(corpus.training_split), measured)
-    say("the runs' text is not in the cache: no lines for unigram, bigram and gzip (egg data prepare)")
-    return {}
+    fingerprints, limit = texts.pop()
+    held = {corpus.fingerprint: corpus for corpus in data.list_corpora()}
+    corpora = [held[fingerprint] for fingerprint in fingerprints if fingerprint in held]
+    if not corpora or len(corpora) < len(fingerprints):
+        say("the runs' text is not in the cache: no lines for unigram, bigram and gzip (egg data prepare)")
+        return {}
+    corpus = corpora[0] if len(corpora) == 1 else data.with_validation(*corpora[:2])
+    validation = corpus.validation_split
+    if validation is None or not corpus.bytes(validation):
+        validation = corpus.training_split
+    return lines_of(corpus.split(corpus.training_split), sample(corpus.split(validation), limit))
 
 
-def _text(run: Curves) -> tuple[str | None, int]:
-    """The fingerprint of a run's text, and how many of its bytes are measured."""
+def _text(run: Curves) -> tuple[tuple[str, ...], int]:
+    """The fingerprints of a run's text, and of its --validation-data, and how many bytes are measured."""
     corpus, settings = run.config.get("corpus"), run.config.get("run")
-    fingerprint = corpus.get("fingerprint") if isinstance(corpus, dict) else None
+    corpus = corpus if isinstance(corpus, dict) else {}
+    texts = corpus.get("texts", [corpus.get("fingerprint")])
+    texts = tuple(text for text in texts if isinstance(text, str)) if isinstance(texts, list) else ()
     limit = settings.get("eval_bytes") if isinstance(settings, dict) else 0
-    return fingerprint if isinstance(fingerprint, str) else None, limit if type(limit) is int and limit >= 0 else 0
+    return texts, limit if type(limit) is int and limit >= 0 else 0

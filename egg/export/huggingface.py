@@ -119,9 +119,10 @@ def loadable(config: dict[str, Any], adapted: bool) -> dict[str, bytes]:
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without this machine's paths."""
-    run = config.get("run")
-    if isinstance(run, dict) and run.get("data") not in EVERYWHERE:
-        config = config | {"run": {key: value for key, value in run.items() if key != "data"}}
+    if isinstance(run := config.get("run"), dict):
+        texts = ("data", "validation_data")
+        kept = {key: value for key, value in run.items() if key not in texts or value is None or value in EVERYWHERE}
+        config = config | {"run": kept}
     return config
 
 

@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -136,6 +136,30 @@ def evaluate(
         size,
         time.perf_counter() - began,
     )
+
+
+def evaluate_parts(
+    network: "Network", text: np.ndarray, parts: Mapping[str, np.ndarray], **options
+) -> tuple[Evaluation, dict[str, float]]:
+    """Score a text, and each of its parts: bits per byte by name.
+
+    text, parts : (n,) uint8 as for ``evaluate``; parts that are the text, laid end to end, are read only once
+    options : of ``evaluate``, for the text
+    """
+    if sum(part.size for part in parts.values()) != text.size:
+        return evaluate(network, text, **options), {n: evaluate(network, p).bits_per_byte for n, p in parts.items()}
+    scored, documents = options.pop("scored", None), []
+
+    def add(document: DocumentScore) -> None:
+        documents.append((document.surprise, document.bytes))
+        if scored:
+            scored(document)
+
+    evaluation, at, bits = evaluate(network, text, scored=add, **options), 0, {}
+    for name, part in parts.items():
+        rows = documents[at : (at := at + int(np.count_nonzero(part == 0)))]
+        bits[name] = sum(surprise for surprise, _ in rows) / (sum(size for _, size in rows) << FRACTION_BITS)
+    return evaluation, bits
 
 
 def count_words(text: np.ndarray) -> Iterator[int]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from egg.evolution.base import Evolution
 from egg.model.baselines import baselines
-from egg.model.evaluate import Evaluation, evaluate
+from egg.model.evaluate import Evaluation, evaluate_parts
 from egg.model.sample import Sampling, generate
 from egg.run.progress import Progress
 from egg.run.trainer import Outcome
@@ -45,21 +45,22 @@ def report(
     if drawn:
         loss, page = drawn
         progress.note(f"loss curve: {loss}\nreport: {page}\n")
-    evaluation, text = outcome.evaluation, measured
+    evaluation, of_parts, text = outcome.evaluation, outcome.parts, measured
     if evaluation:
         whole = corpus.split(split)
         if text.size < whole.size:
             if evaluation.seconds * whole.size / evaluation.bytes < FINAL_EVALUATION_SECONDS:
                 text = whole
-                evaluation = evaluate(evolution.network, text)
+                parts = corpus.validation_parts if of_parts else {}
+                evaluation, of_parts = evaluate_parts(evolution.network, text, parts)
             else:
                 progress.note(f"measured on a sample of {split}; on all of it: egg eval {_quoted(run)}")
         training = corpus.split(corpus.training_split)
-        progress.note(f"{_table(evaluation, text, training, corpus, split)}\n")
+        progress.note(f"{_table(evaluation, of_parts, text, training, corpus, split)}\n")
     progress.note(_sample(run, evolution, progress))
 
 
-def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
+def _table(evaluation: Evaluation, of_parts: dict[str, float], text, training, corpus, split: str) -> str:
     """Bits per byte of the model and of the baselines on the same bytes."""
     simple = baselines(training, text)
     fitted = f"split {corpus.training_split}"
@@ -67,10 +68,11 @@ def _table(evaluation: Evaluation, text, training, corpus, split: str) -> str:
         fitted = f"{count(simple.fit_bytes)} bytes spread over {fitted}"
     return "\n".join(
         [
-            f"bits per byte of {corpus.name} {split}, {evaluation.bytes:,} bytes in "
+            f"bits per byte of {corpus.title(split)}, {evaluation.bytes:,} bytes in "
             f"{evaluation.documents:,} document{'s' * (evaluation.documents != 1)}:",
             f"  this model  {evaluation.bits_per_byte:7.4f}  perplexity "
             f"{evaluation.byte_perplexity:.3f}; integer score {evaluation.integer_bits_per_byte:.4f}",
+            *(f"    {bits:18.4f}  of {name}" for name, bits in of_parts.items()),
             f"  bigram      {simple.bigram:7.4f}  frequencies of pairs of bytes in {fitted}",
             f"  unigram     {simple.unigram:7.4f}  frequencies of bytes in {fitted}",
             f"  gzip -9     {simple.gzip:7.4f}  of the measured bytes by themselves",

@@ -1,6 +1,6 @@
 """A run's settings as TOML: read as flags that the command line overrides, written by every run.
 
-A key is a flag's name, ``hidden_size`` or ``hidden-size``; a value is a number, or a text written as
+A key is a flag's name, ``hidden_size`` or ``hidden-size``; a value is a number, true or false, or a text written as
 on the command line.
 """
 
@@ -11,11 +11,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from egg.config import Config
+from egg.config import Config, RunConfig
 from egg.errors import EggError, telling
 from egg.files import read_file
 
 RUN_TOML = "run.toml"
+SWITCHES = {f.name for f in fields(RunConfig) if f.type in (bool, "bool")}  # settings that are true or false
 MAX_TOML = 1 << 20  # bytes: a longer file is no file of settings
 
 
@@ -68,8 +69,9 @@ def read_settings(path: str | Path, known: Collection[str], where: str) -> dict[
             "(egg train --help), without tables"
         )
     for key, value in content.items():
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise EggError(f"{where}: {key} must be a number or a text, not {value!r}")
+        if isinstance(value, bool) != (key.replace("-", "_") in SWITCHES) or not isinstance(value, str | int | float):
+            kind = "true or false" if key.replace("-", "_") in SWITCHES else "a number or a text"
+            raise EggError(f"{where}: {key} must be {kind}, not {value!r}")
     return content
 
 
@@ -77,6 +79,8 @@ def _written(value: str | int | float | None) -> str:
     """A value in TOML; None is "none", as on the command line."""
     if value is None:
         value = "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         # TOML's strings are JSON's, except that TOML escapes one more control character.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -65,7 +65,7 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
     if last and VALIDATION in last.record and not (eval_every and last.record["step"] % eval_every == 0):
         best = before
         if last.end == end:  # what cannot be read is not cut off with it
-            changed = {k: v for k, v in last.record.items() if k != VALIDATION}
+            changed = {k: v for k, v in last.record.items() if not k.startswith(VALIDATION)}
             return History(best, seconds, last.begin, changed, tuple(damaged))
     return History(best, seconds, end, None, tuple(damaged))
 

@@ -1,6 +1,7 @@
 """The state of a run, as it is shown."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -18,3 +19,4 @@ class Status:
     changed: float | None = None  # share of the weights that the last step changed
     clipped: float | None = None  # share of the weights at +-127
     step_size: float | None = None  # in int8 steps (recipe egg)
+    parts: Mapping[str, float] = field(default_factory=dict)  # validation of a mixture's parts

@@ -1,7 +1,7 @@
 """The loop of a run: steps, measurements, checkpoints, an orderly end."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from egg.errors import EggError, telling
 from egg.evolution.base import Evolution, StepReport
 from egg.files import remove_unfinished, replace_file
 from egg.model import checkpoint
-from egg.model.evaluate import Evaluation, evaluate
+from egg.model.evaluate import Evaluation, evaluate_parts
 from egg.optimizer import SHARE_BITS
 from egg.run import retention
 from egg.run.config_file import RUN_TOML, to_toml
@@ -36,6 +36,8 @@ class Outcome:
     """The signal that ended it early, if one did."""
     evaluation: Evaluation | None
     """The last measurement on the validation text, None without one."""
+    parts: dict[str, float]
+    """Bits per byte of a mixture's parts in it."""
     best: Best | None
     """The best measurement."""
     seconds: float
@@ -50,6 +52,7 @@ class Trainer:
     evolution : fresh, or as loaded from the run's newest checkpoint
     validation : (n,) uint8, documents with a NUL before each: what measurements read
     corpus : summary of the corpus, for config.json
+    parts : of a mixture: validation text by the names of its parts, each measured by itself too
     made_with : program, commit, processor and backend, for config.json and run.toml
     """
 
@@ -62,8 +65,10 @@ class Trainer:
         run: Path,
         progress: Progress | None = None,
         made_with: dict[str, str] | None = None,
+        parts: Mapping[str, np.ndarray] | None = None,
     ):
         self.config, self.evolution, self.validation = config.resolved(), evolution, validation
+        self.parts = parts or {}
         self.ranks = evolution.ranks
         self.run_folder = run
         self.progress = progress or Progress()
@@ -71,6 +76,7 @@ class Trainer:
         self.made_with = made_with or {}
         self.content = to_json(self.config) | {"made_with": self.made_with, "corpus": corpus}
         self._measured: Evaluation | None = None
+        self._parts: dict[str, float] = {}
         self._smooth: tuple[float, float] | None = None
         self._shown = 0  # steps that were averaged
         # Since the last line of the log: steps, sum of their bits per byte, seconds.
@@ -148,7 +154,7 @@ class Trainer:
         if log:
             log.close()
         saved = self.run_folder / checkpoint.CHECKPOINTS / checkpoint.step_name(self.evolution.step_number)
-        self.outcome = Outcome(saved, interrupted, self._measured, log and log.best, self._seconds())
+        self.outcome = Outcome(saved, interrupted, self._measured, self._parts, log and log.best, self._seconds())
 
     def _begin(self) -> RunLog:
         """Make the run's folder with its settings, and open its log, cut to the evolution's step."""
@@ -213,6 +219,7 @@ class Trainer:
         if measure:
             self._measured = self._evaluate()
             record[VALIDATION] = self._measured.bits_per_byte
+            record |= {f"{VALIDATION}/{name}": bits for name, bits in self._parts.items()}
             self._report = replace(report, validation_bits_per_byte=self._measured.bits_per_byte)
         if report.step_size is not None:
             record["step_size"] = report.step_size
@@ -227,7 +234,8 @@ class Trainer:
             sink.write(record)
 
     def _evaluate(self) -> Evaluation:
-        return evaluate(self.evolution.network, self.validation)
+        evaluation, self._parts = evaluate_parts(self.evolution.network, self.validation, self.parts)
+        return evaluation
 
     def _save(self, log: RunLog | None) -> None:
         e, run = self.evolution, self.config.run
@@ -282,6 +290,7 @@ class Trainer:
                 report.changed_share,
                 report.clipped_share,
                 report.step_size,
+                self._parts,
             )
         )
 

@@ -15,7 +15,6 @@ from egg.errors import EggError, telling
 from egg.evolution.recipes import recipe_class
 from egg.kernels import BackendError
 from egg.model import checkpoint
-from egg.model.evaluate import sample
 from egg.model.state import check_memory
 from egg.ranks.distributed import ALONE, Alone
 from egg.report.draw import LOSS, REPORT, draw_or_note, draw_run
@@ -26,7 +25,7 @@ from egg.run.lock import locked
 from egg.run.origin import made_with
 from egg.run.progress import Progress, Quiet
 from egg.run.trainer import Outcome, Trainer
-from egg.training.corpus import corpus_summary, located, open_for_training
+from egg.training.corpus import corpus_summary, located, measured_texts, open_for_training
 from egg.view.figures import count
 
 # Settings that a resumed run may change.
@@ -136,7 +135,7 @@ class Session:
         if self._saved:
             self.evolution.load_state(state)
             ranks.lead(partial(self._check_step, self._saved))
-        self.measured = sample(self.corpus.split(self.validation), config.run.eval_bytes)
+        self.measured, parts = measured_texts(self.corpus, self.validation, config.run.eval_bytes)
         self.trainer = Trainer(
             config,
             self.evolution,
@@ -145,6 +144,7 @@ class Session:
             self.run,
             self.progress,
             made_with(backend),
+            parts,
         )
 
     @property
@@ -152,12 +152,12 @@ class Session:
         return Path(self.resumed.saved) if self.resumed and self.resumed.saved else None
 
     def _open_text(self):
-        what, notify = (self.config.run.data, self.config.run.data_column), self.progress.note
+        run, notify = self.config.run, self.progress.note
         bar = not isinstance(self.progress, Quiet)
         if self.ranks.size > 1:  # one prepares the text, with notices; all read it
-            self.ranks.lead(lambda: open_for_training(*what, notify, bar=bar) and None)
+            self.ranks.lead(lambda: open_for_training(run, notify, bar=bar) and None)
             notify = Quiet().note
-        self.corpus, text, self.validation = open_for_training(*what, notify, bar=bar)
+        self.corpus, text, self.validation = open_for_training(run, notify, bar=bar)
         return text
 
     def _check_text(self, resumed: ResumedRun) -> None:
@@ -224,10 +224,15 @@ class Session:
     def _opening(self) -> str:
         e, corpus, layers = self.evolution, self.corpus, self.evolution.shape.num_layers
         begins = f"from step {e.step_number:,}, " if e.step_number else ""
+        held_out = (
+            ""
+            if self.validation == corpus.training_split
+            else (f", {count(corpus.bytes(self.validation))} for validation")
+        )
         return (
             f"{e.shape.parameters:,} parameters: hidden size {e.shape.hidden_size}, {layers} layer{'s'[: layers > 1]}\n"
             f"{e.description}\n"
-            f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, {begins}into {self.run}"
+            f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes{held_out}, {begins}into {self.run}"
         )
 
     def follow(self, prog: str) -> int:

@@ -50,8 +50,8 @@ def number_or(word: str, text: str) -> int | str:
 
 
 def number(text: str) -> float:
-    """A real number."""
+    """A real number, also as 5%."""
     try:
-        return float(text)
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise ValueError(f"{text!r} is no number: write it like 0.5") from None
