@@ -10,6 +10,7 @@ from test_inspect import self_contained
 
 from egg.report.curves import read_curves
 from egg.run.log import log_spacing
+from egg.view.figures import count
 
 TRAIN = "train_integer_bits_per_byte"
 PNG = b"\x89PNG"
@@ -50,15 +51,17 @@ def test_one_run_is_drawn_into_its_folder(egg, runs):
 
 def test_the_lines_are_those_of_the_measured_text(egg, runs, tables):
     from egg import data
-    from egg.model.baselines import baselines
+    from egg.model.baselines import baselines, trigram_bits
 
     corpus = data.open_corpus(str(tables))
-    simple = baselines(corpus.split("train"), corpus.split("validation"))
+    texts = corpus.split("train"), corpus.split("validation")
+    simple = baselines(*texts)
     egg("plot", runs[0])
     page = self_contained((runs[0] / "report.html").read_text(encoding="utf-8"))
     assert page.data["lines"] == [
         ["unigram", round(simple.unigram, 4)],
         ["bigram", round(simple.bigram, 4)],
+        ["trigram", round(trigram_bits(*texts), 4)],
         ["gzip -9", round(simple.gzip, 4)],
     ]
 
@@ -70,8 +73,12 @@ def test_several_runs_are_drawn_over_one_another(egg, runs, tmp_path, monkeypatc
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = self_contained(text)
     assert [run["name"] for run in page.data["runs"]] == ["a", "b<i>"]
-    assert "<i>" not in text.replace("<i></i>", "") and len(page.data["lines"]) == 3
+    assert "<i>" not in text.replace("<i></i>", "") and len(page.data["lines"]) == 4
     assert '<tr class="differs"><td>seed</td>' in text
+    for run in runs:  # the speed of training alone, though measurements took most of the time
+        curves = read_curves(run)
+        assert 0 < curves.training_seconds < curves.end[1]
+        assert f"<td>{count(curves.end[0] / curves.training_seconds)}</td></tr>" in text
     status, out, _ = egg("plot", *runs, "--out", tmp_path / "there")
     assert status == 0 and (tmp_path / "there/loss.png").read_bytes().startswith(PNG)
 
@@ -203,7 +210,7 @@ def test_ticks_that_are_read_as_they_are_meant(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, file, format: drawn.append(self))
     lines = np.array([[1000.0, 9.0, 5.0], [40_000.0, 185.0, 4.0]])
-    plot_runs([Curves(tmp_path, "a", {}, 2, lines, lines, {}, (40_000, 185.0))], {}, tmp_path / "a")
+    plot_runs([Curves(tmp_path, "a", {}, 2, lines, lines, {}, (40_000, 185.0), 100.0)], {}, tmp_path / "a")
     tokens, minutes = drawn[0].axes
     assert "10k" in labels(tokens.xaxis)
     assert "0.5" in labels(minutes.xaxis) and "500m" not in labels(minutes.xaxis)

@@ -15,8 +15,7 @@ from egg.report.draw import lines_of, write
 
 @dataclass(frozen=True)
 class PlotArguments:
-    """Draw runs in one picture: bits per byte over tokens and wall time, beside unigram, bigram and gzip on the same
-    text.
+    """Draw runs in one picture: bits per byte over tokens and wall time, beside simple models of the same text.
 
     Writes loss.png and report.html, a page that needs no network. A run may still be training.
 
@@ -47,7 +46,7 @@ def _lines(runs: list[Curves]) -> dict[str, float]:
     """The baselines on the runs' text, if all have the same and the cache holds it: a picture fetches nothing."""
     texts = {_text(run) for run in runs}
     if len(texts) > 1:
-        say("the runs read different texts: no lines for unigram, bigram and gzip")
+        say("the runs read different texts: no lines for unigram, bigram, trigram and gzip")
         return {}
     fingerprint, limit = texts.pop()
     for corpus in data.list_corpora():
@@ -57,7 +56,7 @@ def _lines(runs: list[Curves]) -> dict[str, float]:
                 validation = corpus.training_split
             measured = sample(corpus.split(validation), limit)
             return lines_of(corpus.split(corpus.training_split), measured)
-    say("the runs' text is not in the cache: no lines for unigram, bigram and gzip (egg data prepare)")
+    say("the runs' text is not in the cache: no lines for unigram, bigram, trigram and gzip (egg data prepare)")
     return {}
 
 

@@ -36,7 +36,8 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
 <h2>Settings</h2>
 <div class="wide" id="settings">{_settings(runs)}</div>
 <p class="soft">Bits per byte of validation are exact; the training curve is the readers' integer score, which is about
-0.03 too good. A token is one byte of text, counted once for each reader.</p>"""
+0.03 too good. A token is one byte of text, counted once for each reader; tokens/s is of training alone, without
+compilation, measurements and checkpoints.</p>"""
     data = {
         "lines": [[name, round(bits, 4)] for name, bits in lines.items()],
         "runs": [_curves(run) for run in runs],
@@ -70,7 +71,7 @@ def _runs(runs: Sequence[Curves]) -> str:
                 duration(seconds),
                 f"{bits[-1]:.4f}" if len(bits) else "-",
                 f"{bits.min():.4f}" if len(bits) else "-",
-                count(tokens / seconds) if seconds else "-",
+                count(tokens / run.training_seconds) if run.training_seconds else "-",
             )
         )
     return _table(rows)

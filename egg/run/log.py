@@ -180,3 +180,32 @@ def _record(line: bytes) -> dict[str, Any] | None:
 def is_number(value: Any) -> bool:
     """Whether a value of JSON is a number that a float can hold."""
     return type(value) in (int, float) and abs(value) < 1e300
+
+
+@dataclass
+class Pace:
+    """The seconds that a run's steps took, by the speeds in its log: without measurements, checkpoints and compilation.
+
+    The first line, whose steps may have waited for the compiler, counts with the others' speed.
+    """
+
+    tokens: int = 0
+    """At the last line."""
+    _first: tuple[int, float] = (0, 0.0)  # tokens and seconds of the first line
+    _seconds: float = 0.0  # of the others
+
+    def add(self, tokens: int, speed: float) -> None:
+        """Add a line: tokens since the run's beginning, and tokens a second since the line before."""
+        seconds = (tokens - self.tokens) / speed
+        if self.tokens:
+            self._seconds += seconds
+        else:
+            self._first = tokens, seconds
+        self.tokens = tokens
+
+    @property
+    def seconds(self) -> float:
+        """Of all lines."""
+        tokens, seconds = self._first
+        others = self.tokens - tokens
+        return self.tokens * self._seconds / others if others else seconds

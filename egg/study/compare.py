@@ -22,7 +22,7 @@ from egg.files import read_file, replace_file
 from egg.model import checkpoint
 from egg.run.config_file import MAX_TOML, read_toml
 from egg.run.lock import locked
-from egg.run.log import METRICS, VALIDATION, is_number, read_records
+from egg.run.log import METRICS, VALIDATION, Pace, is_number, read_records
 from egg.run.origin import commit
 from egg.run.signals import catch_signals
 from egg.view.figures import count
@@ -337,17 +337,15 @@ def _family(result: RunResult) -> str:
 
 
 def _training_seconds(run: Path) -> float:
-    """Seconds that a run's steps took, by the log's speeds; its first line's, which has compiled, is the others'."""
-    before, parts = 0, []
+    """Seconds that a run's steps took, see ``Pace``."""
+    pace = Pace()
     with telling(f"cannot read {run / METRICS}"):
         for record in read_records(run / METRICS):
             tokens, speed = record.get("tokens"), record.get("tokens_per_second")
             if not (is_number(tokens) and is_number(speed) and speed > 0):
                 raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
-            parts.append((tokens - before, (tokens - before) / speed))
-            before = tokens
-    tokens, seconds = map(sum, zip(*(parts[1:] or parts), strict=True))
-    return before * seconds / tokens
+            pace.add(tokens, speed)
+    return pace.seconds
 
 
 def best_table(configurations: list[Cost], budget: str) -> str:
