@@ -42,7 +42,7 @@ OWN_FIELDS = {
 # Multiply-accumulates that a station adds to a token, in D**2 a layer: its branches, and with middle the votes of w_up.
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
 DEFAULT_STATIONS = "gates", "state", "past"
-LATER = "credit", "stations"  # fields that older files of this FORMAT lack: they take their defaults
+LATER = "credit", "stations", "sample_every"  # fields that older files of this FORMAT lack: they take their defaults
 
 
 def flag(name: str) -> str:
@@ -218,6 +218,9 @@ class RunConfig:
     eval_bytes: int = 262_144
     """Bytes of validation text that each measurement reads at most, the same each time; of a document at most a
     sixteenth of it, so that documents are read side by side; 0: all."""
+    sample_every: int = 1
+    """Measurements between samples, 200 bytes that the model writes, in metrics.jsonl, report.html and TensorBoard; the
+    end has one besides; 0: none."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl; a measurement, a checkpoint and the end have theirs besides."""
     checkpoint_every: int = 2000
@@ -227,7 +230,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "tokens", "log_every")
-        _at_least(self, 0, "eval_every", "eval_bytes", "checkpoint_every")
+        _at_least(self, 0, "eval_every", "eval_bytes", "sample_every", "checkpoint_every")
         if self.keep != "all":
             _at_least(self, 1, "keep")
         if self.minutes is not None and not 0 < self.minutes < math.inf:

@@ -55,7 +55,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_resumed_run_has_the_bytes_of_one_that_never_stopped(train, resume, tmp_path, recipe):
     # One step short of a checkpoint, and on one; on a measured step, and off one.
-    flags = [*RECIPES[recipe], "--checkpoint-every", 5]
+    flags = [*RECIPES[recipe], "--checkpoint-every", 5, "--sample-every", 2]
     train(*flags, "--steps", 12, "--out", tmp_path / "whole")
     train(*flags, "--steps", 5, "--out", tmp_path / "parts")
     for steps in (8, 9, 12):
@@ -70,6 +70,8 @@ def test_a_resumed_run_has_the_bytes_of_one_that_never_stopped(train, resume, tm
         for name in [n for n in content if n.endswith("manifest.json") and "00012" not in n]:
             content[name] = json.loads(content[name])["files"] | {"config.json": None}
     assert parts == whole
+    # At every second measurement, and at the end.
+    assert [line["step"] for line in whole["metrics.jsonl"] if "sample" in line] == [8, 12]
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):

@@ -7,6 +7,7 @@ from egg.report.curves import Curves
 from egg.report.plots import LOSS
 from egg.view.figures import count, duration
 from egg.view.html import build, escape
+from egg.view.screen import CONTROLS
 
 REPORT = "report.html"
 CHARTS = (
@@ -33,7 +34,7 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
 <div id="charts"></div>
 <h2>Runs</h2>
 <div class="wide">{_runs(runs)}</div>
-<h2>Settings</h2>
+{_samples(runs)}<h2>Settings</h2>
 <div class="wide" id="settings">{_settings(runs)}</div>
 <p class="soft">Bits per byte of validation are exact; the training curve is the readers' integer score, which is about
 0.03 too good. A token is one byte of text, counted once for each reader; tokens/s is of training alone, without
@@ -75,6 +76,21 @@ def _runs(runs: Sequence[Curves]) -> str:
             )
         )
     return _table(rows)
+
+
+def _samples(runs: Sequence[Curves]) -> str:
+    """What the models wrote, the latest first."""
+    parts = []
+    for run in runs:
+        rows = []
+        for step, bits, text in reversed(run.samples):
+            at = f"step {step:,}" + (f"<br>{bits:.4f} bits per byte" if bits is not None else "")
+            # A line that directly follows the tag is not shown if it is empty.
+            rows.append(f"<tr><td>{at}</td><td><pre>\n{escape(text.translate(CONTROLS))}</pre></td></tr>")
+        if rows:
+            name = f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
+            parts.append(name + '<div class="wide samples"><table>' + "\n".join(rows) + "</table></div>")
+    return "<h2>Samples</h2>\n" + "\n".join(parts) + "\n" if parts else ""
 
 
 def _settings(runs: Sequence[Curves]) -> str:

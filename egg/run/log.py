@@ -15,6 +15,7 @@ METRICS = "metrics.jsonl"
 DENSE = 10_000  # lines of a log between two doublings of the steps
 MAX_LINE = 1 << 16  # bytes: a run writes no longer line, so none is read
 VALIDATION = "validation_bits_per_byte"
+SAMPLE = "sample"
 OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
 
 
@@ -42,9 +43,10 @@ class History:
     """Numbers, from 1, of those lines that are damaged."""
 
 
-def read_history(run: Path, step: int, eval_every: int) -> History:
+def read_history(run: Path, step: int, eval_every: int, sample_every: int = 1) -> History:
     """What a run's log holds up to a step; killed runs may have written more.
 
+    eval_every, sample_every : as in ``RunConfig``; what was measured or sampled besides, at an end, is left out
     Raises EggError if the file cannot be read, or is a link, through which a run does not write.
     """
     path = run / METRICS
@@ -61,11 +63,13 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
                 seconds, last = line.record["seconds"], line
                 before, best = best, _better(best, line.record)
             end = line.end
-    # What a run measures at its end is not measured in the middle of a longer one.
-    if last and VALIDATION in last.record and not (eval_every and last.record["step"] % eval_every == 0):
-        best = before
-        if last.end == end:  # what cannot be read is not cut off with it
-            changed = {k: v for k, v in last.record.items() if k != VALIDATION}
+    # What a run measures and samples at its end, a longer one does not in its middle.
+    if last:
+        apart = {VALIDATION: eval_every, SAMPLE: eval_every * sample_every}
+        absent = {key for key, every in apart.items() if key in last.record and not due(last.record["step"], every)}
+        best = before if VALIDATION in absent else best
+        if absent and last.end == end:  # what cannot be read is not cut off with it
+            changed = {k: v for k, v in last.record.items() if k not in absent}
             return History(best, seconds, last.begin, changed, tuple(damaged))
     return History(best, seconds, end, None, tuple(damaged))
 
@@ -126,6 +130,11 @@ def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
     if bits is None or (best is not None and best.bits_per_byte <= bits):
         return best
     return Best(record["step"], bits)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether a step has what comes every so many steps; 0 is never."""
+    return bool(every) and step % every == 0
 
 
 def log_spacing(step: int, every: int) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from egg.run.status import Status
+from egg.run.status import Status, one_line
 from egg.view.figures import count, duration
 
 REDRAW_SECONDS = 0.1
@@ -21,6 +21,7 @@ class Progress:
         self.moving = self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self._next = 0.0
         self._live = None
+        self._sample = None  # that was shown last
 
     def due(self) -> bool:
         """Whether it is time to show a status."""
@@ -32,6 +33,9 @@ class Progress:
         with self._losing():
             if not self.moving:
                 print(" | ".join(_parts(status)), file=self.stream, flush=True)
+                if status.sample is not None and status.sample != self._sample:
+                    self._sample = status.sample
+                    print(f"sample: {one_line(status.sample)}", file=self.stream, flush=True)
                 return
             if self._live is None:
                 from egg.run.live import Live

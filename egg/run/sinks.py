@@ -40,7 +40,10 @@ class TensorBoard:
         """One step's figures, under the names they have in metrics.jsonl."""
         for name, value in record.items():
             if name not in KEYS:
-                self._writer.add_scalar(name, value, record["step"])
+                if isinstance(value, str):  # shown as Markdown: four spaces keep it as it is
+                    self._writer.add_text(name, "    " + value.replace("\n", "\n    "), record["step"])
+                else:
+                    self._writer.add_scalar(name, value, record["step"])
 
     def close(self):
         """Write everything through."""

@@ -1,6 +1,9 @@
 """The state of a run, as it is shown."""
 
+import json
 from dataclasses import dataclass
+
+from egg.view.screen import CONTROLS
 
 
 @dataclass(frozen=True)
@@ -18,3 +21,9 @@ class Status:
     changed: float | None = None  # share of the weights that the last step changed
     clipped: float | None = None  # share of the weights at +-127
     step_size: float | None = None  # in int8 steps (recipe egg)
+    sample: str | None = None  # what the model wrote last
+
+
+def one_line(text: str) -> str:
+    """A text in quotes, with escapes for what would begin a line or move a terminal's cursor."""
+    return json.dumps(text, ensure_ascii=False).translate(CONTROLS)

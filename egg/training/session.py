@@ -30,7 +30,7 @@ from egg.training.corpus import corpus_summary, located, open_for_training
 from egg.view.figures import count
 
 # Settings that a resumed run may change.
-ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "log_every", "checkpoint_every", "keep")
+ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "sample_every", "log_every", "checkpoint_every", "keep")
 
 
 class ResumedRun(NamedTuple):
