@@ -42,7 +42,12 @@ OWN_FIELDS = {
 # Multiply-accumulates that a station adds to a token, in D**2 a layer: its branches, and with middle the votes of w_up.
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
 DEFAULT_STATIONS = "gates", "state", "past"
-LATER = "credit", "stations", "sample_every"  # fields that older files of this FORMAT lack: they take their defaults
+LATER = (
+    "credit",
+    "stations",
+    "sample_every",
+    "patience",
+)  # fields that older files of this FORMAT lack: they take their defaults
 
 
 def flag(name: str) -> str:
@@ -213,6 +218,8 @@ class RunConfig:
     """Stop after so many bytes of text, each counted once for each reader that reads it, from the run's beginning."""
     minutes: float | None = None
     """Stop after so many minutes of training, counted from the run's beginning."""
+    patience: int | None = None
+    """Stop after so many measurements in a row that are no better than the best; none: only the other stops count."""
     eval_every: int = 500
     """Steps between measurements on the validation split; 0: at the end alone."""
     eval_bytes: int = 262_144
@@ -229,12 +236,16 @@ class RunConfig:
     """Checkpoints to keep: so many of the last, and the best on the validation split; or all."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "steps", "tokens", "log_every")
+        _at_least(self, 1, "steps", "tokens", "patience", "log_every")
         _at_least(self, 0, "eval_every", "eval_bytes", "sample_every", "checkpoint_every")
         if self.keep != "all":
             _at_least(self, 1, "keep")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise EggError(f"--minutes {self.minutes}: must be more than 0, and finite")
+        if self.patience is not None and self.eval_every == 0:
+            raise EggError(
+                f"--patience {self.patience}: --eval-every 0 measures nothing on the way, set it to 1 or more"
+            )
         if not self.data:
             raise EggError("--data is empty: give stdlib, minipile or a path")
 

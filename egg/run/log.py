@@ -33,6 +33,8 @@ class History:
 
     best: Best | None = None
     """The best measurement so far."""
+    stale: int = 0
+    """Measurements since the best."""
     seconds: float = 0.0
     """Time the run had taken at that step."""
     end: int = 0
@@ -52,7 +54,8 @@ def read_history(run: Path, step: int, eval_every: int, sample_every: int = 1) -
     path = run / METRICS
     if path.is_symlink():
         raise EggError(f"{path} is a link: a run writes into its own folder alone, put the file in its place")
-    best, before, seconds, end, last, damaged = None, None, 0.0, 0, None, []
+    best, seconds, end, last, damaged = None, 0.0, 0, None, []
+    stale, before = 0, (None, 0)
     with telling(f"cannot read {path}"):
         for number, line in enumerate(read_lines(path) if path.exists() else (), 1):
             if line.record is None:
@@ -61,17 +64,20 @@ def read_history(run: Path, step: int, eval_every: int, sample_every: int = 1) -
                 break
             else:
                 seconds, last = line.record["seconds"], line
-                before, best = best, _better(best, line.record)
+                before = best, stale
+                best = _better(best, line.record)
+                if VALIDATION in line.record:
+                    stale = 0 if best is not before[0] else stale + 1
             end = line.end
     # What a run measures and samples at its end, a longer one does not in its middle.
     if last:
         apart = {VALIDATION: eval_every, SAMPLE: eval_every * sample_every}
         absent = {key for key, every in apart.items() if key in last.record and not due(last.record["step"], every)}
-        best = before if VALIDATION in absent else best
+        best, stale = before if VALIDATION in absent else (best, stale)
         if absent and last.end == end:  # what cannot be read is not cut off with it
             changed = {k: v for k, v in last.record.items() if k not in absent}
-            return History(best, seconds, last.begin, changed, tuple(damaged))
-    return History(best, seconds, end, None, tuple(damaged))
+            return History(best, stale, seconds, last.begin, changed, tuple(damaged))
+    return History(best, stale, seconds, end, None, tuple(damaged))
 
 
 def best_of(run: Path, step: int) -> Best | None:

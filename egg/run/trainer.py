@@ -42,6 +42,8 @@ class Outcome:
     """The best measurement."""
     seconds: float
     """Time the run has taken since its beginning, pauses not counted."""
+    stale: int = 0
+    """Measurements since the best, where they have ended the run."""
 
 
 class Trainer:
@@ -91,11 +93,18 @@ class Trainer:
             if damaged := self._history.damaged:
                 lines = f"line {damaged[0]:,}" + (f" and {len(damaged) - 1:,} more" if damaged[1:] else "")
                 self.progress.note(f"{run / METRICS}: {lines} cannot be read: left as they are, and passed over")
+        self._stale = self._history.stale  # measurements since the best
 
     @property
     def finished(self) -> bool:
         """Whether a stop is reached already."""
-        return any(share >= 1 for share in self._shares(self._history.seconds))
+        return self.impatient or any(share >= 1 for share in self._shares(self._history.seconds))
+
+    @property
+    def impatient(self) -> bool:
+        """Whether the last measurements end the run (--patience); known to the first rank."""
+        patience = self.config.run.patience
+        return patience is not None and self._stale >= patience
 
     def mend(self) -> None:
         """Finish what a run that was killed after its last checkpoint left undone; otherwise changes nothing."""
@@ -151,7 +160,8 @@ class Trainer:
         if log:
             log.close()
         saved = self.run_folder / checkpoint.CHECKPOINTS / checkpoint.step_name(self.evolution.step_number)
-        self.outcome = Outcome(saved, interrupted, self._measured, log and log.best, self._seconds())
+        stale = self._stale if self.impatient else 0
+        self.outcome = Outcome(saved, interrupted, self._measured, log and log.best, self._seconds(), stale)
 
     def _begin(self) -> RunLog:
         """Make the run's folder with its settings, and open its log, cut to the evolution's step."""
@@ -201,10 +211,12 @@ class Trainer:
                 if measure:
                     # Not a measurement made only because the run ends: a run with a later stop would not make it.
                     self._best = log.best
+                    self._stale = 0 if log.best.step == report.step else self._stale + 1
+                    stop = stop or self.impatient
             best_yet = self._best is not None and self._best.step == report.step
             self._show(report, self.config.tokens_per_step / seconds, log.best, stop)
         if measure:
-            save = bool(self.ranks.maximum(save or best_yet))
+            save, stop = bool(self.ranks.maximum(save or best_yet)), bool(self.ranks.maximum(stop))
         if save:
             self._save(log)
         return stop

@@ -30,7 +30,7 @@ from egg.training.corpus import corpus_summary, located, open_for_training
 from egg.view.figures import count
 
 # Settings that a resumed run may change.
-ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "sample_every", "log_every", "checkpoint_every", "keep")
+ON_RESUME = (*STOPS, "patience", "eval_every", "eval_bytes", "sample_every", "log_every", "checkpoint_every", "keep")
 
 
 class ResumedRun(NamedTuple):
@@ -192,10 +192,8 @@ class Session:
         if ranks.lead(lambda: trainer.finished):
             if self._saved and ranks.leader and not damaged:
                 trainer.mend()
-            note(
-                f"{self.run} has reached its stop at step {step:,}: nothing to do; "
-                "give a later --steps, --tokens or --minutes to continue"
-            )
+            advice = "a larger --patience" if trainer.impatient else "a later --steps, --tokens or --minutes"
+            note(f"{self.run} has reached its stop at step {step:,}: nothing to do; give {advice} to continue")
             return False
         note(self._opening())
         if self._saved:
@@ -252,6 +250,11 @@ class Session:
 
     def end(self, outcome: Outcome) -> None:
         """Draw a run that has reached its stop; report how good the model is, unless progress is quiet."""
+        if outcome.stale and outcome.best:
+            self.progress.note(
+                f"no better than {outcome.best.bits_per_byte:.4f} bits per byte in {outcome.stale} "
+                f"measurement{'s' * (outcome.stale > 1)}: stopped (--patience)"
+            )
         drawn = draw_or_note(
             f"{LOSS} and no {REPORT}",
             lambda: draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured),
