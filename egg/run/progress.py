@@ -1,6 +1,7 @@
 """The display of a running run: a live view on a terminal, a line now and then elsewhere."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ class Progress:
         self._next = 0.0
         self._live = None
         self._sample = None  # that was shown last
+        self._working = False  # whether its line stands there
 
     def due(self) -> bool:
         """Whether it is time to show a status."""
@@ -31,6 +33,7 @@ class Progress:
         """Redraw the view, or print a line."""
         self._next = time.monotonic() + (REDRAW_SECONDS if self.moving else LINE_SECONDS)
         with self._losing():
+            self._clear()
             if not self.moving:
                 print(" | ".join(_parts(status)), file=self.stream, flush=True)
                 if status.sample is not None and status.sample != self._sample:
@@ -43,9 +46,29 @@ class Progress:
                 self._live = Live(self.stream)
             self._live.show(status)
 
+    def working(self, line: str) -> None:
+        """Show what goes on before the first status, in the place of the line before; elsewhere only now and then."""
+        if not self.moving and not self.due():
+            return
+        self._next = time.monotonic() + LINE_SECONDS
+        with self._losing():
+            if self.moving:
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r{line[:width]}\x1b[K", end="", file=self.stream, flush=True)
+                self._working = True
+            else:
+                print(line, file=self.stream, flush=True)
+
+    def _clear(self) -> None:
+        """Remove the line of ``working``."""
+        if self._working:
+            self._working, self._next = False, 0.0
+            print("\r\x1b[K", end="", file=self.stream, flush=True)
+
     def note(self, line: str) -> None:
         """Print a line without disturbing the view."""
         with self._losing():
+            self._clear()
             try:
                 self._note(line)
             except UnicodeEncodeError:  # a name that the stream's encoding has not
@@ -85,6 +108,9 @@ class Quiet(Progress):
         return False
 
     def show(self, status: Status) -> None:
+        """Show nothing."""
+
+    def working(self, line: str) -> None:
         """Show nothing."""
 
     def note(self, line: str) -> None:
