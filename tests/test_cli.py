@@ -837,6 +837,17 @@ def test_the_live_view_fits_the_terminal(monkeypatch, columns):
     assert all(("3.512" in row) == (columns >= 65) and ("3.490" in row) == (columns >= 98) for row in rows)
 
 
+def test_a_quiet_run_prints_one_line(egg, train, tables, tmp_path):
+    run = tmp_path / "run"
+    out = train("--steps", 5, "--out", run, "--quiet")
+    bits = metrics(run)[-1]["validation_bits_per_byte"]
+    assert out == f"{run / 'checkpoints/step-00000005'}: 640 tokens, {bits:.4f} bits per byte\n"
+    for flags, status, says in (([], 0, "nothing to do"), (["--seed", 1], 2, "--seed: the run")):
+        ended = egg("train", "--resume", run, "--quiet", *flags)
+        assert ended[0] == status and says in ended[1 + (status > 0)]
+        assert "".join(ended[1:]).count("\n") == 1
+
+
 def test_a_terminal_that_cannot_move_gets_plain_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()

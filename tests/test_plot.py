@@ -209,6 +209,22 @@ def test_the_same_numbers_go_elsewhere(train, tmp_path, monkeypatch, flag):
     assert [step for step, name, _ in figures if name == "sample"] == [4, 5]
 
 
+def test_a_run_of_weights_and_biases_has_the_project_and_name_it_is_given(egg, train, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Recorded))
+    for flags, project, name in (
+        (["--wandb"], "egg", "run-0"),
+        (["--wandb-project", "letters"], "letters", "run-1"),
+        (["--wandb-project", "letters", "--wandb-name", "the first"], "letters", "the first"),
+    ):
+        Recorded.last = None
+        train(*flags, "--steps", 1, "--out", tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
+        assert (Recorded.last.options["project"], Recorded.last.options["name"]) == (project, name)
+    status, out, err = egg("train", "--wandb-name", "", "--data", tmp_path, "--out", tmp_path / "none")
+    assert (status, out) == (2, "") and "--wandb-name is empty: give a name" in err and err.count("\n") == 1
+
+
 def test_tensorboard_reads_what_was_written(train, tmp_path):
     pytest.importorskip("tensorboardX")
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -81,6 +81,10 @@ class Progress:
         else:
             self._live.note(line)
 
+    def result(self, line: str) -> None:
+        """Print how a run ended: a line that stays where others are left out."""
+        self.note(line)
+
     @contextmanager
     def _losing(self) -> Iterator[None]:
         """Lose what cannot be shown: a closed pipe or a full disk is no reason to end a run."""
@@ -101,7 +105,14 @@ class Progress:
 
 
 class Quiet(Progress):
-    """Shows nothing."""
+    """Shows nothing, or the result alone.
+
+    results : print results
+    """
+
+    def __init__(self, stream=None, *, results: bool = False):
+        super().__init__(stream)
+        self._results = results
 
     def due(self) -> bool:
         """Never."""
@@ -115,6 +126,11 @@ class Quiet(Progress):
 
     def note(self, line: str) -> None:
         """Print nothing."""
+
+    def result(self, line: str) -> None:
+        """Print the line, if results are printed."""
+        if self._results:
+            super().note(line)
 
 
 def _parts(status: Status) -> list[str]:
