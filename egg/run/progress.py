@@ -55,15 +55,16 @@ class Progress:
             if self.moving:
                 width = shutil.get_terminal_size().columns - 1
                 print(f"\r{line[:width]}\x1b[K", end="", file=self.stream, flush=True)
-                self._working = True
             else:
                 print(line, file=self.stream, flush=True)
+        self._working = True
 
     def _clear(self) -> None:
         """Remove the line of ``working``."""
         if self._working:
             self._working, self._next = False, 0.0
-            print("\r\x1b[K", end="", file=self.stream, flush=True)
+            if self.moving:
+                print("\r\x1b[K", end="", file=self.stream, flush=True)
 
     def note(self, line: str) -> None:
         """Print a line without disturbing the view."""
