@@ -18,7 +18,6 @@ from numba import njit
 from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
-    cast,
     deposit,
     kind_shift,
     limit,
@@ -219,52 +218,74 @@ def vote_along(model, block, draw, tokens, row, rows_out, gains, totals):
     gains : (1 + 2 L, D) int32, as they are
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
-    for i in range(block.members):
-        vote_reader(model, block, draw, tokens, row, i, rows_out)
+    for first in range(0, block.members, 4):
+        vote_four(model, block, draw, tokens, row, first, rows_out)
     sum_magnitudes(model, block, totals)
 
 
 @njit(**JIT)
-def vote_reader(model, block, draw, tokens, row, i, rows_out):
-    """The same of one reader, last byte first.
+def as_vote(credit, draw, kind, r):
+    """Credit of a kind as votes in byte r of its lanes' words."""
+    return (narrow(credit, kind_shift(draw, kind)) & splat(255)) << (8 * r)
+
+
+@njit(**JIT)
+def vote_four(model, block, draw, tokens, row, first, rows_out):
+    """The same of four readers, whose votes share words, last byte first; the wire's credit is replaced on its way.
 
     tokens : (streams, T + 1) uint8
     rows_out : (streams, T, D) int8, written
     """
     d, layers, length = model.hidden_size, model.num_layers, block.length
     ahead = block.scratch + 4 * (256 + 2 * d)
-    width = min(64, d)
-    to = address(rows_out) + (row + i) * length * d
-    quad, r = block.quad + (i >> 2) * length, i & 3
+    width, readers = min(64, d), min(4, block.members - first)
+    step = 4 * block.quads * d  # from one output's panels to the next's
     for j in range(0, d, 16):
-        for layer in range(layers):
-            store_i32(ahead + 64 * layer, splat(0))
+        for at in range(0, 256 * layers, 64):
+            store_i32(ahead + at, splat(0))
         for t in range(length - 1, -1, -1):
-            wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
-            keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
+            quad = block.quad + (first >> 2) * length + t
             for layer in range(layers - 1, -1, -1):
-                f = load_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j)
-                c = load_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j)
-                old = load_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j)
-                free = load_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j)
-                wire = wire * (free & splat(st.FREE_OUT))
-                down = wire * ((free >> 1) & splat(st.FREE_DOWN >> 1))
-                wire = wire * ((free >> 2) & splat(st.FREE_MIDDLE >> 2))
-                e = limit(wire + load_i32(ahead + 64 * layer))
-                # |e| <= 2**20, times at most 256 < 2**29
-                open_ = f + splat(LIMIT)
-                candidate = e * open_ * minimum(splat(1), splat(LIMIT) - absolute(c))
-                gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
-                store_i32(ahead + 64 * layer, round_shift((splat(129) - f) * e, 8) * keeps)
                 column, kind = st.LAYER_OUTPUTS * layer * d, st.LAYER_KINDS + 3 * layer
-                at = quad_at(block.v, block.quads, column, j, width, quad + t)
-                step = 4 * block.quads * d  # from one output's panels to the next's
-                cast(model, block, draw, kind + V_GATE, gate, at + V_GATE * step, r)
-                cast(model, block, draw, kind + V_CANDIDATE, candidate, at + V_CANDIDATE * step, r)
-                cast(model, block, draw, kind + V_DOWN, down, at + V_DOWN * step, r)
-            add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
-            vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
-            store_i8(to + t * d + j, vote)
+                gates, candidates, downs = splat(0), splat(0), splat(0)
+                of_gates, of_candidates, of_downs = splat(0), splat(0), splat(0)
+                for r in range(readers):
+                    i, left = first + r, ahead + 64 * (4 * layer + r)
+                    wire_at = block.wire + 4 * ((t * block.padded + i) * block.stride + j)
+                    f = load_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j)
+                    c = load_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j)
+                    old = load_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j)
+                    free = load_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j)
+                    wire = load_i32(wire_at) * (free & splat(st.FREE_OUT))
+                    down = wire * ((free >> 1) & splat(st.FREE_DOWN >> 1))
+                    wire = wire * ((free >> 2) & splat(st.FREE_MIDDLE >> 2))
+                    store_i32(wire_at, wire)
+                    e = limit(wire + load_i32(left))
+                    # |e| <= 2**20, times at most 254: below 2**28, and the magnitudes of four below 2**30
+                    candidate = e * (f + splat(LIMIT)) * minimum(splat(1), splat(LIMIT) - absolute(c))
+                    gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
+                    keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
+                    store_i32(left, round_shift((splat(129) - f) * e, 8) * keeps)
+                    gates = gates | as_vote(gate, draw, kind + V_GATE, r)
+                    candidates = candidates | as_vote(candidate, draw, kind + V_CANDIDATE, r)
+                    downs = downs | as_vote(down, draw, kind + V_DOWN, r)
+                    of_gates = of_gates + absolute(gate)
+                    of_candidates = of_candidates + absolute(candidate)
+                    of_downs = of_downs + absolute(down)
+                at = quad_at(block.v, block.quads, column, j, width, quad)
+                store_i32(at + V_GATE * step, gates)
+                store_i32(at + V_CANDIDATE * step, candidates)
+                store_i32(at + V_DOWN * step, downs)
+                add_magnitudes(magnitudes(block, model, kind + V_GATE), of_gates)
+                add_magnitudes(magnitudes(block, model, kind + V_CANDIDATE), of_candidates)
+                add_magnitudes(magnitudes(block, model, kind + V_DOWN), of_downs)
+            of_rows = splat(0)
+            for i in range(first, first + readers):
+                wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
+                of_rows = of_rows + absolute(wire)
+                vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
+                store_i8(address(rows_out) + ((row + i) * length + t) * d + j, vote)
+            add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), of_rows)
 
 
 @njit(**JIT)
