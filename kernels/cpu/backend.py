@@ -278,7 +278,7 @@ class NumbaBackend:
         seen, bytes_ = (padded, length) if credited else (0, 0)
         words = -(-(adapter or shape).sign_words // 64) * 64
         wide_row = _wide_row(shape) if adapter else 0
-        scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds(stations)
+        scratch = 4 * (VOCABULARY + 2 * d + 64 * layers) + 128 * shape.vote_kinds(stations)
         planes = structures.SAVED_FOR_STATIONS if stations else structures.SAVED
         arrays = (
             _filled((structures.BUFFERS, padded, stride), np.uint8),

@@ -18,8 +18,6 @@ from numba import njit
 from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
-    cast,
-    cast_pair,
     deposit,
     kind_shift,
     limit,
@@ -222,14 +220,20 @@ def vote_along(model, block, draw, tokens, row, rows_out, vectors, totals):
     vectors : (1 + 4 L, D) int32: votes on the biases are added
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
-    for i in range(block.members):
-        vote_reader(model, block, draw, tokens, row, i, rows_out, vectors)
+    for first in range(0, block.members, 4):
+        vote_four(model, block, draw, tokens, row, first, rows_out, vectors)
     sum_magnitudes(model, block, totals)
 
 
 @njit(**JIT)
-def vote_reader(model, block, draw, tokens, row, i, rows_out, vectors):
-    """The same of one reader, last byte first.
+def as_byte(vote, r):
+    """Votes as byte r of their lanes' words."""
+    return (vote & splat(255)) << (8 * r)
+
+
+@njit(**JIT)
+def vote_four(model, block, draw, tokens, row, first, rows_out, vectors):
+    """The same of four readers, whose votes share words, last byte first; the wire's credit is replaced on its way.
 
     tokens : (streams, T + 1) uint8
     rows_out : (streams, T, D) int8, written
@@ -237,43 +241,68 @@ def vote_reader(model, block, draw, tokens, row, i, rows_out, vectors):
     """
     d, layers, length = model.hidden_size, model.num_layers, block.length
     ahead = block.scratch + 4 * (256 + 2 * d)
-    width = min(64, d)
-    to = address(rows_out) + (row + i) * length * d
-    quad, r = block.quad + (i >> 2) * length, i & 3
+    width, readers = min(64, d), min(4, block.members - first)
+    step = 4 * block.quads * d  # from one output's panels to the next's
     for j in range(0, d, 16):
-        for layer in range(layers):
-            store_i32(ahead + 64 * layer, splat(0))
+        for at in range(0, 256 * layers, 64):
+            store_i32(ahead + at, splat(0))
         for t in range(length - 1, -1, -1):
-            wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
-            keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
+            quad = block.quad + (first >> 2) * length + t
             for layer in range(layers - 1, -1, -1):
-                f = load_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j)
-                c = load_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j)
-                old = load_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j)
-                free = load_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j)
-                wire = wire * (free & splat(st.FREE_OUT))
-                down = wire * ((free >> 1) & splat(st.FREE_DOWN >> 1))
-                wire = wire * ((free >> 2) & splat(st.FREE_MIDDLE >> 2))
-                e = limit(wire + load_i32(ahead + 64 * layer))
-                # |e| <= 2**20, times at most 256 < 2**29
-                open_ = f + splat(LIMIT)
-                candidate = e * open_ * minimum(splat(1), splat(LIMIT) - absolute(c))
-                gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
-                store_i32(ahead + 64 * layer, round_shift((splat(129) - f) * e, 8) * keeps)
                 column, kind = st.LAYER_OUTPUTS * layer * d, st.LAYER_KINDS + 3 * layer
-                at = quad_at(block.v, block.quads, column, j, width, quad + t)
-                step = 4 * block.quads * d  # from one output's panels to the next's
-                ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
-                bias = vector_at(vectors, layer, st.B_F_VOTES) + 4 * j
-                cast_pair(model, block, draw, kind + V_GATE, gate, bias, ends, st.FREE_W_F, at, step, r)
-                at_h = at + st.V_W_H * step
-                cast_pair(
-                    model, block, draw, kind + V_CANDIDATE, candidate, bias + 4 * d, ends, st.FREE_W_H, at_h, step, r
-                )
-                cast(model, block, draw, kind + V_DOWN, down, at + st.V_W_DOWN * step, r)
-            add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
-            vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
-            store_i8(to + t * d + j, vote)
+                w_f, u_f, w_h, u_h, downs = splat(0), splat(0), splat(0), splat(0), splat(0)
+                of_gates, of_candidates, of_downs = splat(0), splat(0), splat(0)
+                b_f = vector_at(vectors, layer, st.B_F_VOTES) + 4 * j
+                b_h = vector_at(vectors, layer, st.B_H_VOTES) + 4 * j
+                of_b_f, of_b_h = load_i32(b_f), load_i32(b_h)
+                for r in range(readers):
+                    i, left = first + r, ahead + 64 * (4 * layer + r)
+                    wire_at = block.wire + 4 * ((t * block.padded + i) * block.stride + j)
+                    f = load_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j)
+                    c = load_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j)
+                    old = load_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j)
+                    free = load_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j)
+                    ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
+                    wire = load_i32(wire_at) * (free & splat(st.FREE_OUT))
+                    down = wire * ((free >> 1) & splat(st.FREE_DOWN >> 1))
+                    wire = wire * ((free >> 2) & splat(st.FREE_MIDDLE >> 2))
+                    store_i32(wire_at, wire)
+                    e = limit(wire + load_i32(left))
+                    # |e| <= 2**20, times at most 254: below 2**28, and the magnitudes of four below 2**30
+                    candidate = e * (f + splat(LIMIT)) * minimum(splat(1), splat(LIMIT) - absolute(c))
+                    gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
+                    keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
+                    store_i32(left, round_shift((splat(129) - f) * e, 8) * keeps)
+                    vote = narrow(gate, kind_shift(draw, kind + V_GATE))
+                    of_b_f = of_b_f + vote
+                    w_f = w_f | as_byte(vote * (ends & splat(st.FREE_W_F)), r)
+                    u_f = u_f | as_byte(vote * ((ends >> 1) & splat(st.FREE_U_F >> 1)), r)
+                    vote = narrow(candidate, kind_shift(draw, kind + V_CANDIDATE))
+                    of_b_h = of_b_h + vote
+                    w_h = w_h | as_byte(vote * ((ends >> 2) & splat(st.FREE_W_H >> 2)), r)
+                    u_h = u_h | as_byte(vote * ((ends >> 3) & splat(st.FREE_U_H >> 3)), r)
+                    downs = downs | as_byte(narrow(down, kind_shift(draw, kind + V_DOWN)), r)
+                    of_gates = of_gates + absolute(gate)
+                    of_candidates = of_candidates + absolute(candidate)
+                    of_downs = of_downs + absolute(down)
+                store_i32(b_f, of_b_f)
+                store_i32(b_h, of_b_h)
+                at = quad_at(block.v, block.quads, column, j, width, quad)
+                store_i32(at + st.V_W_F * step, w_f)
+                store_i32(at + st.V_U_F * step, u_f)
+                store_i32(at + st.V_W_H * step, w_h)
+                store_i32(at + st.V_U_H * step, u_h)
+                store_i32(at + st.V_W_DOWN * step, downs)
+                add_magnitudes(magnitudes(block, model, kind + V_GATE), of_gates)
+                add_magnitudes(magnitudes(block, model, kind + V_CANDIDATE), of_candidates)
+                add_magnitudes(magnitudes(block, model, kind + V_DOWN), of_downs)
+            of_rows = splat(0)
+            for i in range(first, first + readers):
+                wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
+                of_rows = of_rows + absolute(wire)
+                vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
+                store_i8(address(rows_out) + ((row + i) * length + t) * d + j, vote)
+            add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), of_rows)
 
 
 @njit(**JIT)

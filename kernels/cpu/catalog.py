@@ -29,7 +29,7 @@ PATHS = {
         "score": "score branches.score_reader",
         "credit": "branches credit stations",
         "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
-        "branches.vote_along branches.vote_reader stations.vote_through",
+        "branches.vote_along branches.vote_four branches.as_vote stations.vote_through",
         "coding": "coder",
         "update": "votes.integer_root votes.divided votes.move_rows votes.move_master votes.move_signs",
     }.items()

@@ -90,7 +90,7 @@ def transform_rows(weights, signs, turns, most, transformed):
 @njit(**JIT)
 def magnitudes(block, model, kind):
     """Address of 16 int64, the sums of a kind's magnitudes in each lane."""
-    return block.scratch + 4 * (256 + 2 * model.hidden_size + 16 * model.num_layers) + 128 * kind
+    return block.scratch + 4 * (256 + 2 * model.hidden_size + 64 * model.num_layers) + 128 * kind
 
 
 @njit(**JIT)

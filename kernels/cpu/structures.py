@@ -131,7 +131,7 @@ class Block(NamedTuple):
     planes: int  # SAVED, or with stations SAVED_FOR_STATIONS
     saved: int  # (T, L, planes, padded, stride) int8
     wire: int  # (T, padded, stride) int32: credit at the wire's end
-    scratch: int  # (256 + 2 D + 16 L + 16 kinds,) int32 and int64 words of one reader, see branches.py
+    scratch: int  # (256 + 2 D + 64 L,) int32, (16 kinds,) int64: of one reader, or of four, see branches.py
     work: int  # of stations, see stations.py
     # what they leave for the votes' products, see votes.py; quads are rows of four members at one byte
     quads: int  # of the whole step
