@@ -145,6 +145,6 @@ class BranchEvolution(Evolution):
         width = shape.num_layers * shape.hidden_size
         rows = -(-e.streams // ranks) * e.seq_len
         streams = cls.stream_count(e, text_size)
-        need = 10 * shape.parameters + streams * (width + 32) + rows * 12 * width
+        need = 10 * shape.parameters + streams * (width + 32) + rows * 15 * width
         # The input and the middle of the MLP, credits of a layer's vectors; a move for each weight that is read.
         return need + (7 * rows + 12 * shape.hidden_size) * width if e.station_names else need
