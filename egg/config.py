@@ -348,7 +348,8 @@ PRESETS: dict[str, Config] = {
     "quickstart": Config(
         "quickstart",
         ModelConfig(hidden_size=256, num_layers=2),
-        run=RunConfig(data="stdlib", tokens=4_000_000, eval_every=500, eval_bytes=131_072),
+        EvolutionConfig(credit="stations"),
+        RunConfig(data="stdlib", tokens=3_000_000, eval_every=500, eval_bytes=131_072),
     ),
     "nano": Config(
         "nano",
