@@ -170,10 +170,10 @@ def _adapter_plan(layout: AdapterShape, parts: int) -> Plan:
 
 
 @cache
-def _gain_places(shape: Shape) -> np.ndarray:
-    """(1 + 2 L, D) int64: places of the gains in the flat vector, in the order of their votes, the last norm first."""
+def _gain_places(shape: Shape) -> list[slice]:
+    """Places of the gains in the flat vector, in the order of their votes: the last norm's, then each layer's two."""
     names = ["ln_out", *(f"layers.{layer}.{norm}" for layer in range(shape.num_layers) for norm in ("ln1", "ln2"))]
-    return np.array([np.r_[shape.tensors[f"{name}.weight"].slice] for name in names])
+    return [shape.tensors[f"{name}.weight"].slice for name in names]
 
 
 def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
@@ -476,7 +476,8 @@ class NumbaBackend:
         columns = itertools.pairwise(d // 16 * i // self.threads * 16 for i in range(self.threads + 1))
         self.run(add, [(*panels, *some) for panels, some in zip(plan.stretches, columns, strict=True)])
         if layout is None:
-            votes[_gain_places(shape)] = gains.sum(0)
+            for place, sums in zip(_gain_places(shape), gains.sum(0), strict=True):
+                votes[place] = sums
             return votes
         return _without_filling(layout, votes)
 
