@@ -167,11 +167,11 @@ def _adapter_plan(layout: AdapterShape, parts: int) -> Plan:
 
 
 @cache
-def _vector_places(shape: Shape) -> np.ndarray:
-    """(1 + 4 L, D) int64: places of gains and biases in the flat vector, in the order of their votes."""
+def _vector_places(shape: Shape) -> list[slice]:
+    """Places of gains and biases in the flat vector, in the order of their votes."""
     of_a_layer = "ln1.weight", "ln2.weight", "gru.b_f", "gru.b_h"
     names = ["ln_out.weight", *(f"layers.{layer}.{name}" for layer in range(shape.num_layers) for name in of_a_layer)]
-    return np.array([np.r_[shape.tensors[name].slice] for name in names])
+    return [shape.tensors[name].slice for name in names]
 
 
 def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
@@ -474,7 +474,8 @@ class NumbaBackend:
         columns = itertools.pairwise(d // 16 * i // self.threads * 16 for i in range(self.threads + 1))
         self.run(add, [(*panels, *some) for panels, some in zip(plan.stretches, columns, strict=True)])
         if layout is None:
-            votes[_vector_places(shape)] = vectors.sum(0)
+            for place, sums in zip(_vector_places(shape), vectors.sum(0), strict=True):
+                votes[place] = sums
             return votes
         return _without_filling(layout, votes)
 
