@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,17 @@ def test_the_notebook(tmp_path, monkeypatch, capsys):
     assert [tokens for tokens, _ in names["measured"]] == [1024, 2048]
     assert len(names["curve"]) == 4 and names["states"].shape == (len(names["sentence"]), 16)
     assert "int8 weights" in capsys.readouterr().out
+
+
+def test_the_readme_s_sample_is_the_model_s(egg):
+    """What the first screen shows is what its command writes."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command, shown), *others = re.findall(
+        r"(?m)^    \$ egg (sample pretrained .*)\n((?: {4}.*\n|\n(?= {4}))+)", readme
+    )
+    status, out, err = egg(*shlex.split(command), "--backend", "numpy")
+    assert status == 0 and not others, err
+    assert [line.rstrip() for line in out.splitlines()] == [line[4:] for line in shown.splitlines()]
 
 
 @pytest.fixture(scope="module")
