@@ -99,7 +99,7 @@ def site(tmp_path_factory):
     """The site, as ``mkdocs build --strict`` makes it: a link that leads nowhere ends it."""
     pytest.importorskip("mkdocs", reason="pip install 'egg-lm[docs]'")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
