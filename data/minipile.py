@@ -86,7 +86,7 @@ def _load_dataset(dataset: str, name: str, cache: Path | None, notify: Notify) -
             config.HF_DATASETS_TRUST_REMOTE_CODE = False  # pyright: ignore[reportAttributeAccessIssue]
             if outage:
                 stack.enter_context(_offline())
-            builder = datasets.load_dataset_builder(dataset, *filter(None, [name]))
+            builder = datasets.load_dataset_builder(dataset, name or None)
             _check_disk(dataset, builder, cache, notify)
             _bound_memory(builder)
             builder.download_and_prepare()
