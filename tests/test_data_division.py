@@ -60,6 +60,14 @@ def test_documents_are_held_out_by_their_hash(notes, tmp_path):
     assert len(set(held) - set(halves(tmp_path / "more.jsonl")[1])) <= 1
 
 
+def test_documents_of_many_sizes_come_near_the_share(tmp_path):
+    draw = random.Random(1)
+    for number in range(9):
+        (tmp_path / "sizes.jsonl").write_text(lines(prose(draw.randrange(20, 1500), n) for n in range(60 + number)))
+        train, held = halves(tmp_path / "sizes.jsonl")
+        assert abs(size(held) / size(train + held) - SHARE) < 0.015
+
+
 def test_equal_documents_are_on_one_side(tmp_path):
     (tmp_path / "twice.jsonl").write_text(lines([f"note {number % 50}" for number in range(200)]))
     train, held = halves(tmp_path / "twice.jsonl")
