@@ -8,11 +8,11 @@ network.logits("text"), network.bits_per_byte("text"), network.generate("text", 
 """
 
 import os as _os
-from typing import TYPE_CHECKING
 
-from egg.errors import EggError
-
+# Nothing more is imported here: until egg.cli.start handles signals, Ctrl-C is Python's.
+TYPE_CHECKING = False  # as typing's, which takes milliseconds to import; a checker of types takes it for true
 if TYPE_CHECKING:
+    from egg.errors import EggError
     from egg.model.network import Network, load
     from egg.training.train import train
 
@@ -26,7 +26,11 @@ __all__ = ["EggError", "Network", "__version__", "load", "train"]
 
 
 def __getattr__(name: str):
-    """Import what needs the kernels on first use."""
+    """Import on first use."""
+    if name == "EggError":
+        from egg.errors import EggError
+
+        return EggError
     if name in ("Network", "load"):
         from egg.model import network
 

@@ -49,6 +49,8 @@ LATER: dict[str, Any] = {
     "validation_share": 0.0,
     "validation_data": None,
     "force_text": True,
+    "sample_every": 1,
+    "patience": None,
 }
 
 
@@ -228,11 +230,16 @@ class RunConfig:
     """Stop after so many bytes of text, each counted once for each reader that reads it, from the run's beginning."""
     minutes: float | None = None
     """Stop after so many minutes of training, counted from the run's beginning."""
+    patience: int | None = None
+    """Stop after so many measurements in a row that are no better than the best; none: only the other stops count."""
     eval_every: int = 500
     """Steps between measurements on the validation split; 0: at the end alone."""
     eval_bytes: int = 262_144
     """Bytes of validation text that each measurement reads at most, the same each time; of a document at most a
     sixteenth of it, so that documents are read side by side; 0: all."""
+    sample_every: int = 1
+    """Measurements between samples, 200 bytes that the model writes, in metrics.jsonl, report.html and TensorBoard; the
+    end has one besides; 0: none."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl; a measurement, a checkpoint and the end have theirs besides."""
     checkpoint_every: int = 2000
@@ -241,14 +248,18 @@ class RunConfig:
     """Checkpoints to keep: so many of the last, and the best on the validation split; or all."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "steps", "tokens", "log_every")
-        _at_least(self, 0, "eval_every", "eval_bytes", "checkpoint_every")
+        _at_least(self, 1, "steps", "tokens", "patience", "log_every")
+        _at_least(self, 0, "eval_every", "eval_bytes", "sample_every", "checkpoint_every")
         if self.keep != "all":
             _at_least(self, 1, "keep")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise EggError(f"--minutes {self.minutes}: must be more than 0, and finite")
         if not 0 <= self.validation_share <= 0.5:
             raise EggError(f"--validation-share {self.validation_share:g}: must be 0 to 0.5, such as 0.05 or 5%")
+        if self.patience is not None and self.eval_every == 0:
+            raise EggError(
+                f"--patience {self.patience}: --eval-every 0 measures nothing on the way, set it to 1 or more"
+            )
         if not self.data:
             raise EggError("--data is empty: give stdlib, minipile or a path")
         if self.validation_data == "":

@@ -47,6 +47,18 @@ def first_shifts(num_layers: int, stations: bool = False) -> np.ndarray:
     return np.array([*ends, *layer * num_layers, *more * (num_layers if stations else 0)], np.int64)
 
 
+def next_shifts(shifts: np.ndarray, totals: list[int], values: np.ndarray) -> np.ndarray:
+    """(kinds,) int64: what the next step's credits are shifted by.
+
+    shifts : this step's
+    totals : sums of this step's magnitudes, over all ranks
+    values : (kinds,) int64, how many there were of each
+    """
+    # About VOTE_MEAN is left of a credit of the mean size.
+    found = [(t // count // VOTE_MEAN).bit_length() for t, count in zip(totals, values.tolist(), strict=True)]
+    return np.array([f if t else s for f, t, s in zip(found, totals, shifts.tolist(), strict=True)])
+
+
 def clip8(v):
     """Limit integers to [-127, 127], the range of weights and activations."""
     return np.clip(v, -LIMIT, LIMIT)

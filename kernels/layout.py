@@ -1,6 +1,7 @@
 """Where everything lies: the tensors of a model, or of an adapter, in one flat vector, and the signs of a direction in
 one bit string."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,7 +31,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def slice(self) -> slice:
@@ -150,6 +151,12 @@ class Shape(Layout):
     def vote_kinds(self, stations: bool = False) -> int:
         """Kinds of credit that are narrowed by a shift of their own: embedding, gain, three or six a layer."""
         return len(first_shifts(self.num_layers, stations))
+
+    def credits(self, tokens: int, stations: bool = False) -> np.ndarray:
+        """(kinds,) int64: how many credits of each kind so many tokens have."""
+        found = np.full(self.vote_kinds(stations), tokens * self.hidden_size)
+        found[self.vote_kinds() :: 3] *= 4  # a layer's up, the first of its stations' kinds, is of 4 D
+        return found
 
     @cached_property
     def matrices(self) -> tuple[str, ...]:

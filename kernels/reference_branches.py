@@ -148,16 +148,7 @@ def limit(a: np.ndarray) -> np.ndarray:
     return np.clip(a, -CREDIT_LIMIT, CREDIT_LIMIT)
 
 
-def at_most(credit_bd: np.ndarray, most_b1: np.ndarray) -> np.ndarray:
-    """Credit within 2**20, made smaller where its magnitudes together are more than ``most``."""
-    sums_b1 = np.abs(credit_bd).sum(1, keepdims=True)
-    smaller_bd = round_shift(credit_bd * ((most_b1 << 10) // np.maximum(1, sums_b1)), 10)
-    return np.where(sums_b1 > most_b1, smaller_bd, credit_bd)
-
-
-def through_norm(
-    x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray, stations: "Stations"
-) -> tuple[np.ndarray, np.ndarray]:
+def through_norm(x_bd: np.ndarray, gains_d: np.ndarray, credit_bd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What credit after a norm says of its gains, and what of it arrives before the norm: (streams, D) each.
 
     credit_bd : 16 bits
@@ -167,10 +158,10 @@ def through_norm(
     rho_b1 = (1 << 14) // mean_b1
     gain_bd = credit_bd * round_shift(x_bd * rho_b1, 6)  # below 2**30
     arrives_bd = round_shift(credit_bd * round_shift(gains_d * rho_b1, 6), 8)
-    if stations.of:  # a push moves the mean too, by which all places are divided
-        moves_b1 = round_shift(round_shift(gain_bd, 8) * gains_d, 7).sum(1, keepdims=True)
-        assert np.abs(moves_b1).max() < x_bd.shape[1] << 17
-        arrives_bd -= np.sign(x_bd) * round_shift(moves_b1 * rho_b1, 7 + log_d)
+    # A push moves the mean too, by which all places are divided.
+    moves_b1 = round_shift(round_shift(gain_bd, 8) * gains_d, 7).sum(1, keepdims=True)
+    assert np.abs(moves_b1).max() < x_bd.shape[1] << 17
+    arrives_bd -= np.sign(x_bd) * round_shift(moves_b1 * rho_b1, 7 + log_d)
     return gain_bd >> 8, arrives_bd
 
 
@@ -287,7 +278,7 @@ def vote(
     """
     rows_b = first_row + np.arange(len(chunk[0].tokens_b))
     wires = [
-        _credit_the_end(byte, weights["ln_out.weight"], branches, stations, ballot, len(chunk) * rows_b + t)
+        _credit_the_end(byte, weights["ln_out.weight"], branches, ballot, len(chunk) * rows_b + t)
         for t, byte in enumerate(chunk)
     ]
     ahead = {}  # by layer: what the next byte's credit leaves to this byte's state
@@ -299,14 +290,15 @@ def vote(
         ballot.rows("embedding.weight", byte.tokens_b, ballot.narrow(ballot.EMBEDDING, wire_bd))
 
 
-def _credit_the_end(byte, gains_d, branches, stations, ballot, n_b) -> np.ndarray:
+def _credit_the_end(byte, gains_d, branches, ballot, n_b) -> np.ndarray:
     """The head and the last norm vote: returns the credit of the wire before that norm, (streams, D)."""
     acc_bv = byte.stages["head.weight"]
     logits_bv = clip8(acc_bv >> product_shift(len(gains_d)))
     ballot.matrix("head.weight", head_votes(logits_bv, byte.targets_b, n_b), byte)
 
     x_bd = byte.stages[f"layers.{ballot.num_layers - 1}.mlp"]
-    gain_bd, wire_bd = through_norm(x_bd, gains_d, branches.credit(acc_bv, byte.targets_b), stations)
+    credit_bd = branches.credit(acc_bv, byte.targets_b) * free(byte.stages["ln_out"])
+    gain_bd, wire_bd = through_norm(x_bd, gains_d, credit_bd)
     ballot.vector("ln_out.weight", ballot.narrow(ballot.GAIN, gain_bd))
     return limit(wire_bd)
 
@@ -327,6 +319,8 @@ def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) 
     log_d = x.shape[1].bit_length() - 1
     scale_d = product_shift(x.shape[1]) + log_d
     on = {name: station for (of, name), station in stations.of.items() if of == number}
+    # Of the four products of the gated unit, each limited by itself
+    ends = {z: free(clip8(stages["gru." + z] >> product_shift(x.shape[1]))) for z in ("w_f", "u_f", "w_h", "u_h")}
 
     wire_bd = wire_bd * free(stages["mlp"])
     down = clip8(stages["mlp.w_down"] >> product_shift(y.shape[1]))
@@ -340,7 +334,7 @@ def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) 
         if station := on.get("mlp.w_up"):
             scale = scale_d - int(shifts[kinds["up"]])
             credit_bd = station.credit(station.fitness(y, up_bn), scale - station.shift) * free(stages["ln2"])
-            gain_bd, more_bd = through_norm(stages["gru"], weights[layer + "ln2.weight"], credit_bd, stations)
+            gain_bd, more_bd = through_norm(stages["gru"], weights[layer + "ln2.weight"], credit_bd)
             ballot.vector(layer + "ln2.weight", ballot.narrow(kinds["ln2"], gain_bd))
             wire_bd = limit(wire_bd + more_bd)
 
@@ -352,7 +346,7 @@ def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) 
     ahead_bd = (129 - f) * e_bd
     if station := on.get("gru.u_h"):
         scale = scale_d + 8 - int(shifts[kinds["candidate"]])
-        past_bd = station.credit(station.fitness(c, candidate_votes_bd), scale - station.shift)
+        past_bd = station.credit(station.fitness(c, candidate_votes_bd * ends["u_h"]), scale - station.shift)
         gate_bd = gate_bd + past_bd * h
         ahead_bd = ahead_bd + (f + LIMIT) * past_bd
     gate_bd = gate_bd * free(f)
@@ -361,25 +355,22 @@ def _credit_a_layer(byte, number, wire_bd, ahead_bd, weights, stations, ballot) 
     ahead_bd = round_shift(ahead_bd, 8)
     if station := on.get("gru.u_f"):
         scale = scale_d + 8 - int(shifts[kinds["gate"]])
-        ahead_bd = ahead_bd + station.credit(station.fitness(f, gate_votes_bd), scale - station.shift)
-    ahead_bd = limit(ahead_bd)
-    if stations.of:
-        ahead_bd = at_most(ahead_bd, 3 * np.abs(e_bd).sum(1, keepdims=True) >> 2)
-    ahead_bd = ahead_bd * (byte.tokens_b != 0)[:, None]
+        ahead_bd = ahead_bd + station.credit(station.fitness(f, gate_votes_bd * ends["u_f"]), scale - station.shift)
+    ahead_bd = limit(ahead_bd) * (byte.tokens_b != 0)[:, None]
 
     for z, votes_bd in (("f", gate_votes_bd), ("h", candidate_votes_bd)):
-        ballot.matrix(f"{layer}gru.w_{z}", votes_bd, byte)
-        ballot.matrix(f"{layer}gru.u_{z}", votes_bd, byte)
+        for name in ("w_" + z, "u_" + z):
+            ballot.matrix(f"{layer}gru.{name}", votes_bd * ends[name], byte)
         ballot.vector(f"{layer}gru.b_{z}", votes_bd)
     if "gru.w_f" in on:
         gate, candidate = on["gru.w_f"], on["gru.w_h"]
         gate_shift = int(shifts[kinds["gate"]]) + gate.shift
         candidate_shift = int(shifts[kinds["candidate"]]) + candidate.shift
         most = max(gate_shift, candidate_shift)
-        fitness_bk = round_shift(gate.fitness(f, gate_votes_bd), most - gate_shift)
-        fitness_bk += round_shift(candidate.fitness(c, candidate_votes_bd), most - candidate_shift)
+        fitness_bk = round_shift(gate.fitness(f, gate_votes_bd * ends["w_f"]), most - gate_shift)
+        fitness_bk += round_shift(candidate.fitness(c, candidate_votes_bd * ends["w_h"]), most - candidate_shift)
         credit_bd = gate.credit(fitness_bk, scale_d + 8 - most) * free(stages["ln1"])
-        gain_bd, more_bd = through_norm(x, weights[layer + "ln1.weight"], credit_bd, stations)
+        gain_bd, more_bd = through_norm(x, weights[layer + "ln1.weight"], credit_bd)
         ballot.vector(layer + "ln1.weight", ballot.narrow(kinds["ln1"], gain_bd))
         wire_bd = limit(wire_bd + more_bd)
     return wire_bd, ahead_bd

@@ -12,12 +12,12 @@ from egg.kernels import BackendError, get_backend
 
 SMALL = (
     "--hidden-size 16 --num-layers 1 --streams 16 --seq-len 8 --schedule-tokens 10000 "
-    "--log-every 1 --eval-every 4 --checkpoint-every 3 --backend numpy"
+    "--log-every 1 --eval-every 4 --checkpoint-every 3 --sample-every 0 --backend numpy"
 ).split()
 """Flags of a run that takes a moment."""
 PAPER = (
     "--recipe paper --hidden-size 16 --num-layers 1 --population-size 32 --seq-len 4 "
-    "--log-every 1 --eval-every 4 --checkpoint-every 3 --backend numpy"
+    "--log-every 1 --eval-every 4 --checkpoint-every 3 --sample-every 0 --backend numpy"
 ).split()
 """The same in recipe paper."""
 

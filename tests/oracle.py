@@ -351,6 +351,7 @@ class Token:
     logits: list
     accumulators: list  # of the head
     inputs: dict  # of every matrix
+    products: dict  # of every matrix but the head: each limited by itself
     layers: list
     change: object  # what the products were changed by
 
@@ -366,7 +367,7 @@ def read_token(weights, h, byte, change=None):
     change : a Perturbation, or an adapter's object with the same methods
     """
     width, depth = size_of(weights)
-    inputs, layers = {}, []
+    inputs, products, layers = {}, {}, []
 
     def vector(name):
         return change.vector(name, weights[name]) if change else weights[name]
@@ -376,7 +377,8 @@ def read_token(weights, h, byte, change=None):
         return sums(x, weights[name], change.term(name, x) if change else None)
 
     def product(x, name):
-        return scaled(accumulate(x, name), len(x))
+        products[name] = scaled(accumulate(x, name), len(x))
+        return products[name]
 
     if byte == 0:
         h = zeros((depth, width))
@@ -399,7 +401,7 @@ def read_token(weights, h, byte, change=None):
         layers.append(Layer(x, h[i], u, f, c, x_h, v, y, d, add(x_h, d)))
         x = layers[-1].x
     accumulators = accumulate(norm(x, vector("ln_out.weight")), "head.weight")
-    return Token(new_h, scaled(accumulators, width), accumulators, inputs, layers, change)
+    return Token(new_h, scaled(accumulators, width), accumulators, inputs, products, layers, change)
 
 
 # ---------------------------------------------------------------- the score of a token
@@ -638,21 +640,20 @@ def held(credit, values):
     return [a * free(v) for a, v in zip(credit, values, strict=True)]
 
 
-def at_most_three_quarters(left, e):
-    """What a byte leaves to the one before, of its credit e, by the sums of magnitudes; for stations."""
-    total, most = sum(map(abs, left)), 3 * sum(map(abs, e)) >> 2
-    return [round_shift(a * ((most << 10) // total), 10) for a in left] if total > most else left
-
-
-def norm_credit(c, g, x, with_mean=True):
-    """The credit of the gains g and of x, from that of norm(x, g); with_mean: back is not 0."""
+def norm_credit(c, g, x):
+    """The credit of the gains g and of x, from that of norm(x, g)."""
     log2_d = len(x).bit_length() - 1
     rho = 2**14 // max(1, sum(map(abs, x)) // len(x))
     a = [c_j * round_shift(x_j * rho, 6) for c_j, x_j in zip(c, x, strict=True)]
     moves = sum(round_shift(round_shift(a_j, 8) * g_j, 7) for a_j, g_j in zip(a, g, strict=True))
-    back = round_shift(moves * rho, 7 + log2_d) if with_mean else 0
+    back = round_shift(moves * rho, 7 + log2_d)
     direct = [round_shift(c_j * round_shift(g_j * rho, 6), 8) for c_j, g_j in zip(c, g, strict=True)]
     return [a_j >> 8 for a_j in a], [direct_j - sign(x_j) * back for direct_j, x_j in zip(direct, x, strict=True)]
+
+
+def reader(token, name, a, kind, outputs):
+    """For Stations.credit, one of the gated unit's matrices: the credit of a that arrives at its own product."""
+    return name, a, kind, held(outputs, token.products[name])
 
 
 def kinds(layers, stations=()):
@@ -675,9 +676,8 @@ def chunk_credit(weights, tokens, text, ends, stations):
     credits = [{} for _ in tokens]
     for t in reversed(range(len(tokens))):
         credit = credits[t]
-        credit["gain"], wire = norm_credit(
-            ends[t], weights["ln_out.weight"], tokens[t].x, with_mean=bool(stations.branches)
-        )
+        end = held(ends[t], tokens[t].inputs["head.weight"])
+        credit["gain"], wire = norm_credit(end, weights["ln_out.weight"], tokens[t].x)
         wire = limited_sum(wire)
         for i in reversed(range(depth)):
             at, layer = f"layers.{i}", tokens[t].layers[i]
@@ -693,18 +693,16 @@ def chunk_credit(weights, tokens, text, ends, stations):
             e = limited_sum(wire, ahead[i])
             cand = held([e_j * (f + 127) for e_j, (f, _, _) in zip(e, fch, strict=True)], layer.c)
             of_cand = (layer.c, f"cand.{i}", cand)
-            cp = stations.credit(d, (f"{at}.gru.u_h", *of_cand), bits=8)
+            cp = stations.credit(d, reader(tokens[t], f"{at}.gru.u_h", *of_cand), bits=8)
             gate = [e_j * (c - h) + cp_j * h for e_j, cp_j, (_, c, h) in zip(e, cp, fch, strict=True)]
             gate = held(gate, layer.f)
             of_gate = (layer.f, f"gate.{i}", gate)
-            ch = stations.credit(d, (f"{at}.gru.u_f", *of_gate), bits=8)
+            ch = stations.credit(d, reader(tokens[t], f"{at}.gru.u_f", *of_gate), bits=8)
             kept = [(129 - f) * e_j + (f + 127) * cp_j for e_j, cp_j, (f, _, _) in zip(e, cp, fch, strict=True)]
-            left = limited_sum([round_shift(a, 8) for a in kept], ch)
-            if stations.branches:
-                left = at_most_three_quarters(left, e)
-            ahead[i] = left if text[t] else zeros((d,))
+            ahead[i] = limited_sum([round_shift(a, 8) for a in kept], ch) if text[t] else zeros((d,))
 
-            cu = stations.credit(d, (f"{at}.gru.w_f", *of_gate), (f"{at}.gru.w_h", *of_cand), bits=8)
+            gates = reader(tokens[t], f"{at}.gru.w_f", *of_gate), reader(tokens[t], f"{at}.gru.w_h", *of_cand)
+            cu = stations.credit(d, *gates, bits=8)
             ln1, found = norm_credit(held(cu, layer.u), weights[f"{at}.ln1.weight"], layer.x_0)
             wire = limited_sum(wire, found)
 
@@ -736,15 +734,17 @@ def add_outer(z, v, x):
                 row[k] += v_o * x_k
 
 
-def pushes(narrowed, head, layers):
+def pushes(narrowed, head, token):
     """What the outputs of every matrix and vector vote with at one byte, by name."""
     result = {"head.weight": head, "ln_out.weight": narrowed["gain"]}
-    for i in range(layers):
+    for i in range(len(token.layers)):
         at = f"layers.{i}"
         result[f"{at}.mlp.w_down"] = narrowed[f"down.{i}"]
         for gate, kind in (("f", "gate"), ("h", "cand")):
-            for tensor in ("w", "u", "b"):
-                result[f"{at}.gru.{tensor}_{gate}"] = narrowed[f"{kind}.{i}"]
+            v = narrowed[f"{kind}.{i}"]
+            result[f"{at}.gru.b_{gate}"] = v
+            for name in (f"{at}.gru.w_{gate}", f"{at}.gru.u_{gate}"):
+                result[name] = held(v, token.products[name])
         for name, kind in (("mlp.w_up", "up"), ("ln2.weight", "ln2"), ("ln1.weight", "ln1")):
             if f"{kind}.{i}" in narrowed:  # with stations
                 result[f"{at}.{name}"] = narrowed[f"{kind}.{i}"]
@@ -807,7 +807,7 @@ def egg_votes(
                 narrowed[kind] = [narrow(a, s) for a in credit[kind]]
             n = (length * (len(chunks) * step + i) + t) % 4096
             head = head_votes(tokens[t].logits, text[t + 1], n)
-            pushed = pushes(narrowed, head, layers)
+            pushed = pushes(narrowed, head, tokens[t])
             add_votes(z, tokens[t], text[t], narrowed, pushed)
         result.states.append(h)
         result.tokens.append(tokens)

@@ -86,7 +86,7 @@ class Adapted:
 
 
 def add_votes(votes, token, byte, narrowed, pushed):
-    """Add one byte's votes on every B to the votes."""
+    """Add one byte's votes on every B to the votes; pushed: of products with the adapter's part."""
     for name, z in token.change.z.items():
         if name in pushed:  # all but w_up
             oracle.add_outer(votes[name + ".B"], pushed[name], z)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ SETTINGS = RewardSettings(
 )
 BAD = """
 import os
+import shutil
 import signal
 import time
 
@@ -185,6 +187,21 @@ def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):
     assert read_model(model)[1].tobytes() == WEIGHTS.tobytes()
 
 
+def test_a_function_of_a_file(egg, model, module, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "scores.py").write_text(
+        "from beside import weight\n\ndef length(text): return weight * len(text)"
+    )
+    (tmp_path / "elsewhere" / "beside.py").write_text("weight = 2")
+    monkeypatch.chdir(tmp_path)
+    for reward in ("elsewhere/scores.py:length", f"{tmp_path}/elsewhere/scores.py:length"):
+        status, _, err = adapt(egg, model, reward, "--eval-every", 0)
+        assert status == 0 and "before: reward 2" in err, err
+        shutil.rmtree(model.parent / "out")
+    status, _, err = adapt(egg, model, "elsewhere/scores.py:width")
+    assert status == 2 and "--reward elsewhere/scores.py:width cannot be loaded: AttributeError" in err
+
+
 @pytest.mark.parametrize(
     ("reward", "says"),
     [
@@ -197,6 +214,7 @@ def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):
         ("own_rewards:missing", "AttributeError"),
         ("no_such_module:f", "ModuleNotFoundError"),
         ("own_rewards", "MODULE:FUNCTION"),
+        ("no/such.py:f", "FileNotFoundError"),
     ],
 )
 def test_a_reward_that_goes_wrong_is_named_in_one_line(egg, model, module, reward, says):

@@ -1,5 +1,6 @@
 """Every backend equals the oracle's vectors and the reference: all calls, shapes, threads, extremes."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_rows_move_equally_and_clip(fast):
     rng = np.random.default_rng(0)
     for shape in (Shape(16, 1), Shape(256, 1)):
         rows = shape.rows
-        for step, step_size, scale in ((0, 26214, 2**30), (5, 26214, 900), (70, 127 << 16, 3)):
+        for step, step_size, scale in ((0, 26214, 2**30), (5, 26214, 900), (70, 127 << 16, 3), (200, 26214, 900)):
             votes = rng.integers(-scale, scale, shape.parameters).astype(np.int32)
             votes[::3] = rng.integers(-3, 4, len(votes[::3]))
             votes[: shape.parameters // 2 : 2] = 0
@@ -212,6 +213,17 @@ def test_rows_move_equally_and_clip(fast):
             np.testing.assert_array_equal(mine, master)
             np.testing.assert_array_equal(my_squares, squares)
             assert np.abs(master).max() == 127 << 16
+
+
+def test_integer_roots():
+    pytest.importorskip("numba")
+    get_backend("numba")
+    from egg.kernels.cpu.votes import integer_root
+
+    rng = np.random.default_rng(0)
+    roots = [int(r) >> shift for shift in range(0, 31, 3) for r in rng.integers(0, 2**31, 20)]
+    for v in [*range(300), *(max(0, r * r + more) for r in roots for more in (-1, 0, 1, 2 * r))]:
+        assert integer_root(v) == math.isqrt(v)
 
 
 def test_updates_equal_and_clip(fast):

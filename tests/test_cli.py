@@ -508,6 +508,8 @@ BAD = {
     "unknown preset": ("--preset huge", "quickstart"),
     "unknown flag": ("--speed 3", "--speed"),
     "misspelt flag": ("--stream 64", "--streams"),
+    "a flag of other programs": ("--lr 0.1", "unknown option --lr: here it is --step-size"),
+    "such a flag in other letters": ("--Learning_Rate=0.1", "here it is --step-size"),
     "stray word": ("hello", "unknown argument hello"),
     "no value": ("--hidden-size", "--hidden-size"),
     "hidden size": ("--hidden-size 100", "power of four"),
@@ -726,7 +728,12 @@ def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monk
     [
         ("frobnicate", "train, eval"),
         ("eval", "PATH"),
+        ("trian", "unknown command 'trian', perhaps 'train': choose"),
         ("eval {tmp}/nothing", "no such folder"),
+        ("sample pretained", "pretained: no such folder, perhaps 'pretrained'; give"),
+        ("sample {tmp}/a-rum", "no such folder, perhaps 'a-run'; give"),
+        ("sample pretrained --max-tokens 5", "unknown option --max-tokens: here it is --length"),
+        ("sample pretrained -n 5", "unknown option -n: here it is --length"),
         ("eval {tmp}", "neither a run nor a checkpoint"),
         ("eval {tmp} --split some", 'Invalid value "some" for --split'),
         ("eval --jsno {tmp}", "Unknown option: --jsno. Did you mean --json?"),
@@ -734,6 +741,7 @@ def test_a_model_that_may_not_be_read_is_told_as_such(train, egg, tmp_path, monk
     ],
 )
 def test_bad_calls_of_other_commands(egg, tmp_path, arguments, says):
+    (tmp_path / "a-run").mkdir()
     status, out, err = egg(*arguments.format(tmp=tmp_path).split())
     assert (status, out) == (2, "")
     assert says in one_line(err)
@@ -803,10 +811,11 @@ class Terminal(io.StringIO):
         return True
 
 
-STATUS = Status(12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0, 0.0231, 0.0004, 0.3725)
+STATUS = Status(12_345, 101_000_000, 3.456, 3.512, 3.49, 812_345.0, 0.45, 73.0, 0.0231, 0.0004, 0.3725, "def\n" * 9)
+LARGE = Status(1_234_567_890, 10_100_000_000, 13.4, 13.5, 13.49, 99_812_345.0, 0.999, 9e8, 1.0, 1.0, 126.3725)
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("columns", [40, 50, 65, 66, 80, 98, 99, 120, 200])
 def test_the_live_view_fits_the_terminal(monkeypatch, columns):
     size = os.terminal_size((columns, 24))
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: size)
@@ -822,12 +831,46 @@ def test_the_live_view_fits_the_terminal(monkeypatch, columns):
         assert len(line) < columns
     assert "its own line" in text and "1:13 left" in text
     assert "45 %" in text and "█▁" in text  # the bar's share, and the curve that fell
-    if columns >= 40:
-        for figure in ("12,346", "101M", "812k", "3.456", "3.512", "3.490", "2.31 %", "0.04 %"):
-            assert figure in text
-        assert "0.3725" in text
+    for figure in ("12,346", "101M", "812k", "3.456", "3.512", "3.490", "2.31 %", "0.04 %", "0.3725"):
+        assert figure in text
+    assert r'"def\ndef' in text
+    stream.truncate(0)
+    shown = Progress(stream)
+    shown.show(LARGE)
+    shown.close()
+    figures = "1,234,567,890", "10.1G", "99.8M", "13.400", "13.500", "13.490", "100.00 %", "126.3725", "10416d 16h left"
+    large = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert [figure for figure in figures if figure not in large] == []
     rows = [line for line in text.splitlines() if "3.400" in line]
-    assert all(("3.512" in row) == (columns >= 80) and ("3.490" in row) == (columns >= 100) for row in rows)
+    assert all(("3.512" in row) == (columns >= 65) and ("3.490" in row) == (columns >= 98) for row in rows)
+
+
+def test_a_line_of_work_is_replaced_and_fits(monkeypatch):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((20, 24)))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    shown = Progress(stream)
+    shown.working("compiling 1 of 54 kernels")
+    shown.working("compiling 2 of 54 kernels")
+    shown.note("compiled")
+    clear = "\x1b[K"
+    assert stream.getvalue() == f"\rcompiling 1 of 54 k{clear}\rcompiling 2 of 54 k{clear}\r{clear}compiled\n"
+    shown = Progress(plain := io.StringIO())
+    shown.working("compiling 1 of 54 kernels")
+    shown.working("compiling 2 of 54 kernels")  # lines come seldom
+    shown.note("compiled")
+    assert plain.getvalue() == "compiling 1 of 54 kernels\ncompiled\n" and shown.due()
+
+
+def test_a_quiet_run_prints_one_line(egg, train, tables, tmp_path):
+    run = tmp_path / "run"
+    out = train("--steps", 5, "--out", run, "--quiet")
+    bits = metrics(run)[-1]["validation_bits_per_byte"]
+    assert out == f"{run / 'checkpoints/step-00000005'}: 640 tokens, {bits:.4f} bits per byte\n"
+    for flags, status, says in (([], 0, "nothing to do"), (["--seed", 1], 2, "--seed: the run")):
+        ended = egg("train", "--resume", run, "--quiet", *flags)
+        assert ended[0] == status and says in ended[1 + (status > 0)]
+        assert "".join(ended[1:]).count("\n") == 1
 
 
 def test_a_terminal_that_cannot_move_gets_plain_lines(monkeypatch):
@@ -857,7 +900,9 @@ def test_plain_lines_come_seldom(monkeypatch):
         if shown.due():
             shown.show(STATUS)
             lines += 1
-    assert 2 <= lines <= 3 == len(stream.getvalue().splitlines()) + (3 - lines)
+    shown = stream.getvalue().splitlines()
+    assert 2 <= lines <= 3 and sum(line.startswith("step 12,345 | ") for line in shown) == lines
+    assert [line for line in shown if "step" not in line] == [r'sample: "' + r"def\n" * 9 + '"']  # once
 
 
 def test_figures_are_short():

@@ -2,17 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import SMALL
 
 from egg.errors import EggError
 from egg.study import compare
-from egg.study.compare import Configuration, Cost, best_table, read_comparison, results_table
+from egg.study.compare import Configuration, Cost, RunResult, best_table, read_comparison, results_table
+from egg.training.settings import configuration, known
 
 
 @pytest.fixture
@@ -33,6 +38,43 @@ def test_top_level_settings_are_common_and_tables_override(tmp_path):
     assert seeds == [7]
     common = {"preset": "quickstart", "steps": "9", "recipe": "egg"}
     assert configurations == [Configuration("a", common), Configuration("b", common | {"steps": "4"})]
+
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted((ROOT / "docs/experiments").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_run_on_what_everyone_has(path):
+    configurations, _ = read_comparison(path)
+    for each in configurations:
+        config, _ = configuration(None, known(each.settings))
+        assert config.run.data == "stdlib" and config.run.tokens, each.name
+        tokens = str(config.run.tokens // 10**6) + "M" if config.run.tokens >= 10**6 else "250k"
+        assert each.settings["tokens"] == tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_take_their_first_steps(egg, tmp_path, path):
+    text = re.sub(r"(?m)^tokens = .*", "steps = 2", path.read_text())
+    text = re.sub(r"(?m)^(population_size|hidden_size) = (256|1024)", r"\1 = 64", text)  # a minute each in NumPy
+    text = re.sub(r"(?m)^(eval_every|eval_bytes|seeds) = .*\n?", "", text)
+    (tmp_path / path.name).write_text(f'eval_bytes = 4096\nseeds = [1]\nbackend = "numpy"\ntokens = "none"\n{text}')
+    status, out, err = egg("compare", tmp_path / path.name, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert len(compare.read_results(tmp_path / "out")) == len(re.findall(r"(?m)^\[", text))
+
+
+@pytest.mark.parametrize("script", ["backprop", "straight_through"])
+def test_a_script_without_pytorch_says_so_in_one_line(tmp_path, script):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [sys.executable, ROOT / "docs/experiments" / f"{script}.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stdout) == (1, "")
+    told = "No module named 'torch': this script needs PyTorch, which egg does not: pip install torch\n"
+    assert done.stderr == told
 
 
 def test_a_list_of_stops_is_a_configuration_for_each(tmp_path):
@@ -94,6 +136,19 @@ def test_seconds_of_training_are_without_compilation_and_measurements(tmp_path):
         compare._training_seconds(tmp_path)
 
 
+def test_the_time_left_is_that_of_other_seeds_or_of_as_many_multiply_accumulates(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("hidden_size = 16\nnum_layers = 1\n[a]\ntokens = 1000\n[b]\ntokens = 4000\n")
+    configurations, seeds = read_comparison(path)
+    assert compare.seconds_left(configurations, seeds, []) is None
+    done = RunResult("a", 1, {}, None, 1000, 3.0, 10.0)
+    # a again, and b twice; a run that is refused takes no time
+    left = compare.seconds_left(configurations, seeds, [done])
+    assert left == pytest.approx(10 + 2 * 40, rel=0.2)
+    wrong = Configuration("c", {"hidden_size": "17"})
+    assert compare.seconds_left([configurations[0], wrong], seeds, [done]) == pytest.approx(10)
+
+
 def test_the_best_for_a_budget_is_the_lowest_mean_within_it():
     costs = [
         Cost("small", "small", 10**6, 3 * 10**9, 0.3, [3.0, 3.2]),
@@ -129,13 +184,23 @@ def test_a_comparison_runs_once_resumes_and_draws(egg, comparison, tmp_path, mon
     assert len({r["bits_per_byte"] for r in results}) == 4
     assert (out / "curves.png").stat().st_size > 10_000
     assert "| all | 2 |" in shown
+    lines = err.splitlines()
+    assert lines[0] == "run 1 of 4: all, seed 3"
+    assert [line.partition(", about 0:")[0] for line in lines[1:]] == [
+        "run 2 of 4: short, seed 3",
+        "run 3 of 4: all, seed 5",
+        "run 4 of 4: short, seed 5",
+    ]
+    assert all(line.endswith(" left in all") for line in lines[1:])
 
     # One result is lost: its run has ended already, so it is recorded again without a step.
     lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(lines[:3]))
     metrics = (out / "short" / "seed-5" / "metrics.jsonl").read_bytes()
-    status, _, err = egg("compare", comparison, "--out", out)
-    assert status == 0, err
+    called, call = [], compare._call
+    monkeypatch.setattr(compare, "_call", lambda arguments: called.append(arguments) or call(arguments))
+    status, _, err = egg("compare", comparison, "--out", out, "--quiet")
+    assert (status, err) == (0, "") and [arguments["progress"] for arguments in called] == [False]
     again = json.loads((out / "results.jsonl").read_text().splitlines()[3])
     assert again["bits_per_byte"] == results[3]["bits_per_byte"]
     assert (out / "short" / "seed-5" / "metrics.jsonl").read_bytes() == metrics

@@ -2,18 +2,22 @@
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
+from egg.evolution.branches import BranchEvolution
 from egg.kernels import Shape, get_backend, get_coder
 from egg.model import compress as module
 from egg.model.compress import HEADER, HEADER_1, OVERHEAD, compress, decompress, read_packed
 from egg.model.digest import digest
 from egg.model.evaluate import evaluate
+from egg.model.learner import Learner
 from egg.model.network import Network
 from egg.model.sample import Sampling, generate
 
@@ -27,9 +31,14 @@ TEXT = b"".join(generate(Network(NUMBA, SHAPE, WEIGHTS), b"", Sampling(temperatu
 assert len(TEXT) == 4001 and 0 not in TEXT
 
 
+STEP = 3000
+"""Step size of a model that learns, in 2**-16 int8 steps; a text as short as these is not learned without."""
+
+
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch):
     monkeypatch.setattr(module, "SEGMENT", 256)
+    monkeypatch.setattr(module, "LEARNED_SEGMENT", 128)
 
 
 def restore(packed: bytes, backend=NUMBA, weights=WEIGHTS) -> bytes:
@@ -37,12 +46,54 @@ def restore(packed: bytes, backend=NUMBA, weights=WEIGHTS) -> bytes:
 
 
 def test_the_same_file_on_every_backend_and_with_any_number_of_threads():
-    for text, streams in ((TEXT, 15), (RANDOM, 0)):
-        packed = compress(Network(NUMPY, SHAPE, WEIGHTS), text)
-        assert read_packed(packed, "FILE").streams == streams
-        assert packed == compress(Network(NUMBA, SHAPE, WEIGHTS), text)
-        assert packed == compress(Network(get_backend("numba", threads=3), SHAPE, WEIGHTS), text)
+    for text, step_size, streams in ((TEXT, 0, 15), (TEXT, STEP, 8), (RANDOM, None, 0)):
+        packed = compress(Network(NUMPY, SHAPE, WEIGHTS), text, step_size=step_size)
+        opened = read_packed(packed, "FILE")
+        assert (opened.streams, opened.step_size) == (streams, step_size or 0)
+        assert packed == compress(Network(NUMBA, SHAPE, WEIGHTS), text, step_size=step_size)
+        assert packed == compress(Network(get_backend("numba", threads=3), SHAPE, WEIGHTS), text, step_size=step_size)
         assert restore(packed) == restore(packed, NUMPY) == text
+
+
+def test_a_model_that_learns_a_text_makes_it_smaller(monkeypatch):
+    monkeypatch.setattr(module, "LEARNED_TEXT", 4000)
+    monkeypatch.setattr(module, "LEARNED_STREAMS", 2)
+    text = b"the cat sat on the mat and ate a rat. " * 400
+    network = Network(NUMBA, SHAPE, WEIGHTS)
+    learned, kept = compress(network, text), compress(network, text, step_size=0, streams=2)
+    assert read_packed(learned, "FILE").step_size == module.STEP_SIZE == round(0.045 * 65536)
+    assert len(learned) < 0.75 * len(kept)
+    assert restore(learned) == text
+    assert read_packed(compress(network, text[:3999]), "FILE").step_size == 0
+
+
+class Bytes:
+    """A text of evolution: bytes in memory."""
+
+    def __init__(self, text: np.ndarray):
+        self.text, self.size = text, text.size
+
+    def read(self, starts, length):
+        return self.text[starts[:, None] + np.arange(length)]
+
+
+def test_it_learns_as_recipe_egg_trains():
+    """Each chunk is a step of a run with seed 0, a constant step size, and all branches and stations."""
+    model = ModelConfig(SHAPE.hidden_size, SHAPE.num_layers)
+    evolution = EvolutionConfig(
+        streams=3, seq_len=8, credit="stations", stations="all", schedule="constant", step_size=0.5
+    )
+    config = replace(Config(), model=model, evolution=evolution)
+    text = Bytes(np.frombuffer(TEXT[:150], np.uint8))
+    run = BranchEvolution(config, NUMBA, text)
+    run.begin_from(WEIGHTS)
+    learner = Learner(Network(NUMBA, SHAPE, WEIGHTS), 1 << 15)
+    for step in range(4):
+        turn, _ = run._turn()  # in another order for each step
+        tokens, states = text.read(run.starts[turn] + 8 * step, 9), run.states[turn]
+        run.step()
+        assert np.array_equal(learner.learn(tokens, states).weights, run.weights)
+    assert np.count_nonzero(run.weights != WEIGHTS) > 1000
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1 << 15])
@@ -71,10 +122,11 @@ def test_pieces_change_nothing(monkeypatch, rows):
     ids=range(10),
 )
 def test_any_bytes_come_back(text):
-    for streams in range(1, 1 + max(1, len(text) // 256)):
-        packed = compress(Network(NUMBA, SHAPE, WEIGHTS), text, streams=streams)
-        assert restore(packed) == text
-        assert len(packed) <= len(text) + OVERHEAD == len(text) + 40
+    for step_size, least in ((0, 256), (STEP, 128)):
+        for streams in range(1, 1 + max(1, len(text) // least)):
+            packed = compress(Network(NUMBA, SHAPE, WEIGHTS), text, step_size=step_size, streams=streams)
+            assert restore(packed) == text
+            assert len(packed) <= len(text) + OVERHEAD == len(text) + 40
 
 
 @pytest.mark.parametrize("text", [b"", b"x", RANDOM[:100], RANDOM, bytes(range(256))], ids=range(5))
@@ -129,12 +181,20 @@ def test_format_1_is_still_read():
     for size in (8, 103, 104, len(content) - 1):
         with pytest.raises(EggError, match="^FILE is damaged: it (ends within its header|has .* bytes of code)"):
             restore(content[:size], weights=weights)
-    for place, value, told in ((1, 3, "has format 3, this program reads 1 and 2"), (2, 0, "in 0 segments")):
+    for place, value, told in ((1, 4, "has format 4, this program reads 1 to 3"), (2, 0, "in 0 segments")):
         fields = list(HEADER_1.unpack(content[: HEADER_1.size]))
         fields[place] = value
         header = HEADER_1.pack(*fields)
         with pytest.raises(EggError, match=f"^FILE .*{told}"):
             restore(header + struct.pack("<I", zlib.crc32(header)) + content[HEADER_1.size + 4 :])
+
+
+def test_format_2_is_still_read():
+    """Format 3 with no step size, under another number."""
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT)
+    assert restore(forged(packed, format=2)) == TEXT
+    with pytest.raises(EggError, match="^FILE is damaged: format 2 has no step size"):
+        restore(forged(packed, format=2, step_size=1))
 
 
 def test_a_text_of_nuls_has_no_code():
@@ -176,19 +236,20 @@ def test_a_model_that_is_very_sure(monkeypatch):
             return np.broadcast_to(surest, (*tokens.shape, 256)), states
 
     text = b"a" * 1_000_000
-    packed = compress(Network(Sure(), SHAPE, WEIGHTS), text, streams=3)
+    packed = compress(Network(Sure(), SHAPE, WEIGHTS), text, step_size=0, streams=3)
     exact = 1e6 * np.log2(1 + 255 * 2 ** (-254 / 16)) / 8
     assert exact - 1 < len(packed) - OVERHEAD < exact * 1.0002 + 1
     assert restore(packed, Sure()) == text
 
 
 def test_segments_have_a_least_size():
-    for streams in (0, 16, -1):
-        with pytest.raises(EggError, match="1 to 15 segments"):
-            compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, streams=streams)
+    for step_size, most in ((0, 15), (STEP, 31)):
+        for streams in (0, most + 1, -1):
+            with pytest.raises(EggError, match=f"1 to {most} segments"):
+                compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, step_size=step_size, streams=streams)
 
 
-REFUSED = "^FILE (is damaged|was not written by egg compress|has format 130)"
+REFUSED = "^FILE (is damaged|was not written by egg compress|has format 131)"
 
 
 @pytest.mark.parametrize("text", [TEXT[:300], RANDOM[:300], b""], ids=["coded", "stored", "empty"])
@@ -208,7 +269,7 @@ def test_every_changed_byte_and_every_length_is_refused(text):
 
 def forged(packed: bytes, **fields) -> bytes:
     """The file with other fields in its header, and a checksum that fits."""
-    names = ("magic", "format", "streams", "size", "model", "checksum")
+    names = ("magic", "format", "streams", "step_size", "size", "model", "checksum")
     values = dict(zip(names, HEADER.unpack(packed[: HEADER.size]), strict=True)) | fields
     header, code = HEADER.pack(*values.values()), packed[OVERHEAD:]
     return header + struct.pack("<I", zlib.crc32(code, zlib.crc32(header))) + code
@@ -222,7 +283,8 @@ def forged(packed: bytes, **fields) -> bytes:
         (TEXT, {"streams": 0}, "is damaged: it stores 3,... bytes, not 4,001"),
         (TEXT, {"size": 4000}, "is damaged: the text does not match its checksum"),
         (TEXT, {"checksum": bytes(8)}, "is damaged: the text does not match its checksum"),
-        (TEXT, {"format": 3}, "has format 3, this program reads 1 and 2"),
+        (TEXT, {"step_size": STEP}, "is damaged: the text does not match its checksum"),
+        (TEXT, {"format": 4}, "has format 4, this program reads 1 to 3"),
         (RANDOM, {"size": 4000}, "is damaged: it stores 4,001 bytes, not 4,000"),
         (RANDOM, {"size": 12 * 10**9}, "is damaged: it stores 4,001 bytes, not 12,000,000,000"),
         (RANDOM, {"checksum": bytes(8)}, "is damaged: the text does not match its checksum"),
@@ -314,6 +376,7 @@ def test_the_commands_on_a_file_that_would_grow(train, egg, tmp_path):
         (["compress", "FILE", "--model", "m", "-o", "."], "--out .: is a folder"),
         (["compress", "FILE", "--model", "m"], "--out is missing"),
         (["compress", "FILE", "-o", "x"], "--model is missing"),
+        (["compress", "FILE", "--model", "pretrained", "-o", "x", "--step-size", "1"], "--step-size 1: must be 0 or"),
         (["decompress", "nothing.egg", "--model", "m", "-o", "x"], "nothing.egg: No such file"),
     ],
 )

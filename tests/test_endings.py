@@ -1,5 +1,7 @@
 """Ends of texts and continuations of prompts: the same side by side as one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,7 @@ def test_stops_are_left_out_with_what_follows():
     sampling = Sampling(40, 0.9, seed=3)
     texts = continuations(MODEL, PROMPTS, sampling)
     stops = [texts[0][7:10], texts[1][3:4], texts[1][2:4], b"never there at all"]
-    found = continuations(MODEL, PROMPTS, sampling, stops)
+    found = continuations(MODEL, PROMPTS, replace(sampling, stop=tuple(stops)))
     for text, stopped in zip(texts, found, strict=True):
         at = min([text.find(stop) for stop in stops if stop in text], default=len(text))
         assert stopped == text[:at] or (text.startswith(stopped) and not any(s in stopped for s in stops))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from egg.export.c import c_source
-from egg.kernels import Shape, get_backend
+from egg.kernels import Adapter, Shape, get_backend
+from egg.model.adapter import adapter_shape
 from egg.model.evaluate import evaluate, surprises
 from egg.model.network import Network
 
@@ -38,7 +39,7 @@ def random_model(size: int, layers: int, seed: int, kind: str = "normal") -> Net
 def compiled(model: Network, folder, *flags: str, compiler: str = "") -> ctypes.CDLL:
     """The functions of a model's C file."""
     source = folder / "model.c"
-    source.write_text(c_source(model.shape, model.weights, "a model"))
+    source.write_text(c_source(model.shape, model.weights, "a model", model.adapter))
     library = folder / "model.so"
     command = [compiler or COMPILERS[0], *STRICT, *flags, "-DEGG_NO_MAIN", "-shared", "-fPIC"]
     subprocess.run([*command, "-o", library, source], check=True, capture_output=True, text=True)
@@ -86,6 +87,19 @@ def test_logits_are_those_of_the_reference(tmp_path, size, layers, seed, kind):
     found = read(compiled(model, tmp_path, *flags), model, tokens)
     np.testing.assert_array_equal(found, model.logits(tokens))
     assert kind == "zero" or len(np.unique(found)) > 20
+
+
+@pytest.mark.parametrize(
+    ("size", "rank", "tensors"), [(16, 1, "head"), (16, 16, "gru,mlp,head"), (64, 2, "w_down,u_f"), (64, 3, "mlp,gru")]
+)
+def test_an_adapter_is_read_to_the_last_bit(tmp_path, size, rank, tensors):
+    model, layout = random_model(size, 2, rank), adapter_shape(Shape(size, 2), rank, tensors)
+    factors = np.random.default_rng(rank).integers(-127, 128, layout.parameters).astype(np.int8)
+    model, tokens = model.with_adapter(Adapter(layout, factors)), random_text(120, rank)
+    for flags in (["-O2"], ["-O3", "-Wpedantic"]):
+        found = read(compiled(model, tmp_path, *flags), model, tokens)
+        np.testing.assert_array_equal(found, model.logits(tokens))
+    assert not np.array_equal(found, model.with_adapter(None).logits(tokens))
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

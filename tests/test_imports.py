@@ -50,6 +50,19 @@ def test_train_imports_egg_alone():
     assert imported(ROOT / "train.py") == {"egg"}
 
 
+def test_little_is_imported_before_ctrl_c_is_one_line():
+    code = "import sys; began = set(sys.modules); import egg.cli.start; print(*(set(sys.modules) - began))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert {name for name in loaded if name.startswith("egg")} == {
+        "egg",
+        "egg.cli",
+        "egg.cli.interrupts",
+        "egg.cli.start",
+    }
+    assert not loaded & {"typing", "contextlib", "threading", "difflib", "re"}, done.stderr
+
+
 def test_importing_the_command_line_loads_no_slow_library():
     code = f"""
 import importlib, sys, egg.cli.main

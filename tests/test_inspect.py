@@ -10,7 +10,7 @@ import pytest
 from conftest import forge
 
 from egg.inspect.arithmetic import division, logarithms, powers, score_bias
-from egg.inspect.model import measure_model
+from egg.inspect.model import _edges, measure_model, plot_histograms
 from egg.inspect.trace import stage_names, trace
 from egg.inspect.trace_screen import characters
 from egg.kernels import Shape, get_backend
@@ -64,6 +64,30 @@ def test_a_models_tensors(egg, run, tmp_path, monkeypatch):
         assert row["entropy_bits"] == pytest.approx(-(shares * np.log2(shares)).sum())
         assert row["limit_share"] == np.mean(np.abs(w.astype(int)) == 127)
     assert 0 < found["all"]["changed_share"] <= 1
+
+
+def test_a_histogram_has_the_range_of_its_tensor(run, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, format: drawn.append(self))
+    model = measure_model(str(run))
+    plot_histograms(model, tmp_path / "model.png")
+    views, first = model.shape.views(model.weights), model.shape.views(model.first)
+    for panel, (name, weights) in zip(drawn[0].axes, views.items(), strict=False):
+        assert panel.get_title() == name
+        both = [weights.ravel(), first[name].ravel()]
+        (low, high), (bottom, top) = panel.get_xlim(), panel.get_ylim()
+        least, most = min(w.min() for w in both), max(w.max() for w in both)
+        width = (high - low) / len(panel.patches[0].get_data().values)
+        assert all(np.mean((low < w) & (w < high)) >= 0.999 for w in both)
+        assert low >= least - 5 and high <= most + 5 + width  # no wider than the weights, or nine levels
+        bars = [patch.get_data().values for patch in panel.patches]
+        assert bottom == 0 and np.max(bars) < top < 1.5 * np.max(bars) and all(b.sum() >= 99.9 for b in bars)
+    # A few weights far away do not make the others narrow.
+    shares = np.zeros(255)
+    shares[[0, 120, 127, 134, 254]] = 0.0004, 0.3, 0.3992, 0.3, 0.0004
+    assert _edges(shares).tolist() == [n - 0.5 for n in range(-7, 9)]
 
 
 def test_what_changed_is_counted_from_the_runs_own_beginning(egg, train, tmp_path):
@@ -313,6 +337,7 @@ def test_division_is_exact_everywhere():
     found = division()
     assert found["wrong"] == 0 < found["wrong_by_float64_reciprocal"]
     assert found["quotients"] == 127 * (2 * 127 * 127 + 1) and found["largest_product"] < 2**31
+    assert found["headroom_bits"] > 1
 
 
 def test_why_the_score_reads_too_good():

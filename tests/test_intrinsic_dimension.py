@@ -229,6 +229,11 @@ def test_a_sweep_that_is_interrupted_goes_on(call, tmp_path, monkeypatch):
     whole = json.loads(shown)
     lines = (tmp_path / "whole/results.jsonl").read_text().splitlines()
     assert len(lines) == 2 * 4 * 2
+    told = [line for line in err.splitlines() if " left: " in line]
+    assert [line.partition(", about 0:")[0] for line in told] == [f"{n} of 16" for n in range(1, 17)]
+    assert "about 0:00 left" in told[-1]
+    status, again, err = call("--json", "--quiet", out="whole")
+    assert (status, err, json.loads(again)) == (0, "", whole)
 
     made = []
 

@@ -120,12 +120,26 @@ def test_what_is_generated_is_the_greedy_sample(model, tasks):
 
 def test_how_a_task_asks_for_bytes(model):
     settings = model._settings
-    assert settings({}) == (Sampling(256, 0.0), ())
-    sampling, until = settings({"until": "\n", "max_new_tokens": 5, "do_sample": True, "temperature": 0.7, "top_k": 3})
-    assert (sampling.length, sampling.temperature, sampling.top_k) == (5, 0.7, 3)
-    assert until == (b"\n",)
-    sampling, until = settings({"until": ["ü", ""], "do_sample": False, "temperature": 0.7})
-    assert sampling.temperature == 0 and until == ("ü".encode(),)
+    assert settings({}) == Sampling(256, 0.0)
+    asked = {"until": "\n", "max_new_tokens": 5, "do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.9}
+    assert settings(asked) == Sampling(5, 0.7, top_k=3, top_p=0.9, stop=(b"\n",))
+    assert settings({"until": ["ü", ""], "do_sample": False, "temperature": 0.7}) == Sampling(256, 0.0, stop=("ü",))
+
+
+def test_an_adapter_beside_the_model(run, tasks, egg, tmp_path):
+    from egg.export.lm_eval import EggLM
+
+    path = tasks / "documents.jsonl"
+    flags = ["--data", path, "--tokens", "20k", "--step-size", 8, "--backend", "numpy", "--out", tmp_path / "adapter"]
+    assert egg("adapt", run, *flags)[0] == 0
+    model = EggLM(str(run), backend="numpy", adapter=str(tmp_path / "adapter"))
+    found = evaluated(model, tasks, "rolling")["results"]["egg_rolling"]["bits_per_byte,none"]
+    flags = ["--data", path, "--json", "--backend", "numpy"]
+    base, adapted = (
+        json.loads(egg("eval", run, *flags, *more)[1])["bits_per_byte"]
+        for more in ([], ["--adapter", tmp_path / "adapter"])
+    )
+    assert found == pytest.approx(adapted, rel=1e-11) != base
 
 
 @pytest.mark.parametrize("arguments", [{}, {"path": "a", "pretrained": "b"}])

@@ -362,8 +362,12 @@ def test_votes_of_the_head_round_up_and_down_in_turn():
 # ---------------------------------------------------------------- credit along the wire
 
 
-def token_of(x, layers, new_h=None):
-    return oracle.Token(new_h, [], [], {}, layers, None)
+def token_of(layers):
+    """A token of 16 units of whose products, o among the inputs, none is at its limit."""
+    products = {
+        f"layers.{i}.gru.{name}": [126] * 16 for i in range(len(layers)) for name in ("w_f", "u_f", "w_h", "u_h")
+    }
+    return oracle.Token(None, [], [], {"head.weight": [-126] * 16}, products, layers, None)
 
 
 NO_STATIONS = oracle.Stations({}, {})
@@ -378,12 +382,16 @@ def without_stations(ln_out, tokens, text, ends):
 
 
 def test_credit_along_the_wire_by_hand():
-    """Two layers, two bytes; all units alike. mean|x| = 8, rho = 2,048; ln_out 16: 16 * 2,048 >> 6 = 512."""
+    """Two layers, two bytes; mean|x| = 32, rho = 512; ln_out 64: 64 * 512 >> 6 = 512.
+
+    All units are alike but for the sign of x, so that the mean takes nothing back.
+    """
     lower = [layer_of(h=3, f=29, c=-17, x=7), layer_of(f=-127, c=40, x_h=-127)]
-    upper = [layer_of(c=127, x=8), layer_of(h=-5, f=1, c=50, d=-127, x=-8)]
-    tokens = [token_of(None, [lower[t], upper[t]]) for t in range(2)]
-    first, last = without_stations(16, tokens, [65, 66, 67], [[100] * 16, [-30] * 16])
-    # The last byte: the wire has -30 * 512 / 256 = -60, the gain -30 * 256 >> 8 for x = -8.
+    upper = [layer_of(c=127), layer_of(h=-5, f=1, c=50, d=-127)]
+    upper[0].x, upper[1].x = [32, -32] * 8, [-32, 32] * 8
+    tokens = [token_of([lower[t], upper[t]]) for t in range(2)]
+    first, last = without_stations(64, tokens, [65, 66, 67], [[100] * 16, [-30] * 16])
+    # The last byte: the wire has -30 * 512 / 256 = -60, the gain -30 * -256 >> 8 for x = -32.
     assert last["gain"] == 30
     assert last["down.1"] == 0  # its output is clipped
     assert (last["cand.1"], last["gate.1"]) == (-60 * 128, -60 * 55)
@@ -410,22 +418,34 @@ def test_the_mean_of_a_norm_takes_back_what_all_places_gain():
     assert before == [229 - 16] + [-16] * 7 + [16] * 7 + [0]
 
 
+def test_credit_ends_at_outputs_of_the_last_norm_at_their_limits():
+    """x = 32, rho = 512; ln_out 64. Places at limits count neither by themselves nor in what the mean takes back."""
+    token = token_of([layer_of(x=32)])
+    token.inputs["head.weight"] = [127, 126, -127] + [0] * 13
+    weights = oracle.zeros_like(oracle.initial_weights(1, 16, 1, "egg"))
+    weights["ln_out.weight"] = [64] * 16
+    (credit,) = oracle.chunk_credit(weights, [token], [1, 2], [[100, 100, 100] + [0] * 13], NO_STATIONS)
+    assert credit["gain"] == [0, 100] + [0] * 14
+    # One place alone: 100 * 64 >> 7 = 50, which times 512 over 2^11 are 12.5.
+    assert credit["embedding"] == [-13, 200 - 13] + [-13] * 14
+
+
 def test_credit_of_a_later_byte_ends_at_a_reset():
-    tokens = [token_of(None, [layer_of(x=8)]) for _ in range(3)]
+    tokens = [token_of([layer_of(x=0)]) for _ in range(3)]
     ends = [[0] * 16, [0] * 16, [64] * 16]
-    # 64 * 512 / 256 = 128 at the last byte, half of it a byte before, and half again.
+    # With a mean held at 1, 64 * 2 = 128 at the last byte, half of it a byte before, and half again.
     for text, expected in (([1, 2, 3, 4], [32, 64, 128]), ([0, 2, 0, 4], [0, 0, 128]), ([1, 0, 3, 0], [0, 64, 128])):
-        found = without_stations(16, tokens, text, ends)
+        found = without_stations(2, tokens, text, ends)
         assert [credit["cand.0"] // 128 for credit in found] == expected
         assert [credit["embedding"] for credit in found] == [0, 0, 128]
 
 
 def test_credit_along_the_wire_is_limited():
-    tokens = [token_of(None, [layer_of(f=-127, x=0)]) for _ in range(2)]
+    tokens = [token_of([layer_of(f=-127, x=0)]) for _ in range(2)]
     found = without_stations(127, tokens, [1, 2, 3], [[32767] * 16] * 2)
     assert [credit["embedding"] for credit in found] == [2**20] * 2
     layers = [layer_of(f=-126, c=9, x=0) for _ in range(2)]  # e would be 2^21 at the first byte
-    tokens = [token_of(None, [layer]) for layer in layers]
+    tokens = [token_of([layer]) for layer in layers]
     found = without_stations(127, tokens, [1, 2, 3], [[-32767] * 16] * 2)
     assert [credit["gate.0"] for credit in found] == [-9 * 2**20] * 2
 
@@ -460,6 +480,8 @@ def test_narrowing_rounds_half_up_and_limits():
 
 def test_votes_are_products_of_what_is_pushed_and_what_was_read():
     weights = make_vectors.random_weights(21, 16, 2)
+    for n, name in enumerate(("w_f", "u_f", "w_h", "u_h")):  # some of every product are at their limits
+        weights[f"layers.1.gru.{name}"] = a_matrix(n, 16, 16, 127)
     text, h = [66, 67], make_vectors.random_states(1, 1, 2, 16)[0]
     shifts = [3, 4, 9, 10, 2, 8, 9, 1]
     result = oracle.egg_votes(weights, [text], [h], 1, 3, 16, shifts)
@@ -481,7 +503,9 @@ def test_votes_are_products_of_what_is_pushed_and_what_was_read():
             v = narrowed[f"{kind}.{i}"]
             for tensor in "wu":
                 name = f"layers.{i}.gru.{tensor}_{gate}"
-                expected[name] = np.outer(v, token.inputs[name])
+                moved = np.abs(np.array(weights[name]) @ token.inputs[name] // 64) < 127
+                assert i == 0 or {*moved} == {False, True}
+                expected[name] = np.outer(v * moved, token.inputs[name])
             expected[f"layers.{i}.gru.b_{gate}"] = v
         name = f"layers.{i}.mlp.w_down"
         expected[name] = np.outer(narrowed[f"down.{i}"], token.inputs[name])
@@ -569,47 +593,50 @@ def station_that_finds(ch):
     return stations
 
 
-def left_by_the_last_byte(stations, e, text, *fs, ln_out=1):
-    """By layer, the e of the first of two bytes, which has no other credit: what the last leaves of its e at these f.
+def test_a_byte_leaves_all_its_credit_to_the_byte_before():
+    """Two bytes, x 0, so that a gain of 1 gives the wire c; the first byte's f is 1, its cand 128 e."""
+    weights = oracle.zeros_like(oracle.initial_weights(1, 16, 1, "egg"))
+    first, last = layer_of(x=0), layer_of(x=0)
+    last.f = [-127] * 12 + [1] * 4  # 256/256 and 128/256 of e are left
+    for ch, ln_out, text, e, expected in (
+        (0, 1, [1, 2, 3], 160, [160] * 12 + [80] * 4),
+        (100, 1, [1, 2, 3], 160, [260] * 12 + [180] * 4),
+        (100, 1, [1, 0, 3], 160, [0] * 16),
+        (100, 1, [1, 2, 3], 0, [100] * 16),
+        (100, 127, [1, 2, 3], 32767, [2**20] * 12 + [2**19 + 100] * 4),
+    ):
+        weights["ln_out.weight"] = [ln_out] * 16
+        tokens = [token_of([first]), token_of([last])]
+        found = oracle.chunk_credit(weights, tokens, text, [[0] * 16, [e] * 16], station_that_finds(ch))
+        assert [a // 128 for a in found[0]["cand.0"]] == expected
 
-    Where x is 0 a norm's mean is held at 1, rho = 2^14, and a gain of 1 gives the wire c * (2^14 >> 6) >> 8 = c.
-    """
-    weights = oracle.zeros_like(oracle.initial_weights(1, 16, len(fs), "egg"))
-    weights["ln_out.weight"] = [ln_out] * 16
-    first, last = ([layer_of(x=0) for _ in fs] for _ in range(2))
-    for layer, f in zip(last, fs, strict=True):
-        layer.f = f
-    tokens = [token_of(None, layers) for layers in (first, last)]
-    credit = oracle.chunk_credit(weights, tokens, text, [[0] * 16, e], stations)[0]
-    # The first byte's f is 1, its cand 128 e.
-    return [[a // 128 for a in credit[f"cand.{i}"]] for i in range(len(fs))]
 
+def test_credit_passes_no_product_of_the_gated_unit_that_is_at_its_limit():
+    """Each of the four by itself; f and c, their credit and the other three are as before."""
+    weights = make_vectors.random_weights(21, 16, 1)
+    shifts = dict.fromkeys(oracle.kinds(1, oracle.STATIONS), 0)
+    stations = oracle.draw_stations(weights, 5, 9, oracle.STATIONS, shifts)
+    seen = {}
 
-def test_a_byte_leaves_at_most_three_quarters_by_hand():
-    e = [160] * 11 + [-160] + [160] * 3 + [-160]  # the magnitudes' sum is 2,560, most 1,920
-    lower, upper = [-127] * 12 + [1] * 4, [1] * 16
-    left = [160] * 11 + [-160] + [80] * 3 + [-80]  # 256/256 and 128/256
-    half = [80] * 11 + [-80] + [80] * 3 + [-80]
-    # The lower layer: A = 12 * 160 + 4 * 80 = 2,240, 1,920 * 1,024 // 2,240 = 877;
-    # 160 * 877 / 1,024 = 137.03 and 80 * 877 / 1,024 = 68.52. The upper: A = 16 * 80 = 1,280, below 1,920.
-    less = [137] * 11 + [-137] + [69] * 3 + [-69]
-    assert left_by_the_last_byte(station_that_finds(0), e, [1, 2, 3], lower, upper) == [less, half]
-    assert left_by_the_last_byte(station_that_finds(0), e, [1, 0, 3], lower, upper) == [[0] * 16] * 2
-    assert left_by_the_last_byte(NO_STATIONS, e, [1, 2, 3], lower, upper) == [left, half]
-    # Eight whole and eight halves are 8 * 160 + 8 * 80 = 1,920, not above most.
-    even = [-127] * 8 + [1] * 8
-    assert left_by_the_last_byte(station_that_finds(0), [160] * 16, [1, 2, 3], even) == [[160] * 8 + [80] * 8]
-    # 24 * 1,024 // 32 = 768: 1.5 and -1.5, half up.
-    whole = [-127] * 16
-    assert left_by_the_last_byte(station_that_finds(0), [2] * 15 + [-2], [1, 2, 3], whole) == [[2] * 15 + [-1]]
-    # 3 * 5 >> 2 = 3 of 5: 3,072 // 5 = 614, 5 * 614 / 1,024 = 2.998.
-    assert left_by_the_last_byte(station_that_finds(0), [-5] + [0] * 15, [1, 2, 3], whole) == [[-3] + [0] * 15]
-    # What a station finds counts: A = 16 * (50 + 100), most = 1,200, a half of it; without e nothing is left.
-    assert left_by_the_last_byte(station_that_finds(100), [100] * 16, [1, 2, 3], upper) == [[75] * 16]
-    assert left_by_the_last_byte(station_that_finds(100), [0] * 16, [1, 2, 3], upper) == [[0] * 16]
-    # Limited first: 32,767 * 127 is limited to 2^20, so is 2^20 + 100, and three quarters of that are 786,432.
-    far = left_by_the_last_byte(station_that_finds(100), [32767] * 16, [1, 2, 3], whole, ln_out=127)
-    assert far == [[786_432] * 16]
+    def credit(width, *readers, bits=0):
+        seen.update({name: outputs for name, _, _, outputs in readers})
+        return [0] * width
+
+    stations.credit = credit
+    token = token_of([layer_of(c=5, h=-40)])
+    for limited in ("w_f", "u_f", "w_h", "u_h"):
+        token.products[f"layers.0.gru.{limited}"] = [0, 127, -127] + [126] * 13
+        (found,) = oracle.chunk_credit(weights, [token], [1, 2], [[100] * 16], stations)
+        pushed = oracle.pushes(found, [], token)
+        for gate, kind in (("f", "gate.0"), ("h", "cand.0")):
+            assert all(found[kind][:3])
+            assert pushed[f"layers.0.gru.b_{gate}"] == found[kind]
+            for name in (f"w_{gate}", f"u_{gate}"):
+                expected = found[kind].copy()
+                if name == limited:
+                    expected[1:3] = [0, 0]
+                assert seen[f"layers.0.gru.{name}"] == pushed[f"layers.0.gru.{name}"] == expected
+        token.products[f"layers.0.gru.{limited}"] = [126] * 16
 
 
 def start_of(name, d, layers):

@@ -1,5 +1,6 @@
 """egg plot and report.html; other places for the log."""
 
+import html
 import json
 import shutil
 import sys
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 from test_inspect import self_contained
 
-from egg.report.curves import read_curves
+from egg.model.network import load
+from egg.report.curves import SAMPLES, read_curves
 from egg.run.log import log_spacing
+from egg.view.figures import count
+from egg.view.screen import CONTROLS
 
 TRAIN = "train_integer_bits_per_byte"
 PNG = b"\x89PNG"
@@ -50,17 +54,33 @@ def test_one_run_is_drawn_into_its_folder(egg, runs):
 
 def test_the_lines_are_those_of_the_measured_text(egg, runs, tables):
     from egg import data
-    from egg.model.baselines import baselines
+    from egg.model.baselines import baselines, trigram_bits
 
     corpus = data.open_corpus(str(tables))
-    simple = baselines(corpus.split("train"), corpus.split("validation"))
+    texts = corpus.split("train"), corpus.split("validation")
+    simple = baselines(*texts)
     egg("plot", runs[0])
     page = self_contained((runs[0] / "report.html").read_text(encoding="utf-8"))
     assert page.data["lines"] == [
         ["unigram", round(simple.unigram, 4)],
         ["bigram", round(simple.bigram, 4)],
+        ["trigram", round(trigram_bits(*texts), 4)],
         ["gzip -9", round(simple.gzip, 4)],
     ]
+
+
+def test_a_page_shows_what_the_model_wrote_as_egg_sample_would(egg, train, tmp_path):
+    run = tmp_path / "run"
+    train("--steps", 8, "--seed", 7, "--sample-every", 1, "--keep", "all", "--out", run)
+    sampled = [r for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "sample" in r]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert [r["step"] for r in sampled] == [4, 8]
+    for record in sampled:
+        network = load(run / f"checkpoints/step-{record['step']:08d}", backend="numpy")
+        (text,) = network.generate(b"", 200, seed=7 + record["step"])
+        assert record["sample"] == text.decode(errors="replace")
+        assert f"<pre>\n{html.escape(record['sample'].translate(CONTROLS))}</pre>" in page
+    assert page.index("step 8<br>") < page.index("step 4<br>")  # the latest first
 
 
 def test_several_runs_are_drawn_over_one_another(egg, runs, tmp_path, monkeypatch):
@@ -70,8 +90,12 @@ def test_several_runs_are_drawn_over_one_another(egg, runs, tmp_path, monkeypatc
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = self_contained(text)
     assert [run["name"] for run in page.data["runs"]] == ["a", "b<i>"]
-    assert "<i>" not in text.replace("<i></i>", "") and len(page.data["lines"]) == 3
+    assert "<i>" not in text.replace("<i></i>", "") and len(page.data["lines"]) == 4
     assert '<tr class="differs"><td>seed</td>' in text
+    for run in runs:  # the speed of training alone, though measurements took most of the time
+        curves = read_curves(run)
+        assert 0 < curves.training_seconds < curves.end[1]
+        assert f"<td>{count(curves.end[0] / curves.training_seconds)}</td></tr>" in text
     status, out, _ = egg("plot", *runs, "--out", tmp_path / "there")
     assert status == 0 and (tmp_path / "there/loss.png").read_bytes().startswith(PNG)
 
@@ -155,6 +179,10 @@ class Recorded:
     def add_scalar(self, name, value, step):
         self.logged.append((step, name, value))
 
+    def add_text(self, name, text, step):  # as Markdown, in which four spaces begin a line of code
+        assert all(line.startswith("    ") for line in text.split("\n"))
+        self.add_scalar(name, "\n".join(line[4:] for line in text.split("\n")), step)
+
     def log(self, figures, step):
         self.logged += [(step, name, value) for name, value in figures.items()]
 
@@ -172,12 +200,29 @@ def test_the_same_numbers_go_elsewhere(train, tmp_path, monkeypatch, flag):
     module = SimpleNamespace(SummaryWriter=Recorded, init=Recorded)
     for name in ("tensorboardX", "wandb"):
         monkeypatch.setitem(sys.modules, name, module)
-    train(flag, "--steps", 5, "--out", tmp_path / "run")
+    train(flag, "--steps", 5, "--sample-every", 1, "--out", tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     figures = [
         (line["step"], name, value) for line in lines for name, value in line.items() if name not in ("step", "seconds")
     ]
     assert Recorded.last.logged == figures and Recorded.last.closed
+    assert [step for step, name, _ in figures if name == "sample"] == [4, 5]
+
+
+def test_a_run_of_weights_and_biases_has_the_project_and_name_it_is_given(egg, train, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Recorded))
+    for flags, project, name in (
+        (["--wandb"], "egg", "run-0"),
+        (["--wandb-project", "letters"], "letters", "run-1"),
+        (["--wandb-project", "letters", "--wandb-name", "the first"], "letters", "the first"),
+    ):
+        Recorded.last = None
+        train(*flags, "--steps", 1, "--out", tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
+        assert (Recorded.last.options["project"], Recorded.last.options["name"]) == (project, name)
+    status, out, err = egg("train", "--wandb-name", "", "--data", tmp_path, "--out", tmp_path / "none")
+    assert (status, out) == (2, "") and "--wandb-name is empty: give a name" in err and err.count("\n") == 1
 
 
 def test_tensorboard_reads_what_was_written(train, tmp_path):
@@ -203,7 +248,7 @@ def test_ticks_that_are_read_as_they_are_meant(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, file, format: drawn.append(self))
     lines = np.array([[1000.0, 9.0, 5.0], [40_000.0, 185.0, 4.0]])
-    plot_runs([Curves(tmp_path, "a", {}, 2, lines, lines, {}, (40_000, 185.0))], {}, tmp_path / "a")
+    plot_runs([Curves(tmp_path, "a", {}, 2, lines, lines, {}, (40_000, 185.0), [], 100.0)], {}, tmp_path / "a")
     tokens, minutes = drawn[0].axes
     assert "10k" in labels(tokens.xaxis)
     assert "0.5" in labels(minutes.xaxis) and "500m" not in labels(minutes.xaxis)
@@ -227,14 +272,16 @@ def test_a_log_of_any_length_is_drawn_in_bounded_memory(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with open(tmp_path / "metrics.jsonl", "w") as file:
         for step in range(1, 40_001):
-            file.write(json.dumps({"step": step, "tokens": step, "seconds": step / 2, TRAIN: step % 7}) + "\n")
+            line = {"step": step, "tokens": step, "seconds": step / 2, TRAIN: step % 7, "sample": str(step)}
+            file.write(json.dumps(line) + "\n")
     curves = read_curves(tmp_path)
+    assert curves.samples[-1] == (40_000, None, "40000") and len(curves.samples) <= SAMPLES
     assert curves.steps == 40_000 and curves.end == (40_000, 20_000.0) and len(curves.train) <= 300
     assert curves.train[:, 2].mean() == pytest.approx(3, abs=0.05) and (np.diff(curves.train[:, 0]) > 0).all()
 
 
 @pytest.mark.parametrize(
-    "forged", [{"tokens": "many"}, {"tokens": None}, {TRAIN: []}, {TRAIN: 1e999}, {"step_size": {}}]
+    "forged", [{"tokens": "many"}, {"tokens": None}, {TRAIN: []}, {TRAIN: 1e999}, {"step_size": {}}, {"sample": 3}]
 )
 def test_a_forged_log_is_refused_in_one_line(egg, tmp_path, forged):
     (tmp_path / "config.json").write_text("{}")

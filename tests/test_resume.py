@@ -55,7 +55,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_resumed_run_has_the_bytes_of_one_that_never_stopped(train, resume, tmp_path, recipe):
     # One step short of a checkpoint, and on one; on a measured step, and off one.
-    flags = [*RECIPES[recipe], "--checkpoint-every", 5]
+    flags = [*RECIPES[recipe], "--checkpoint-every", 5, "--sample-every", 2]
     train(*flags, "--steps", 12, "--out", tmp_path / "whole")
     train(*flags, "--steps", 5, "--out", tmp_path / "parts")
     for steps in (8, 9, 12):
@@ -70,6 +70,8 @@ def test_a_resumed_run_has_the_bytes_of_one_that_never_stopped(train, resume, tm
         for name in [n for n in content if n.endswith("manifest.json") and "00012" not in n]:
             content[name] = json.loads(content[name])["files"] | {"config.json": None}
     assert parts == whole
+    # At every second measurement, and at the end.
+    assert [line["step"] for line in whole["metrics.jsonl"] if "sample" in line] == [8, 12]
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):
@@ -87,6 +89,32 @@ def test_a_killed_run_goes_on_from_its_checkpoint(train, resume, tmp_path):
     assert status == 0, err
     assert "from step 6" in out
     assert files(killed) == files(whole)
+
+
+def test_patience_ends_a_run_that_gets_no_better_interrupted_or_not(train, resume, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    # Steps that are far too large: the first measurements are the best.
+    flags = "--patience 3 --step-size 127 --schedule constant --keep all --checkpoint-every 1 --steps 400".split()
+    out = train(*flags, "--out", whole)
+    log = files(whole)["metrics.jsonl"]
+    bits = [line["validation_bits_per_byte"] for line in log if "validation_bits_per_byte" in line]
+    best = bits.index(min(bits))
+    assert len(bits) == best + 1 + 3 and log[-1]["step"] == 4 * len(bits) < 400
+    assert f"no better than {min(bits):.4f} bits per byte in 3 measurements: stopped (--patience)" in out
+    assert json.loads((whole / "best.json").read_text())["step"] == 4 * (best + 1)
+    for saved in (4 * best + 2, 4 * best + 8, log[-1]["step"] - 1):
+        shutil.copytree(whole, killed)
+        for path in (killed / "checkpoints").iterdir():
+            if checkpoint.step_of(path) > saved:
+                shutil.rmtree(path)
+        status, out, err = resume(killed)
+        assert (status, f"from step {saved:,}," in out) == (0, True), err
+        assert files(killed) == files(whole)
+        shutil.rmtree(killed)
+    status, out, err = resume(whole)
+    assert status == 0 and "nothing to do; give a larger --patience" in out, err
+    status, out, err = resume(whole, "--patience", 4)
+    assert status == 0 and "in 4 measurements" in out and len(files(whole)["metrics.jsonl"]) == len(log) + 4, err
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,17 @@ def plain_weight(below: int, temperature_256: int) -> int:
     return power >> -(exponent // 256)
 
 
-def plain_choice(logits: list[int], u: int, temperature_256: int, top_k: int) -> int:
+def plain_choice(logits: list[int], u: int, temperature_256: int, top_k: int, top_p: int = 65536) -> int:
     order = sorted(range(256), key=lambda v: (-logits[v], v))
     if temperature_256 == 0:
         return order[0]
     kept = set(order[: top_k or 256])
     weight = [plain_weight(max(logits) - logits[v], temperature_256) if v in kept else 0 for v in range(256)]
+    share, taken = top_p * sum(weight), 0
+    for v in order:
+        taken += weight[v]
+        if 65536 * (taken - weight[v]) >= share:
+            weight[v] = 0
     r, total = u * sum(weight) >> 64, 0
     for v in range(256):
         total += weight[v]
@@ -82,7 +87,8 @@ def check_sample(m: Network, prompt: bytes, sampling: Sampling, number: int, tex
     for position, byte in enumerate([*text, *ending]):
         u = plain_draw(sampling.seed, number, position)
         temperature = round(256 * sampling.temperature)
-        assert byte == plain_choice(logits[position], u, temperature, sampling.top_k)
+        top_p = round(65536 * sampling.top_p)
+        assert byte == plain_choice(logits[position], u, temperature, sampling.top_k, top_p)
 
 
 def test_the_table_is_the_floor_of_powers_of_two():
@@ -105,17 +111,21 @@ def test_weights_are_powers_of_two_of_the_logits():
     assert sampling_weights(2**20).tolist() == [2**32] + [sampling_table()[255] >> 1] * 254
 
 
-@pytest.mark.parametrize("top_k", [0, 1, 2, 7, 255, 256])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"),
+    [*((k, 65536) for k in (0, 1, 2, 7, 255, 256)), *((0, p) for p in (1, 9000, 32768, 65535)), (7, 60000), (2, 1)],
+)
 @pytest.mark.parametrize("temperature_256", [0, *TEMPERATURES])
-def test_choices_are_those_of_the_definition(temperature_256, top_k):
+def test_choices_are_those_of_the_definition(temperature_256, top_k, top_p):
     rows = logit_rows(60)
     drawn = np.random.default_rng(4).integers(0, 2**64, 60, np.uint64)
     drawn[:10:2], drawn[1:10:2] = 0, 2**64 - 1
     weights = sampling_weights(temperature_256) if temperature_256 else None
     expected = [
-        plain_choice(row, u, temperature_256, top_k) for row, u in zip(rows.tolist(), drawn.tolist(), strict=True)
+        plain_choice(row, u, temperature_256, top_k, top_p)
+        for row, u in zip(rows.tolist(), drawn.tolist(), strict=True)
     ]
-    got = choose(rows, drawn, weights, top_k)
+    got = choose(rows, drawn, weights, top_k, top_p)
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, expected)
 
@@ -177,6 +187,8 @@ def test_draws_are_words_0_and_1_of_stream_4():
         Sampling(40, count=5),
         Sampling(35, temperature=0.7, top_k=12, seed=2**63 + 5, count=4),
         Sampling(40, temperature=5.0, seed=1, count=20),
+        Sampling(40, temperature=1.5, top_p=0.7, seed=1, count=4),
+        Sampling(40, top_k=20, top_p=0.9, count=4),
     ],
 )
 def test_samples_are_those_of_the_definition(sampling):
@@ -193,7 +205,11 @@ def test_samples_are_equal_on_numpy_and_numba():
     except BackendError as error:
         pytest.skip(str(error))
     for shape in (SHAPE, Shape(64, 2)):
-        for arguments in ({"temperature": 0}, {"count": 20}, {"temperature": 0.6, "top_k": 9, "seed": 5, "count": 3}):
+        for arguments in (
+            {"temperature": 0},
+            {"count": 20},
+            {"temperature": 0.6, "top_k": 9, "top_p": 0.8, "count": 3},
+        ):
             of = [model(b, shape).generate("naïve", 40, **arguments) for b in (NUMPY, numba)]
             assert of[0] == of[1]
 
@@ -220,6 +236,46 @@ def test_a_nul_ends_a_sample():
     assert all(0 not in t for t in texts)
     weights = np.zeros(SHAPE.parameters, np.int8)  # all logits equal: the lowest byte is the NUL
     assert Network(NUMPY, SHAPE, weights).generate("x", 5, temperature=0, count=2) == [b"", b""]
+
+
+def test_the_fewest_likeliest_bytes_with_the_share_are_drawn():
+    rows = np.full((4, 256), -127, np.int8)
+    rows[:, [7, 9, 200]] = 100, 84, 84  # 1/2, 1/4 and 1/4 of the probability, up to 2^-10
+    drawn = np.array([0, 2**63 - 2**56, 2**63 + 2**56, 2**64 - 1], np.uint64)
+    weights = sampling_weights(256)
+    for share, expected in ((0.49, [7] * 4), (0.74, [7, 7, 7, 9]), (0.9, [7, 7, 9, 200])):
+        np.testing.assert_array_equal(choose(rows, drawn, weights, 0, round(share * 65536)), expected)
+
+
+def test_a_stop_ends_a_sample_and_is_left_out():
+    m = model()
+    for number, text in enumerate(m.generate("x", 60, temperature=0.5, count=6)):
+        stops = [text[20:23], text[30:31], text[19:23], b"never there at all"]
+        ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+        at = max(len(stop) for stop in stops if text[: min(ends)].endswith(stop))
+        got = m.generate("x", 60, temperature=0.5, count=6, stop=stops)[number]
+        assert got == text[: min(ends) - at] and len(got) < 21
+    (text,) = m.generate("x", 60, temperature=0.5)
+    assert m.generate("x", 20, temperature=0.5, stop=text[19:20].decode("utf-8", "surrogateescape")) == [
+        text[: text.index(text[19])]
+    ]
+
+
+def test_turns_write_one_document():
+    m, sampling = model(), Sampling(30, temperature=0.5, seed=4)
+    conversation, document = module.Conversation(m, sampling), b""
+    for number, line in enumerate((b"one", b"", b"\nthree\xff")):
+        document += line
+        expected = m.generate(document, 30, temperature=0.5, seed=4, count=number + 1)[number]
+        assert b"".join(conversation.turn(line)) == expected
+        document += expected
+    (text,) = m.generate("a", 30, temperature=0.5)
+    conversation = module.Conversation(m, Sampling(30, temperature=0.5, stop=(text[8:10],)))
+    begun = text[: text.find(text[8:10])]
+    assert b"".join(conversation.turn(b"a")) == begun
+    # The next turn continues without the stop, as if it had not been written.
+    following = m.generate(b"a" + begun + b"b", 30, temperature=0.5, count=2, stop=text[8:10])[1]
+    assert b"".join(conversation.turn(b"b")) == following
 
 
 def test_the_prompt_is_the_beginning_of_a_document():
@@ -253,6 +309,14 @@ def test_temperatures_beyond_the_bound_have_its_weights():
         ("top_k", -1),
         ("top_k", 257),
         ("top_k", 2.5),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_p", float("nan")),
+        ("top_p", "1"),
+        ("stop", ""),
+        ("stop", ["a", b""]),
+        ("stop", [7]),
+        ("stop", "\ud800"),
         ("length", 0),
         ("length", -3),
         ("length", 2**32 + 1),
@@ -385,6 +449,76 @@ def test_the_command_prints_many_samples_in_order(egg, run):
     )
 
 
+def test_the_command_holds_back_what_may_become_a_stop(egg, run):
+    flags = ["--prompt", "ab", "--length", 40, "--temperature", 0.5, "--count", 3, "--backend", "numpy"]
+    samples = load(run, "numpy").generate("ab", 40, temperature=0.5, count=3)
+    stop = next(s for i in range(20) if (s := samples[0][i : i + 2]).isascii())
+    ended = load(run, "numpy").generate("ab", 40, temperature=0.5, count=3, stop=[stop, stop + b"!"])
+    status, out, err = egg(
+        "sample", run, *flags, "--stop", stop.decode(), f"--stop={stop.decode()}!", "--stop", "-none"
+    )
+    assert status == 0 and len(ended[0]) < len(samples[0])
+    assert out == "".join(
+        f"--- {i} of 3 ---\n" + text.removesuffix("\n") + "\n"
+        for i, text in enumerate(text_of(*(b"ab" + s for s in ended)), 1)
+    )
+    assert f"{sum(len(s) < 40 for s in ended)} ended by the model or a stop" in err
+
+
+def test_lines_are_continued_in_turns(egg, run, monkeypatch):
+    m, flags = load(run, "numpy"), ["--length", 20, "--temperature", 0.5, "--backend", "numpy", "--interactive"]
+    document, expected = b"", []
+    for number, line in enumerate((b"start", b"two \xff", b"")):
+        document += b"\n" + line if line and document else line  # what the model writes here ends with no newline
+        document += m.generate(document, 20, temperature=0.5, count=number + 1)[number]
+        assert document[-1:] != b"\n"
+    expected = document.decode(errors="replace") + "\n"
+    for arguments, lines in (([], b"start\ntwo \xff\n\n"), (["--prompt", "start"], b"two \xff\n\n")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
+        status, out, _ = egg("sample", run, *flags, *arguments)
+        assert (status, out) == (0, expected)
+
+
+def test_a_document_that_ends_in_a_turn(egg, run, tmp_path, monkeypatch):
+    from safetensors.numpy import save_file
+
+    weights = np.zeros(SHAPE.parameters, np.int8)  # all logits equal: the likeliest byte is the NUL
+    save_file(SHAPE.views(weights), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo"), encoding="utf-8"))
+    status, out, err = egg("sample", tmp_path, "--interactive", "--temperature", 0, "--backend", "numpy")
+    assert (status, out) == (0, "onetwo\n") and err.count("the model has ended the document") == 2
+
+
+def test_a_closed_standard_input_is_one_line(egg, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after <&-
+    for arguments in (["--interactive"], ["--prompt-file", "-"]):
+        status, out, err = egg("sample", run, *arguments)
+        assert (status, out) == (2, "") and err.startswith("egg: standard input is closed") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
+def test_lines_in_a_terminal(run):
+    import pty
+
+    code = "from egg.cli.main import main; raise SystemExit(main())"
+    flags = "--interactive --length 10 --temperature 0 --backend numpy".split()
+    keyboard, terminal = pty.openpty()
+    command = [sys.executable, "-c", code, "sample", run, *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE)
+    os.close(terminal)
+    shown = b""
+    for keys in (b"one\n", b"\n", b"\x04"):
+        while not shown.endswith(b"> "):
+            shown += os.read(keyboard, 1000)
+        os.write(keyboard, keys)
+        shown += b"|"
+    assert process.wait(30) == 0 and b"Ctrl-D ends" in process.stderr.read()
+    process.stderr.close()
+    os.close(keyboard)
+    assert shown.startswith(b"> |") and shown.count(b"> |") == 3 and b"one" in shown
+
+
 def test_the_prompt_comes_from_a_file_or_standard_input(egg, run, tmp_path, monkeypatch):
     (tmp_path / "prompt").write_bytes(b"caf\xc3\xa9\n")
     flags = ["--length", 20, "--backend", "numpy"]
@@ -404,6 +538,12 @@ def test_the_prompt_comes_from_a_file_or_standard_input(egg, run, tmp_path, monk
         ("--top-k 257", "0 to 256"),
         ("--top-k=-1", "--top-k"),
         ("--length 0", "--length"),
+        ("--top-p 0", "--top-p 0"),
+        ("--top-p 90", "above 0, at most 1"),
+        ("--top-p most", "--top-p"),
+        ("--stop=", "--stop"),
+        ("--interactive --count 2", "--count"),
+        ("--interactive --prompt-file -", "--prompt-file"),
         ("--count 0", "--count"),
         ("--seed=-1", "--seed"),
         ("--seed 18446744073709551616", "--seed"),

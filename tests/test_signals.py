@@ -122,6 +122,52 @@ def test_an_interrupt_during_imports_is_one_line(tables, tmp_path, moment):
     interrupt_early(tables, tmp_path / "run", moment)
 
 
+def test_an_interrupt_of_the_compiler_says_what_is_lost(tables, tmp_path):
+    """With an empty cache: the progress of compilation, then Ctrl-C, one line about it, and no folder."""
+    environment = os.environ | {"EGG_CACHE": str(tmp_path / "cache")}
+    flags = ["--hidden-size", 16, "--num-layers", 1, "--steps", 5, "--data", tables, "--out", tmp_path / "run"]
+    command = [sys.executable, "-u", ROOT / "train.py", *flags, "--backend", "numba", "--threads", 1]
+    job = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment, text=True
+    )
+    lines = []
+    while not (lines and lines[-1].startswith("compiling 1 of ")):
+        lines.append(job.stdout.readline())
+        assert lines[-1], job.stderr.read()
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=120)
+    assert (job.returncode, err) == (130, "egg: interrupted\n")
+    assert "no step was taken, and what is compiled is not compiled again" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables, tmp_path):
+    """Those that calls lead to by their source have code in Numba's cache, once a run has used them."""
+    train(
+        "--steps", 2, "--out", tmp_path / "run", "--backend", "numba"
+    )  # imports the kernels, with their cache's place
+    from numba.core import event
+
+    from egg.kernels import get_backend
+    from egg.kernels.cpu import code_folder
+    from egg.kernels.cpu.catalog import kernels
+    from egg.kernels.cpu.compiling import needed_kernels, watching
+    from egg.kernels.cpu.isa import detect
+    from egg.run.compiling import CALLS
+
+    needed = needed_kernels(CALLS["egg"], {"adapters", "stations"})
+    files = [path.name for path in code_folder(detect()).rglob("*.nbi")]
+    assert [name for name in needed if not any(f.startswith(f"{name}-") for f in files)] == []
+    assert len(needed) < len(needed_kernels(CALLS["egg"], {"adapters"}))  # stations have kernels of their own
+
+    counted, known = [], kernels(get_backend("numba"))
+    with watching(CALLS["egg"], {"adapters", "stations"}, lambda *numbers: counted.append(numbers)):
+        for name in [*needed, *needed, "adapters.adapted_product"]:  # each counts once, and another does not
+            with event.trigger_event("numba:compile", {"dispatcher": known[name].dispatcher}):
+                pass
+    assert counted == [(number, len(needed)) for number in range(1, len(needed) + 1)]
+
+
 @pytest.mark.slow
 def test_a_hundred_early_interrupts(tables, tmp_path):
     moments, said = random.Random(5), Counter()

@@ -158,6 +158,7 @@ def test_progress_shows_what_the_command_shows(small, tmp_path, capsys):
     [
         (None, {"hiden_size": 16}, "unknown setting 'hiden_size', perhaps 'hidden_size'"),
         (None, {"zzz": 1}, "unknown setting 'zzz':"),
+        (None, {"lr": 1}, "unknown setting 'lr', perhaps 'step_size'"),
         ({"step": 4}, {}, "unknown setting 'step', perhaps 'steps'"),
         ("quikstart", {}, "unknown preset 'quikstart', perhaps 'quickstart'"),
         (None, {"backend": "nunpy"}, "unknown backend 'nunpy', perhaps 'numpy'"),

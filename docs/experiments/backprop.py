@@ -33,11 +33,15 @@ import math
 import time
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
 from egg import data
+
+try:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+except ImportError as error:
+    raise SystemExit(f"{error}: this script needs PyTorch, which egg does not: pip install torch") from None
 
 POINTS = [k * 1000 for k in (125, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 10000)]
 LANES, PIECE = 64, 256  # of the validation split: lanes read side by side, bytes at a time

@@ -30,10 +30,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
-from backprop import LANES, TURNS, Streams, bits_per_byte, options_of, splits, train
-from torch import nn
-from torch.nn import functional
+from backprop import LANES, TURNS, Streams, bits_per_byte, functional, nn, options_of, splits, torch, train
 
 import egg
 from egg.kernels import Shape

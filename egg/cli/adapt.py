@@ -60,8 +60,9 @@ class AdaptArguments:
     _: KW_ONLY
     data: str | None = None
     """Text to adapt to, as for training; or --reward."""
-    reward: Annotated[str | None, Parameter(metavar="MODULE:FUNCTION")] = None
-    """Python function that scores a text, or a text and its prompt, such as egg.rewards:target_length."""
+    reward: Annotated[str | None, Parameter(metavar="FILE.py:FUNCTION")] = None
+    """Python function that scores a text, or a text and its prompt: FILE.py:FUNCTION, or MODULE:FUNCTION, such as
+    egg.rewards:target_length."""
     prompts: Annotated[str | None, Parameter(metavar="FILE")] = None
     """reward: prompts that members continue, one per line."""
     length: int = 64
@@ -143,7 +144,7 @@ def main(argv: list[str], prog: str) -> int:
     if isinstance(arguments, MergeArguments):
         return _merge(arguments)
     if (arguments.data is None) == (arguments.reward is None):
-        raise EggError("give either --data TEXT or --reward MODULE:FUNCTION")
+        raise EggError("give either --data TEXT or --reward FILE.py:FUNCTION")
     if arguments.reward is None:
         return _adapt(arguments)
     from egg.cli.adapt_reward import adapt_to_reward

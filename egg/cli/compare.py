@@ -35,6 +35,8 @@ class CompareArguments:
     out: str | None = None
     """Folder for its runs, results.jsonl, curves.png and, where configurations differ in budget alone, scaling.png;
     none: runs/NAME, after the file's name."""
+    quiet: bool = False
+    """Print errors and results, nothing else."""
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -44,7 +46,8 @@ def main(argv: list[str], prog: str) -> int:
     configurations, seeds = read_comparison(path)
     out = made_folder(arguments.out or Path("runs") / path.stem)
     try:
-        results = run_comparison(configurations, seeds, out, say)
+        notify = (lambda line: None) if arguments.quiet else say
+        results = run_comparison(configurations, seeds, out, notify, quiet=arguments.quiet)
     except Stopped as stopped:
         say("stopped; the same command resumes")
         return 128 + stopped.number

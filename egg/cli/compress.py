@@ -12,8 +12,9 @@ from egg.cli.options import ComputeFlags, ModelPath, parse, say, target_file
 from egg.compute import Compute
 from egg.errors import telling
 from egg.files import read_file, replace_file
-from egg.model.compress import MAX_TEXT, OVERHEAD, compress, decompress, read_packed
+from egg.model.compress import MAX_TEXT, OVERHEAD, compress, decompress, default_step_size, read_packed
 from egg.model.network import Network, read_model
+from egg.optimizer import STEP_BITS
 
 OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
 
@@ -22,8 +23,9 @@ OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
 class CompressArguments:
     """Compress a file: the model predicts each byte, and the likelier the byte, the less it costs.
 
-    Lossless: with the same model egg decompress restores the file, on every machine. A file that would not become
-    smaller is stored: it grows by 40 bytes, and needs no model to be restored.
+    In a file of 16 KiB or more the model learns each chunk when it has read it, by evolution, as in training; egg
+    decompress repeats every step. Lossless: with the same model egg decompress restores the file, on every machine. A
+    file that would not become smaller is stored: it grows by 40 bytes, and needs no model to be restored.
 
     For example:
       egg compress notes.txt --model pretrained -o notes.egg
@@ -37,8 +39,12 @@ class CompressArguments:
     """The compressed file; an existing file is replaced."""
     max_text: int = MAX_TEXT
     """Most bytes that the file may have: it is held in memory."""
+    step_size: float | None = None
+    """Size of a weight's moves as the model learns the file, in int8 steps; 0: it does not learn, which is faster, and
+    much larger if the file is long; none: 0.045, and 0 for a file of less than 16 KiB."""
     streams: int | None = None
-    """Segments that are read side by side, of 256 KiB or more; none: as many as fit."""
+    """Segments that are read side by side: the more, the faster, and the larger; none: one for each 32 KiB, 8 at the
+    most; if the model does not learn one for each 256 KiB, 1,024 at the most."""
     compute: ComputeFlags = Compute()
 
 
@@ -78,10 +84,14 @@ def main(argv: list[str], prog: str) -> int:
 def _compress(arguments: CompressArguments, target: Path) -> tuple[int, int, float]:
     """Bytes before and after, and seconds."""
     text = _read(arguments.file, arguments.max_text)
-    network = _network(arguments, len(text))
+    if arguments.step_size is None:
+        step_size = default_step_size(len(text))
+    else:
+        step_size = round(arguments.step_size * (1 << STEP_BITS))
+    network = _network(arguments, len(text), learns=step_size != 0)
     began = time.perf_counter()
     with bar(len(text), "compressing") as read:
-        result = compress(network, text, streams=arguments.streams, read=read)
+        result = compress(network, text, step_size=step_size, streams=arguments.streams, read=read)
     _write(target, result)
     return len(text), len(result), time.perf_counter() - began
 
@@ -90,7 +100,8 @@ def _decompress(arguments: DecompressArguments, target: Path) -> tuple[int, int,
     """Bytes before and after, and seconds."""
     content = _read(arguments.file, arguments.max_text + OVERHEAD)
     packed = read_packed(content, arguments.file)
-    network = _network(arguments, packed.size) if arguments.model is not None and packed.streams else None
+    coded = arguments.model is not None and packed.streams
+    network = _network(arguments, packed.size, learns=packed.step_size != 0) if coded else None
     began = time.perf_counter()
     with bar(packed.size, "decompressing") as read:
         text = decompress(network, packed, model_name=arguments.model or "", max_text=arguments.max_text, read=read)
@@ -98,10 +109,10 @@ def _decompress(arguments: DecompressArguments, target: Path) -> tuple[int, int,
     return len(content), len(text), time.perf_counter() - began
 
 
-def _network(arguments: CompressArguments | DecompressArguments, size: int) -> Network:
+def _network(arguments: CompressArguments | DecompressArguments, size: int, learns: bool) -> Network:
     """The model, on a backend that suits a text of ``size`` bytes."""
     shape, weights, _ = read_model(arguments.model)
-    return Network(arguments.compute.make(say, work=size * shape.parameters), shape, weights)
+    return Network(arguments.compute.make(say, work=None if learns else size * shape.parameters), shape, weights)
 
 
 def _read(path: str, max_text: int) -> bytes:

@@ -1,5 +1,6 @@
-"""``egg export``: a model as C, or as a folder for the Hugging Face Hub."""
+"""``egg export``: a model as C, as a folder for the Hugging Face Hub, or as ONNX."""
 
+import re
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,25 +12,30 @@ from egg.cli.bar import bar
 from egg.cli.corpus import BASELINES, measure_baselines, open_measured
 from egg.cli.options import ColumnFlag, ComputeFlags, ForceFlag, ModelPath, one_of, parse, say
 from egg.compute import Compute
+from egg.data.minipile import MINIPILE, is_hub_id
+from egg.data.mixture import parse_mixture
 from egg.errors import EggError, telling
 from egg.export.c import c_source
-from egg.export.huggingface import CARD, About, ModelQuality, hub_files
+from egg.export.huggingface import CARD, About, ModelQuality, copied_files, hub_files
+from egg.export.onnx import onnx_bytes
 from egg.files import read_file, replace_file
 from egg.model import checkpoint, hub
+from egg.model.adapter import read_adapter
 from egg.model.evaluate import count_words, evaluate
 from egg.model.network import Network, read_model
-from egg.report.plots import LOSS
 
-SOURCE = "model.c"
+SOURCE, GRAPH = "model.c", "model.onnx"
 
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Export a model to C or to the Hugging Face Hub.
+    """Export a model to C, to the Hugging Face Hub, or to ONNX.
 
     c: model.c, one C99 file with the weights in it: only integers, no heap, no library.
-    huggingface: config.json, model.safetensors and README.md, a card filled from the run; egg reads such a folder. A
-    folder that has a card already, such as pretrained, keeps it unless --data, --name, --license or --notes is given.
+    huggingface: config.json, model.safetensors and README.md, a card filled from the run, and a module with which
+    AutoModelForCausalLM loads the folder (trust_remote_code=True); egg reads such a folder. A folder that has a card
+    already, such as pretrained, keeps it unless --data, --name, --license, --notes or --adapter is given.
+    onnx: model.onnx, of integer operators alone; needs the package onnx.
 
     For example:
       egg export pretrained --to c -o pretrained
@@ -38,10 +44,12 @@ class ExportArguments:
 
     path: Annotated[ModelPath, Parameter(name="ckpt")]
     _: KW_ONLY
-    to: Annotated[str, one_of("c", "huggingface")]
+    to: Annotated[str, one_of("c", "huggingface", "onnx")]
     """The format."""
     out: Annotated[str, Parameter(alias="-o", metavar="DIR")]
     """Folder to write; existing files of these names are replaced."""
+    adapter: Annotated[str | None, Parameter(metavar="FILE")] = None
+    """Adapter to export with the model: adapter.safetensors of egg adapt, or its folder."""
     data: str | None = None
     """huggingface: text to measure on, for the card; none: the text that the run was trained on."""
     data_column: ColumnFlag = None
@@ -58,20 +66,30 @@ class ExportArguments:
 def main(argv: list[str], prog: str) -> int:
     """Export as the arguments say; returns the exit status."""
     arguments = parse(ExportArguments, argv, prog=prog)
+    if arguments.license is not None and not re.fullmatch(r"[a-z0-9]+([.+-]+[a-z0-9]+|[+]+)*", arguments.license):
+        raise EggError(
+            f"--license {arguments.license}: give the Hub's identifier, in small letters, such as apache-2.0, mit, "
+            "cc-by-4.0 or other"
+        )
     target = _target(arguments.out)
     path = hub.fetch(arguments.path)
     folder = checkpoint.find(path)
     shape, weights, config = read_model(folder)
+    adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
     name = arguments.name or _name(arguments.path, path, folder)
+    given = (arguments.data, arguments.name, arguments.license, arguments.notes, adapter)
     if arguments.to == "c":
-        files = {SOURCE: c_source(shape, weights, name).encode()}
-    elif (folder / CARD).is_file() and arguments.data is arguments.name is arguments.license is arguments.notes is None:
-        names = (checkpoint.CONFIG, checkpoint.MODEL, LOSS, CARD)
-        files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+        files = {SOURCE: c_source(shape, weights, name, adapter).encode()}
+    elif arguments.to == "onnx":
+        files = {GRAPH: onnx_bytes(shape, weights, name, adapter)}
+    elif (folder / CARD).is_file() and all(value is None for value in given):
+        files = copied_files(folder, config)
     else:
-        about = About(arguments.license, _notes(arguments.notes))
-        measured = _measure(arguments, shape, weights, config)
-        files = hub_files(folder, name, config, shape, weights, measured, about)
+        if not arguments.license:
+            say("the card names no licence: give --license, such as apache-2.0")
+        about = About(arguments.license, _datasets(config), _notes(arguments.notes))
+        measured = _measure(arguments, shape, weights, config, adapter)
+        files = hub_files(folder, name, config, shape, weights, measured, about, adapter)
     with telling(f"cannot write {target}"):
         target.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
@@ -79,6 +97,19 @@ def main(argv: list[str], prog: str) -> int:
     for file, content in files.items():
         print(f"{target / file}: {len(content):,} bytes")
     return 0
+
+
+def _datasets(config: dict) -> tuple[str, ...]:
+    """The names on the Hub of the texts that a model was trained on."""
+    run = config.get("run")
+    spec = run.get("data") if isinstance(run, dict) else None
+    if not isinstance(spec, str):
+        return ()
+    try:
+        parts = [part for part, _ in parse_mixture(spec) or [(spec, 1)]]
+    except data.DataError:
+        return ()
+    return tuple(MINIPILE if part == "minipile" else part for part in parts if part == "minipile" or is_hub_id(part))
 
 
 def _notes(path: str | None) -> str | None:
@@ -109,7 +140,7 @@ def _name(given: str, path: str | Path, folder: Path) -> str:
     return folder.name
 
 
-def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality | None:
+def _measure(arguments: ExportArguments, shape, weights, config, adapter) -> ModelQuality | None:
     """The model's quality on its validation text; None, with a notice, if that is not available."""
     try:
         opened = open_measured(config, arguments.data, arguments.data_column, force_text=arguments.force_text)
@@ -122,7 +153,7 @@ def _measure(arguments: ExportArguments, shape, weights, config) -> ModelQuality
         say(f"{arguments.path} names no text to measure on, and is not measured: give --data")
         return None
     corpus, split = opened
-    network = Network(arguments.compute.make(say), shape, weights)
+    network = Network(arguments.compute.make(say), shape, weights, adapter)
     text = corpus.split(split)
     with bar(text.size, "measuring") as read:
         evaluation = evaluate(network, text, read=read)

@@ -4,8 +4,6 @@ import os
 import signal
 import time
 
-from egg.run.signals import TOGETHER, just_caught
-
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _handled: list[int] = []  # signals that this process handles
 _ending: list[int] = []  # the signal that ends the process
@@ -26,6 +24,8 @@ def begin() -> None:
 
 def ready() -> None:
     """From now on a signal raises an exception, so that work is cleaned up; called after the imports."""
+    import egg.run.signals  # noqa: F401, which the handler needs
+
     for number in _handled:
         signal.signal(number, _raise)
 
@@ -46,6 +46,8 @@ def _end_at_once(number: int, frame) -> None:
 
 
 def _raise(number: int, frame) -> None:
+    from egg.run.signals import TOGETHER, just_caught
+
     if just_caught():  # training has ended on a signal just now
         return
     if not _raised_at:

@@ -29,6 +29,7 @@ from egg.study.intrinsic_dimension import (
     Setting,
     Trial,
     TrialResult,
+    Trials,
     count_trials,
     dimensions_json,
     estimate_dimensions,
@@ -37,7 +38,7 @@ from egg.study.intrinsic_dimension import (
 )
 from egg.study.intrinsic_dimension_view import CURVES, PICTURE, plot_dimension, plot_gains, print_measured
 from egg.training.corpus import open_for_training
-from egg.view.figures import count
+from egg.view.figures import count, duration
 
 SUMMARY = "d90.json"
 
@@ -84,6 +85,8 @@ class IntrinsicDimensionArguments:
     out: str = "runs/intrinsic-dimension"
     """Folder for the results; trials whose results it holds are not measured again."""
     json: JsonFlag = False
+    quiet: bool = False
+    """Print errors and results, nothing else."""
     compute: ComputeFlags = Compute()
 
 
@@ -110,25 +113,30 @@ def main(argv: list[str], prog: str) -> int:
 
 def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
     """Measure all checkpoints, one after another; returns their results, and the name of the text."""
-    backend = a.compute.make(say)
+    notify = (lambda line: None) if a.quiet else say
+    backend = a.compute.make(notify)
     corpus, text, split = open_for_training(
         RunConfig(data=a.data, data_column=a.data_column, validation_share=a.validation_share, force_text=a.force_text),
-        say,
+        notify,
+        bar=not a.quiet,
     )
     validation = sample(corpus.split(split), a.eval_bytes)
     setting = Setting(corpus.fingerprint, a.tokens, a.eval_bytes, a.streams)
     per_step = a.streams * EvolutionConfig.seq_len
     tokens_per_trial = a.tokens // per_step * per_step
     seeds = list(range(a.seeds))
-    total = tokens_per_trial * sum(count_trials(len(s), len(factors), len(seeds)) for s in subspaces)
+    trials = Trials([count_trials(len(s), len(factors), len(seeds)) for s in subspaces], [m[1] for m in models])
     measured = []
-    with steps_bar(total, "adapting", "tokens") as done:
+    with steps_bar(tokens_per_trial * trials.total, "adapting", "tokens", quiet=a.quiet) as done:
         for (path, shape, weights, config), model_subspaces in zip(models, subspaces, strict=True):
             network = Network(backend, shape, weights)
             before = evaluate(network, validation).bits_per_byte
             candidate = Candidate(path, network, base_hash(shape, weights), trained_for(path, config), before)
 
             def run(subspace: Subspace, trial: Trial, c=candidate) -> TrialResult:
+                more = trial.step_factor not in factors and trial.seed == seeds[0]
+                trials.begin(c.network.shape, more)
+                done(0, tokens_per_trial if more else 0, f"adaptation {trials.number} of {trials.total}")
                 if trial in records.known:
                     done(tokens_per_trial)
                     return records.known[trial]
@@ -147,10 +155,12 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
                     stepped=lambda report: done(per_step),
                 ).after
                 seconds = round(time.perf_counter() - began, 2)
+                trials.spend(c.network.shape, seconds)
                 result = TrialResult(trial, subspace.parameters(c.network.shape), after, seconds)
                 records.add(result)
                 if not sys.stderr.isatty():
-                    say(
+                    notify(
+                        f"{trials.number} of {trials.total}, about {duration(trials.seconds_left)} left: "
                         f"{c.path}: {subspace.name} ({result.parameters:,} parameters), step x{trial.step_factor:g}, "
                         f"seed {trial.seed}: {c.before - after:+.4f} bits per byte, {seconds:.0f} s"
                     )
@@ -165,6 +175,7 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
 def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[CheckpointDimensions], name: str) -> int:
     from egg.view.screen import console, print_json
 
+    notify = (lambda line: None) if a.quiet else say
     pictures = [out / PICTURE, out / CURVES]
     content = {
         "data": name,
@@ -182,8 +193,8 @@ def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[Checkpoint
     else:
         print_measured(measured, console())
         trials = sum(len(m.gains) for m in measured)
-        say(f"{trials} subspaces, {count(a.tokens)} tokens an adaptation, {a.seeds} seeds")
-    say(f"wrote {', '.join(str(p) for p in (*pictures, out / SUMMARY))}")
+        notify(f"{trials} subspaces, {count(a.tokens)} tokens an adaptation, {a.seeds} seeds")
+    notify(f"wrote {', '.join(str(p) for p in (*pictures, out / SUMMARY))}")
     return 0
 
 

@@ -10,7 +10,7 @@ import traceback
 from egg import __version__
 from egg.cli import interrupts
 from egg.data import DataError
-from egg.errors import EggError
+from egg.errors import EggError, perhaps
 from egg.kernels import BackendError
 from egg.ranks import distributed
 
@@ -21,7 +21,7 @@ COMMANDS = {
     "adapt": ("egg.cli.adapt", "fit a model to another text, by a small adapter"),
     "compress": ("egg.cli.compress", "compress a file with a model, lossless"),
     "decompress": ("egg.cli.compress", "restore a compressed file"),
-    "export": ("egg.cli.export", "export a model to C or to the Hugging Face Hub"),
+    "export": ("egg.cli.export", "export a model to C, the Hugging Face Hub or ONNX"),
     "data": ("egg.cli.data", "prepare text, describe it, empty the cache"),
     "compare": ("egg.cli.compare", "train configurations side by side, with several seeds"),
     "plot": ("egg.cli.plot", "draw the curves of runs"),
@@ -61,7 +61,9 @@ def run(command: str, argv: list[str], *, prog: str) -> int:
     distributed.silence()
     try:
         if command not in COMMANDS:
-            raise EggError(f"unknown command {command!r}: choose {', '.join(COMMANDS)} (egg --help)")
+            raise EggError(
+                f"unknown command {command!r}{perhaps(command, COMMANDS)}: choose {', '.join(COMMANDS)} (egg --help)"
+            )
         if command != "train" and (processes := distributed.launched()[1]) > 1:
             raise EggError(
                 f"{processes} processes were started: only training divides its work among several, start {prog} as one"

@@ -17,11 +17,12 @@ from cyclopts import (
     MissingArgumentError,
     Parameter,
     Token,
+    UnknownOptionError,
     UnusedCliTokensError,
 )
 
 from egg.compute import Compute
-from egg.errors import EggError, telling
+from egg.errors import EggError, known_elsewhere, telling
 from egg.kernels import BACKENDS
 from egg.view.figures import UNITS, number, whole_number
 
@@ -109,6 +110,10 @@ def _message(error: CycloptsError) -> str:
     """The error in one line."""
     error.verbose = False
     match error:
+        case UnknownOptionError():
+            given = (error.token.keyword or error.token.value).partition("=")[0]
+            if flag := known_elsewhere(given, (argument.name for argument in error.argument_collection)):
+                return f"unknown option {given}: here it is {flag}"
         case UnusedCliTokensError():
             return f"unknown argument {error.unused_tokens[0]}"
         case MissingArgumentError(keyword=None):

@@ -15,8 +15,7 @@ from egg.report.draw import lines_of, write
 
 @dataclass(frozen=True)
 class PlotArguments:
-    """Draw runs in one picture: bits per byte over tokens and wall time, beside unigram, bigram and gzip on the same
-    text.
+    """Draw runs in one picture: bits per byte over tokens and wall time, beside simple models of the same text.
 
     Writes loss.png and report.html, a page that needs no network. A run may still be training.
 
@@ -47,13 +46,13 @@ def _lines(runs: list[Curves]) -> dict[str, float]:
     """The baselines on the runs' text, if all have the same and the cache holds it: a picture fetches nothing."""
     texts = {_text(run) for run in runs}
     if len(texts) > 1:
-        say("the runs read different texts: no lines for unigram, bigram and gzip")
+        say("the runs read different texts: no lines for unigram, bigram, trigram and gzip")
         return {}
     fingerprints, limit = texts.pop()
     held = {corpus.fingerprint: corpus for corpus in data.list_corpora()}
     corpora = [held[fingerprint] for fingerprint in fingerprints if fingerprint in held]
     if not corpora or len(corpora) < len(fingerprints):
-        say("the runs' text is not in the cache: no lines for unigram, bigram and gzip (egg data prepare)")
+        say("the runs' text is not in the cache: no lines for unigram, bigram, trigram and gzip (egg data prepare)")
         return {}
     corpus = corpora[0] if len(corpora) == 1 else data.with_validation(*corpora[:2])
     validation = corpus.validation_split

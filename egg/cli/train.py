@@ -29,8 +29,8 @@ from egg.errors import EggError
 from egg.ranks.distributed import Alone, join
 from egg.run.config_file import read_settings
 from egg.run.folders import new_folder
-from egg.run.progress import Progress
-from egg.run.sinks import EXTRAS
+from egg.run.progress import Progress, Quiet
+from egg.run.sinks import Sinks
 from egg.training.corpus import located
 from egg.training.session import ResumedRun, Session, open_resumed_run, refuse_changes
 from egg.training.settings import ALIASES, NAMES
@@ -74,10 +74,9 @@ class TrainArguments:
     resume: str | None = None
     """Continue the run in this folder, from its newest complete checkpoint."""
     compute: ComputeFlags = Compute()
-    tensorboard: bool = False
-    """Log to RUN/tensorboard too; needs pip install 'egg-lm[tensorboard]'."""
-    wandb: bool = False
-    """Log to Weights & Biases too; needs pip install 'egg-lm[wandb]'."""
+    quiet: bool = False
+    """Print errors and one line at the end, nothing else."""
+    sinks: Annotated[Sinks, FLAT] = Sinks()
 
     @property
     def trained(self) -> Config:
@@ -108,16 +107,15 @@ def _main(argv: list[str], prog: str, ranks: Alone) -> int:
             if arguments.out is not None and Path(arguments.out).resolve() != run.resolve():
                 raise EggError(f"--out {arguments.out}: a resumed run stays in {run}, omit --out")
             refuse_changes(run, settings.config, config)
-        sinks = [name for name in EXTRAS if getattr(arguments, name)]
         return Session(
             config,
             run,
             settings.begun,
             held=stack,
             compute=arguments.compute,
-            sinks=sinks,
+            sinks=arguments.sinks,
             ranks=ranks,
-            progress=Progress(),
+            progress=Quiet(results=True) if arguments.quiet else Progress(),
         ).follow(prog)
 
 

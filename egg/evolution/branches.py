@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from egg.evolution.base import Evolution, Text
-from egg.kernels.arithmetic import FINE, LIMIT, MASTER_BITS, VOCABULARY, VOTE_LIMIT, VOTE_MEAN, first_shifts
+from egg.kernels.arithmetic import FINE, LIMIT, MASTER_BITS, VOCABULARY, VOTE_LIMIT, first_shifts, next_shifts
 from egg.kernels.backend import Backend, Draw, Votes
 from egg.kernels.layout import Shape
 from egg.kernels.philox import STREAM_ORDER, words
@@ -27,9 +27,7 @@ class BranchEvolution(Evolution):
         self._last_step = round(self._first_step * c.final_step_share)
         self.states = np.zeros((len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8)
         self.shifts = first_shifts(self.shape.num_layers, bool(c.station_names))
-        # Values of each kind of credit in a step: a layer's up, the first of its stations' kinds, is of 4 D.
-        self._credits = np.full(len(self.shifts), c.tokens_per_step * self.shape.hidden_size)
-        self._credits[self.shape.vote_kinds() :: 3] *= 4
+        self._credits = self.shape.credits(c.tokens_per_step, bool(c.station_names))
         self._order: tuple[int, Any] = (-1, None)
         self.begin_from(self.weights)
 
@@ -147,18 +145,6 @@ class BranchEvolution(Evolution):
         width = shape.num_layers * shape.hidden_size
         rows = -(-e.streams // ranks) * e.seq_len
         streams = cls.stream_count(e, text_size)
-        need = 10 * shape.parameters + streams * (width + 32) + rows * 12 * width
+        need = 10 * shape.parameters + streams * (width + 32) + rows * 15 * width
         # The input and the middle of the MLP, credits of a layer's vectors; a move for each weight that is read.
         return need + (7 * rows + 12 * shape.hidden_size) * width if e.station_names else need
-
-
-def next_shifts(shifts: np.ndarray, totals: list[int], values: np.ndarray) -> np.ndarray:
-    """(kinds,) int64: what the next step's credits are shifted by.
-
-    shifts : this step's
-    totals : sums of this step's magnitudes, over all ranks
-    values : (kinds,) int64, how many there were of each
-    """
-    # About VOTE_MEAN is left of a credit of the mean size.
-    found = [(t // count // VOTE_MEAN).bit_length() for t, count in zip(totals, values.tolist(), strict=True)]
-    return np.array([f if t else s for f, t, s in zip(found, totals, shifts.tolist(), strict=True)])

@@ -1,15 +1,19 @@
-"""A model as a folder for the Hugging Face Hub: configuration, weights, and a card filled from its run."""
+"""A model as a folder for the Hugging Face Hub: configuration, weights, a card filled from its run, and what
+transformers loads it with.
+"""
 
 import re
 from dataclasses import dataclass
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from egg.kernels import Shape
+from egg.kernels import Adapter, Shape
 from egg.model import checkpoint
+from egg.model.adapter import ADAPTER, base_hash, file_bytes
 from egg.model.digest import digest
 from egg.model.evaluate import Evaluation
 from egg.report.plots import LOSS
@@ -17,9 +21,12 @@ from egg.run.log import MEASURED, METRICS, VALIDATION, is_number, measurement, r
 from egg.view.figures import count, duration
 
 CARD = "README.md"
+MODULE = "modeling_egg.py"
+ADAPTER_KEY = "adapter_file"
+"""In config.json: the name of the adapter that ``MODULE`` puts beside the weights."""
 CURVE_ROWS = 12  # measurements in the card's table at the most
-HUB_NAMES = {"stdlib": None, "minipile": "JeanKaddour/minipile"}
-"""Corpora that are the same on every machine -> their names on the Hub; the exported config.json omits other paths."""
+EVERYWHERE = ("stdlib", "minipile")
+"""Texts that are the same on every machine; the exported config.json omits other paths."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class About:
 
     license: str | None = None
     """As the Hub writes it, "apache-2.0"."""
+    datasets: tuple[str, ...] = ()
+    """Names on the Hub, OWNER/NAME, of the texts that the model was trained on; others have none."""
     notes: str | None = None
     """Markdown, whose headings are moved down a level."""
 
@@ -53,6 +62,7 @@ def hub_files(
     weights: np.ndarray,
     measured: ModelQuality | None,
     about: About = About(),
+    adapter: Adapter | None = None,
 ) -> dict[str, bytes]:
     """The folder's files by name.
 
@@ -63,24 +73,56 @@ def hub_files(
     """
     run = folder.parent.parent if folder.parent.name == checkpoint.CHECKPOINTS else None
     history = _history(run, folder) if run else []
-    files = {
-        checkpoint.CONFIG: checkpoint.json_bytes(_public(config)),
-        checkpoint.MODEL: save(shape.views(np.ascontiguousarray(weights))),
-    }
+    files = loadable(config, adapter is not None)
+    files[checkpoint.MODEL] = save(shape.views(np.ascontiguousarray(weights)))
+    if adapter is not None:
+        files[ADAPTER] = file_bytes(adapter, base_hash(shape, weights))
     if run and history and (run / LOSS).is_file():
         files[LOSS] = (run / LOSS).read_bytes()
-    card = _card(name, config, shape, weights, measured, about, history, LOSS in files)
+    card = _card(name, config, shape, weights, measured, about, adapter, history, LOSS in files)
     return files | {CARD: card.encode("utf-8", "replace")}
 
 
+def copied_files(folder: Path, config: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a folder that has a card, by name: its own, and what transformers loads it with.
+
+    config : the content of its config.json
+    """
+    adapted = config.get(ADAPTER_KEY) == ADAPTER and (folder / ADAPTER).is_file()
+    names = (checkpoint.MODEL, LOSS, CARD, *([ADAPTER] if adapted else []))
+    return loadable(config, adapted) | {n: (folder / n).read_bytes() for n in names if (folder / n).is_file()}
+
+
+def loadable(config: dict[str, Any], adapted: bool) -> dict[str, bytes]:
+    """config.json, and the other files that ``AutoModelForCausalLM`` and ``AutoTokenizer`` need beside the weights.
+
+    adapted : whether the folder has an adapter
+    """
+    module = MODULE.removesuffix(".py")
+    automatic = {
+        "model_type": "egg",
+        "architectures": ["EggForCausalLM"],
+        "auto_map": {"AutoConfig": f"{module}.EggConfig", "AutoModelForCausalLM": f"{module}.EggForCausalLM"},
+        "dtype": "float32",  # of the logits: transformers takes no int8
+    }
+    config = automatic | {key: value for key, value in _public(config).items() if key != ADAPTER_KEY} | automatic
+    if adapted:
+        config[ADAPTER_KEY] = ADAPTER
+    tokenizer = {"tokenizer_class": "EggTokenizer", "auto_map": {"AutoTokenizer": [f"{module}.EggTokenizer", None]}}
+    return {
+        checkpoint.CONFIG: checkpoint.json_bytes(config),
+        MODULE: (resources("egg.export") / MODULE).read_bytes(),
+        "tokenizer_config.json": checkpoint.json_bytes(tokenizer),
+        "generation_config.json": checkpoint.json_bytes({"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}),
+    }
+
+
 def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without this machine's paths, and with the ``model_type`` that the Hub expects."""
-    config = {"model_type": "egg"} | config
+    """A configuration without this machine's paths."""
     if isinstance(run := config.get("run"), dict):
         texts = ("data", "validation_data")
-        config["run"] = {
-            key: value for key, value in run.items() if key not in texts or value is None or value in HUB_NAMES
-        }
+        kept = {key: value for key, value in run.items() if key not in texts or value is None or value in EVERYWHERE}
+        config = config | {"run": kept}
     return config
 
 
@@ -93,18 +135,18 @@ def _history(run: Path, folder: Path) -> list[dict[str, Any]]:
     return [r for r in read_records(path) if r["step"] <= step and is_number(r.get("tokens"))]
 
 
-def _card(name, config, shape, weights, measured, about: About, history, picture: bool) -> str:
+def _card(name, config, shape, weights, measured, about: About, adapter, history, picture: bool) -> str:
     parts = [
         f"---\n{_metadata(name, config, measured, about)}\n---",
         f"# {name}",
         "A byte-level language model that never touches a floating-point number: int8 weights, int32 sums, a "
         "gated recurrent network whose only nonlinearities are clipping, a norm and gates. It was trained by "
         "evolution alone, with egg, without gradients.",
-        _use(name),
+        _use(adapter is not None),
         re.sub(r"(?m)^(?=#+ )", "#", about.notes.strip()) if about.notes else "",
         _quality(measured, history),
         _data(config),
-        _recipe(config, shape, weights, history),
+        _recipe(config, shape, weights, adapter, history),
         _curve(history, picture),
         "## Limits\n\nIt continues a text in the manner of its training text and can do nothing else: it follows no "
         "instructions, and nothing makes its output true or safe. The output need not be valid UTF-8.",
@@ -115,8 +157,6 @@ def _card(name, config, shape, weights, measured, about: About, history, picture
 def _metadata(name, config, measured: ModelQuality | None, about: About) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    corpus = _section(config, "corpus").get("name")
-    known = HUB_NAMES.get(_section(config, "run").get("data"))
     results = None
     if measured:
         figures = {
@@ -126,7 +166,7 @@ def _metadata(name, config, measured: ModelQuality | None, about: About) -> str:
         results = [
             EvalResult(
                 task_type="text-generation",
-                dataset_type=known or corpus or "text",
+                dataset_type=re.sub(r"(?a)\W+", "-", measured.text.rpartition(" ")[0]).strip("-") or "text",
                 dataset_name=measured.text,
                 metric_type=metric,
                 metric_value=round(value, 6),
@@ -138,21 +178,29 @@ def _metadata(name, config, measured: ModelQuality | None, about: About) -> str:
         license=about.license,
         pipeline_tag="text-generation",
         tags=["egg", "byte-level", "int8", "integer-only", "evolution-strategies"],
-        datasets=[known] if known else None,
+        datasets=list(about.datasets) or None,
         model_name=name,
         eval_results=results,
     ).to_yaml()
 
 
-def _use(name: str) -> str:
+def _use(adapted: bool) -> str:
+    argument, flag = (', adapter="PATH"', " --adapter PATH") if adapted else ("", "")
     return (
         "## How to use it\n\nWith this folder, or the model's name on the Hub, as PATH:\n\n"
         "```python\nimport egg\n\n"
-        'model = egg.load("PATH")\n'
+        f'model = egg.load("PATH"{argument})\n'
         'print(model.generate("The ", 200, temperature=0.8)[0].decode(errors="replace"))\n```\n\n'
-        "```\negg sample PATH --prompt 'The ' --temperature 0.8\negg eval PATH --data TEXT\n"
-        "egg compress FILE --model PATH -o OUT\n```\n\n"
-        "The same bytes come out on every machine."
+        f"```\negg sample PATH{flag} --prompt 'The ' --temperature 0.8\negg eval PATH{flag} --data TEXT\n"
+        + ("" if adapted else "egg compress FILE --model PATH -o OUT\n")
+        + "```\n\nThe same bytes come out on every machine. With PyTorch and transformers, without egg:\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)\n'
+        'read = tokenizer("The ", return_tensors="pt")\n'
+        "written = model.generate(**read, max_new_tokens=200, do_sample=True, temperature=0.8)\n"
+        "print(tokenizer.decode(written[0], skip_special_tokens=True))\n```\n\n"
+        "The integer logits are egg's, all of them; transformers draws in floating point."
     )
 
 
@@ -189,13 +237,15 @@ def _data(config) -> str:
     )
 
 
-def _recipe(config, shape: Shape, weights, history) -> str:
+def _recipe(config, shape: Shape, weights, adapter, history) -> str:
     settings = _section(config, "evolution")
     rows = [
         ("hidden size, layers", f"{shape.hidden_size}, {shape.num_layers}"),
         ("parameters", f"{shape.parameters:,}"),
         ("sha256 of shape and weights", f"`{digest(shape, weights).hex()}`"),
     ]
+    if adapter is not None:
+        rows.append(("adapter", f"rank {adapter.shape.rank}, {len(adapter.shape.matrices)} matrices"))
     if config.get("preset"):
         rows.append(("preset", config["preset"]))
     rows += [(key.replace("_", " "), value) for key, value in settings.items() if value is not None]

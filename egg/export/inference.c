@@ -30,7 +30,19 @@ void egg_read(egg_state *state, uint8_t byte, int8_t logits[256]);
 uint32_t egg_cost(const int8_t logits[256], uint8_t byte);
 
 typedef struct {
-    const int8_t *ln1, *w_f, *u_f, *b_f, *w_h, *u_h, *b_h, *ln2, *w_up, *w_down;
+    const int8_t *w;
+#if EGG_RANK
+    const int8_t *a, *b; /* an adapter's factors, or 0 */
+#endif
+} egg_matrix;
+
+typedef struct {
+    const int8_t *ln1;
+    egg_matrix w_f, u_f;
+    const int8_t *b_f;
+    egg_matrix w_h, u_h;
+    const int8_t *b_h, *ln2;
+    egg_matrix w_up, w_down;
 } egg_layer;
 
 @WEIGHTS@
@@ -46,13 +58,37 @@ static int8_t clip8(int32_t v)
     return (int8_t)(v > 127 ? 127 : v < -127 ? -127 : v);
 }
 
-/* One output of a product: |sum| <= 127 * 127 * 4096 < 2^26. */
-static int8_t product(const int8_t *w, const int8_t *x, int inputs, int shift)
+static int32_t dot(const int8_t *w, const int8_t *x, int inputs)
 {
     int32_t sum = 0;
     int k;
     for (k = 0; k < inputs; k++)
         sum += (int32_t)w[k] * x[k];
+    return sum;
+}
+
+/* What an adapter reads for its matrix, before the outputs are computed; nothing without one. */
+static void read_factors(const egg_matrix *m, const int8_t *x, int8_t *z, int inputs, int shift)
+{
+#if EGG_RANK
+    int r;
+    for (r = 0; m->a != 0 && r < EGG_RANK; r++)
+        z[r] = clip8(shift_floor(dot(m->a + inputs * r, x, inputs), shift));
+#else
+    (void)m, (void)x, (void)z, (void)inputs, (void)shift;
+#endif
+}
+
+/* One output of a product: |sum| <= 127 * 127 * 4096 < 2^26, and an adapter's part < 2^22. */
+static int8_t product(const egg_matrix *m, int row, const int8_t *x, const int8_t *z, int inputs, int shift)
+{
+    int32_t sum = dot(m->w + inputs * row, x, inputs);
+#if EGG_RANK
+    if (m->b != 0)
+        sum += dot(m->b + EGG_RANK * row, z, EGG_RANK) * (1 << (shift - 6));
+#else
+    (void)z;
+#endif
     return clip8(shift_floor(sum, shift));
 }
 
@@ -76,27 +112,34 @@ static void read_layer(const egg_layer *layer, int8_t *h, int8_t *x)
 {
     int8_t u[EGG_HIDDEN], past[EGG_HIDDEN], wide[4 * EGG_HIDDEN];
     int32_t gate[EGG_HIDDEN]; /* f + 127: 0 keeps the state, 254 renews it */
+    int8_t z[2][EGG_RANK + 1] = {{0}};
     int d;
 
     norm(x, layer->ln1, u);
+    read_factors(&layer->w_f, u, z[0], EGG_HIDDEN, EGG_SHIFT);
+    read_factors(&layer->u_f, h, z[1], EGG_HIDDEN, EGG_SHIFT);
     for (d = 0; d < EGG_HIDDEN; d++) {
-        int32_t f = product(layer->w_f + EGG_HIDDEN * d, u, EGG_HIDDEN, EGG_SHIFT);
-        f += product(layer->u_f + EGG_HIDDEN * d, h, EGG_HIDDEN, EGG_SHIFT);
+        int32_t f = product(&layer->w_f, d, u, z[0], EGG_HIDDEN, EGG_SHIFT);
+        f += product(&layer->u_f, d, h, z[1], EGG_HIDDEN, EGG_SHIFT);
         gate[d] = 127 + clip8(f + layer->b_f[d]);
         past[d] = (int8_t)shift_floor(gate[d] * h[d], 8);
     }
+    read_factors(&layer->w_h, u, z[0], EGG_HIDDEN, EGG_SHIFT);
+    read_factors(&layer->u_h, past, z[1], EGG_HIDDEN, EGG_SHIFT);
     for (d = 0; d < EGG_HIDDEN; d++) {
-        int32_t c = product(layer->w_h + EGG_HIDDEN * d, u, EGG_HIDDEN, EGG_SHIFT);
-        c += product(layer->u_h + EGG_HIDDEN * d, past, EGG_HIDDEN, EGG_SHIFT);
+        int32_t c = product(&layer->w_h, d, u, z[0], EGG_HIDDEN, EGG_SHIFT);
+        c += product(&layer->u_h, d, past, z[1], EGG_HIDDEN, EGG_SHIFT);
         c = clip8(c + layer->b_h[d]);
         h[d] = (int8_t)(h[d] + shift_floor(gate[d] * (c - h[d]), 8));
         x[d] = clip8(x[d] + h[d]);
     }
     norm(x, layer->ln2, u);
+    read_factors(&layer->w_up, u, z[0], EGG_HIDDEN, EGG_SHIFT);
     for (d = 0; d < 4 * EGG_HIDDEN; d++)
-        wide[d] = product(layer->w_up + EGG_HIDDEN * d, u, EGG_HIDDEN, EGG_SHIFT);
+        wide[d] = product(&layer->w_up, d, u, z[0], EGG_HIDDEN, EGG_SHIFT);
+    read_factors(&layer->w_down, wide, z[0], 4 * EGG_HIDDEN, EGG_SHIFT + 1);
     for (d = 0; d < EGG_HIDDEN; d++)
-        x[d] = clip8(x[d] + product(layer->w_down + 4 * EGG_HIDDEN * d, wide, 4 * EGG_HIDDEN, EGG_SHIFT + 1));
+        x[d] = clip8(x[d] + product(&layer->w_down, d, wide, z[0], 4 * EGG_HIDDEN, EGG_SHIFT + 1));
 }
 
 void egg_begin(egg_state *state)
@@ -109,7 +152,7 @@ void egg_begin(egg_state *state)
 
 void egg_read(egg_state *state, uint8_t byte, int8_t logits[256])
 {
-    int8_t x[EGG_HIDDEN], last[EGG_HIDDEN];
+    int8_t x[EGG_HIDDEN], last[EGG_HIDDEN], z[EGG_RANK + 1] = {0};
     int i, v;
     if (byte == 0)
         egg_begin(state);
@@ -118,8 +161,9 @@ void egg_read(egg_state *state, uint8_t byte, int8_t logits[256])
     for (i = 0; i < EGG_LAYERS; i++)
         read_layer(&egg_layers[i], state->h[i], x);
     norm(x, egg_ln_out, last);
+    read_factors(&egg_head_matrix, last, z, EGG_HIDDEN, EGG_SHIFT);
     for (v = 0; v < 256; v++)
-        logits[v] = product(egg_head + EGG_HIDDEN * v, last, EGG_HIDDEN, EGG_SHIFT);
+        logits[v] = product(&egg_head_matrix, v, last, z, EGG_HIDDEN, EGG_SHIFT);
 }
 
 uint32_t egg_cost(const int8_t logits[256], uint8_t byte)

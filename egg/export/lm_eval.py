@@ -4,7 +4,6 @@ The model reads texts as UTF-8; a token is a byte. Every text begins a document,
 that equal texts have equal bits per byte.
 """
 
-import logging
 import math
 from collections import defaultdict
 
@@ -19,7 +18,6 @@ from egg.model.sample import Sampling
 
 GENERATED = 256  # largest number of bytes to generate, where a task sets none
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-_LOG = logging.getLogger(__name__)
 
 
 class EggLM(LM):
@@ -36,11 +34,13 @@ class EggLM(LM):
         max_batch_size=None,
         device=None,
         pretrained: str | None = None,
+        adapter: str | None = None,
     ) -> None:
         """Load a model.
 
         path : a run, RUN/best, a checkpoint, a folder with a model, OWNER/NAME on the Hub, or pretrained
         pretrained : the same, under the name that the harness's own models use; exactly one of the two is given
+        adapter : adapter.safetensors of ``egg adapt``, or its folder
         backend, threads : as for ``egg.load``; results do not depend on them
         seed : seed of the draws, where a task asks for sampling
         max_gen_toks : largest number of bytes to generate, where a task sets none
@@ -51,7 +51,7 @@ class EggLM(LM):
         if (path is None) == (pretrained is None):
             raise EggError("the model egg: give either pretrained=CKPT or path=CKPT in --model_args")
         name = path if pretrained is None else pretrained
-        self.model = load(str(name), backend, None if threads is None else int(threads))
+        self.model = load(str(name), backend, None if threads is None else int(threads), adapter=adapter)
         self.seed, self.max_gen_toks = int(seed), int(max_gen_toks)
 
     @property
@@ -81,9 +81,9 @@ class EggLM(LM):
         for i, request in enumerate(requests):
             groups[self._settings(request.args[1])].append(i)
         with tqdm(total=len(requests), desc="egg: generating", disable=disable_tqdm) as bar:
-            for (sampling, until), numbers in groups.items():
+            for sampling, numbers in groups.items():
                 contexts = [_bytes(requests[i].args[0]) for i in numbers]
-                texts = continuations(self.model, contexts, sampling, until, done=bar.update)
+                texts = continuations(self.model, contexts, sampling, done=bar.update)
                 for i, text in zip(numbers, texts, strict=True):
                     results[i] = text.decode(errors="replace")
                     self.cache_hook.add_partial("generate_until", requests[i].args, results[i])
@@ -93,7 +93,7 @@ class EggLM(LM):
         with tqdm(total=len(texts), desc="egg: reading", disable=disable_tqdm) as bar:
             return score_endings(self.model, texts, read=bar.update)
 
-    def _settings(self, options: dict) -> tuple[Sampling, tuple[bytes, ...]]:
+    def _settings(self, options: dict) -> Sampling:
         """A task's sampling and stops; greedy unless it sets do_sample or a temperature."""
         until = options.get("until") or []
         until = [until] if isinstance(until, str) else until
@@ -101,15 +101,14 @@ class EggLM(LM):
         temperature = float(options.get("temperature") or 0.0)
         if options.get("do_sample") is False:
             temperature = 0.0
-        if temperature and float(options.get("top_p") or 1) < 1:
-            _LOG.warning("egg has no top_p: %s is ignored", options["top_p"])
-        sampling = Sampling(
+        return Sampling(
             length=self.max_gen_toks if length is None else int(length),
             temperature=temperature,
             top_k=int(options.get("top_k") or 0),
+            top_p=float(options.get("top_p") or 1.0),
+            stop=tuple(_bytes(stop) for stop in until if stop),
             seed=self.seed,
         )
-        return sampling, tuple(_bytes(stop) for stop in until if stop)
 
 
 def _bytes(text: str) -> bytes:

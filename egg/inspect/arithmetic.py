@@ -35,25 +35,26 @@ def logarithms(fraction: int) -> tuple[np.ndarray, np.ndarray]:
 def division() -> dict[str, Any]:
     """Every quotient that a norm can need, v // m for |v| <= 127 * 127 and m from 1 to 127, by multiplication.
 
+    Quotients are limited to [-127, 127], as a norm limits them.
+
     For comparison floor(v * (1 / m)) in float64, which rounds differently.
     """
-    from egg.kernels.cpu.reciprocal import reciprocals
+    from egg.kernels.cpu.reciprocal import divide
 
-    factors, shifts = reciprocals()
     v = np.arange(-LIMIT * LIMIT, LIMIT * LIMIT + 1, dtype=np.int64)
     wrong = float_wrong = 0
     largest = 0
     for m in range(1, LIMIT + 1):
-        product = v * factors[m] + (factors[m] >> 1)
-        largest = max(largest, int(np.abs(product).max()))
-        wrong += int(np.count_nonzero(product >> shifts[m] != v // m))
+        quotients, product = divide(v, m)
+        largest = max(largest, product)
+        wrong += int(np.count_nonzero(quotients != (v // m).clip(-LIMIT, LIMIT)))
         float_wrong += int(np.count_nonzero(np.floor(v * (1.0 / m)) != v // m))
     return {
         "quotients": LIMIT * len(v),
         "wrong": wrong,
         "wrong_by_float64_reciprocal": float_wrong,
         "largest_product": largest,
-        "headroom_bits": float(31 - np.log2(largest)),
+        "headroom_bits": float(32 - np.log2(largest)),
     }
 
 
@@ -145,11 +146,12 @@ def print_arithmetic(results: dict[str, Any], out) -> None:
     title = "Logarithm: floor(n * log2(S / 16)), by the top bit and thresholds ceil(2^(31 + j/n))"
     out.print(table(title, columns, rows))
     d = results["division"]
-    out.print("Division of the norm, v // m as (v * floor(2^s / m) + half) >> s", style="bold")
+    formula = "((v + 127 m) * (floor(2^(16 + s) / m) + 1) >> (16 + s)) - 127"
+    out.print(f"Division of the norm, v // m as {formula}", style="bold")
     out.print(
         f"all {d['quotients']:,} quotients: {d['wrong']} wrong\n"
         f"floor(v * (1 / m)) in float64: {d['wrong_by_float64_reciprocal']:,} wrong\n"
-        f"largest product {d['largest_product']:,}, {d['headroom_bits']:.2f} doublings below the limit of int32\n"
+        f"largest product {d['largest_product']:,}, {d['headroom_bits']:.2f} doublings below the limit of uint32\n"
     )
     rows = [
         [

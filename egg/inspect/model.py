@@ -15,6 +15,10 @@ from egg.model.network import read_model
 from egg.model.parameters import initial_weights
 
 RECIPES = ("egg", "paper")
+LEVELS = np.arange(-LIMIT, LIMIT + 1)
+BARS = 64  # of a histogram: several levels a bar where the range is wide, as some first weights are even numbers alone
+MIN_LEVELS = 8
+OUTLIERS = 0.001  # share of a tensor's weights that a histogram may leave out: a few would make it narrow
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def print_model(model: ModelStatistics, out) -> None:
 
 
 def plot_histograms(model: ModelStatistics, path: Path) -> None:
-    """Draw a histogram of every tensor's weights, now and at step 0, in one picture."""
+    """Draw a histogram of every tensor's weights, now and at step 0, in one picture, each over its own range."""
     from matplotlib.figure import Figure
 
     views = model.shape.views(model.weights)
@@ -152,21 +156,43 @@ def plot_histograms(model: ModelStatistics, path: Path) -> None:
         raise EggError(f"{len(views)} tensors are too many for one picture: use the table")
     figure = Figure(figsize=(2.6 * columns, 1.7 * rows + 0.5), dpi=90, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    levels = np.arange(-LIMIT, LIMIT + 1)
     for panel, (name, weights) in zip(panels, views.items(), strict=False):
-        shares = 100 * counts(weights) / weights.size
-        panel.fill_between(levels, shares, step="mid", color="tab:blue", alpha=0.75, linewidth=0)
-        if name in before:
-            old = 100 * counts(before[name]) / weights.size
-            panel.step(levels, old, where="mid", color="tab:orange", linewidth=0.8)
+        now = counts(weights) / weights.size
+        old = counts(before[name]) / weights.size if name in before else now
+        edges = _edges(now, old)
+        shares, shares_before = (100 * np.histogram(LEVELS, edges, weights=each)[0] for each in (now, old))
+        top = 1.15 * shares.max()
+        panel.stairs(shares, edges, fill=True, color="tab:blue", alpha=0.75, linewidth=0)
+        if name in before and old.max() == 1:  # all were equal
+            panel.axvline(LEVELS[old.argmax()], color="tab:orange", linewidth=1.2)
+        elif name in before:
+            panel.stairs(shares_before, edges, color="tab:orange", linewidth=0.8)
+            top = max(top, 1.15 * shares_before.max())
         panel.set_title(name, fontsize=8)
-        panel.set_xlim(-LIMIT - 2, LIMIT + 2)
-        panel.set_xticks([-127, -64, 0, 64, 127])
+        panel.set_xlim(edges[0], edges[-1])
         panel.tick_params(labelsize=6)
-        top = max(shares.max(), 1e-9)
-        panel.set_ylim(0, 1.15 * top)
+        panel.set_ylim(0, top)
     for panel in panels[len(views) :]:
         panel.set_axis_off()
     content = "weights now (blue) and at step 0 (orange)" if before else "weights"
-    figure.suptitle(f"{Path(model.path).resolve().name}: {content}, share in %", fontsize=10)
+    figure.suptitle(
+        f"{Path(model.path).resolve().name}: {content}, share in % over int8 steps, all but {OUTLIERS:.1%} of them",
+        fontsize=10,
+    )
     save_figure(figure, path, follow=True)
+
+
+def _edges(*shares: np.ndarray) -> np.ndarray:
+    """Edges of at most BARS bars of equally many weights' levels, that hold all but OUTLIERS of each distribution.
+
+    shares : (255,) float64, of each level
+    """
+    held = [
+        np.flatnonzero((each.cumsum() > OUTLIERS / 2) & (each[::-1].cumsum()[::-1] > OUTLIERS / 2)) for each in shares
+    ]
+    low, high = min(h[0] for h in held) - LIMIT, max(h[-1] for h in held) - LIMIT
+    if high - low < MIN_LEVELS:  # few levels, or a single one, stay narrow bars
+        low = (low + high - MIN_LEVELS) // 2
+        high = low + MIN_LEVELS
+    width = -(-(high - low + 1) // BARS)
+    return np.arange(low, high + width + 1, width) - 0.5

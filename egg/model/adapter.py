@@ -16,11 +16,11 @@ from egg.kernels import Adapter, AdapterShape, BackendError, Shape
 from egg.kernels.arithmetic import LIMIT, clip8, round_shift
 from egg.kernels.layout import Layout
 from egg.kernels.philox import ADAPTER_WEIGHTS
-from egg.model import checkpoint
+from egg.model import checkpoint, hub
+from egg.model.checkpoint import ADAPTER
 from egg.model.digest import ADAPTER_BASE, digest
 from egg.model.parameters import normal_weights
 
-ADAPTER = "adapter.safetensors"
 FORMAT, FORMAT_KEY = 1, "egg_adapter"
 KINDS = ("gru", "mlp", "head")
 ALL, VECTORS = "all", "vectors"
@@ -134,12 +134,12 @@ def file_bytes(adapter: Adapter, base: str) -> bytes:
 
 
 def read_adapter(path: str | Path, shape: Shape, weights: np.ndarray) -> Adapter:
-    """An adapter from its file, or from the folder that ``egg adapt`` wrote.
+    """An adapter from its file, from the folder that ``egg adapt`` or ``egg export`` wrote, or OWNER/NAME on the Hub.
 
     weights : (parameters,) int8, of the model it is used with
     Raises EggError, one line, for a file that is missing, damaged, foreign, or of another base.
     """
-    path = Path(path)
+    path = Path(hub.fetch(path))
     if path.is_dir():
         path = path / ADAPTER
     if not path.is_file():

@@ -103,9 +103,9 @@ def trigram_bits(training: np.ndarray, text: np.ndarray, limit: int = FIT_BYTES)
     below = bigram(_pairs(training, pieces))
     counts, measured = np.zeros(1 << 24, np.int32), np.zeros(1 << 24, np.int32)
     for keys in _triples(training, pieces):
-        np.add.at(counts, keys, 1)
+        _count(counts, keys)
     for keys in _triples(text, _pieces(text.size, text.size)):
-        np.add.at(measured, keys, 1)
+        _count(measured, keys)
     contexts = counts.reshape(1 << 16, 256)
     followed = contexts.sum(1, dtype=np.int64)
     kinds = np.maximum(np.count_nonzero(contexts, axis=1), 1)
@@ -122,14 +122,21 @@ def _triples(text: np.ndarray, pieces: list[tuple[int, int]]) -> Iterator[np.nda
     Where ``second`` is the document's NUL, ``first`` is a NUL as well, as the byte before belongs to another document.
     """
     for begin, end in pieces:
-        last = text[begin:end].astype(np.int64)
-        before = np.zeros((2, len(last)), np.int64)
+        last = text[begin:end].astype(np.int32)
+        before = np.zeros((2, len(last)), np.int32)
         for back in (1, 2):
             earlier = text[max(0, begin - back) : max(0, end - back)]
             before[back - 1, len(last) - len(earlier) :] = earlier
         second, first = before
         keys = (first * (second != 0) << 16) | second << 8 | last
         yield keys[last != 0]
+
+
+def _count(counts: np.ndarray, keys: np.ndarray) -> None:
+    """Add one to ``counts`` for each key; sorted, twice as fast as in any order, as ``counts`` fits no cache."""
+    ordered = np.sort(keys)
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    counts[ordered[first]] += np.diff(first, append=ordered.size)
 
 
 def _pairs(text: np.ndarray, pieces: list[tuple[int, int]]) -> np.ndarray:

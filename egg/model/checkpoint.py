@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from egg.errors import EggError, telling
+from egg.errors import EggError, perhaps, telling
 from egg.files import open_file, read_file, replace_file, sync_folder, write_synced
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.layout import Shape
 from egg.model.state import Form
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.safetensors"
+ADAPTER = "adapter.safetensors"  # of egg.model.adapter, beside the model that it is for
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best.json"
@@ -78,7 +79,7 @@ def find(path: str | Path) -> Path:
     if path.name == "best" and not path.exists() and path.parent.is_dir():
         return _best(path.parent)
     if not path.exists():
-        raise EggError(f"{path}: no such folder; give a run or one of its checkpoints")
+        raise EggError(f"{path}: no such folder{_nearest(path)}; give a run or one of its checkpoints")
     if not path.is_dir():
         raise EggError(f"{path} is a file: give the folder of a run or of a checkpoint")
     if (path / MODEL).exists():
@@ -89,6 +90,14 @@ def find(path: str | Path) -> Path:
     if (path / CONFIG).exists():
         raise EggError(f"{path} has no checkpoint, nor a {MODEL}: give a run that has saved one")
     raise EggError(f"{path} holds neither a run nor a checkpoint: no {MODEL}, no {CHECKPOINTS}")
+
+
+def _nearest(path: Path) -> str:
+    """The nearest name of a model beside a path, as ``perhaps`` gives it."""
+    names = ["pretrained"] if path.parent == Path() else []  # what comes with egg
+    with suppress(OSError):
+        names += [each.name for each in path.parent.iterdir() if each.is_dir()]
+    return perhaps(path.name, names)
 
 
 def _best(run: Path) -> Path:

@@ -1,6 +1,7 @@
 """Lossless compression: the model predicts each byte, and an arithmetic coder spends the bits that it costs.
 
-The file's layout and the coder are defined in docs/compression.md.
+The model learns each chunk when it has read it, and the decoder repeats every step. The file's layout, the steps and
+the coder are defined in docs/compression.md.
 """
 
 import hashlib
@@ -16,48 +17,71 @@ import numpy as np
 from egg.errors import EggError
 from egg.kernels import get_coder
 from egg.model.digest import digest
+from egg.model.learner import Learner
 from egg.model.network import Network
+from egg.optimizer import STEP_BITS
 
-MAGIC, FORMAT = b"EGGPACK", 2
-HEADER = struct.Struct("<7sBIQ8s8s")  # and after it the CRC-32 of the file without that
+MAGIC, FORMAT = b"EGGPACK", 3
+HEADER = struct.Struct("<7sBHHQ8s8s")  # of formats 2 and 3, and after it the CRC-32 of the file without that
 HEADER_1 = struct.Struct("<8sIIQQ32s32sI")  # of format 1, and its own CRC-32 after it
 OVERHEAD = HEADER.size + 4  # the most that a file is longer than its text
 DIGEST = 8  # first bytes of a digest that a header has
 SEGMENT = 1 << 18  # least number of bytes in a segment
 STREAMS = 1024  # largest default number of segments: bounds memory
 ROWS = 1 << 15  # logits held at a time
+# A model that learns
+STEP_SIZE = round(0.045 * (1 << STEP_BITS))  # by default
+LEARNED_SEGMENT = 1 << 15  # least number of bytes in a segment
+LEARNED_STREAMS = 8  # largest default number of segments: the fewer, the sooner text is of use to what follows
+LEARNED_TEXT = 1 << 14  # a shorter text is not learned by default: it would gain little, and wait for the compiler
+CHUNK = 64  # bytes of each segment in a step
 MAX_TEXT = 10**9  # default limit of a text, in bytes: it is held in memory
 
 
-def default_streams(size: int) -> int:
-    """Default number of segments for a text of ``size`` bytes: as many as possible, for speed."""
-    return max(1, min(STREAMS, size // SEGMENT))
+def default_step_size(size: int) -> int:
+    """Default step size for a text of ``size`` bytes, in 2**-16 int8 steps; 0: the model does not learn."""
+    return STEP_SIZE if size >= LEARNED_TEXT else 0
+
+
+def default_streams(size: int, step_size: int) -> int:
+    """Default number of segments for a text of ``size`` bytes."""
+    return min(LEARNED_STREAMS if step_size else STREAMS, _most_streams(size, step_size))
 
 
 def compress(
-    network: Network, text: bytes, *, streams: int | None = None, read: Callable[[int], None] | None = None
+    network: Network,
+    text: bytes,
+    *,
+    step_size: int | None = None,
+    streams: int | None = None,
+    read: Callable[[int], None] | None = None,
 ) -> bytes:
     """A text's compressed file; the same on every backend and with any number of threads.
 
     A text whose code would not be shorter than itself is stored: no file is more than OVERHEAD bytes longer.
 
-    streams : segments, each coded from a fresh state, side by side; None for as many as possible, up to STREAMS
+    step_size : of the model's weights after every chunk of the text, in 2**-16 int8 steps, 0 to 65,535; 0 for a model
+        that does not learn; None for the default
+    streams : segments, each coded from a fresh state, side by side; None for the default
     read : called from time to time with the number of bytes read since the last call
     Raises EggError for more segments than the text has room for, and for a network with an adapter.
     """
     model = _model(network)
-    most = max(1, len(text) // SEGMENT)
-    streams = default_streams(len(text)) if streams is None else streams
+    step_size = default_step_size(len(text)) if step_size is None else step_size
+    if not 0 <= step_size < 1 << STEP_BITS:
+        raise EggError(f"--step-size {step_size / (1 << STEP_BITS):g}: must be 0 or more, less than 1")
+    most = _most_streams(len(text), step_size)
+    streams = default_streams(len(text), step_size) if streams is None else streams
     if not 1 <= streams <= most:
-        raise EggError(
-            f"--streams {streams}: {len(text):,} bytes have room for 1 to {most:,} segments of {SEGMENT >> 10} KiB"
-        )
+        least = _least(step_size) >> 10
+        raise EggError(f"--streams {streams}: {len(text):,} bytes have room for 1 to {most:,} segments of {least} KiB")
     encoder = get_coder(network.backend).Encoder()
     data = np.frombuffer(text, np.uint8)
     sizes, starts = _segments(len(text), streams)
     states = network.zero_states(streams)
     before = np.zeros((streams, 1), np.uint8)  # each begins as a document does, after a NUL
-    length = max(1, ROWS // streams)
+    learner = Learner(network, step_size) if step_size else None
+    length = CHUNK if learner else max(1, ROWS // streams)
     # While the model reads a piece, another thread codes the one before.
     with ThreadPoolExecutor(1) as coding:
         waiting = deque()
@@ -67,9 +91,12 @@ def compress(
             end = min(at + length, sizes[-1]) if at < sizes[-1] else sizes[0]
             active = int(np.count_nonzero(sizes > at))
             targets = data[starts[:active, None] + np.arange(at, end)]
-            inputs = np.concatenate([before[:active], targets[:, :-1]], 1)
-            logits, states = network.forward(inputs, states[:active])
-            before, at = targets[:, -1:], end
+            tokens = np.concatenate([before[:active], targets], 1)
+            states = states[:active]
+            logits, after = network.forward(tokens[:, :-1], states)
+            if learner and end - at == CHUNK:
+                network = learner.learn(tokens, states)
+            before, states, at = targets[:, -1:], after, end
             waiting.append(coding.submit(encoder.put, logits, targets))
             if len(waiting) > 2:
                 waiting.popleft().result()
@@ -81,7 +108,7 @@ def compress(
     if len(code) >= len(text):
         streams, code = 0, text
     checksum = hashlib.sha256(text).digest()
-    header = HEADER.pack(MAGIC, FORMAT, streams, len(text), model[:DIGEST], checksum[:DIGEST])
+    header = HEADER.pack(MAGIC, FORMAT, streams, step_size, len(text), model[:DIGEST], checksum[:DIGEST])
     return header + struct.pack("<I", zlib.crc32(code, zlib.crc32(header))) + code
 
 
@@ -95,6 +122,8 @@ class Packed:
     """Bytes of the text, as the file claims."""
     streams: int
     """Segments; 0: the text is stored."""
+    step_size: int
+    """Of the model as it learns, in 2**-16 int8 steps; 0: it does not."""
     model: bytes
     """The model's digest, or its first bytes."""
     checksum: bytes
@@ -144,14 +173,21 @@ def _decode(network: Network | None, packed: Packed, model_name: str, read: Call
     decoder = get_coder(network.backend).Decoder(packed.code)
     data = np.empty(size, np.uint8)
     sizes, starts = _segments(size, streams)
-    states = network.zero_states(streams)
+    states = first_states = network.zero_states(streams)
     before, reported = np.zeros((streams, 1), np.uint8), 0
+    learner = Learner(network, packed.step_size) if packed.step_size else None
+    chunk = np.zeros((streams, CHUNK + 1), np.uint8)
     for at in range(sizes[0]):
         active = streams if at < sizes[-1] else int(np.count_nonzero(sizes > at))
         logits, states = network.forward(before[:active], states[:active])
         taken = decoder.take(logits[:, 0])
         data[starts[:active] + at] = taken
         before = taken[:, None]
+        if learner:
+            chunk[:active, at % CHUNK + 1] = taken
+            if at % CHUNK == CHUNK - 1 and at < sizes[-1]:
+                network = learner.learn(chunk, first_states)
+                first_states, chunk[:, 0] = states, taken
         if read and at % 1024 == 1023:
             read(1024 * streams)
             reported += 1024 * streams
@@ -168,7 +204,7 @@ def _model(network: Network) -> bytes:
 
 
 def read_packed(content: bytes, name: str) -> Packed:
-    """A file of ``compress``, of format 1 or 2, its header and its CRC-32 checked, and its text and model not yet.
+    """A file of ``compress``, of format 1, 2 or 3, its header and its CRC-32 checked, and its text and model not yet.
 
     name : of the file, for errors
     Raises EggError for a file that is damaged, or is not of ``compress``.
@@ -176,7 +212,7 @@ def read_packed(content: bytes, name: str) -> Packed:
     if not content.startswith(MAGIC):
         raise EggError(f"{name} was not written by egg compress: it begins with other bytes")
     kind = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 1])  # 0 in format 1, whose number is in the next field
-    if kind not in (0, FORMAT):
+    if kind not in (0, 2, FORMAT):
         raise _unknown(name, kind)
     whole = (HEADER if kind else HEADER_1).size + 4
     if len(content) < whole:
@@ -185,7 +221,7 @@ def read_packed(content: bytes, name: str) -> Packed:
     if zlib.crc32(code if kind else b"", zlib.crc32(header)) != crc:
         raise EggError(f"{name} is damaged: it does not match its checksum")
     if kind:
-        _, _, streams, size, model, checksum = HEADER.unpack(header)
+        _, _, streams, step_size, size, model, checksum = HEADER.unpack(header)
         if streams == 0 and len(code) != size:
             raise EggError(f"{name} is damaged: it stores {len(code):,} bytes, not {size:,}")
     else:
@@ -196,15 +232,28 @@ def read_packed(content: bytes, name: str) -> Packed:
             raise EggError(f"{name} is damaged: it has {len(code):,} bytes of code, not {length:,}")
         if zlib.crc32(code) != code_crc:
             raise EggError(f"{name} is damaged: its code does not match its checksum")
-    if not (0 if kind else 1) <= streams <= max(1, size // SEGMENT):
+        step_size = 0
+    if kind == 2 and step_size:
+        raise EggError(f"{name} is damaged: format 2 has no step size")
+    if not (0 if kind else 1) <= streams <= _most_streams(size, step_size):
         raise EggError(f"{name} is damaged: {size:,} bytes cannot be in {streams:,} segments")
-    return Packed(name, size, streams, model, checksum, code)
+    return Packed(name, size, streams, step_size, model, checksum, code)
 
 
 def _unknown(name: str, number: int) -> EggError:
     return EggError(
-        f"{name} has format {number}, this program reads 1 and {FORMAT}: decompress with the version that wrote it"
+        f"{name} has format {number}, this program reads 1 to {FORMAT}: decompress with the version that wrote it"
     )
+
+
+def _least(step_size: int) -> int:
+    """Least number of bytes in a segment."""
+    return LEARNED_SEGMENT if step_size else SEGMENT
+
+
+def _most_streams(size: int, step_size: int) -> int:
+    """Segments that a text has room for."""
+    return max(1, min(size // _least(step_size), (1 << 16) - 1))
 
 
 def _segments(size: int, streams: int) -> tuple[np.ndarray, np.ndarray]:

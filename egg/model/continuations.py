@@ -5,24 +5,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from egg.model.network import Network
-from egg.model.sample import Read, Sampling, generate_steps, read_prompts
+from egg.model.sample import Read, Sampling, generate_steps, read_prompts, stop_at_end
 
 SIDE_BY_SIDE = 64  # prompts: bounds memory
 
 
 def continuations(
-    network: Network,
-    prompts: Sequence[bytes],
-    sampling: Sampling,
-    until: Sequence[bytes] = (),
-    *,
-    done: Callable[[int], None] | None = None,
+    network: Network, prompts: Sequence[bytes], sampling: Sampling, *, done: Callable[[int], None] | None = None
 ) -> list[bytes]:
-    """One sample after each prompt, which ends before the first of ``until``, or before a NUL.
+    """One sample after each prompt, without the stop or the NUL that ends it.
 
     prompts : each read from state zero, after a NUL
     sampling : how bytes are drawn; its count has no meaning here, prompt i draws as sample i
-    until : stops: a sample ends before the first of them; none is empty
     done : called from time to time with the number of prompts finished since the last call
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -30,7 +24,7 @@ def continuations(
     for first in range(0, len(order), SIDE_BY_SIDE):
         numbers = np.array(order[first : first + SIDE_BY_SIDE])
         chosen = [prompts[i] for i in numbers]
-        written = continue_prompts(network.forward, network.zero_states(len(numbers)), chosen, numbers, sampling, until)
+        written = continue_prompts(network.forward, network.zero_states(len(numbers)), chosen, numbers, sampling)
         for i, text in zip(numbers.tolist(), written, strict=True):
             texts[i] = text
         if done:
@@ -44,7 +38,6 @@ def continue_prompts(
     prompts: Sequence[bytes],
     numbers: np.ndarray,
     sampling: Sampling,
-    until: Sequence[bytes] = (),
     *,
     whole: bool = False,
 ) -> list[bytes]:
@@ -55,15 +48,8 @@ def continue_prompts(
     whole : as for ``generate_steps``
     """
     texts = [bytearray() for _ in prompts]
-    longest = max(map(len, until), default=0)
     logits, states = read_prompts(read, states, prompts)
-    for rows, chosen, active in generate_steps(read, logits, states, numbers, sampling, whole=whole):
-        for at in np.flatnonzero(active).tolist():
-            text = texts[rows[at]]
-            text.append(chosen[at])
-            # A stop ends with the byte just drawn, or is not in the text.
-            tail = text[-longest:] if longest else b""
-            if any(tail.endswith(stop) for stop in until):
-                del text[min(text.find(stop) for stop in until if stop in tail) :]
-                active[at] = False
-    return [bytes(text) for text in texts]
+    for rows, chosen in generate_steps(read, logits, states, numbers, sampling, whole=whole):
+        for row, byte in zip(rows.tolist(), chosen.tolist(), strict=True):
+            texts[row].append(byte)
+    return [bytes(text[: len(text) - stop_at_end(text, sampling.stop)].removesuffix(b"\0")) for text in texts]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egg.errors import EggError
-from egg.kernels.arithmetic import SIXTEENTHS, exp2_table, floor_log2
+from egg.kernels.arithmetic import SIXTEENTHS, VOCABULARY, exp2_table, floor_log2
 
 if TYPE_CHECKING:
     from egg.model.network import Network
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LANES = 256  # documents read side by side
 PIECE = 256  # bytes read of each before their logits are scored
 BATCH = 1 << 24  # bytes of text laid out in lanes at a time, which bounds memory
-ROWS = 512  # logits scored at a time: their 1 MB of float64 stay in the cache
+ROWS = 256  # logits scored at a time: their 1 MB of float64 and of indices stay in the cache
 SAMPLED_DOCUMENTS = 16  # least number in a sample, if the text has so many
 FRACTION_BITS = 44  # of a surprise, which is below 2**5 bits: ROWS of them are below 2**58
 _WHITE = re.compile(r"\s+")
@@ -204,16 +204,7 @@ def surprises(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     targets : (n,) uint8
     returns : (n,) float64; a row's value depends on nothing but the row
     """
-    powers = _exp2().take(logits.view(np.uint8))
-    # Halves are added to halves: the same order for every row, on every machine.
-    half = powers.shape[1] // 2
-    while half:
-        powers[:, :half] += powers[:, half : 2 * half]
-        half //= 2
-    chosen = np.take_along_axis(logits, targets[:, None].astype(np.intp), 1)[:, 0]
-    # math.log2, one by one: a vectorised logarithm may differ between an array's body and its tail.
-    logarithms = np.array([math.log2(v) for v in powers[:, 0].tolist()], np.float64)
-    return logarithms - chosen / 16.0
+    return _surprises(_indices(logits), _chosen(logits, targets), np.empty(logits.shape))
 
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -223,16 +214,50 @@ def scores(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     targets : (n,) uint8
     returns : (n,) int32 in sixteenths of a bit
     """
-    biased = logits.view(np.uint8) ^ np.uint8(0x80)  # logit + 128
-    total = exp2_table().take(biased).sum(-1, dtype=np.int32)  # < 2**28
-    target = np.take_along_axis(biased, targets[:, None].astype(np.intp), 1)[:, 0]
-    return (target - floor_log2(total, SIXTEENTHS)).astype(np.int32)
+    return _scores(_indices(logits), _chosen(logits, targets), np.empty(logits.shape, np.int32))
+
+
+def _indices(logits: np.ndarray) -> np.ndarray:
+    """(n, 256) intp: the unsigned bytes of logits, at which tables have their powers."""
+    return logits.view(np.uint8).astype(np.intp)
+
+
+def _chosen(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(n,) int8: the logits of the targets."""
+    return np.take_along_axis(logits, targets[:, None].astype(np.intp), 1)[:, 0]
+
+
+def _surprises(indices: np.ndarray, chosen: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """As ``surprises``; powers is (n, 256) float64, written."""
+    sums = np.take(_exp2(), indices, out=powers, mode="clip").T
+    # Halves are added to halves: the same order for every row, on every machine.
+    while (half := len(sums) // 2) >= 16:
+        sums = sums[:half] + sums[half:]
+    sums = np.ascontiguousarray(sums)  # rows have become short: now NumPy passes along the columns
+    while half := len(sums) // 2:
+        sums = sums[:half] + sums[half:]
+    # math.log2, one by one: a vectorised logarithm may differ between an array's body and its tail.
+    logarithms = np.array([math.log2(v) for v in sums[0].tolist()], np.float64)
+    return logarithms - chosen / 16.0
+
+
+def _scores(indices: np.ndarray, chosen: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """As ``scores``; powers is (n, 256) int32, written."""
+    np.take(_integer_exp2(), indices, out=powers, mode="clip")
+    total = powers.sum(1, dtype=np.int32)  # < 2**28
+    return (chosen + np.int32(128) - floor_log2(total, SIXTEENTHS)).astype(np.int32)
 
 
 @cache
 def _exp2() -> np.ndarray:
     """(256,) float64: 2**(l / 16) at the unsigned byte of l, so that int8 logits index it as they are."""
-    return np.array([2.0 ** (int(b) / 16) for b in np.arange(256).astype(np.int8)])
+    return np.array([2.0 ** (int(b) / 16) for b in np.arange(VOCABULARY).astype(np.int8)])
+
+
+@cache
+def _integer_exp2() -> np.ndarray:
+    """(256,) int32: the integer table of powers, likewise."""
+    return exp2_table()[np.arange(VOCABULARY) ^ 128].astype(np.int32)
 
 
 def _batches(text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -300,20 +325,22 @@ def _score(logits: np.ndarray, targets: np.ndarray, numbers: np.ndarray) -> tupl
     returns : the documents' numbers (n,), and (n, 3) int64: surprise in 2**-FRACTION_BITS bit, score in
         sixteenths of a bit, and bytes
     """
-    counted = targets != 0
-    logits, targets, numbers = logits[counted], targets[counted], numbers[counted]
-    sums = np.empty((len(targets), 3), np.int64)
-    sums[:, 2] = 1
+    logits, targets, numbers = logits.reshape(-1, VOCABULARY), targets.ravel(), numbers.ravel()
+    sums = np.ones((len(targets), 3), np.int64)
+    powers, integers = np.empty((ROWS, VOCABULARY)), np.empty((ROWS, VOCABULARY), np.int32)
     for at in range(0, len(targets), ROWS):
-        rows, bytes_ = logits[at : at + ROWS], targets[at : at + ROWS]
-        fixed = np.rint(np.ldexp(surprises(rows, bytes_), FRACTION_BITS))
-        sums[at : at + ROWS, 0] = fixed
-        sums[at : at + ROWS, 1] = scores(rows, bytes_)
-    if not len(targets):
+        rows = logits[at : at + ROWS]
+        indices, chosen = _indices(rows), _chosen(rows, targets[at : at + ROWS])
+        found = _surprises(indices, chosen, powers[: len(rows)])
+        sums[at : at + ROWS, 0] = np.rint(np.ldexp(found, FRACTION_BITS))
+        sums[at : at + ROWS, 1] = _scores(indices, chosen, integers[: len(rows)])
+    counted = targets != 0
+    numbers, sums = numbers[counted], sums[counted]
+    if not len(sums):
         return numbers, sums
     # A stretch ends with its document, or after ROWS bytes: its sum is below 2**58.
     changes = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
-    firsts = np.union1d(changes, np.arange(0, len(targets), ROWS))
+    firsts = np.union1d(changes, np.arange(0, len(sums), ROWS))
     return numbers[firsts], np.add.reduceat(sums, firsts)
 
 

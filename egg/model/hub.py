@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from egg.errors import EggError
-from egg.model.checkpoint import CONFIG, MODEL
+from egg.model.checkpoint import ADAPTER, CONFIG, MODEL
 
 PRETRAINED = "pretrained"
 """The model that comes with egg; never a path, even if one exists."""
@@ -30,7 +30,7 @@ def fetch(path: str | Path) -> str | Path:
 
     name, revision = match.groups()
     try:
-        return huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[CONFIG, MODEL])
+        return huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[CONFIG, MODEL, ADAPTER])
     except (OSError, ValueError) as error:  # the library's own errors derive from these
         why = str(error).strip().splitlines() or [type(error).__name__]
         raise EggError(f"{path}: no such folder, and no such model from the Hugging Face Hub: {why[0]}") from error

@@ -1,5 +1,6 @@
 """A trained model that reads text: ``egg.load``, and the value that represents it everywhere, ``Network``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -220,7 +221,16 @@ class Network(ArrayValue):
         return (logits[0, 0] if one else logits[0]), states[0]
 
     def generate(
-        self, prompt: TextLike, length: int, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0, count: int = 1
+        self,
+        prompt: TextLike,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        stop: str | bytes | Sequence[str | bytes] = (),
+        seed: int = 0,
+        count: int = 1,
     ) -> list[bytes]:
         """Continuations of a prompt, drawn byte by byte with integers alone.
 
@@ -229,9 +239,12 @@ class Network(ArrayValue):
         length : bytes of a sample, 1 to 2**32; it ends earlier where the model draws a NUL, the end of the document
         temperature : logits are divided by it, rounded to 1/256; 0 takes the likeliest byte, the lowest of equals
         top_k : draw from the k likeliest bytes only, 1 to 256; 0 for all
+        top_p : draw from the fewest likeliest bytes whose share of the probability is this, above 0 to 1, rounded to
+            1/65536; 1 for all. The share is that of the k likeliest, if there is a top_k
+        stop : texts, each of which ends a sample and is left out
         seed : seed of the draws, 0 to 2**64 - 1
         count : samples, 1 to 2**32, side by side; a model reads a byte for many almost as fast as for one
-        returns : ``count`` samples without the prompt and without the NUL, each 0 to ``length`` bytes, which need not
+        returns : ``count`` samples without the prompt, the stop and the NUL, each 0 to ``length`` bytes, which need not
             be valid UTF-8: ``.decode(errors="replace")``
         Equal arguments give equal bytes on every backend and machine; sample i does not depend on
         ``count``, and a longer ``length`` only appends to it.
@@ -242,7 +255,8 @@ class Network(ArrayValue):
         >>> len(texts), texts == network.generate(b"def ", 20, temperature=0.8, seed=1, count=4)
         (4, True)
         """
-        sampling = Sampling(length, temperature, top_k, seed, count)
+        stops = (stop,) if isinstance(stop, str | bytes) else tuple(stop)
+        sampling = Sampling(length, temperature, top_k, top_p, stops, seed, count)
         prompt = _checked(prompt).tobytes() if isinstance(prompt, np.ndarray) else text_bytes(prompt)
         return generate(self, prompt, sampling)
 

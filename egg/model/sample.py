@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from cyclopts import Parameter
 
 from egg.errors import EggError
 from egg.kernels import philox
@@ -25,6 +26,7 @@ NUL = 0  # separates documents: a sample ends at one
 SIDE_BY_SIDE = 1024  # samples generated together: bounds memory
 DRAWN_AT_ONCE = 16  # positions whose random words are drawn together
 PIECE = 1 << 16  # bytes of the prompt read in one call: bounds the memory of their logits
+SHARES = 1 << 16  # fractions of a probability in top_p
 HOTTEST = 4096.0  # higher temperatures all have the same weights (2**20 > 254 * 16 * 256)
 
 
@@ -38,6 +40,10 @@ class Sampling:
     """1: the model's own probabilities; less: likelier bytes are preferred; 0: always the likeliest."""
     top_k: int = 0
     """Draw from the k likeliest bytes alone, 1 to 256; 0: from all."""
+    top_p: float = 1.0
+    """Draw from the fewest likeliest bytes whose share of the probability is this, above 0 to 1; 1: from all."""
+    stop: Annotated[tuple[str | bytes, ...], Parameter(metavar="TEXT", allow_leading_hyphen=True)] = ()
+    """Text that ends a sample, and is not part of it; may be given several times. A newline is $'\\n' in bash."""
     seed: int = 0
     """Seed of the draws, 0 to 2^64 - 1; equal seeds give equal samples, on every backend and machine."""
     count: int = 1
@@ -55,12 +61,23 @@ class Sampling:
         number = self.temperature
         if not isinstance(number, Real) or not (math.isfinite(number) and number >= 0):
             raise EggError(f"--temperature {number}: must be a number of 0 or more, 1 is plain")
+        if not isinstance(self.top_p, Real) or not 0 < self.top_p <= 1:
+            raise EggError(f"--top-p {self.top_p}: must be a number above 0, at most 1, which is all bytes")
+        object.__setattr__(self, "stop", tuple(text_bytes(stop, "stop") for stop in self.stop))
+        if b"" in self.stop:
+            raise EggError("--stop: an empty text would end every sample at once; give at least one character")
 
     @property
     def temperature_256(self) -> int:
         """The temperature in 1/256, rounded half up."""
         numerator, denominator = float(min(self.temperature, HOTTEST)).as_integer_ratio()
         return round_div(FINE * numerator, denominator)
+
+    @property
+    def top_p_65536(self) -> int:
+        """The share of top_p in 1/65536, rounded half up, at least one of them."""
+        numerator, denominator = float(self.top_p).as_integer_ratio()
+        return max(1, round_div(SHARES * numerator, denominator))
 
 
 def _check_whole(name: str, value, low: int, high: int) -> None:
@@ -91,7 +108,7 @@ def text_bytes(text: bytes | str, name: str = "prompt") -> bytes:
 
 
 def generate(network: "Network", prompt: bytes, sampling: Sampling) -> list[bytes]:
-    """All samples: continuations of the prompt up to the length, or to a NUL, which is left out."""
+    """All samples: continuations of the prompt up to the length, or to a NUL or a stop, which are left out."""
     texts = defaultdict(bytearray)
     for number, piece in in_order(stream(network, prompt, sampling), sampling):
         texts[number] += piece
@@ -101,32 +118,52 @@ def generate(network: "Network", prompt: bytes, sampling: Sampling) -> list[byte
 def in_order(steps: Iterator[tuple[np.ndarray, np.ndarray]], sampling: Sampling) -> Iterator[tuple[int, bytes]]:
     """The output of ``stream``, sample after sample, each piece as early as that order allows.
 
-    yields : a sample's number and its next bytes, at least one; a NUL is a sample's last byte
+    yields : a sample's number and its next bytes; a NUL is a sample's last byte. Bytes that may begin a stop wait for
+        the next, and a stop is left out: a sample's last bytes may be none
     """
     held, current, sent = defaultdict(bytearray), 0, 0
     for numbers, chosen in steps:
         for number, byte in zip(numbers.tolist(), chosen.tolist(), strict=True):
             held[number].append(byte)
-        while piece := bytes(held.pop(current, b"")):
-            yield current, piece
-            sent += len(piece)
-            if piece[-1] != NUL and sent < sampling.length:
+        while text := held.pop(current, None):
+            stop = stop_at_end(text, sampling.stop)
+            if ended := stop > 0 or text[-1] == NUL or sent + len(text) == sampling.length:
+                del text[len(text) - stop :]
+            else:
+                held[current] = text[len(text) - _begun(text, sampling.stop) :]
+                del text[len(text) - len(held[current]) :]
+            if text or ended:
+                yield current, bytes(text)
+            sent += len(text)
+            if not ended:
                 break
             current, sent = current + 1, 0
+
+
+def stop_at_end(text: bytes | bytearray, stops: Sequence[bytes]) -> int:
+    """Bytes of the longest stop that a text ends with; 0 if it ends with none."""
+    return max((len(stop) for stop in stops if text.endswith(stop)), default=0)
+
+
+def _begun(text: bytearray, stops: Sequence[bytes]) -> int:
+    """Bytes at the end of a text that may be the beginning of a stop."""
+    longest = max((len(stop) - 1 for stop in stops), default=0)
+    sizes = range(min(longest, len(text)), 0, -1)
+    return next((n for n in sizes if any(stop.startswith(text[-n:]) for stop in stops)), 0)
 
 
 def stream(network: "Network", prompt: bytes, sampling: Sampling) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generate position after position, for all samples that are still active.
 
     prompt : read once for all samples, from state zero, after a NUL
-    yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a NUL is a sample's last.
+    yields : the samples' numbers (n,) int64 and their next bytes (n,) uint8; a sample's last is a NUL, or ends a stop.
         At most SIDE_BY_SIDE samples are active at a time; the next begin when these have ended.
     """
     beginning = read_prompts(network.forward, network.zero_states(1), [prompt])
     for first in range(0, sampling.count, SIDE_BY_SIDE):
         numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))
         logits, states = (np.repeat(a, len(numbers), 0) for a in beginning)
-        for rows, drawn, _ in generate_steps(network.forward, logits, states, numbers, sampling):
+        for rows, drawn in generate_steps(network.forward, logits, states, numbers, sampling):
             yield numbers[rows], drawn
 
 
@@ -151,25 +188,32 @@ def read_prompts(read: Read, states: np.ndarray, prompts: Sequence[bytes]) -> tu
 
 def generate_steps(
     read: Read, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, sampling: Sampling, *, whole: bool = False
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The loop of all generation: samples side by side, a byte each at every position, until none is active.
 
     logits, states : (n, 256) int8 and (n, L, D) int8 after each sample's prompt
     numbers : (n,) int64, the samples' numbers: a sample's draws depend only on its number and the position
     sampling : its count has no meaning here
     whole : samples that have ended stay and read NULs until all have ended, which keeps members of a pair together
-    yields : for the active samples, rows (m,) int64 of the arrays above, their next bytes (m,) uint8, and (m,) bool,
-        whether they stay active: not after a NUL. A caller clears the entries of samples that it ends.
+    yields : for the active samples, rows (m,) int64 of the arrays above, and their next bytes (m,) uint8; a sample is
+        active until a NUL, or the last byte of a stop
     """
     rows = np.arange(len(numbers))
+    longest = max(map(len, sampling.stop), default=0)
+    tails = [b""] * len(numbers)  # the last bytes of each row's sample, where there are stops
     weights = sampling_weights(sampling.temperature_256) if sampling.temperature_256 else None
     for position in range(sampling.length):
         ahead = position % DRAWN_AT_ONCE
         if ahead == 0:
             words = draws(sampling.seed, numbers[rows], position, DRAWN_AT_ONCE)
-        chosen = choose(logits, words[:, ahead], weights, sampling.top_k)
+        chosen = choose(logits, words[:, ahead], weights, sampling.top_k, sampling.top_p_65536)
+        yield rows, chosen
         active = chosen != NUL
-        yield rows, chosen, active
+        if sampling.stop:
+            for at, (row, byte) in enumerate(zip(rows.tolist(), chosen.tolist(), strict=True)):
+                tails[row] = (tails[row] + bytes([byte]))[-longest:]
+                if stop_at_end(tails[row], sampling.stop):
+                    active[at] = False
         if not active.all():
             rows, chosen, words = rows[active], chosen[active], words[active]
             states = states if whole else states[active]
@@ -183,6 +227,39 @@ def generate_steps(
         else:
             logits, states = read(chosen[:, None], states)
             logits = logits[:, 0]
+
+
+class Conversation:
+    """A document that is written in turns: what is given is read where the document ends, and then continued."""
+
+    def __init__(self, network: "Network", sampling: Sampling) -> None:
+        """Begin a document.
+
+        sampling : of every turn; its count has no meaning here, turn n draws as sample n
+        """
+        self._network, self._sampling, self._turns = network, sampling, 0
+        self._logits, self._states = read_prompts(network.forward, network.zero_states(1), [b""])
+
+    def turn(self, text: bytes) -> Iterator[bytes]:
+        """Read a text, and continue it; a NUL is the last byte of a document, and the next turn begins another.
+
+        yields : the next bytes, as ``in_order``
+        """
+        self._read(text)
+        numbers, written = np.array([self._turns]), bytearray()
+        self._turns += 1
+        steps = generate_steps(self._network.forward, self._logits, self._states, numbers, self._sampling)
+        for _, piece in in_order(steps, self._sampling):
+            written += piece
+            yield piece
+        self._read(bytes(written))  # once more: without the stop, and with the last byte
+
+    def _read(self, text: bytes) -> None:
+        for at in range(0, len(text), PIECE):
+            logits, self._states = self._network.forward(
+                np.frombuffer(text[at : at + PIECE], np.uint8)[None], self._states
+            )
+            self._logits = logits[:, -1]
 
 
 def draws(seed: int, numbers: np.ndarray, position: int, count: int) -> np.ndarray:
@@ -201,13 +278,16 @@ def draws(seed: int, numbers: np.ndarray, position: int, count: int) -> np.ndarr
     return words[..., 0] | words[..., 1] << np.uint64(32)
 
 
-def choose(logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int) -> np.ndarray:
+def choose(
+    logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int = 0, top_p: int = SHARES
+) -> np.ndarray:
     """The next byte of each sample.
 
     logits : (n, 256) int8 in sixteenths of a bit
     drawn : (n,) uint64
     weights : (255,) uint64 of ``sampling_weights``; None is temperature 0
     top_k : number of likeliest bytes to draw from, 0 for all
+    top_p : share of the probability to draw from, in 1/65536; 65536 for all
     returns : (n,) uint8
     """
     if weights is None or top_k == 1:
@@ -215,9 +295,20 @@ def choose(logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, to
     below = logits.max(1, keepdims=True).astype(np.int32) - logits
     weight = weights.take(below)
     if 0 < top_k < VOCABULARY:
-        rank = below * VOCABULARY + np.arange(VOCABULARY)  # no two equal, the lower byte first
+        rank = _ranks(below)
         weight[rank > np.partition(rank, top_k - 1, 1)[:, top_k - 1, None]] = 0
+    if top_p < SHARES:
+        order = _ranks(below).argsort(1)
+        ordered = np.take_along_axis(weight, order, 1)
+        total = ordered.cumsum(1)  # <= 2^40
+        outside = (total - ordered) * np.uint64(SHARES) >= total[:, -1:] * np.uint64(top_p)
+        np.put_along_axis(weight, order, np.where(outside, np.uint64(0), ordered), 1)
     return inverse(weight.cumsum(1), drawn)
+
+
+def _ranks(below: np.ndarray) -> np.ndarray:
+    """Numbers in the order of the logits, the largest first; no two equal, of equal logits the lower byte first."""
+    return below * VOCABULARY + np.arange(VOCABULARY)
 
 
 def inverse(cumulative: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ from egg.errors import EggError, telling
 from egg.files import shown
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
-from egg.run.log import MEASURED, METRICS, VALIDATION, is_number, measurement, read_records
+from egg.run.log import MEASURED, METRICS, SAMPLE, VALIDATION, Pace, is_number, measurement, read_records
 
+SAMPLES = 24  # in memory; of more every other one is dropped
 POINTS = 300  # of a curve at the most; each is the mean of equally many rows
 MAX_ROWS = 1 << 14  # of a log, in memory
 FIGURES = ("tokens_per_second", "step_size", "changed_share", "clipped_share")
@@ -35,6 +36,10 @@ class Curves(ArrayValue):
     """Figure -> (n, 3), of FIGURES smoothed like ``train``."""
     end: tuple[int, float]
     """Tokens and seconds at the last step."""
+    samples: list[tuple[int, float | None, str]]
+    """Step, bits per byte of validation, and what the model wrote; of many the latest are the densest."""
+    training_seconds: float
+    """Of all steps, without measurements, checkpoints and compilation; 0 if the log has no speeds."""
     measured_on: str = MEASURED[VALIDATION]
     """Of MEASURED: what was measured last."""
 
@@ -53,6 +58,7 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
     rows = {key: _Rows() for key in ("train", VALIDATION, *FIGURES)}
     at: tuple[int, float] = (0, 0.0)
     steps, first_speed, measured_on = 0, None, MEASURED[VALIDATION]
+    pace, samples = Pace(), []
     with telling(f"cannot read {run / METRICS}"):
         for record in read_records(run / METRICS):
             values: dict[str, Any] = {"train": record.get("train_integer_bits_per_byte")}
@@ -61,7 +67,16 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
                 values[VALIDATION], measured_on = measured[1], MEASURED[measured[0]]
             if not all(map(is_number, (record.get("tokens"), *values.values()))):
                 raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
-            # The first step's speed includes compilation.
+            if (text := record.get(SAMPLE)) is not None:
+                if not isinstance(text, str):
+                    raise EggError(
+                        f"{run / METRICS} is no log of a run: the sample of step {record['step']} is no text"
+                    )
+                samples.append((record["step"], measured and measured[1], text))
+                samples = samples if len(samples) <= SAMPLES else samples[::-2][::-1]
+            if (speed := values.get(FIGURES[0], 0)) > 0:
+                pace.add(record["tokens"], speed)
+            # The first step's speed may include compilation.
             if steps == 0:
                 first_speed = values.pop(FIGURES[0], None)
             steps, at = record["step"], (record["tokens"], record["seconds"])
@@ -81,6 +96,8 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         rows[VALIDATION].array(),
         figures,
         at,
+        samples,
+        pace.seconds,
         measured_on,
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from egg.errors import telling
 from egg.files import replace_file, shown
-from egg.model.baselines import baselines
+from egg.model.baselines import baselines, trigram_bits
 from egg.report.curves import Curves, read_curves
 from egg.report.page import REPORT, report_page
 from egg.report.plots import LOSS, plot_runs
@@ -52,4 +52,5 @@ def lines_of(training: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     if not np.count_nonzero(measured):
         return {}
     simple = baselines(training, measured)
-    return {"unigram": simple.unigram, "bigram": simple.bigram, "gzip -9": simple.gzip}
+    trigram = trigram_bits(training, measured)
+    return {"unigram": simple.unigram, "bigram": simple.bigram, "trigram": trigram, "gzip -9": simple.gzip}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from egg.evolution.base import Evolution
-from egg.model.baselines import baselines
+from egg.model.baselines import baselines, trigram_bits
 from egg.model.evaluate import Evaluation, evaluate_parts
 from egg.model.sample import Sampling, generate
 from egg.run.progress import Progress
@@ -62,7 +62,7 @@ def report(
 
 def _table(evaluation: Evaluation, of_parts: dict[str, float], text, training, corpus, split: str) -> str:
     """Bits per byte of the model and of the baselines on the same bytes."""
-    simple = baselines(training, text)
+    simple, trigram = baselines(training, text), trigram_bits(training, text)
     fitted = f"split {corpus.training_split}"
     if simple.fit_bytes < training.size:
         fitted = f"{count(simple.fit_bytes)} bytes spread over {fitted}"
@@ -74,6 +74,7 @@ def _table(evaluation: Evaluation, of_parts: dict[str, float], text, training, c
             f"  this model  {evaluation.bits_per_byte:7.4f}  perplexity "
             f"{evaluation.byte_perplexity:.3f}; integer score {evaluation.integer_bits_per_byte:.4f}",
             *(f"    {bits:18.4f}  of {name}" for name, bits in of_parts.items()),
+            f"  trigram     {trigram:7.4f}  frequencies of three bytes in {fitted}",
             f"  bigram      {simple.bigram:7.4f}  frequencies of pairs of bytes in {fitted}",
             f"  unigram     {simple.unigram:7.4f}  frequencies of bytes in {fitted}",
             f"  gzip -9     {simple.gzip:7.4f}  of the measured bytes by themselves",

@@ -7,6 +7,7 @@ from egg.report.curves import Curves
 from egg.report.plots import LOSS, measured_on
 from egg.view.figures import count, duration
 from egg.view.html import build, escape
+from egg.view.screen import CONTROLS
 
 REPORT = "report.html"
 CHARTS = (
@@ -33,10 +34,11 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
 <div id="charts"></div>
 <h2>Runs</h2>
 <div class="wide">{_runs(runs)}</div>
-<h2>Settings</h2>
+{_samples(runs)}<h2>Settings</h2>
 <div class="wide" id="settings">{_settings(runs)}</div>
 <p class="soft">Bits per byte of {measured_on(runs)} are exact; the training curve is the readers' integer score, which
-is about 0.03 too good. A token is one byte of text, counted once for each reader.</p>"""
+is about 0.03 too good. A token is one byte of text, counted once for each reader; tokens/s is of training alone,
+without compilation, measurements and checkpoints.</p>"""
     data = {
         "lines": [[name, round(bits, 4)] for name, bits in lines.items()],
         "runs": [_curves(run) for run in runs],
@@ -71,10 +73,25 @@ def _runs(runs: Sequence[Curves]) -> str:
                 duration(seconds),
                 f"{bits[-1]:.4f}" if len(bits) else "-",
                 f"{bits.min():.4f}" if len(bits) else "-",
-                count(tokens / seconds) if seconds else "-",
+                count(tokens / run.training_seconds) if run.training_seconds else "-",
             )
         )
     return _table(rows)
+
+
+def _samples(runs: Sequence[Curves]) -> str:
+    """What the models wrote, the latest first."""
+    parts = []
+    for run in runs:
+        rows = []
+        for step, bits, text in reversed(run.samples):
+            at = f"step {step:,}" + (f"<br>{bits:.4f} bits per byte" if bits is not None else "")
+            # A line that directly follows the tag is not shown if it is empty.
+            rows.append(f"<tr><td>{at}</td><td><pre>\n{escape(text.translate(CONTROLS))}</pre></td></tr>")
+        if rows:
+            name = f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
+            parts.append(name + '<div class="wide samples"><table>' + "\n".join(rows) + "</table></div>")
+    return "<h2>Samples</h2>\n" + "\n".join(parts) + "\n" if parts else ""
 
 
 def _settings(runs: Sequence[Curves]) -> str:

@@ -9,6 +9,9 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
 
 from egg.errors import EggError
 
@@ -25,15 +28,15 @@ def check_timeout(seconds: float) -> None:
 class Reward:
     """Scores texts; ``close`` ends the process.
 
-    spec : MODULE:FUNCTION; the module may be in the current folder
+    spec : FILE.py:FUNCTION, or MODULE:FUNCTION, where the module may be in the current folder
     timeout : seconds that one call for many texts may take
     Raises EggError, one line that names the function, if it cannot be loaded.
     """
 
     def __init__(self, spec: str, timeout: float):
-        module, _, function = spec.partition(":")
+        module, _, function = spec.rpartition(":")
         if not module or not function:
-            raise EggError(f"--reward {spec}: give MODULE:FUNCTION, as egg.rewards:target_length")
+            raise EggError(f"--reward {spec}: give FILE.py:FUNCTION or MODULE:FUNCTION, as egg.rewards:target_length")
         check_timeout(timeout)
         self.spec, self._timeout = spec, timeout
         context = multiprocessing.get_context("spawn")
@@ -75,7 +78,7 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.path[:] = ["", *path]
     try:
-        score = getattr(importlib.import_module(module), function)
+        score = getattr(_load(module), function)
         with_prompt = takes_prompt(score)
         pipe.send(("ready", None))
     except BaseException as error:  # a module may call sys.exit
@@ -96,6 +99,17 @@ def _serve(pipe, module: str, function: str, path: list[str]) -> None:
             pipe.send(("scores", scores))
         except BaseException as error:
             pipe.send(("error", f"failed: {type(error).__name__}: {error}"))
+
+
+def _load(module: str):
+    """A module by its name, or by its file, beside which it may import others."""
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    path = Path(module).absolute()
+    sys.path.insert(0, str(path.parent))
+    loaded = sys.modules[path.stem] = ModuleType(path.stem)
+    SourceFileLoader(path.stem, str(path)).exec_module(loaded)
+    return loaded
 
 
 def _end_with_parent() -> None:

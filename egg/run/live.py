@@ -2,11 +2,12 @@
 
 import shutil
 
-from egg.run.status import Status
+from egg.run.status import Status, one_line
 from egg.view.figures import count, duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MAX_POINTS = 512  # of the curve; beyond them every other point is dropped
+SAMPLE_ROWS = 3  # of the sample, the last thing that is shown
 LABEL, VALUE, GAP = 18, 13, 2  # columns of a figure's name, of the figure, and after it
 
 
@@ -68,6 +69,10 @@ class Live:
         lines.append(grid)
         if self._unicode and len(self._curve) > 1:
             lines.append(Text(_curve(self._curve, width), style="cyan"))
+        if status.sample is not None:
+            text = one_line(status.sample)
+            shown = text if self._unicode else text.encode("ascii", "replace").decode()
+            lines += Text(shown, style="dim").wrap(self._console, width, overflow="fold")[:SAMPLE_ROWS]
         return Group(*lines)
 
     def _bar(self, status: Status, width: int):

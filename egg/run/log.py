@@ -17,6 +17,7 @@ MAX_LINE = 1 << 16  # bytes: a run writes no longer line, so none is read
 VALIDATION = "validation_bits_per_byte"
 MEASURED = {VALIDATION: "validation", "training_text_bits_per_byte": "training text"}
 """Key of a measurement -> what was measured, as it is shown: a text that holds nothing out is measured itself."""
+SAMPLE = "sample"
 OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
 
 
@@ -36,6 +37,8 @@ class History:
 
     best: Best | None = None
     """The best measurement so far."""
+    stale: int = 0
+    """Measurements since the best."""
     seconds: float = 0.0
     """Time the run had taken at that step."""
     end: int = 0
@@ -46,15 +49,17 @@ class History:
     """Numbers, from 1, of those lines that are damaged."""
 
 
-def read_history(run: Path, step: int, eval_every: int) -> History:
+def read_history(run: Path, step: int, eval_every: int, sample_every: int = 1) -> History:
     """What a run's log holds up to a step; killed runs may have written more.
 
+    eval_every, sample_every : as in ``RunConfig``; what was measured or sampled besides, at an end, is left out
     Raises EggError if the file cannot be read, or is a link, through which a run does not write.
     """
     path = run / METRICS
     if path.is_symlink():
         raise EggError(f"{path} is a link: a run writes into its own folder alone, put the file in its place")
-    best, before, seconds, end, last, damaged = None, None, 0.0, 0, None, []
+    best, seconds, end, last, damaged = None, 0.0, 0, None, []
+    stale, before = 0, (None, 0)
     with telling(f"cannot read {path}"):
         for number, line in enumerate(read_lines(path) if path.exists() else (), 1):
             if line.record is None:
@@ -63,15 +68,20 @@ def read_history(run: Path, step: int, eval_every: int) -> History:
                 break
             else:
                 seconds, last = line.record["seconds"], line
-                before, best = best, _better(best, line.record)
+                before = best, stale
+                best = _better(best, line.record)
+                if measurement(line.record):
+                    stale = 0 if best is not before[0] else stale + 1
             end = line.end
-    # What a run measures at its end is not measured in the middle of a longer one.
-    if last and measurement(last.record) and not (eval_every and last.record["step"] % eval_every == 0):
-        best = before
-        if last.end == end:  # what cannot be read is not cut off with it
-            changed = {k: v for k, v in last.record.items() if not k.startswith(tuple(MEASURED))}
-            return History(best, seconds, last.begin, changed, tuple(damaged))
-    return History(best, seconds, end, None, tuple(damaged))
+    # What a run measures and samples at its end, a longer one does not in its middle.
+    if last:
+        apart = dict.fromkeys(MEASURED, eval_every) | {SAMPLE: eval_every * sample_every}
+        absent = {key for key, every in apart.items() if key in last.record and not due(last.record["step"], every)}
+        best, stale = before if absent & MEASURED.keys() else (best, stale)
+        if absent and last.end == end:  # what cannot be read is not cut off with it
+            changed = {k: v for k, v in last.record.items() if not k.startswith(tuple(absent))}  # of parts as well
+            return History(best, stale, seconds, last.begin, changed, tuple(damaged))
+    return History(best, stale, seconds, end, None, tuple(damaged))
 
 
 def best_of(run: Path, step: int) -> Best | None:
@@ -137,6 +147,11 @@ def measurement(record: dict[str, Any]) -> tuple[str, float] | None:
     return next(((key, record[key]) for key in MEASURED if record.get(key) is not None), None)
 
 
+def due(step: int, every: int) -> bool:
+    """Whether a step has what comes every so many steps; 0 is never."""
+    return bool(every) and step % every == 0
+
+
 def log_spacing(step: int, every: int) -> int:
     """Steps between lines at a step: ``every`` for 2 DENSE lines, then doubled with every doubling of the steps."""
     return every << max(0, (step // (every * DENSE)).bit_length() - 1)
@@ -189,3 +204,32 @@ def _record(line: bytes) -> dict[str, Any] | None:
 def is_number(value: Any) -> bool:
     """Whether a value of JSON is a number that a float can hold."""
     return type(value) in (int, float) and abs(value) < 1e300
+
+
+@dataclass
+class Pace:
+    """The seconds that a run's steps took, by the speeds in its log: without measurements, checkpoints and compilation.
+
+    The first line, whose steps may have waited for the compiler, counts with the others' speed.
+    """
+
+    tokens: int = 0
+    """At the last line."""
+    _first: tuple[int, float] = (0, 0.0)  # tokens and seconds of the first line
+    _seconds: float = 0.0  # of the others
+
+    def add(self, tokens: int, speed: float) -> None:
+        """Add a line: tokens since the run's beginning, and tokens a second since the line before."""
+        seconds = (tokens - self.tokens) / speed
+        if self.tokens:
+            self._seconds += seconds
+        else:
+            self._first = tokens, seconds
+        self.tokens = tokens
+
+    @property
+    def seconds(self) -> float:
+        """Of all lines."""
+        tokens, seconds = self._first
+        others = self.tokens - tokens
+        return self.tokens * self._seconds / others if others else seconds

@@ -1,12 +1,13 @@
 """The display of a running run: a live view on a terminal, a line now and then elsewhere."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from egg.run.status import Status
+from egg.run.status import Status, one_line
 from egg.view.figures import count, duration
 
 REDRAW_SECONDS = 0.1
@@ -21,6 +22,8 @@ class Progress:
         self.moving = self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self._next = 0.0
         self._live = None
+        self._sample = None  # that was shown last
+        self._working = False  # whether its line stands there
 
     def due(self) -> bool:
         """Whether it is time to show a status."""
@@ -30,8 +33,12 @@ class Progress:
         """Redraw the view, or print a line."""
         self._next = time.monotonic() + (REDRAW_SECONDS if self.moving else LINE_SECONDS)
         with self._losing():
+            self._clear()
             if not self.moving:
                 print(" | ".join(_parts(status)), file=self.stream, flush=True)
+                if status.sample is not None and status.sample != self._sample:
+                    self._sample = status.sample
+                    print(f"sample: {one_line(status.sample)}", file=self.stream, flush=True)
                 return
             if self._live is None:
                 from egg.run.live import Live
@@ -39,9 +46,30 @@ class Progress:
                 self._live = Live(self.stream)
             self._live.show(status)
 
+    def working(self, line: str) -> None:
+        """Show what goes on before the first status, in the place of the line before; elsewhere only now and then."""
+        if not self.moving and not self.due():
+            return
+        self._next = time.monotonic() + LINE_SECONDS
+        with self._losing():
+            if self.moving:
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r{line[:width]}\x1b[K", end="", file=self.stream, flush=True)
+            else:
+                print(line, file=self.stream, flush=True)
+        self._working = True
+
+    def _clear(self) -> None:
+        """Remove the line of ``working``."""
+        if self._working:
+            self._working, self._next = False, 0.0
+            if self.moving:
+                print("\r\x1b[K", end="", file=self.stream, flush=True)
+
     def note(self, line: str) -> None:
         """Print a line without disturbing the view."""
         with self._losing():
+            self._clear()
             try:
                 self._note(line)
             except UnicodeEncodeError:  # a name that the stream's encoding has not
@@ -53,6 +81,10 @@ class Progress:
             print(line, file=self.stream, flush=True)
         else:
             self._live.note(line)
+
+    def result(self, line: str) -> None:
+        """Print how a run ended: a line that stays where others are left out."""
+        self.note(line)
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
@@ -74,7 +106,14 @@ class Progress:
 
 
 class Quiet(Progress):
-    """Shows nothing."""
+    """Shows nothing, or the result alone.
+
+    results : print results
+    """
+
+    def __init__(self, stream=None, *, results: bool = False):
+        super().__init__(stream)
+        self._results = results
 
     def due(self) -> bool:
         """Never."""
@@ -83,8 +122,16 @@ class Quiet(Progress):
     def show(self, status: Status) -> None:
         """Show nothing."""
 
+    def working(self, line: str) -> None:
+        """Show nothing."""
+
     def note(self, line: str) -> None:
         """Print nothing."""
+
+    def result(self, line: str) -> None:
+        """Print the line, if results are printed."""
+        if self._results:
+            super().note(line)
 
 
 def _parts(status: Status) -> list[str]:

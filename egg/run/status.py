@@ -1,7 +1,10 @@
 """The state of a run, as it is shown."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from egg.view.screen import CONTROLS
 
 
 @dataclass(frozen=True)
@@ -20,4 +23,10 @@ class Status:
     clipped: float | None = None  # share of the weights at +-127
     step_size: float | None = None  # in int8 steps (recipe egg)
     parts: Mapping[str, float] = field(default_factory=dict)  # validation of a mixture's parts
+    sample: str | None = None  # what the model wrote last
     measured_on: str = "validation"
+
+
+def one_line(text: str) -> str:
+    """A text in quotes, with escapes for what would begin a line or move a terminal's cursor."""
+    return json.dumps(text, ensure_ascii=False).translate(CONTROLS)

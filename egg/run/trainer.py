@@ -14,15 +14,29 @@ from egg.evolution.base import Evolution, StepReport
 from egg.files import remove_unfinished, replace_file
 from egg.model import checkpoint
 from egg.model.evaluate import Evaluation, evaluate_parts
+from egg.model.sample import Sampling, generate
 from egg.optimizer import SHARE_BITS
 from egg.run import retention
 from egg.run.config_file import RUN_TOML, to_toml
-from egg.run.log import MEASURED, METRICS, VALIDATION, Best, History, RunLog, best_of, log_spacing, read_history
+from egg.run.log import (
+    MEASURED,
+    METRICS,
+    SAMPLE,
+    VALIDATION,
+    Best,
+    History,
+    RunLog,
+    best_of,
+    due,
+    log_spacing,
+    read_history,
+)
 from egg.run.progress import Progress
 from egg.run.signals import catch_signals
 from egg.run.sinks import Sink
 from egg.run.status import Status
 
+SAMPLE_BYTES = 200
 SMOOTHING = 0.98  # of the training score and the speed that are shown: about the last 50 steps
 
 
@@ -42,6 +56,8 @@ class Outcome:
     """The best measurement."""
     seconds: float
     """Time the run has taken since its beginning, pauses not counted."""
+    stale: int = 0
+    """Measurements since the best, where they have ended the run."""
 
 
 class Trainer:
@@ -79,6 +95,7 @@ class Trainer:
         self.content = to_json(self.config) | {"made_with": self.made_with, "corpus": corpus}
         self._measured: Evaluation | None = None
         self._parts: dict[str, float] = {}
+        self._sample: str | None = None
         self._smooth: tuple[float, float] | None = None
         self._shown = 0  # steps that were averaged
         # Since the last line of the log: steps, sum of their bits per byte, seconds.
@@ -92,15 +109,22 @@ class Trainer:
         self._signal: int | None = None
         self._history = History()
         if self.ranks.leader:
-            self._history = read_history(run, evolution.step_number, config.run.eval_every)
+            self._history = read_history(run, evolution.step_number, config.run.eval_every, config.run.sample_every)
             if damaged := self._history.damaged:
                 lines = f"line {damaged[0]:,}" + (f" and {len(damaged) - 1:,} more" if damaged[1:] else "")
                 self.progress.note(f"{run / METRICS}: {lines} cannot be read: left as they are, and passed over")
+        self._stale = self._history.stale  # measurements since the best
 
     @property
     def finished(self) -> bool:
         """Whether a stop is reached already."""
-        return any(share >= 1 for share in self._shares(self._history.seconds))
+        return self.impatient or any(share >= 1 for share in self._shares(self._history.seconds))
+
+    @property
+    def impatient(self) -> bool:
+        """Whether the last measurements end the run (--patience); known to the first rank."""
+        patience = self.config.run.patience
+        return patience is not None and self._stale >= patience
 
     def mend(self) -> None:
         """Finish what a run that was killed after its last checkpoint left undone; otherwise changes nothing."""
@@ -151,12 +175,15 @@ class Trainer:
     def _end(self, log: RunLog | None, interrupted: int | None) -> None:
         """Log what is not logged yet, save, and set the outcome."""
         if log and self._window[0]:
-            self._write(log, measure=False)
+            self._write(log)
         self._save(log)
         if log:
             log.close()
         saved = self.run_folder / checkpoint.CHECKPOINTS / checkpoint.step_name(self.evolution.step_number)
-        self.outcome = Outcome(saved, interrupted, self._measured, self._parts, log and log.best, self._seconds())
+        stale = self._stale if self.impatient else 0
+        self.outcome = Outcome(
+            saved, interrupted, self._measured, self._parts, log and log.best, self._seconds(), stale
+        )
 
     def _begin(self) -> RunLog:
         """Make the run's folder with its settings, and open its log, cut to the evolution's step."""
@@ -197,23 +224,26 @@ class Trainer:
             or (run.tokens is not None and report.tokens >= run.tokens)
             or e.time_share == 1 << SHARE_BITS
         )
-        save, measure = _due(report.step, run.checkpoint_every), _due(report.step, run.eval_every)
+        save, measure = due(report.step, run.checkpoint_every), due(report.step, run.eval_every)
         best_yet = False
         if log:
-            if stop or save or measure or _due(report.step, log_spacing(report.step, run.log_every)):
-                self._write(log, measure=stop or measure)
+            if stop or save or measure or due(report.step, log_spacing(report.step, run.log_every)):
+                sample = bool(run.sample_every) and (stop or due(report.step, run.eval_every * run.sample_every))
+                self._write(log, measure=stop or measure, sample=sample)
                 if measure:
                     # Not a measurement made only because the run ends: a run with a later stop would not make it.
                     self._best = log.best
+                    self._stale = 0 if log.best.step == report.step else self._stale + 1
+                    stop = stop or self.impatient
             best_yet = self._best is not None and self._best.step == report.step
             self._show(report, self.config.tokens_per_step / seconds, log.best, stop)
         if measure:
-            save = bool(self.ranks.maximum(save or best_yet))
+            save, stop = bool(self.ranks.maximum(save or best_yet)), bool(self.ranks.maximum(stop))
         if save:
             self._save(log)
         return stop
 
-    def _write(self, log: RunLog, *, measure: bool) -> None:
+    def _write(self, log: RunLog, *, measure: bool = False, sample: bool = False) -> None:
         """The line of the steps since the last one."""
         report, (steps, bits, spent) = self._report, self._window
         self._window = 0, 0.0, 0.0
@@ -231,6 +261,8 @@ class Trainer:
             "tokens_per_second": round(steps * self.config.tokens_per_step / spent, 1),
             "seconds": round(self._seconds(), 4),
         }
+        if sample:
+            record[SAMPLE] = self._sample = self._write_text()
         log.write(record)
         for sink in self.sinks:
             sink.write(record)
@@ -238,6 +270,12 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         evaluation, self._parts = evaluate_parts(self.evolution.network, self.validation, self.parts)
         return evaluation
+
+    def _write_text(self) -> str:
+        """What the model writes, as ``egg sample`` does with the run's seed plus the step."""
+        seed = (self.config.evolution.seed + self.evolution.step_number) % 2**64
+        (text,) = generate(self.evolution.network, b"", Sampling(length=SAMPLE_BYTES, seed=seed))
+        return text.decode(errors="replace")
 
     def _save(self, log: RunLog | None) -> None:
         e, run = self.evolution, self.config.run
@@ -293,6 +331,7 @@ class Trainer:
                 report.clipped_share,
                 report.step_size,
                 self._parts,
+                self._sample,
                 MEASURED[self.key],
             )
         )
@@ -310,7 +349,3 @@ class Trainer:
 
     def _receive_signal(self, number: int) -> None:
         self._signal = number
-
-
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0

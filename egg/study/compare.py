@@ -20,12 +20,15 @@ from egg.config import SIZE_FIELDS, STOPS, from_json
 from egg.errors import EggError, telling
 from egg.files import read_file, replace_file
 from egg.model import checkpoint
+from egg.optimizer import nominal_tokens
 from egg.run.config_file import MAX_TOML, read_toml
 from egg.run.lock import locked
-from egg.run.log import MEASURED, METRICS, VALIDATION, is_number, measurement, read_records
+from egg.run.log import MEASURED, METRICS, VALIDATION, Pace, is_number, measurement, read_records
 from egg.run.origin import commit
 from egg.run.signals import catch_signals
-from egg.view.figures import count
+from egg.training.settings import NAMES
+from egg.training.settings import configuration as from_settings
+from egg.view.figures import count, duration
 
 RESULTS = "results.jsonl"
 SEEDS = "seeds"
@@ -138,26 +141,66 @@ def _renamed(settings: dict) -> dict:
     return {"tokens" if key == "member_tokens" else key: v for key, v in settings.items()}
 
 
-def run_comparison(configurations: list[Configuration], seeds: list[int], out: Path, notify) -> list[RunResult]:
+def run_comparison(
+    configurations: list[Configuration], seeds: list[int], out: Path, notify, *, quiet: bool = False
+) -> list[RunResult]:
     """Run what has no result yet, seed by seed, resuming runs that were interrupted.
 
     notify : called with a line about each run
+    quiet : without the output of the runs
     Raises EggError if a run fails or a kept result has other settings, Stopped after Ctrl-C or SIGTERM.
     """
     results = read_results(out)
+    number, runs = 0, len(configurations) * len(seeds)
     # All configurations of a seed first: even an interrupted comparison compares them
     for seed in seeds:
         for configuration in configurations:
+            number += 1
             done = next((r for r in results if (r.name, r.seed) == (configuration.name, seed)), None)
             if done is None:
-                notify(f"{configuration.name}, seed {seed}")
-                results.append(_run(configuration, seed, out))
+                left = seconds_left(configurations, seeds, results)
+                in_all = "" if left is None else f", about {duration(left)} left in all"
+                notify(f"run {number} of {runs}: {configuration.name}, seed {seed}{in_all}")
+                results.append(_run(configuration, seed, out, quiet))
                 with (out / RESULTS).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(results[-1])) + "\n")
             elif done.settings != configuration.settings:
                 raise EggError(_other_settings(out / RESULTS, configuration))
     compared = {(c.name, seed) for c in configurations for seed in seeds}
     return [r for r in results if (r.name, r.seed) in compared]
+
+
+def seconds_left(configurations: list[Configuration], seeds: list[int], results: list[RunResult]) -> float | None:
+    """About how long the runs without a result take; None before the first result.
+
+    As long as the same configuration with another seed, else as those that ran took for a multiply-accumulate.
+    """
+    by_name = {c.name: [r.seconds for r in results if r.name == c.name] for c in configurations}
+    ran = [name for name, seconds in by_name.items() if seconds]
+    if not ran:
+        return None
+    work = {c.name: _work(c) for c in configurations}
+    spent = sum(work[name] * len(by_name[name]) for name in ran)
+    each = sum(sum(by_name[name]) for name in ran) / spent if spent else 0.0
+    left = 0.0
+    for c in configurations:
+        seconds = by_name[c.name]
+        took = sum(seconds) / len(seconds) if seconds else work[c.name] * each
+        left += took * (len(seeds) - sum(r.name == c.name and r.seed in seeds for r in results))
+    return left
+
+
+def _work(configuration: Configuration) -> float:
+    """Multiply-accumulates of a run to its end; of one that the clock alone stops, those of a nominal machine."""
+    named = {key: value for key, value in configuration.settings.items() if key.replace("-", "_") in NAMES}
+    try:
+        config = from_settings(named, {})[0].resolved()
+    except EggError:  # the run says what is wrong
+        return 0.0
+    tokens = config.end
+    if tokens is None and config.run.minutes is not None:
+        tokens = nominal_tokens(config.run.minutes, config.multiply_accumulates)
+    return float(config.multiply_accumulates) * (tokens or 0)
 
 
 def read_results(out: Path) -> list[RunResult]:
@@ -187,10 +230,10 @@ def read_results(out: Path) -> list[RunResult]:
     return results
 
 
-def _run(configuration: Configuration, seed: int, out: Path) -> RunResult:
+def _run(configuration: Configuration, seed: int, out: Path, quiet: bool) -> RunResult:
     folder = out / configuration.name / f"seed-{seed}"
     settings_file = folder.with_name(f"{folder.name}.json")  # beside the run's folder, which must be new
-    arguments = configuration.settings | {"seed": seed}
+    arguments = configuration.settings | {"seed": seed, "progress": not quiet}
     if _started(folder):
         if settings_file.exists() and _read_settings(settings_file) != configuration.settings:
             raise EggError(_other_settings(folder, configuration))
@@ -249,7 +292,7 @@ def run_alone(arguments: str) -> int:
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return train(**json.loads(arguments), progress=True).follow()
+        return train(**json.loads(arguments)).follow()
     except (EggError, OSError, MemoryError) as error:
         print(f"egg: {str(error) or 'out of memory'}", file=sys.stderr)
         return 2
@@ -344,17 +387,15 @@ def _family(result: RunResult) -> str:
 
 
 def _training_seconds(run: Path) -> float:
-    """Seconds that a run's steps took, by the log's speeds; its first line's, which has compiled, is the others'."""
-    before, parts = 0, []
+    """Seconds that a run's steps took, see ``Pace``."""
+    pace = Pace()
     with telling(f"cannot read {run / METRICS}"):
         for record in read_records(run / METRICS):
             tokens, speed = record.get("tokens"), record.get("tokens_per_second")
             if not (is_number(tokens) and is_number(speed) and speed > 0):
                 raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
-            parts.append((tokens - before, (tokens - before) / speed))
-            before = tokens
-    tokens, seconds = map(sum, zip(*(parts[1:] or parts), strict=True))
-    return before * seconds / tokens
+            pace.add(tokens, speed)
+    return pace.seconds
 
 
 def best_table(configurations: list[Cost], budget: str) -> str:

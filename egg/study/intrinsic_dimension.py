@@ -188,6 +188,35 @@ def count_trials(subspaces: int, factors: int, seeds: int) -> int:
     return subspaces * (factors + seeds - 1)
 
 
+class Trials:
+    """How many trials of a command are done, and how long the others take.
+
+    planned : for each checkpoint
+    shapes : of the checkpoints' models
+    """
+
+    def __init__(self, planned: list[int], shapes: list[Shape]):
+        self.total, self.number = sum(planned), 0
+        # A trial takes about as long as its model has parameters.
+        self._left = sum(n * shape.parameters for n, shape in zip(planned, shapes, strict=True))
+        self._done, self._seconds = 0, 0.0
+
+    def begin(self, shape: Shape, more: bool) -> None:
+        """The next trial; ``more``: one beyond those that were planned."""
+        self.number += 1
+        self.total += more
+        self._left -= 0 if more else shape.parameters
+
+    def spend(self, shape: Shape, seconds: float) -> None:
+        """The trial was not known, and took so long."""
+        self._done, self._seconds = self._done + shape.parameters, self._seconds + seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """About as long take those that have not begun; after the first ``spend``."""
+        return self._left * self._seconds / self._done
+
+
 def sweep(
     candidate: Candidate,
     subspaces: list[Subspace],

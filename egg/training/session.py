@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,17 +18,18 @@ from egg.model.state import check_memory
 from egg.ranks.distributed import ALONE, Alone
 from egg.report.draw import LOSS, REPORT, draw_or_note, draw_run
 from egg.report.ending import report
-from egg.run import sinks
+from egg.run.compiling import compile_kernels
 from egg.run.folders import refuse_a_run
 from egg.run.lock import locked
 from egg.run.origin import made_with
 from egg.run.progress import Progress, Quiet
+from egg.run.sinks import Sinks
 from egg.run.trainer import Outcome, Trainer
 from egg.training.corpus import corpus_summary, located, measured_key, measured_texts, open_for_training
 from egg.view.figures import count
 
 # Settings that a resumed run may change.
-ON_RESUME = (*STOPS, "eval_every", "eval_bytes", "log_every", "checkpoint_every", "keep")
+ON_RESUME = (*STOPS, "patience", "eval_every", "eval_bytes", "sample_every", "log_every", "checkpoint_every", "keep")
 
 
 class ResumedRun(NamedTuple):
@@ -90,7 +90,7 @@ class Session:
     run : its folder, a new one unless ``resumed`` is given
     resumed : the run to resume, already locked; None for a new one
     compute : where to compute; threads that it leaves open are divided among a machine's ranks
-    sinks : names of the sinks beside metrics.jsonl
+    sinks : where lines go beside metrics.jsonl
     held : closed when the run ends; holds the lock of its folder
     Raises EggError, one line, for a run that cannot be trained here.
     """
@@ -103,13 +103,13 @@ class Session:
         *,
         held: ExitStack,
         compute: Compute,
-        sinks: Sequence[str] = (),
+        sinks: Sinks = Sinks(),  # noqa: B008, it is frozen
         ranks: Alone = ALONE,
         progress: Progress,
     ):
         self.config, self.run, self.resumed = config, run, resumed
         self.held, self.ranks, self.progress = held, ranks, progress
-        self.sinks = list(sinks)
+        self.sinks = sinks
         try:
             self._prepare(compute if compute.threads is not None else replace(compute, threads=ranks.threads))
         except BackendError as error:
@@ -117,7 +117,7 @@ class Session:
 
     def _prepare(self, compute: Compute) -> None:
         config, ranks = self.config, self.ranks
-        sinks.require_installed(self.sinks)
+        self.sinks.require_installed()
         notices: list[str] = []  # shown once text and state are loaded: otherwise the error says enough
         backend = compute.make(notices.append)
         text = self._open_text()
@@ -131,6 +131,7 @@ class Session:
             state = checkpoint.read_state(self._saved, layout)
         for notice in notices:
             self.progress.note(notice)
+        compile_kernels(config, backend, self.progress)
         self.evolution = recipe(config, backend, text, ranks)
         if self._saved:
             self.evolution.load_state(state)
@@ -193,9 +194,9 @@ class Session:
         if ranks.lead(lambda: trainer.finished):
             if self._saved and ranks.leader and not damaged:
                 trainer.mend()
-            note(
-                f"{self.run} has reached its stop at step {step:,}: nothing to do; "
-                "give a later --steps, --tokens or --minutes to continue"
+            advice = "a larger --patience" if trainer.impatient else "a later --steps, --tokens or --minutes"
+            self.progress.result(
+                f"{self.run} has reached its stop at step {step:,}: nothing to do; give {advice} to continue"
             )
             return False
         note(self._opening())
@@ -212,7 +213,7 @@ class Session:
                 checkpoint.set_aside_after(self._saved)
             elif not self.resumed:
                 self._take()
-            trainer.sinks = sinks.open_all(self.sinks, self.run, step, trainer.content)
+            trainer.sinks = self.sinks.open(self.run, step, trainer.content)
         return True
 
     def _take(self) -> None:
@@ -247,7 +248,7 @@ class Session:
         if self.ranks.size > 1:
             self.progress.note(self.ranks.exchange_cost(self.trainer.stepping))
         if outcome.interrupted:
-            self.progress.note(
+            self.progress.result(
                 f"stopped at step {self.evolution.step_number:,}, saved {outcome.checkpoint}; "
                 f"resume with: {prog} --resume {shlex.quote(str(self.run))}"
             )
@@ -258,13 +259,21 @@ class Session:
 
     def end(self, outcome: Outcome) -> None:
         """Draw a run that has reached its stop; report how good the model is, unless progress is quiet."""
+        if outcome.stale and outcome.best:
+            self.progress.note(
+                f"no better than {outcome.best.bits_per_byte:.4f} bits per byte in {outcome.stale} "
+                f"measurement{'s' * (outcome.stale > 1)}: stopped (--patience)"
+            )
         drawn = draw_or_note(
             f"{LOSS} and no {REPORT}",
             lambda: draw_run(self.run, self.corpus.split(self.corpus.training_split), self.measured),
             self.progress.note,
             "; draw them with: egg plot RUN",
         )
-        if not isinstance(self.progress, Quiet):
+        if isinstance(self.progress, Quiet):
+            measured = f", {outcome.evaluation.bits_per_byte:.4f} bits per byte" if outcome.evaluation else ""
+            self.progress.result(f"{outcome.checkpoint}: {count(self.evolution.tokens)} tokens{measured}")
+        else:
             report(self.run, self.evolution, outcome, drawn, self.corpus, self.validation, self.measured, self.progress)
 
 

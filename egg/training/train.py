@@ -15,6 +15,7 @@ from egg.evolution.base import StepReport
 from egg.ranks.distributed import launched
 from egg.run.folders import new_folder
 from egg.run.progress import Progress, Quiet
+from egg.run.sinks import Sinks
 from egg.training.corpus import located
 from egg.training.session import Session, open_resumed_run, refuse_changes
 from egg.training.settings import backend_name, configuration, known
@@ -61,6 +62,8 @@ def train(
     device: int | None = None,
     tensorboard: bool = False,
     wandb: bool = False,
+    wandb_project: str | None = None,
+    wandb_name: str | None = None,
     progress: bool = False,
     **settings: Any,
 ) -> Training:
@@ -80,6 +83,7 @@ def train(
     backend : "auto", "numpy", "numba" or "cupy"; results do not depend on it
     threads, device : threads of a CPU backend, None for all; number of the GPU, None for the first
     tensorboard, wandb : log to it too
+    wandb_project, wandb_name : of Weights & Biases, which each of them chooses too; None are egg, and the folder's name
     progress : print the command's output on standard output
     settings : any other flag of ``egg train`` by its name, ``hidden_size=64`` for ``--hidden-size 64``; they override
         the base. Numbers may be texts, as "10M". A stop (steps, tokens, minutes) replaces all of the base's. ``size``
@@ -127,7 +131,7 @@ def train(
             as_field("threads", place["threads"], int | None),
             as_field("device", place["device"], int | None),
         ),
-        "sinks": [name for name, on in (("tensorboard", tensorboard), ("wandb", wandb)) if on],
+        "sinks": Sinks(tensorboard=tensorboard, wandb=wandb, wandb_project=wandb_project, wandb_name=wandb_name),
         "progress": Progress() if progress else Quiet(),
     }
     return Training(folder, lambda held: session(held=held, **chosen))

@@ -257,6 +257,6 @@ def widen(model: Model, shape, weights: np.ndarray, adapter: Adapter):
 def _joined(parts):
     """Arrays one after another at the beginning of a cache line, and where each begins."""
     sizes = [part.size for part in parts]
-    whole = aligned(sum(sizes), parts[0].dtype)
+    whole = aligned((sum(sizes),), parts[0].dtype)
     np.concatenate(parts, out=whole)
     return whole, np.cumsum([0, *sizes[:-1]])

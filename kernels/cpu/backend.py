@@ -87,11 +87,11 @@ def _columns(shape: Shape) -> tuple[int, int]:
 
 # kind of matrix -> its output and its input among a layer's; w_up has a vote with a station alone
 _PLACES = {
-    "w_f": (structures.V_GATE, structures.X_U),
-    "u_f": (structures.V_GATE, structures.X_H),
-    "w_h": (structures.V_CANDIDATE, structures.X_U),
-    "u_h": (structures.V_CANDIDATE, structures.X_PAST),
-    "w_down": (structures.V_DOWN, structures.X_MID),
+    "w_f": (structures.V_W_F, structures.X_U),
+    "u_f": (structures.V_U_F, structures.X_H),
+    "w_h": (structures.V_W_H, structures.X_U),
+    "u_h": (structures.V_U_H, structures.X_PAST),
+    "w_down": (structures.V_W_DOWN, structures.X_MID),
 }
 
 
@@ -128,19 +128,34 @@ def _panels(tensor, v: int, x: int, source: int, bias: int, inputs: int | None =
 
 
 @cache
-def _plan(shape: Shape, with_up: bool) -> tuple[np.ndarray, int]:
-    """The votes' products of a model, and how many numbers they make."""
-    rows = []
-    for name, (v, x) in _voters(shape, with_up).items():
-        bias = -1
-        if ".gru.w_" in name:
-            bias = shape.tensors[name.replace(".w_", ".b_")].offset
-        rows += _panels(shape.tensors[name], v, x, 0, bias)
-    return np.array(rows, np.int64), shape.parameters
+def _row_stretches(layout: Shape | AdapterShape, parts: int) -> list[tuple[int, int]]:
+    """Stretches of rows that have about as many weights."""
+    ends = np.searchsorted(layout.row_starts, [layout.parameters * i // parts for i in range(parts + 1)])
+    return list(itertools.pairwise(ends.tolist()))
+
+
+class Plan:
+    """Products of votes: what ``votes.sum_panels`` takes, how many numbers they make, and how threads share them."""
+
+    def __init__(self, rows: list[tuple], size: int, parts: int):
+        self.rows, self.size = np.array(rows, np.int64).reshape(-1, 7), size
+        # Stretches that cost about the same
+        cost = np.cumsum([0, *(self.rows[:, vote_kernels.OUTPUTS] * self.rows[:, vote_kernels.INPUTS])])
+        ends = np.searchsorted(cost, [cost[-1] * i // parts for i in range(parts + 1)])
+        self.stretches = list(itertools.pairwise(ends.tolist()))
 
 
 @cache
-def _adapter_plan(layout: AdapterShape) -> tuple[np.ndarray, int]:
+def _plan(shape: Shape, with_up: bool, parts: int) -> Plan:
+    """The votes' products of a model."""
+    rows = []
+    for name, (v, x) in _voters(shape, with_up).items():
+        rows += _panels(shape.tensors[name], v, x, 0, -1)
+    return Plan(rows, shape.parameters, parts)
+
+
+@cache
+def _adapter_plan(layout: AdapterShape, parts: int) -> Plan:
     """The same of an adapter's factors B, with ranks filled up to 16."""
     voters, rows, at = _voters(layout.base), [], 0
     for m, name in enumerate(layout.matrices):
@@ -148,7 +163,15 @@ def _adapter_plan(layout: AdapterShape) -> tuple[np.ndarray, int]:
             tensor = layout.tensors[name + ".B"]
             rows += _panels(tensor, voters[name][0], RANKS * m, 1, -1, RANKS, at)
             at += tensor.shape[0] * RANKS
-    return np.array(rows, np.int64).reshape(-1, 7), at
+    return Plan(rows, at, parts)
+
+
+@cache
+def _vector_places(shape: Shape) -> np.ndarray:
+    """(1 + 4 L, D) int64: places of gains and biases in the flat vector, in the order of their votes."""
+    of_a_layer = "ln1.weight", "ln2.weight", "gru.b_f", "gru.b_h"
+    names = ["ln_out.weight", *(f"layers.{layer}.{name}" for layer in range(shape.num_layers) for name in of_a_layer)]
+    return np.array([np.r_[shape.tensors[name].slice] for name in names])
 
 
 def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
@@ -161,13 +184,6 @@ def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
             z[...] = filled[at : at + size].reshape(-1, RANKS)[:, : layout.rank]
             at += size
     return votes
-
-
-def _shares(plan: np.ndarray, parts: int) -> list[int]:
-    """Ends of stretches of a plan that cost about the same."""
-    cost = np.cumsum(plan[:, vote_kernels.OUTPUTS] * plan[:, vote_kernels.INPUTS])
-    ends = np.searchsorted(cost, [cost[-1] * i // parts for i in range(1, parts)]) if len(plan) else []
-    return [0, *(int(end) + 1 for end in ends), len(plan)]
 
 
 def available_cores() -> int:
@@ -185,7 +201,7 @@ class NumbaBackend:
     def __init__(self, instruction_set: InstructionSet, threads: int | None = None):
         self.threads = threads or available_cores()
         self.description = f"Numba, {instruction_set.description}, {self.threads} threads"
-        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         logarithms = (log2_thresholds(n).astype(np.int64) for n in (16, 256))
         self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
         self.tables = structures.Tables(*map(_at, self._table_arrays))
@@ -193,10 +209,25 @@ class NumbaBackend:
         self._buffers: dict = {}  # large arrays, kept from step to step: fresh pages cost more than their use
 
     def run(self, function, tasks):
-        """function(*task) for all tasks, on the threads; their results in order."""
+        """function(*task) for all tasks; their results in order. The calling thread is one of the threads.
+
+        It takes tasks too, as waking a thread and waiting for it cost more than a short task.
+        """
         if self._pool is None or len(tasks) == 1:
             return [function(*task) for task in tasks]
-        return list(self._pool.map(lambda task: function(*task), tasks))
+        results, waiting = [None] * len(tasks), iter(range(len(tasks)))  # the interpreter lock guards the iterator
+
+        def work():
+            for i in waiting:
+                results[i] = function(*tasks[i])
+
+        helpers = [self._pool.submit(work) for _ in range(min(self.threads, len(tasks)) - 1)]
+        try:
+            work()
+        finally:  # one that has not begun finds nothing left
+            for helper in [h for h in helpers if not h.cancel()]:
+                helper.result()
+        return results
 
     def buffer(self, name, shape, dtype) -> np.ndarray:
         """An array kept under a name until another shape is asked for; its contents are left over."""
@@ -208,7 +239,7 @@ class NumbaBackend:
     def prepare(self, shape, weights, adapter=None):
         places = _places(shape)
         weights = np.ascontiguousarray(weights)
-        packed = aligned(shape.parameters, np.int8)
+        packed = aligned((shape.parameters,), np.int8)
         packed[:] = weights
         starts = np.empty(places.sums, np.int32)
 
@@ -247,7 +278,7 @@ class NumbaBackend:
         seen, bytes_ = (padded, length) if credited else (0, 0)
         words = -(-(adapter or shape).sign_words // 64) * 64
         wide_row = _wide_row(shape) if adapter else 0
-        scratch = 4 * (VOCABULARY + 2 * d + 16 * layers) + 128 * shape.vote_kinds(stations)
+        scratch = 4 * (VOCABULARY + 2 * d + 64 * layers) + 128 * shape.vote_kinds(stations)
         planes = structures.SAVED_FOR_STATIONS if stations else structures.SAVED
         arrays = (
             _filled((structures.BUFFERS, padded, stride), np.uint8),
@@ -277,7 +308,7 @@ class NumbaBackend:
             each += 4 * shape.sign_words
         if adapter:
             each += 4 * adapter.sign_words + _wide_row(shape)
-        return int(np.clip(BLOCK_BYTES // each // 16 * 16, 16, 128))
+        return min(128, max(16, BLOCK_BYTES // each // 16 * 16))
 
     def spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
         """Cut 0..items into nearly equal stretches, a multiple of the threads if that leaves each ``least`` items.
@@ -352,23 +383,23 @@ class NumbaBackend:
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         stretches = self.spread(fours, self.members_per_block(shape, layout) // 4, 1)
-        gains = self.buffer("gains", (len(stretches), 1 + 2 * shape.num_layers, d), np.int32)
+        vectors = self.buffer("vectors", (len(stretches), 1 + 4 * shape.num_layers, d), np.int32)
         totals = np.empty((len(stretches), kinds), np.int64)
         vote = vote_through if with_stations else branches.vote_along
 
-        def read(begin, end, gains, totals):
+        def read(begin, end, vectors, totals):
             first, last = 4 * begin, min(4 * end, streams)
             block = self.block(shape, last - first, length, credited=True, stations=with_stations, adapter=layout)
             block = block._replace(quad=begin * length, **places)
             score = branches.read_and_credit(
-                packed, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row, gains
+                packed, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row, vectors
             )
-            vote(packed, block, branches_, tokens, first, rows, gains, totals)
+            vote(packed, block, branches_, tokens, first, rows, vectors, totals)
             return score
 
-        tasks = [(*s, gains[i], totals[i]) for i, s in enumerate(stretches)]
+        tasks = [(*s, vectors[i], totals[i]) for i, s in enumerate(stretches)]
         score = sum(self.run(read, tasks))
-        votes = self._sum_votes(model, places, rows, tokens, gains, draw.stations)
+        votes = self._sum_votes(model, places, rows, tokens, vectors, draw.stations)
         return Votes(votes, states_out, totals.sum(0), score)
 
     def _branches(self, prepared, draw) -> tuple[structures.BranchParameters, tuple]:
@@ -377,8 +408,7 @@ class NumbaBackend:
         d, count = shape.hidden_size, draw.branches
         signs = self.buffer("signs", (d,), np.int32)
         by_row = self.buffer("rows", (count,), np.int64)
-        moves = self.buffer("moves", (count, VOCABULARY), np.int16)
-        by_byte = self.buffer("moves by byte", (VOCABULARY, count), np.int16)
+        moves = self.buffer("moves", (VOCABULARY // 2, count), np.int32)
         words = self.buffer("branch words", (max(192, d),), np.uint32)
         key = key_words(draw.seed)
         turns = self.buffer("turns", (d,), np.int32)
@@ -386,12 +416,12 @@ class NumbaBackend:
         branches.draw_rows(*key, draw.step, d, words, by_row)
         head = prepared.weights[-VOCABULARY * d :].reshape(VOCABULARY, d)
         transformed = self.buffer("transformed", (VOCABULARY, d), np.int32)
-        m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves, by_byte)
+        m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves)
         width = d.bit_length() - 1
         fewer = width - (count.bit_length() - 1)
         shift = product_shift(d) + width // 2 - 11 - m - fewer
         shifts = np.ascontiguousarray(draw.shifts, np.int64)
-        arrays = (moves, by_byte, by_row, signs, turns[by_row], shifts)
+        arrays = (moves, by_row, signs, turns[by_row], shifts)
         of_stations, more = self._stations(prepared, draw, signs, turns, words)
         arguments = (*map(_at, arrays), *of_stations[:3], _at(turns), place, *of_stations[3:])
         return structures.BranchParameters(count, shift, *arguments), (*arrays, *more)
@@ -426,29 +456,25 @@ class NumbaBackend:
             kept[shape] = aligned(shape, np.int32)
         return kept[shape]
 
-    def _sum_votes(self, prepared, places, rows, tokens, gains, on) -> np.ndarray:
+    def _sum_votes(self, prepared, places, rows, tokens, vectors, on) -> np.ndarray:
         """The votes' products: each thread owns panels of outputs, and columns of the embedding."""
         shape, layout = prepared.shape, prepared.adapter
-        plan, size = _plan(shape, "middle" in on) if layout is None else _adapter_plan(layout)
+        plan = _plan(shape, "middle" in on, self.threads) if layout is None else _adapter_plan(layout, self.threads)
         votes = self._buffers.get(("votes", layout or shape, on))
         if votes is None:  # what is never voted on stays zero
-            votes = self._buffers["votes", layout or shape, on] = np.zeros(size, np.int32)
+            votes = self._buffers["votes", layout or shape, on] = np.zeros(plan.size, np.int32)
         v, x, z, quads = places["v"], places["x"], places.get("z", 0), places["quads"]
         d = shape.hidden_size
 
         def add(first, last, begin, end):
-            vote_kernels.sum_panels(plan, first, last, v, x, z, quads, votes, 0)
+            vote_kernels.sum_panels(plan.rows, first, last, v, x, z, quads, votes, 0)
             if layout is None:
                 vote_kernels.sum_embedding(votes, d, tokens, begin, end, rows)
 
-        ends = _shares(plan, self.threads)
-        columns = [d // 16 * i // self.threads * 16 for i in range(self.threads + 1)]
-        self.run(add, list(zip(ends, ends[1:], columns, columns[1:], strict=False)))
+        columns = itertools.pairwise(d // 16 * i // self.threads * 16 for i in range(self.threads + 1))
+        self.run(add, [(*panels, *some) for panels, some in zip(plan.stretches, columns, strict=True)])
         if layout is None:
-            views, sums = shape.views(votes), gains.sum(0)
-            views["ln_out.weight"][:] = sums[0]
-            for layer, (ln1, ln2) in enumerate(sums[1:].reshape(shape.num_layers, 2, d)):
-                views[f"layers.{layer}.ln1.weight"][:], views[f"layers.{layer}.ln2.weight"][:] = ln1, ln2
+            votes[_vector_places(shape)] = vectors.sum(0)
             return votes
         return _without_filling(layout, votes)
 
@@ -519,9 +545,7 @@ class NumbaBackend:
         def move(first, last):
             vote_kernels.move_rows(master, squares, votes, starts, first, last, step, step_size, weights)
 
-        parts = 1 if layout.parameters < LARGE // 4 else self.threads
-        ends = np.searchsorted(starts, [layout.parameters * i // parts for i in range(parts + 1)])
-        self.run(move, list(itertools.pairwise(ends.tolist())))
+        self.run(move, _row_stretches(layout, 1 if layout.parameters < LARGE // 4 else self.threads))
         return weights
 
     def update_master(self, layout, master, votes, multiplier):

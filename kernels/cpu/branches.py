@@ -2,12 +2,14 @@
 
     axes        i readers of a block, t bytes, k branches, v logits, j places of the wire (hidden size D), layers l
     fine        (i, 256) int16        a reader's logits in 1/4096 bit: [256 logits] of each reader in turn
-    moves       (K, 256) int16        what branch k adds to them: the same for all bytes of a step, in cache
+    moves       (128, K, 2) int16     what branch k adds to them, the same for all bytes of a step, in cache:
+                                      [two logits][branch] words of the two moves
     wire        (t, i, j) int32       credit where the head reads, kept until the chunk's end
     v           outputs that vote, a byte a reader, four readers to a 32-bit word (a quad), see votes.py
 
 A branch is 256 saturating additions, a table look-up and a sum, in 16-bit lanes (``simd.branch_sums``): nothing of it
-passes through a product. The credit of all K branches is one fast Walsh-Hadamard transform, additions alone.
+passes through a product. Sixteen branches lie in the lanes of a vector, so that sums need no shuffling and their
+logarithms are taken side by side. The credit of all K branches is one fast Walsh-Hadamard transform, additions alone.
 """
 
 import numpy as np
@@ -16,7 +18,6 @@ from numba import njit
 from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
-    cast,
     deposit,
     kind_shift,
     limit,
@@ -26,31 +27,35 @@ from egg.kernels.cpu.credit import (
     round_shift,
     sum_magnitudes,
     transform_rows,
+    vector_at,
     walsh_hadamard,
 )
-from egg.kernels.cpu.forward import fine_head, load_states, log2_of, read_token, save_states
+from egg.kernels.cpu.forward import fine_head, free, load_states, log2_of, read_token, save_states
 from egg.kernels.cpu.score import floor_log2
 from egg.kernels.cpu.signs import LANES, draw_words
 from egg.kernels.cpu.simd import (
+    WIDE_SUMS,
     absolute,
     add_magnitudes,
     address,
     branch_sums,
     clz_lanes,
     exp2,
-    is_equal,
     load_byte,
     load_i8,
     load_i16,
     load_i32,
     load_long,
+    load_offset,
     load_word,
     maximum,
     minimum,
     multiply_high,
+    narrow_branch_sums,
     shift_down,
     shift_up,
     splat,
+    store_byte,
     store_i8,
     store_i32,
     store_word,
@@ -100,7 +105,7 @@ def draw_rows(key_0, key_1, step, d, words, rows):
 
 
 @njit(**JIT)
-def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte):
+def prepare_branches(head, signs, turns, rows, transformed, moves):
     """What the branches of a step add to the logits.
 
     head : (256, D) int8
@@ -108,8 +113,7 @@ def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte
     turns : (D,) int32, H[k][r]
     rows : (K,) int64, Hadamard rows of the branches
     transformed : (256, D) int32, written: R
-    moves : (K, 256) int16, written
-    moves_by_byte : (256, K) int16, written
+    moves : (128, K) int32, written: of logits 2 v and 2 v + 1
     returns : m
     """
     d, count = head.shape[1], len(rows)
@@ -121,10 +125,9 @@ def prepare_branches(head, signs, turns, rows, transformed, moves, moves_by_byte
         for j in range(0, d, 16):
             moved = round_shift(load_i32(at + 4 * j), m)
             store_i32(at + 4 * j, maximum(splat(0) - most, minimum(most, moved)))
-        for k in range(count):
-            move = transformed[v, rows[k]]
-            moves[k, v] = move
-            moves_by_byte[v, k] = move
+        if v & 1:
+            for k in range(count):
+                moves[v >> 1, k] = (transformed[v, rows[k]] << 16) | (transformed[v - 1, rows[k]] & 0xFFFF)
     return m
 
 
@@ -147,16 +150,17 @@ def score_reader(model, tables, block, t, i, target, phase):
     quad = block.quad + (i >> 2) * block.length + t
     first = st.LAYER_OUTPUTS * model.num_layers * model.hidden_size
     counting = load_i32(address(LANES))
+    rounding = counting * splat(1597) + splat(phase)
     for v in range(0, 256, 16):
-        logit = load_i8(logits + v)
-        # 127 e / S with 12 fractional bits
-        share = multiply_high(load_i32(e + 4 * v) << 12, inverse)
-        rounding = (counting * splat(1597) + splat(1597 * v + phase)) & splat(4095)
-        hit = is_equal(counting + splat(v), splat(target)) * splat(LIMIT)
-        vote = hit - ((share + rounding) >> 12)
-        free = minimum(splat(1), splat(LIMIT) - absolute(logit))
-        vote = maximum(splat(-LIMIT), vote) * free
-        deposit(quad_at(block.v, block.quads, first, v, 64, quad), i & 3, vote)
+        # 127 e / S with 12 fractional bits, at most 127: rounded it is at most 127 too
+        share = multiply_high(load_i32(e + 4 * v), inverse, 20)
+        less = (share + (rounding & splat(4095))) >> 12
+        rounding = rounding + splat(16 * 1597)
+        free = minimum(splat(1), splat(LIMIT) - absolute(load_i8(logits + v)))
+        deposit(quad_at(block.v, block.quads, first, v, 64, quad), i & 3, splat(0) - less * free)
+    if abs(load_byte(logits + target)) < LIMIT:
+        at = quad_at(block.v, block.quads, first, target, 64, quad) + (i & 3)
+        store_byte(at, load_byte(at) + LIMIT)
     return 16 * (load_byte(logits + target) + 128) - floor_log2(whole, tables.log2_256, 8)
 
 
@@ -164,17 +168,15 @@ def score_reader(model, tables, block, t, i, target, phase):
 def credit_wire(model, block, draw, t, i, target):
     """Credit c at the head's input, from a reader's branches, at an address of (D,) int32."""
     d, count = model.hidden_size, draw.count
-    fine, logits = block.fine + 512 * i, block.logits + 256 * i
+    fine = block.fine + 512 * i
     fitness, c = block.scratch + 1024, block.scratch + 1024 + 4 * d
-    largest = load_i8(logits)
-    for v in range(16, 256, 16):
-        largest = maximum(largest, load_i8(logits + v))
-    store_i32(c, largest)
-    top = load_word(c)
-    for lane in range(1, 16):
-        top = max(top, load_word(c + 4 * lane))
-    branch_sums(fine, draw.moves, count, top + BRANCH_LIMIT, c)
+    whole = count & -16 * WIDE_SUMS
+    for k in range(0, whole, 16 * WIDE_SUMS):
+        branch_sums(fine, draw.moves + 4 * k, 4 * count, BRANCH_LIMIT, c + 4 * k)
+    for k in range(whole, count, 16):
+        narrow_branch_sums(fine, draw.moves + 4 * k, 4 * count, BRANCH_LIMIT, c + 4 * k)
     at_target = splat(load_word(fine + 2 * target) << 48 >> 48)
+    to_target, upper = draw.moves + 4 * count * (target >> 1), 16 - 16 * (target & 1)
     low, high = splat(-32768), splat(32767)
     sums = splat(0)
     for k in range(0, count, 16):
@@ -184,18 +186,20 @@ def credit_wire(model, block, draw, t, i, target):
         g = (y * (splat(32768) - y)) >> 15  # <= 2**13
         q = splat(14507) - ((splat(8107) * y) >> 15) + ((((splat(2733) * y) >> 15) * y) >> 15)
         log = ((splat(31) - zeros) << 12) + ((y + ((g * q) >> 15)) >> 3)
-        move = load_i16(draw.moves_by_byte + 2 * (count * target + k))
+        move = (load_i32(to_target + 4 * k) << upper) >> 16
         logit = maximum(low, minimum(high, at_target + move)) >> BRANCH_BITS
         worth = (logit << 8) - log
         store_i32(c + 4 * k, worth)
         sums = sums + worth
     mean = splat((total(sums) + (count >> 1)) >> log2_of(count))
-    for j in range(0, d, 16):
-        store_i32(fitness + 4 * j, splat(0))
+    to = fitness if count == d else c
     for k in range(0, count, 16):
-        store_i32(c + 4 * k, (load_i32(c + 4 * k) - mean) * load_i32(draw.turns + 4 * k))
-    for k in range(count):
-        store_word(fitness + 4 * load_long(draw.rows + 8 * k), load_word(c + 4 * k))
+        store_i32(to + 4 * k, (load_i32(c + 4 * k) - mean) * load_i32(draw.turns + 4 * k))
+    if count < d:
+        for j in range(0, d, 16):
+            store_i32(fitness + 4 * j, splat(0))
+        for k in range(count):
+            store_word(fitness + 4 * load_long(draw.rows + 8 * k), load_word(c + 4 * k))
     walsh_hadamard(fitness, d)
     most = splat(32767)
     for j in range(0, d, 16):
@@ -208,71 +212,108 @@ def credit_wire(model, block, draw, t, i, target):
 
 
 @njit(**JIT)
-def vote_along(model, block, draw, tokens, row, rows_out, gains, totals):
+def vote_along(model, block, draw, tokens, row, rows_out, vectors, totals):
     """After ``read_and_credit``: along the wire, from its end to its beginning, votes of all that writes to it.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
     rows_out : (streams, T, D) int8, written: votes on the embedding's rows
-    gains : (1 + 2 L, D) int32, as they are
+    vectors : (1 + 4 L, D) int32: votes on the biases are added
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
-    for i in range(block.members):
-        vote_reader(model, block, draw, tokens, row, i, rows_out)
+    for first in range(0, block.members, 4):
+        vote_four(model, block, draw, tokens, row, first, rows_out, vectors)
     sum_magnitudes(model, block, totals)
 
 
 @njit(**JIT)
-def vote_reader(model, block, draw, tokens, row, i, rows_out):
-    """The same of one reader, last byte first.
-
-    tokens : (streams, T + 1) uint8
-    rows_out : (streams, T, D) int8, written
-    """
-    d, layers, length = model.hidden_size, model.num_layers, block.length
-    ahead = block.scratch + 4 * (256 + 2 * d)
-    width = min(64, d)
-    to = address(rows_out) + (row + i) * length * d
-    quad, r = block.quad + (i >> 2) * length, i & 3
-    for j in range(0, d, 16):
-        for layer in range(layers):
-            store_i32(ahead + 64 * layer, splat(0))
-        for t in range(length - 1, -1, -1):
-            wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
-            keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
-            for layer in range(layers - 1, -1, -1):
-                f = load_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j)
-                c = load_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j)
-                old = load_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j)
-                free = load_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j)
-                wire = wire * (free & splat(st.FREE_OUT))
-                down = wire * ((free >> 1) & splat(st.FREE_DOWN >> 1))
-                wire = wire * ((free >> 2) & splat(st.FREE_MIDDLE >> 2))
-                e = limit(wire + load_i32(ahead + 64 * layer))
-                # |e| <= 2**20, times at most 256 < 2**29
-                open_ = f + splat(LIMIT)
-                candidate = e * open_ * minimum(splat(1), splat(LIMIT) - absolute(c))
-                gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
-                store_i32(ahead + 64 * layer, round_shift((splat(129) - f) * e, 8) * keeps)
-                column, kind = st.LAYER_OUTPUTS * layer * d, st.LAYER_KINDS + 3 * layer
-                at = quad_at(block.v, block.quads, column, j, width, quad + t)
-                step = 4 * block.quads * d  # from one output's panels to the next's
-                cast(model, block, draw, kind + V_GATE, gate, at + V_GATE * step, r)
-                cast(model, block, draw, kind + V_CANDIDATE, candidate, at + V_CANDIDATE * step, r)
-                cast(model, block, draw, kind + V_DOWN, down, at + V_DOWN * step, r)
-            add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
-            vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
-            store_i8(to + t * d + j, vote)
+def as_byte(vote, r):
+    """Votes as byte r of their lanes' words."""
+    return (vote & splat(255)) << (8 * r)
 
 
 @njit(**JIT)
-def read_and_credit(model, noise, tables, block, draw, tokens, states, states_out, row, first, gains):
+def vote_four(model, block, draw, tokens, row, first, rows_out, vectors):
+    """The same of four readers, whose votes share words, last byte first; the wire's credit is replaced on its way.
+
+    tokens : (streams, T + 1) uint8
+    rows_out : (streams, T, D) int8, written
+    vectors : (1 + 4 L, D) int32, added to
+    """
+    d, layers, length = model.hidden_size, model.num_layers, block.length
+    ahead = block.scratch + 4 * (256 + 2 * d)
+    width, readers = min(64, d), min(4, block.members - first)
+    step = 4 * block.quads * d  # from one output's panels to the next's
+    for j in range(0, d, 16):
+        for at in range(0, 256 * layers, 64):
+            store_i32(ahead + at, splat(0))
+        for t in range(length - 1, -1, -1):
+            quad = block.quad + (first >> 2) * length + t
+            for layer in range(layers - 1, -1, -1):
+                column, kind = st.LAYER_OUTPUTS * layer * d, st.LAYER_KINDS + 3 * layer
+                w_f, u_f, w_h, u_h, downs = splat(0), splat(0), splat(0), splat(0), splat(0)
+                of_gates, of_candidates, of_downs = splat(0), splat(0), splat(0)
+                b_f = vector_at(vectors, layer, st.B_F_VOTES) + 4 * j
+                b_h = vector_at(vectors, layer, st.B_H_VOTES) + 4 * j
+                of_b_f, of_b_h = load_i32(b_f), load_i32(b_h)
+                for r in range(readers):
+                    i, left = first + r, ahead + 64 * (4 * layer + r)
+                    wire_at = block.wire + 4 * ((t * block.padded + i) * block.stride + j)
+                    f = load_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j)
+                    c = load_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j)
+                    old = load_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j)
+                    free = load_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j)
+                    ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
+                    wire = load_i32(wire_at) * (free & splat(st.FREE_OUT))
+                    down = wire * ((free >> 1) & splat(st.FREE_DOWN >> 1))
+                    wire = wire * ((free >> 2) & splat(st.FREE_MIDDLE >> 2))
+                    store_i32(wire_at, wire)
+                    e = limit(wire + load_i32(left))
+                    # |e| <= 2**20, times at most 254: below 2**28, and the magnitudes of four below 2**30
+                    candidate = e * (f + splat(LIMIT)) * minimum(splat(1), splat(LIMIT) - absolute(c))
+                    gate = e * (c - old) * minimum(splat(1), splat(LIMIT) - absolute(f))
+                    keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
+                    store_i32(left, round_shift((splat(129) - f) * e, 8) * keeps)
+                    vote = narrow(gate, kind_shift(draw, kind + V_GATE))
+                    of_b_f = of_b_f + vote
+                    w_f = w_f | as_byte(vote * (ends & splat(st.FREE_W_F)), r)
+                    u_f = u_f | as_byte(vote * ((ends >> 1) & splat(st.FREE_U_F >> 1)), r)
+                    vote = narrow(candidate, kind_shift(draw, kind + V_CANDIDATE))
+                    of_b_h = of_b_h + vote
+                    w_h = w_h | as_byte(vote * ((ends >> 2) & splat(st.FREE_W_H >> 2)), r)
+                    u_h = u_h | as_byte(vote * ((ends >> 3) & splat(st.FREE_U_H >> 3)), r)
+                    downs = downs | as_byte(narrow(down, kind_shift(draw, kind + V_DOWN)), r)
+                    of_gates = of_gates + absolute(gate)
+                    of_candidates = of_candidates + absolute(candidate)
+                    of_downs = of_downs + absolute(down)
+                store_i32(b_f, of_b_f)
+                store_i32(b_h, of_b_h)
+                at = quad_at(block.v, block.quads, column, j, width, quad)
+                store_i32(at + st.V_W_F * step, w_f)
+                store_i32(at + st.V_U_F * step, u_f)
+                store_i32(at + st.V_W_H * step, w_h)
+                store_i32(at + st.V_U_H * step, u_h)
+                store_i32(at + st.V_W_DOWN * step, downs)
+                add_magnitudes(magnitudes(block, model, kind + V_GATE), of_gates)
+                add_magnitudes(magnitudes(block, model, kind + V_CANDIDATE), of_candidates)
+                add_magnitudes(magnitudes(block, model, kind + V_DOWN), of_downs)
+            of_rows = splat(0)
+            for i in range(first, first + readers):
+                wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
+                of_rows = of_rows + absolute(wire)
+                vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
+                store_i8(address(rows_out) + ((row + i) * length + t) * d + j, vote)
+            add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), of_rows)
+
+
+@njit(**JIT)
+def read_and_credit(model, noise, tables, block, draw, tokens, states, states_out, row, first, vectors):
     """A block of readers, beginning at stream ``row``, reads its chunk; leaves the credit of the wire's end, and the
     head's votes.
 
     tokens : (streams, T + 1) uint8
     states, states_out : (streams, L, D) int8
     first : B step + i of the first stream given, for the rounding of the head's votes
-    gains : (1 + 2 L, D) int32, written: votes on the gains of the last norm, and zeros
+    vectors : (1 + 4 L, D) int32, written: votes on the gains of the last norm, and zeros
     returns : the readers' score in 1/256 bit
     """
     load_states(model, block, states, row)
@@ -282,7 +323,7 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
     for kind in range(st.LAYER_KINDS + (6 if draw.stations else 3) * model.num_layers):
         for lane in range(0, 32, 16):
             store_i32(magnitudes(block, model, kind) + 4 * lane, splat(0))
-    gains[:, :] = 0
+    vectors[:, :] = 0
     for t in range(length):
         read_token(model, noise, tables, block, t, tokens, row, keeps)
         fine_head(model, block, t)
@@ -292,7 +333,10 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
             whole += score_reader(model, tables, block, t, i, target, 2531 * (n & 4095))
             c = credit_wire(model, block, draw, t, i, target)
             x = block.bytes + i * block.stride
+            read = x + st.IN * block.padded * block.stride
+            for j in range(0, model.hidden_size, 16):
+                store_i32(c + 4 * j, load_i32(c + 4 * j) * free(load_offset(read + j)))
             wire = block.wire + 4 * (t * block.padded + i) * block.stride
-            pass_norm(model, block, draw, st.GAIN_KIND, x, weight, c, address(gains), wire, 0)
+            pass_norm(model, block, draw, st.GAIN_KIND, x, weight, c, address(vectors), wire, 0)
     save_states(model, block, states_out, row)
     return whole

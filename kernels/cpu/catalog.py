@@ -29,9 +29,9 @@ PATHS = {
         "score": "score branches.score_reader",
         "credit": "branches credit stations",
         "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
-        "branches.vote_along branches.vote_reader stations.vote_through",
+        "branches.vote_along branches.vote_four branches.as_vote stations.vote_through",
         "coding": "coder",
-        "update": "votes.integer_root votes.move_rows votes.move_master votes.move_signs",
+        "update": "votes.integer_root votes.divided votes.move_rows votes.move_master votes.move_signs",
     }.items()
     for name in names.split()
 }
@@ -95,12 +95,12 @@ def kernels(backend) -> dict[str, Kernel]:
 
     entries = {}
     for kind, where in ((type(backend), module), (coder.Encoder, coder), (coder.Decoder, coder)):
-        for dispatcher in _referred(kind, vars(where)):
+        for dispatcher in referred(kind, vars(where)):
             entries[_name(dispatcher)] = dispatcher
     found, callers, waiting = dict(entries), {}, list(entries.values())
     while waiting:
         caller = waiting.pop(0)
-        for callee in _referred(caller.py_func.__code__, caller.py_func.__globals__):
+        for callee in referred(caller.py_func.__code__, caller.py_func.__globals__):
             name = _name(callee)
             callers.setdefault(name, []).append(_name(caller))
             if name not in found:
@@ -158,7 +158,7 @@ def compile_all(backend) -> None:
         backend.cast_full_rank_votes(shape.parameters, np.ones(1, np.int64), noise)
 
 
-def _referred(where, names: dict) -> Iterator[Dispatcher]:
+def referred(where, names: dict) -> Iterator[Dispatcher]:
     """The kernels that a class or a function's code names, in order.
 
     Directly, as an attribute of a module, or in what an overloaded function stands for.
@@ -172,7 +172,7 @@ def _referred(where, names: dict) -> Iterator[Dispatcher]:
                     break
                 if isinstance(value, FunctionType) and value in OVERLOADS:
                     overload = OVERLOADS[value]
-                    yield from _referred(overload.__code__, overload.__globals__)
+                    yield from referred(overload.__code__, overload.__globals__)
                     break
 
 

@@ -10,6 +10,7 @@ from egg.kernels.cpu.simd import (
     address,
     clip8_lanes,
     hadamard16,
+    hadamard64,
     load_i8,
     load_i32,
     load_long,
@@ -24,10 +25,12 @@ from egg.kernels.cpu.structures import JIT
 
 @njit(**JIT)
 def walsh_hadamard(x, d):
-    """Transform D int32 at an address in place, in natural order; D is 16 or more."""
-    for j in range(0, d, 16):
-        store_i32(x + 4 * j, hadamard16(load_i32(x + 4 * j)))
-    half = 16
+    """Transform D int32 at an address in place, in natural order; D is 16, or a multiple of 64."""
+    if d == 16:
+        store_i32(x, hadamard16(load_i32(x)))
+    for j in range(0, d & -64, 64):
+        hadamard64(x + 4 * j)
+    half = 64
     while half < d:
         for start in range(0, d, 2 * half):
             for j in range(start, start + half, 16):
@@ -87,7 +90,7 @@ def transform_rows(weights, signs, turns, most, transformed):
 @njit(**JIT)
 def magnitudes(block, model, kind):
     """Address of 16 int64, the sums of a kind's magnitudes in each lane."""
-    return block.scratch + 4 * (256 + 2 * model.hidden_size + 16 * model.num_layers) + 128 * kind
+    return block.scratch + 4 * (256 + 2 * model.hidden_size + 64 * model.num_layers) + 128 * kind
 
 
 @njit(**JIT)
@@ -131,6 +134,34 @@ def cast(model, block, draw, kind, credit, at, r):
 
 
 @njit(**JIT)
+def vector_at(vectors, layer, which):
+    """Address of the votes on a layer's gains or biases.
+
+    vectors : (1 + 4 L, D) int32
+    which : one of LN1_VOTES, LN2_VOTES, B_F_VOTES, B_H_VOTES
+    """
+    return address(vectors) + 4 * vectors.shape[1] * (1 + 4 * layer + which)
+
+
+@njit(**JIT)
+def cast_pair(model, block, draw, kind, credit, bias, ends, bit, at, step, r):
+    """The same of a gate or a candidate: of its bias, and of its matrices w and u where their own products are free.
+
+    bias : address of sixteen int32, added to
+    ends : sixteen places' flags of products
+    bit : FREE_W_F or FREE_W_H; the flag of u's product is the next
+    at : address for w, ``step`` bytes before that for u
+    returns : the votes
+    """
+    add_magnitudes(magnitudes(block, model, kind), credit)
+    vote = narrow(credit, kind_shift(draw, kind))
+    store_i32(bias, load_i32(bias) + vote)
+    deposit(at, r, vote * minimum(splat(1), ends & splat(bit)))
+    deposit(at + step, r, vote * minimum(splat(1), ends & splat(2 * bit)))
+    return vote
+
+
+@njit(**JIT)
 def limit(v):
     """Credit that travels: within 2**20."""
     return maximum(splat(-CREDIT_LIMIT), minimum(splat(CREDIT_LIMIT), v))
@@ -156,9 +187,8 @@ def pass_norm(model, block, draw, kind, x, weight, credit, gains, wire, adds):
         gain = both >> 8
         add_magnitudes(magnitudes(block, model, kind), gain)
         store_i32(gains + 4 * j, load_i32(gains + 4 * j) + narrow(gain, shift))
-        if draw.stations:  # of all places < 2**17 D
-            moves = moves + round_shift(round_shift(both, 8) * load_i8(weight + j), 7)
-    # A push moves the mean too, by which all places are divided; with the wire that is left out, and moves are 0.
+        moves = moves + round_shift(round_shift(both, 8) * load_i8(weight + j), 7)  # of all places < 2**17 D
+    # A push moves the mean too, by which all places are divided.
     back = splat((total(moves) * inverse + (64 << log_d)) >> (7 + log_d))
     for j in range(0, d, 16):
         passed = round_shift(load_i32(credit + 4 * j) * round_shift(load_i8(weight + j) * rho, 6), 8)

@@ -19,21 +19,33 @@ from egg.kernels.cpu.score import score
 from egg.kernels.cpu.signs import draw_signs
 from egg.kernels.cpu.simd import (
     absolute,
+    absolute_half,
+    add_magnitude_bytes,
     add_signed_bytes,
     address,
     clip8_lanes,
     interleave_bytes,
     leading_zeros,
+    load_half,
+    load_half_offset,
     load_i8,
     load_long,
     load_offset,
+    maximum_half,
     minimum,
+    minimum_half,
     select_bits,
+    select_half,
     splat,
+    splat_half,
+    store_half,
+    store_half_offset,
     store_i8,
     store_offset,
     store_word,
     total,
+    upper_product,
+    upper_unsigned,
 )
 from egg.kernels.cpu.structures import JIT, OFFSET, gain, product_shift, quad_at, saved_at, side, state_at, tensor_at
 from egg.kernels.cpu.tiles import COLUMNS, ROWS, clean_tile, fine_tile, moved_tile, narrow_clean_tile, narrow_moved_tile
@@ -139,13 +151,25 @@ def fine_head(model, block, t):
 
 @njit(**JIT)
 def vector(model, noise, block, i, tensor, j):
-    """Sixteen gains or biases as member i has them."""
-    v = load_i8(tensor_at(model, tensor) + j)
+    """Gains or biases as member i has them, 32 of them."""
+    v = load_half(tensor_at(model, tensor) + j)
     if noise.mode == st.MOVED:
-        step = splat(side(i) * noise.vector_step)
+        step = splat_half(side(i) * noise.vector_step)
         bits = block.words + block.words_row * i + st.a_signs(model, tensor) + (j >> 3)
-        v = clip8_lanes(v + select_bits(bits, step, splat(0) - step))
+        v = clip8_half(v + select_half(bits, step, splat_half(0) - step))
     return v
+
+
+@njit(**JIT)
+def clip8_half(v):
+    """Limit lanes to [-127, 127]."""
+    return maximum_half(splat_half(-LIMIT), minimum_half(splat_half(LIMIT), v))
+
+
+@njit(**JIT)
+def flag(v, bit):
+    """A power of two where a clipped value could still move either way, 0 at +-127."""
+    return minimum_half(splat_half(1), splat_half(LIMIT) - absolute_half(v)) * splat_half(bit)
 
 
 @njit(**JIT)
@@ -164,8 +188,11 @@ def log2_of(power):
 def mean_magnitude(x, d):
     """max(1, sum |x| // D) of D signed bytes at an address."""
     magnitude = splat(0)
-    for j in range(0, d, 16):
-        magnitude = magnitude + absolute(load_i8(x + j))
+    if d == 16:
+        magnitude = absolute(load_i8(x))
+    else:
+        for j in range(0, d, 64):
+            magnitude = add_magnitude_bytes(magnitude, x + j)
     return max(1, total(magnitude) >> log2_of(d))
 
 
@@ -173,19 +200,21 @@ def mean_magnitude(x, d):
 def norm_rows(model, noise, tables, block, tensor, x, out):
     """out = clip8((x * gain) // max(1, mean |x|)), as offset bytes.
 
-    The division by m is a multiplication by floor(2**s / m) with s = 15 + ceil(log2 m), rounded half-way
-    between multiples: exact for |x * gain| <= 127 * 127, see reciprocal.py; the product stays below 2**31.
+    The division by m is a multiplication, exact for |x * gain| <= 127 * 127, see reciprocal.py: what is divided is
+    first limited, so that the quotient is, and raised above zero. It is at most 254 * 127 + 1 then: 16 bits.
     """
-    d = model.hidden_size
+    d, last = model.hidden_size, splat_half(LIMIT)
     for i in range(block.members):
         at, to = x + i * block.stride, out + i * block.stride
         mean = mean_magnitude(at, d)
-        factor = splat(load_long(tables.reciprocal + 8 * mean))
+        factor = splat_half(load_long(tables.reciprocal + 8 * mean))
         shift = load_long(tables.reciprocal_shift + 8 * mean)
-        half = factor >> 1
-        for j in range(0, d, 16):
-            v = load_i8(at + j) * vector(model, noise, block, i, tensor, j)
-            store_offset(to + j, clip8_lanes((v * factor + half) >> shift))
+        offset = splat_half(load_long(tables.reciprocal_offset + 8 * mean))
+        most = splat_half(LIMIT * mean)
+        for j in range(0, d, 32):
+            v = load_half(at + j) * vector(model, noise, block, i, tensor, j)
+            v = maximum_half(splat_half(0) - most, minimum_half(most, v)) + offset
+            store_half_offset(to + j, (upper_unsigned(v, factor) >> shift) - last, d)
 
 
 @njit(**JIT)
@@ -200,7 +229,7 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
     x = block.bytes
     read, past = x + st.IN * plane, x + st.PAST * plane
     one, two, gate = x + st.PRODUCT_1 * plane, x + st.PRODUCT_2 * plane, x + st.GATE * plane
-    mid = block.mid
+    mid, limit = block.mid, splat_half(LIMIT)
 
     for i in range(members):
         byte = np.int64(tokens[row + i // block.text_share, t])
@@ -234,34 +263,42 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
             keep_inputs(block, t, inputs + st.X_U * d, read, stride, d)
             keep_inputs(block, t, inputs + st.X_H * d, h, stride, d)
         for i in range(members):
-            for j in range(0, d, 16):
+            for j in range(0, d, 32):
                 at = i * stride + j
-                f = load_i8(one + at) + load_i8(two + at)
-                f = clip8_lanes(f + vector(model, noise, block, i, first + st.B_F, j))
-                store_i8(gate + at, f)
-                store_offset(past + at, ((f + splat(LIMIT)) * load_offset(h + at)) >> 8)
+                w_f, u_f = load_half(one + at), load_half(two + at)
+                f = clip8_half(w_f + u_f + vector(model, noise, block, i, first + st.B_F, j))
+                store_half(gate + at, f, d)
+                # (f + 127) |h| <= 254 * 127 < 2**15
+                store_half_offset(past + at, ((f + limit) * load_half_offset(h + at)) >> 8, d)
+                if keeps:
+                    clear = flag(w_f, st.FREE_W_F) + flag(u_f, st.FREE_U_F)
+                    store_half(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j, clear, d)
 
         product(model, noise, block, t, first + st.W_H, read, stride, d, d, one, stride, 0)
         product(model, noise, block, t, first + st.U_H, past, stride, d, d, two, stride, 0)
         if keeps:
             keep_inputs(block, t, inputs + st.X_PAST * d, past, stride, d)
         for i in range(members):
-            for j in range(0, d, 16):
+            for j in range(0, d, 32):
                 at = i * stride + j
-                c = load_i8(one + at) + load_i8(two + at)
-                c = clip8_lanes(c + vector(model, noise, block, i, first + st.B_H, j))
-                f, old = load_i8(gate + at), load_offset(h + at)
-                # |(f + 127) (c - h)| <= 254 * 254; the step is convex, so the state stays in [-127, 127]
-                new = old + (((f + splat(LIMIT)) * (c - old)) >> 8)
-                store_offset(h + at, new)
-                middle = clip8_lanes(load_i8(x + at) + new)
-                store_i8(x + at, middle)
+                w_h, u_h = load_half(one + at), load_half(two + at)
+                c = clip8_half(w_h + u_h + vector(model, noise, block, i, first + st.B_H, j))
+                f, old = load_half(gate + at), load_half_offset(h + at)
+                # (f + 127) (c - h) >> 8 as (f + 127) 2**7 times 2 (c - h) >> 16: factors below 2**15 and 2**9. The step
+                # is convex, so the state stays in [-127, 127]
+                new = old + upper_product((f + limit) << 7, (c - old) << 1)
+                store_half_offset(h + at, new, d)
+                middle = clip8_half(load_half(x + at) + new)
+                store_half(x + at, middle, d)
                 if keeps:
-                    store_i8(saved_at(model, block, t, layer, st.S_GATE, i) + j, f)
-                    store_i8(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j, c)
-                    store_i8(saved_at(model, block, t, layer, st.S_STATE, i) + j, old)
-                    clear = free(middle) * splat(st.FREE_MIDDLE) + free(load_offset(read + at)) * splat(st.FREE_U)
-                    store_i8(saved_at(model, block, t, layer, st.S_FREE, i) + j, clear)
+                    store_half(saved_at(model, block, t, layer, st.S_GATE, i) + j, f, d)
+                    store_half(saved_at(model, block, t, layer, st.S_CANDIDATE, i) + j, c, d)
+                    store_half(saved_at(model, block, t, layer, st.S_STATE, i) + j, old, d)
+                    clear = flag(middle, st.FREE_MIDDLE) + flag(load_half_offset(read + at), st.FREE_U)
+                    store_half(saved_at(model, block, t, layer, st.S_FREE, i) + j, clear, d)
+                    products = saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j
+                    clear = flag(w_h, st.FREE_W_H) + flag(u_h, st.FREE_U_H)
+                    store_half(products, load_half(products) + clear, d)
 
         if keeps == st.FOR_STATIONS:
             save_rows(model, block, t, layer, st.S_MIDDLE, x)
@@ -279,16 +316,16 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                 for j in range(0, 4 * d, 16):
                     store_i8(to + j, load_offset(mid + 4 * stride * i + j))
         for i in range(members):
-            for j in range(0, d, 16):
+            for j in range(0, d, 32):
                 at = i * stride + j
-                down = load_i8(one + at)
-                new = clip8_lanes(load_i8(x + at) + down)
-                store_i8(x + at, new)
+                down = load_half(one + at)
+                new = clip8_half(load_half(x + at) + down)
+                store_half(x + at, new, d)
                 if keeps:
                     to = saved_at(model, block, t, layer, st.S_FREE, i) + j
-                    clear = free(new) * splat(st.FREE_OUT) + free(down) * splat(st.FREE_DOWN)
-                    clear = clear + free(load_offset(read + at)) * splat(st.FREE_V)
-                    store_i8(to, load_i8(to) + clear)
+                    clear = flag(new, st.FREE_OUT) + flag(down, st.FREE_DOWN)
+                    clear = clear + flag(load_half_offset(read + at), st.FREE_V)
+                    store_half(to, load_half(to) + clear, d)
 
     norm_rows(model, noise, tables, block, 1 + st.LAYER_TENSORS * model.num_layers, x, read)
     if keeps:

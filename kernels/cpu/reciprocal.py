@@ -2,13 +2,27 @@
 
 import numpy as np
 
+from egg.kernels.arithmetic import LIMIT
 
-def reciprocals() -> tuple[np.ndarray, np.ndarray]:
-    """floor(2**s / m) and s = 15 + ceil(log2 m) for the divisors m = 1..127 of the norm, both (128,) int64.
 
-    v // m = (v * factor + factor // 2) >> s for |v| <= 127 * 127, within int32: half a factor moves every quotient away
-    from the integers by half of 1 / m, and the factor's error, less than m / 2**s a unit, is smaller than that.
+def reciprocals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Factors, shifts and offsets for the divisors m = 1..127 of the norm, each (128,) int64: see ``divide``.
+
+    With 2**shift < m <= 2**(shift + 1) a factor is floor(2**(16 + shift) / m) + 1, below 2**16. It is too large by at
+    most one unit, and so is a quotient by at most w / 2**(16 + shift) < 1 / m: w is at most 254 m. For m = 1 it is too
+    small instead, and an offset larger by 1 makes up for that.
     """
-    shifts = np.array([15 + max(m - 1, 0).bit_length() for m in range(128)], np.int64)
-    factors = np.array([(1 << int(s)) // max(m, 1) for m, s in enumerate(shifts)], np.int64)
-    return factors, shifts
+    m = np.arange(128)
+    shifts = np.array([max(0, (int(n) - 1).bit_length() - 1) for n in m], np.int64)
+    factors = np.minimum((1 << (16 + shifts)) // np.maximum(1, m) + 1, (1 << 16) - 1)
+    return factors, shifts, LIMIT * m + (m == 1)
+
+
+def divide(v: np.ndarray, m: int) -> tuple[np.ndarray, int]:
+    """v // m, limited to [-127, 127], as the kernels have it in 16-bit lanes; and the largest product.
+
+    v : (n,) int64, |v| <= 127 * 127
+    """
+    factor, shift, offset = (int(table[m]) for table in reciprocals())
+    product = (v.clip(-LIMIT * m, LIMIT * m) + offset) * factor  # not negative: below 2**15 times below 2**16
+    return (product >> 16 >> shift) - LIMIT, int(product.max())

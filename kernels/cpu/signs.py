@@ -15,8 +15,8 @@ LANES = np.arange(16, dtype=np.int32)
 def philox_lanes(c0, c1, c2, c3, key_0, key_1):
     """Philox4x32-10 of sixteen counters."""
     for _ in range(ROUNDS):
-        high_0, low_0 = multiply_high(c0, MULTIPLIER_0), c0 * splat(MULTIPLIER_0)
-        high_1, low_1 = multiply_high(c2, MULTIPLIER_1), c2 * splat(MULTIPLIER_1)
+        high_0, low_0 = multiply_high(c0, MULTIPLIER_0, 32), c0 * splat(MULTIPLIER_0)
+        high_1, low_1 = multiply_high(c2, MULTIPLIER_1, 32), c2 * splat(MULTIPLIER_1)
         c0, c1 = high_1 ^ c1 ^ splat(key_0), low_1
         c2, c3 = high_0 ^ c3 ^ splat(key_1), low_0
         key_0, key_1 = key_0 + WEYL_0, key_1 + WEYL_1  # splat takes the low 32 bits

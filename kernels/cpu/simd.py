@@ -1,4 +1,4 @@
-"""Integer vectors for Numba: sixteen int32 lanes that LLVM lowers to whatever the CPU has.
+"""Integer vectors for Numba: sixteen int32 lanes, or 32 int16, that LLVM lowers to whatever the CPU has.
 
 A kernel written with these reads like the scalar formula, and its bytes never depend on the CPU. One
 operation is chosen by instruction set: ``dot4`` (64 products of unsigned and signed bytes into sixteen
@@ -10,6 +10,7 @@ Addresses are int64; loads and stores need no alignment. A matrix input is kept 
 offset adds, 128 * sum(W), is taken off where an accumulator starts.
 """
 
+import math
 import operator
 
 import numpy as np
@@ -27,6 +28,7 @@ V_I64X8 = ir.VectorType(I64, 8)
 QUARTER = ir.VectorType(I32, 4)
 BYTES = ir.VectorType(I8, 4 * LANES)
 HALFWORDS = ir.VectorType(I16, 2 * LANES)
+BYTES_32 = ir.VectorType(I8, 2 * LANES)
 
 instruction_set = None  # its name: set by egg.kernels.cpu.load, before anything is compiled
 
@@ -45,6 +47,7 @@ class VectorType(types.Type):
 
 
 i32x16 = VectorType("i32x16", V_I32)
+i16x32 = VectorType("i16x32", HALFWORDS)
 
 
 @register_model(VectorType)
@@ -93,6 +96,14 @@ def load(b, address, llvm_type):
 def store(b, value, address):
     """Store to an integer address."""
     b.store(value, b.inttoptr(address, value.type.as_pointer())).align = 1
+
+
+def prefetch(b, address):
+    """Bring a line that will be written into the first-level cache."""
+    pointer = b.inttoptr(address, I8.as_pointer())
+    void = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, void, "llvm.prefetch.p0")
+    b.call(function, [pointer, I32(1), I32(3), I32(1)])
 
 
 def broadcast(b, scalar, vector_type):
@@ -193,17 +204,32 @@ def _select_bits(b, address, one, zero):
     return b.select(bit_mask(b, address, LANES), one, zero)
 
 
-def _multiply_high(b, v, factor):
-    wide = b.mul(b.zext(v, V_I64), broadcast(b, b.and_(factor, I64(0xFFFFFFFF)), V_I64))
-    return b.trunc(b.lshr(wide, constant(V_I64, 32)), V_I32)
+def even_and_odd(b, v, signed=True):
+    """Sixteen int32 as two vectors of eight int64: lanes 0, 2, ... and 1, 3, ..., where multiplication finds them."""
+    v, half = b.bitcast(v, V_I64X8), constant(V_I64X8, 32)
+    if signed:
+        return b.ashr(b.shl(v, half), half), b.ashr(v, half)
+    return b.and_(v, constant(V_I64X8, 0xFFFFFFFF)), b.lshr(v, half)
+
+
+def interleaved(b, even, odd):
+    """Back to sixteen int32: the lower halves of even and odd lanes."""
+    even = b.and_(even, constant(V_I64X8, 0xFFFFFFFF))
+    return b.bitcast(b.or_(even, b.shl(odd, constant(V_I64X8, 32))), V_I32)
+
+
+def _multiply_high(b, v, factor, shift):
+    factor = broadcast(b, b.and_(factor, I64(0xFFFFFFFF)), V_I64X8)
+    shift = broadcast(b, shift, V_I64X8)
+    return interleaved(b, *(b.lshr(b.mul(part, factor), shift) for part in even_and_odd(b, v, signed=False)))
 
 
 def _shift_right(b, v, count):
-    return b.ashr(v, broadcast(b, b.trunc(count, I32), V_I32))
+    return b.ashr(v, broadcast(b, b.trunc(count, v.type.element), v.type))
 
 
 def _shift_left(b, v, count):
-    return b.shl(v, broadcast(b, b.trunc(count, I32), V_I32))
+    return b.shl(v, broadcast(b, b.trunc(count, v.type.element), v.type))
 
 
 def _total(b, v):
@@ -234,25 +260,32 @@ def _hadamard16(b, v):
     return v
 
 
+def _hadamard64(b, at):
+    places = [b.add(at, I64(64 * i)) for i in range(4)]
+    v = [load(b, place, V_I32) for place in places]
+    for h in (1, 2):
+        v = [b.add(v[i], v[i + h]) if not i & h else b.sub(v[i - h], v[i]) for i in range(4)]
+    for part, place in zip(v, places, strict=True):
+        store(b, _hadamard16(b, part), place)
+
+
 def _add_magnitudes(b, address, v):
     v = call(b, "llvm.abs.v16i32", V_I32, v, I1(0))
-    for half in range(0, LANES, 8):
-        part = b.zext(shuffle(b, v, v, range(half, half + 8)), V_I64X8)
-        at = b.add(address, I64(8 * half))
+    for half, part in enumerate(even_and_odd(b, v, signed=False)):
+        at = b.add(address, I64(64 * half))
         store(b, b.add(load(b, at, part.type), part), at)
 
 
 load_i16 = define(lambda b, at: b.sext(load(b, at, ir.VectorType(I16, LANES)), V_I32), i32x16, types.int64)
 interleave_bytes = define(_interleave_bytes, types.void, *[types.int64] * 5)  # to; of four rows
 hadamard16 = define(_hadamard16, i32x16, i32x16)  # Walsh-Hadamard transform, natural order
+hadamard64 = define(_hadamard64, types.void, types.int64)  # the same of 64 int32 at an address, in place
 add_magnitudes = define(_add_magnitudes, types.void, types.int64, i32x16)  # to 16 int64
 clz_lanes = define(lambda b, v: call(b, "llvm.ctlz.v16i32", V_I32, v, I1(0)), i32x16, i32x16)
 shift_up = define(lambda b, v, w: b.shl(v, w), i32x16, i32x16, i32x16)  # lane by lane
 shift_down = define(
     lambda b, v, n: b.lshr(v, broadcast(b, b.trunc(n, I32), V_I32)), i32x16, i32x16, types.int64
 )  # unsigned
-# 1 or 0
-is_equal = define(lambda b, v, w: b.zext(b.icmp_signed("==", v, w), V_I32), i32x16, i32x16, i32x16)
 
 
 def halves(b, v):
@@ -261,21 +294,40 @@ def halves(b, v):
     return [b.sext(part, V_I64X8) for part in parts]
 
 
-def _add_squares(b, total, at, most):
-    v = limit_to(b, load(b, at, V_I32), most)
-    for half, part in enumerate(halves(b, v)):
-        to = b.add(total, I64(64 * half))
-        store(b, b.add(load(b, to, V_I64X8), b.mul(part, part)), to)
+@intrinsic
+def sum_squares(typing_context, at, count, most):
+    """Sum of the squares of ``count`` int32 at an address, each limited to +-most first; below 2**63.
+
+    count : a multiple of 16
+    """
+
+    def codegen(context, b, _, values):
+        at, count, most = values
+        end = b.add(at, b.shl(count, I64(2)))
+        before = b.block
+        head, loop, done = (b.append_basic_block(name) for name in ("head", "squares", "done"))
+        b.branch(head)
+        b.position_at_end(head)
+        here, acc = b.phi(I64), [b.phi(V_I64X8) for _ in range(2)]
+        for phi, value in ((here, at), *((phi, constant(V_I64X8, 0)) for phi in acc)):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", here, end), loop, done)
+        b.position_at_end(loop)
+        for phi, part in zip(acc, even_and_odd(b, limit_to(b, load(b, here, V_I32), most)), strict=True):
+            phi.add_incoming(b.add(phi, b.mul(part, part)), loop)
+        here.add_incoming(b.add(here, I64(64)), loop)
+        b.branch(head)
+        b.position_at_end(done)
+        return call(b, "llvm.vector.reduce.add.v8i64", I64, b.add(*acc))
+
+    return types.int64(*[types.int64] * 3), codegen
 
 
 def _scaled_small(b, at, factor, most, shift):
     factor = b.sext(broadcast(b, b.trunc(factor, I32), ir.VectorType(I32, 8)), V_I64X8)
     shift_v, half = (broadcast(b, v, V_I64X8) for v in (shift, b.lshr(b.shl(I64(1), shift), I64(1))))
-    parts = [
-        b.trunc(b.ashr(b.add(b.mul(part, factor), half), shift_v), ir.VectorType(I32, 8))
-        for part in halves(b, limit_to(b, load(b, at, V_I32), most))
-    ]
-    return shuffle(b, *parts, range(LANES))
+    v = limit_to(b, load(b, at, V_I32), most)
+    return interleaved(b, *(b.lshr(b.add(b.mul(part, factor), half), shift_v) for part in even_and_odd(b, v)))
 
 
 def _scaled(b, at, factor, most, shift):
@@ -303,14 +355,18 @@ def _transpose_words(b, source, row, to, step):
         store(b, v, b.add(to, b.mul(step, I64(i))))
 
 
-# To 16 int64, of int32 limited to +-most
-add_squares = define(_add_squares, types.void, *[types.int64] * 3)
 # round_shift(limited int32 * factor, shift), within 2**30
 scaled = define(_scaled, i32x16, *[types.int64] * 4)
 # The same of a factor below 2**31, within 2**30
 scaled_small = define(_scaled_small, i32x16, *[types.int64] * 4)
 # 16 x 16, rows to columns
 transpose_words = define(_transpose_words, types.void, *[types.int64] * 4)
+add_magnitude_bytes = define(
+    lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), call(b, "llvm.abs.v64i8", BYTES, load(b, at, BYTES), I1(0))),
+    i32x16,
+    i32x16,
+    types.int64,
+)  # acc + the sums of four signed bytes' magnitudes, at most 127
 sum_bytes = define(
     lambda b, acc, at: dot4(b, acc, constant(BYTES, 1), load(b, at, BYTES)), i32x16, i32x16, types.int64
 )  # acc + the sums of four signed bytes
@@ -327,7 +383,8 @@ absolute = define(lambda b, v: call(b, "llvm.abs.v16i32", V_I32, v, I1(0)), i32x
 minimum = define(lambda b, v, w: call(b, "llvm.smin.v16i32", V_I32, v, w), i32x16, i32x16, i32x16)
 maximum = define(lambda b, v, w: call(b, "llvm.smax.v16i32", V_I32, v, w), i32x16, i32x16, i32x16)
 select_bits = define(_select_bits, i32x16, types.int64, i32x16, i32x16)  # bit 1 takes the first
-multiply_high = define(_multiply_high, i32x16, i32x16, types.int64)  # upper 32 bits, unsigned
+# Unsigned products of 64 bits, shifted right, the lower 32 bits of what is left
+multiply_high = define(_multiply_high, i32x16, i32x16, types.int64, types.int64)
 total = define(_total, types.int64, i32x16)  # of all lanes, in int32
 load_byte = define(lambda b, at: b.sext(load(b, at, I8), I64), types.int64, types.int64)
 load_word = define(lambda b, at: b.sext(load(b, at, I32), I64), types.int64, types.int64)
@@ -337,26 +394,76 @@ store_byte = define(lambda b, at, v: store(b, b.trunc(v, I8), at), types.void, t
 store_word = define(lambda b, at, v: store(b, b.trunc(v, I32), at), types.void, types.int64, types.int64)
 
 
-def _operator(symbol, emit, right):
-    operation = define(emit, i32x16, i32x16, right)
+# --- operations on i16x32: what stays within 16 bits, at twice the lanes ----------------------------------------------
+
+
+def _upper_product(extend):
+    def emit(b, v, w):
+        wide = ir.VectorType(I32, HALFWORDS.count)
+        product = b.mul(getattr(b, extend)(v, wide), getattr(b, extend)(w, wide))
+        return b.trunc(b.lshr(product, constant(wide, 16)), HALFWORDS)
+
+    return define(emit, i16x32, i16x32, i16x32)
+
+
+def _store_row(b, at, v, d):
+    """Store 32 bytes, or the 16 of a row that has no more."""
+    whole, part, done = (b.append_basic_block(name) for name in ("whole", "part", "done"))
+    b.cbranch(b.icmp_signed(">=", d, I64(32)), whole, part)
+    b.position_at_end(whole)
+    store(b, v, at)
+    b.branch(done)
+    b.position_at_end(part)
+    store(b, b.shuffle_vector(v, v, ir.Constant(V_I32, list(range(LANES)))), at)
+    b.branch(done)
+    b.position_at_end(done)
+
+
+splat_half = define(lambda b, s: broadcast(b, b.trunc(s, I16), HALFWORDS), i16x32, types.int64)
+load_half = define(lambda b, at: b.sext(load(b, at, BYTES_32), HALFWORDS), i16x32, types.int64)
+load_half_offset = define(lambda b, at: b.sext(flip_offset(b, load(b, at, BYTES_32)), HALFWORDS), i16x32, types.int64)
+# The last argument is D
+store_half = define(
+    lambda b, at, v, d: _store_row(b, at, b.trunc(v, BYTES_32), d), types.void, types.int64, i16x32, types.int64
+)
+store_half_offset = define(
+    lambda b, at, v, d: _store_row(b, at, flip_offset(b, b.trunc(v, BYTES_32)), d),
+    types.void,
+    types.int64,
+    i16x32,
+    types.int64,
+)
+absolute_half = define(lambda b, v: call(b, "llvm.abs.v32i16", HALFWORDS, v, I1(0)), i16x32, i16x32)
+minimum_half = define(lambda b, v, w: call(b, "llvm.smin.v32i16", HALFWORDS, v, w), i16x32, i16x32, i16x32)
+maximum_half = define(lambda b, v, w: call(b, "llvm.smax.v32i16", HALFWORDS, v, w), i16x32, i16x32, i16x32)
+select_half = define(
+    lambda b, at, one, zero: b.select(bit_mask(b, at, 32), one, zero), i16x32, types.int64, i16x32, i16x32
+)  # bit 1 takes the first
+# Upper 16 bits of signed and of unsigned products
+upper_product, upper_unsigned = _upper_product("sext"), _upper_product("zext")
+
+
+def _operator(symbol, emit, kind, right):
+    operation = define(emit, kind, kind, right)
 
     @overload(symbol)
     def overloaded(x, y):
-        if x is i32x16 and (y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))):
+        if x is kind and (y is right or (isinstance(right, types.Integer) and isinstance(y, types.Integer))):
             return lambda x, y: operation(x, y)
 
 
-for _symbol, _emit in (
-    (operator.add, lambda b, v, w: b.add(v, w)),
-    (operator.sub, lambda b, v, w: b.sub(v, w)),
-    (operator.mul, lambda b, v, w: b.mul(v, w)),
-    (operator.and_, lambda b, v, w: b.and_(v, w)),
-    (operator.or_, lambda b, v, w: b.or_(v, w)),
-    (operator.xor, lambda b, v, w: b.xor(v, w)),
-):
-    _operator(_symbol, _emit, i32x16)
-_operator(operator.rshift, _shift_right, types.int64)  # rounds towards minus infinity
-_operator(operator.lshift, _shift_left, types.int64)
+for _kind in (i32x16, i16x32):
+    for _symbol, _emit in (
+        (operator.add, lambda b, v, w: b.add(v, w)),
+        (operator.sub, lambda b, v, w: b.sub(v, w)),
+        (operator.mul, lambda b, v, w: b.mul(v, w)),
+        (operator.and_, lambda b, v, w: b.and_(v, w)),
+        (operator.or_, lambda b, v, w: b.or_(v, w)),
+        (operator.xor, lambda b, v, w: b.xor(v, w)),
+    ):
+        _operator(_symbol, _emit, _kind, _kind)
+    _operator(operator.rshift, _shift_right, _kind, types.int64)  # rounds towards minus infinity
+    _operator(operator.lshift, _shift_left, _kind, types.int64)
 
 
 def exp2_lanes(b, table_address, j):
@@ -412,63 +519,59 @@ def _branch_weights(b, below):
     return b.lshr(value, octave)
 
 
-def _four_totals(b, vectors):
-    """The sums of the lanes of four vectors, as <4 x i32>."""
+def _branch_sums(vectors):
+    """S of 16 * vectors branches of a reader: sums over its 256 logits, each moved by each branch.
 
-    def add_halves(one, two, low, high):
-        return b.add(shuffle(b, one, two, low), shuffle(b, one, two, high))
-
-    fours = range(0, LANES, 4)
-    low = [lane + i for lane in fours for i in (0, LANES, 1, LANES + 1)]
-    # a, b, a, b in each four lanes, and c, d, c, d
-    pairs = [add_halves(*vectors[i : i + 2], low, [lane + 2 for lane in low]) for i in (0, 2)]
-    low = [lane + i for lane in fours for i in (0, 1, LANES, LANES + 1)]
-    whole = add_halves(*pairs, low, [lane + 2 for lane in low])  # a, b, c, d in each
-    parts = [shuffle(b, whole, whole, range(lane, lane + 4)) for lane in fours]
-    return b.add(b.add(*parts[:2]), b.add(*parts[2:]))
-
-
-@intrinsic
-def branch_sums(typing_context, fine, moves, count, top, out):
-    """S of ``count`` branches: the 256 logits at ``fine`` (int16, 1/4096 bit), moved by each row of ``moves``.
-
-    count : a multiple of four
-    top : the reader's largest logit + 48, in sixteenths
-    out : address of (count,) int32, written
+    fine : address of the logits, 256 int16 in 1/4096 bit
+    moves, step : address of the branches' moves, two logits to a word, and from one two to the next
+    beyond : what a logit is raised by at most, in sixteenths
+    out : address of int32, a sum for each branch, written
     """
-    signature = types.void(*[types.int64] * 5)
 
-    def codegen(context, b, _, values):
-        fine, moves, count, top, out = values
-        steps = range(0, 512, 64)
-        logits = [load(b, b.add(fine, I64(at)), HALFWORDS) for at in steps]
-        top = broadcast(b, b.trunc(top, I16), HALFWORDS)
-        ones = constant(HALFWORDS, 1)
-        before = b.block
-        loop, done = b.append_basic_block("branches"), b.append_basic_block("done")
-        b.branch(loop)
-        b.position_at_end(loop)
-        k = b.phi(I64)
-        k.add_incoming(I64(0), before)
-        sums = []
-        for branch in range(4):
-            row = b.add(moves, b.shl(b.add(k, I64(branch)), I64(9)))
-            acc = constant(V_I32, 0)
-            for logit, at in zip(logits, steps, strict=True):
-                move = load(b, b.add(row, I64(at)), HALFWORDS)
-                moved = call(b, "llvm.sadd.sat.v32i16", HALFWORDS, logit, move)
-                below = b.sub(top, b.ashr(moved, constant(HALFWORDS, BRANCH_BITS)))
+    @intrinsic
+    def sums(typing_context, fine, moves, step, beyond, out):
+        signature = types.void(*[types.int64] * 5)
+
+        def codegen(context, b, _, values):
+            fine, moves, step, beyond, out = values
+            largest = load(b, fine, HALFWORDS)
+            for at in range(64, 512, 64):
+                largest = call(b, "llvm.smax.v32i16", HALFWORDS, largest, load(b, b.add(fine, I64(at)), HALFWORDS))
+            largest = b.ashr(call(b, "llvm.vector.reduce.smax.v32i16", I16, largest), I16(BRANCH_BITS))
+            top = broadcast(b, b.add(largest, b.trunc(beyond, I16)), HALFWORDS)
+            bits, ones = constant(HALFWORDS, BRANCH_BITS), constant(HALFWORDS, 1)
+            before = b.block
+            loop, done = b.append_basic_block("logits"), b.append_basic_block("done")
+            b.branch(loop)
+            b.position_at_end(loop)
+            at, moves_at = b.phi(I64), b.phi(I64)
+            acc = [b.phi(V_I32) for _ in range(vectors)]
+            for phi, value in ((at, I64(0)), (moves_at, moves), *((phi, constant(V_I32, 0)) for phi in acc)):
+                phi.add_incoming(value, before)
+            logits = b.bitcast(broadcast(b, load(b, b.add(fine, at), I32), V_I32), HALFWORDS)
+            for v, phi in enumerate(acc):
+                move = load(b, b.add(moves_at, I64(64 * v)), HALFWORDS)
+                moved = call(b, "llvm.sadd.sat.v32i16", HALFWORDS, logits, move)
+                below = b.sub(top, b.ashr(moved, bits))
                 # < 2**15 each, < 2**23 together
-                acc = dot2(b, acc, _branch_weights(b, below), ones)
-            sums.append(acc)
-        store(b, _four_totals(b, sums), b.add(out, b.shl(k, I64(2))))
-        after = b.add(k, I64(4))
-        k.add_incoming(after, loop)
-        b.cbranch(b.icmp_signed("<", after, count), loop, done)
-        b.position_at_end(done)
-        return context.get_dummy_value()
+                acc[v] = dot2(b, phi, _branch_weights(b, below), ones)
+                phi.add_incoming(acc[v], loop)
+            after = b.add(at, I64(4))
+            at.add_incoming(after, loop)
+            moves_at.add_incoming(b.add(moves_at, step), loop)
+            b.cbranch(b.icmp_signed("<", after, I64(512)), loop, done)
+            b.position_at_end(done)
+            for v, value in enumerate(acc):
+                store(b, value, b.add(out, I64(64 * v)))
+            return context.get_dummy_value()
 
-    return signature, codegen
+        return signature, codegen
+
+    return sums
+
+
+WIDE_SUMS = 4  # vectors of branches at a time, of which each broadcast of two logits serves all
+branch_sums, narrow_branch_sums = (_branch_sums(v) for v in (WIDE_SUMS, 1))
 
 
 # --- sums over signs ------------------------------------------------------------------------------------------------
@@ -500,7 +603,7 @@ def address(typing_context, array):
 
 def aligned(shape, dtype) -> np.ndarray:
     """An uninitialised array that begins at a cache line."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
     at = -raw.ctypes.data % 64
     return raw[at : at + size].view(dtype).reshape(shape)

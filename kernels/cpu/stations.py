@@ -22,6 +22,7 @@ from egg.kernels.arithmetic import LIMIT, STATION_MEAN
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
     cast,
+    cast_pair,
     kind_shift,
     limit,
     magnitudes,
@@ -30,11 +31,11 @@ from egg.kernels.cpu.credit import (
     round_shift,
     sum_magnitudes,
     transform_rows,
+    vector_at,
     walsh_hadamard,
 )
 from egg.kernels.cpu.forward import free, log2_of
 from egg.kernels.cpu.simd import (
-    absolute,
     add_magnitudes,
     address,
     clip8_lanes,
@@ -148,26 +149,16 @@ def matrix_shift(draw, tensor):
 
 
 @njit(**JIT)
-def gains_at(gains, layer, norm):
-    """Address of the votes on a layer's gains.
-
-    gains : (1 + 2 L, D) int32
-    norm : 0 is ln1, 1 ln2
-    """
-    return address(gains) + 4 * gains.shape[1] * (1 + 2 * layer + norm)
-
-
-@njit(**JIT)
-def credit_mlp(model, block, draw, t, layer, gains):
+def credit_mlp(model, block, draw, t, layer, vectors):
     """The MLP of a layer: from the wire after it to the wire before it; votes of w_down, w_up and ln2.
 
-    gains : (1 + 2 L, D) int32, added to
+    vectors : (1 + 4 L, D) int32, added to
     """
     d, layers, stride, padded = model.hidden_size, model.num_layers, block.stride, block.padded
     first, plane = 1 + st.LAYER_TENSORS * layer, padded * stride
     kind, more = st.LAYER_KINDS + 3 * layer + st.V_DOWN, st.LAYER_KINDS + 3 * (layers + layer)
     g, g_middle, fitness = block.work, block.work + 2 * plane, block.work + 6 * plane
-    width, before = min(64, d), (st.LAYER_OUTPUTS * layer + st.V_DOWN) * d
+    width, before = min(64, d), (st.LAYER_OUTPUTS * layer + st.V_W_DOWN) * d
     for i in range(block.members):
         wire_at = block.wire + 4 * (t * padded + i) * stride
         quad = block.quad + (i >> 2) * block.length + t
@@ -210,20 +201,22 @@ def credit_mlp(model, block, draw, t, layer, gains):
         kind = more + st.V_LN2
         x = saved_at(model, block, t, layer, st.S_MIDDLE, i)
         wire = block.wire + 4 * (t * padded + i) * stride
-        pass_norm(model, block, draw, kind, x, weight, at, gains_at(gains, layer, 1), wire, 1)
+        pass_norm(model, block, draw, kind, x, weight, at, vector_at(vectors, layer, st.LN2_VOTES), wire, 1)
 
 
 @njit(**JIT)
-def credit_gru(model, block, draw, t, layer, tokens, row, gains):
+def credit_gru(model, block, draw, t, layer, tokens, row, vectors):
     """The gated unit of a layer, likewise; and what the byte leaves to the state before it, in ``ahead``.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
-    gains : (1 + 2 L, D) int32, added to
+    vectors : (1 + 4 L, D) int32, added to
     """
     d, layers, stride, padded = model.hidden_size, model.num_layers, block.stride, block.padded
     first, plane = 1 + st.LAYER_TENSORS * layer, padded * stride
     gate_kind, candidate_kind = st.LAYER_KINDS + 3 * layer + st.V_GATE, st.LAYER_KINDS + 3 * layer + st.V_CANDIDATE
     g_candidate, g_gate = block.work, block.work + plane
+    g_candidate_w, g_gate_w = block.work + 2 * plane, block.work + 3 * plane
+    step = 4 * block.quads * d  # from one output's panels to the next's
     fitness = block.work + 6 * plane
     second, e_all, past_all = fitness + 16 * plane, fitness + 20 * plane, fitness + 24 * plane
     ahead_all = fitness + (28 + 4 * layer) * plane
@@ -245,9 +238,12 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
             store_i32(e_all + 4 * at, e)
             # |e| <= 2**20, times at most 256 < 2**29
             candidate = e * (load_i8(f_all + at) + splat(LIMIT)) * free(load_i8(c_all + at))
-            to = quad_at(block.v, block.quads, before + st.V_CANDIDATE * d, j, width, quad)
-            cast(model, block, draw, candidate_kind, candidate, to, i & 3)
-            store_i8(g_candidate + at, narrow(candidate, kind_shift(draw, candidate_kind)))
+            to = quad_at(block.v, block.quads, before + st.V_W_H * d, j, width, quad)
+            ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
+            bias = vector_at(vectors, layer, st.B_H_VOTES) + 4 * j
+            vote = cast_pair(model, block, draw, candidate_kind, candidate, bias, ends, st.FREE_W_H, to, step, i & 3)
+            store_i8(g_candidate + at, vote * minimum(splat(1), ends & splat(st.FREE_U_H)))
+            store_i8(g_candidate_w + at, vote * minimum(splat(1), ends & splat(st.FREE_W_H)))
 
     on = draw.stations & st.PAST_
     if on:
@@ -264,9 +260,12 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
             f, c, old = load_i8(f_all + at), load_i8(c_all + at), load_i8(h_all + at)
             # past has 16 bits: together < 2**29 still
             gate = (load_i32(e_all + 4 * at) * (c - old) + past * old) * free(f)
-            to = quad_at(block.v, block.quads, before + st.V_GATE * d, j, width, quad)
-            cast(model, block, draw, gate_kind, gate, to, i & 3)
-            store_i8(g_gate + at, narrow(gate, kind_shift(draw, gate_kind)))
+            to = quad_at(block.v, block.quads, before + st.V_W_F * d, j, width, quad)
+            ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
+            bias = vector_at(vectors, layer, st.B_F_VOTES) + 4 * j
+            vote = cast_pair(model, block, draw, gate_kind, gate, bias, ends, st.FREE_W_F, to, step, i & 3)
+            store_i8(g_gate + at, vote * minimum(splat(1), ends & splat(st.FREE_U_F)))
+            store_i8(g_gate_w + at, vote * minimum(splat(1), ends & splat(st.FREE_W_F)))
 
     on = draw.stations & st.STATE
     if on:
@@ -275,7 +274,6 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
     for i in range(block.members):
         if on:
             gather_credit(fitness + 16 * stride * i, d, draw.signs, draw.all_turns, draw.place, shift)
-        of_e, of_left = splat(0), splat(0)
         keeps = splat(1 if np.int64(tokens[row + i, t]) else 0)
         for j in range(0, d, 16):
             at = i * stride + j
@@ -285,20 +283,11 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
             left = round_shift(left, 8)
             if on:
                 left = left + load_i32(fitness + 16 * stride * i + 4 * j)
-            left = limit(left)
-            store_i32(ahead_all + 4 * at, left * keeps)
-            # |e| and |left| <= 2**20, and D of them together <= 2**30
-            of_e, of_left = of_e + absolute(load_i32(e_all + 4 * at)), of_left + absolute(left)
-        leaves, most = total(of_left), 3 * total(of_e) >> 2
-        if leaves > most:  # grown recurrent matrices would multiply credit from byte to byte
-            factor = splat((most << 10) // leaves)
-            for j in range(0, d, 16):
-                at = ahead_all + 4 * (i * stride + j)
-                store_i32(at, round_shift(load_i32(at) * factor, 10))
+            store_i32(ahead_all + 4 * at, limit(left) * keeps)
 
     if not draw.stations & st.GATES:
         return
-    score_branches(model, block, draw, first + st.W_F, f_all, g_gate, stride, d, d, fitness)
+    score_branches(model, block, draw, first + st.W_F, f_all, g_gate_w, stride, d, d, fitness)
     shift_f = kind_shift(draw, gate_kind) + matrix_shift(draw, first + st.W_F)
     shift_c = kind_shift(draw, candidate_kind) + matrix_shift(draw, first + st.W_H)
     most = max(shift_f, shift_c)
@@ -307,7 +296,7 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
     for i in range(block.members):
         for k in range(0, d, 16):
             store_i32(second + 4 * (stride * i + k), round_shift(load_i32(fitness + 4 * (4 * stride * i + k)), less_f))
-    score_branches(model, block, draw, first + st.W_H, c_all, g_candidate, stride, d, d, fitness)
+    score_branches(model, block, draw, first + st.W_H, c_all, g_candidate_w, stride, d, d, fitness)
     kind = st.LAYER_KINDS + 3 * (layers + layer) + st.V_LN1
     weight = tensor_at(model, first + st.LN1)
     for i in range(block.members):
@@ -322,16 +311,16 @@ def credit_gru(model, block, draw, t, layer, tokens, row, gains):
             store_i32(at + 4 * j, load_i32(at + 4 * j) * arrives)
         x = saved_at(model, block, t, layer, st.S_X, i)
         wire = block.wire + 4 * (t * padded + i) * stride
-        pass_norm(model, block, draw, kind, x, weight, at, gains_at(gains, layer, 0), wire, 1)
+        pass_norm(model, block, draw, kind, x, weight, at, vector_at(vectors, layer, st.LN1_VOTES), wire, 1)
 
 
 @njit(**JIT)
-def vote_through(model, block, draw, tokens, row, rows_out, gains, totals):
+def vote_through(model, block, draw, tokens, row, rows_out, vectors, totals):
     """In place of ``branches.vote_along``: through the stations as well, last byte first, votes of all that feeds them.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
     rows_out : (streams, T, D) int8, written: votes on the embedding's rows
-    gains : (1 + 2 L, D) int32, added to
+    vectors : (1 + 4 L, D) int32, added to
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
     d, stride, length = model.hidden_size, block.stride, block.length
@@ -341,8 +330,8 @@ def vote_through(model, block, draw, tokens, row, rows_out, gains, totals):
     shift = kind_shift(draw, st.EMBEDDING_KIND)
     for t in range(length - 1, -1, -1):
         for layer in range(model.num_layers - 1, -1, -1):
-            credit_mlp(model, block, draw, t, layer, gains)
-            credit_gru(model, block, draw, t, layer, tokens, row, gains)
+            credit_mlp(model, block, draw, t, layer, vectors)
+            credit_gru(model, block, draw, t, layer, tokens, row, vectors)
         for i in range(block.members):
             wire_at = block.wire + 4 * (t * block.padded + i) * stride
             to = address(rows_out) + ((row + i) * length + t) * d

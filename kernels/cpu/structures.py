@@ -22,21 +22,27 @@ LAYER_TENSORS = 10
 # A layer's inputs that are voted with, in units of D: the last, the MLP's middle, is 4 wide. Of the head: o.
 X_U, X_H, X_PAST, X_MID = range(4)
 LAYER_INPUTS = 7
-# A layer's outputs that vote, in units of D, and the kinds of credit of a layer, in the same order.
+# A layer's outputs that vote, in units of D: those of w_f, u_f, w_h, u_h and w_down.
+V_W_F, V_U_F, V_W_H, V_U_H, V_W_DOWN = range(5)
+LAYER_OUTPUTS = 5
+# A layer's vectors that are voted on; the last norm's gains are before all layers'
+LN1_VOTES, LN2_VOTES, B_F_VOTES, B_H_VOTES = range(4)
+# The kinds of credit of a layer
 V_GATE, V_CANDIDATE, V_DOWN = range(3)
-LAYER_OUTPUTS = 3
 EMBEDDING_KIND, GAIN_KIND, LAYER_KINDS = range(3)  # kinds: the first two, then three a layer
 # With stations three more a layer follow, and after the head's the MLP's middle of each layer as outputs that vote, 4
 # wide, and what w_up reads as inputs.
 V_UP, V_LN2, V_LN1 = range(3)
 # What a reader leaves behind of each byte and layer: gate, candidate, the state before, and what is free (FREE_*).
-S_GATE, S_CANDIDATE, S_STATE, S_FREE = range(4)
-SAVED = 4
+S_GATE, S_CANDIDATE, S_STATE, S_FREE, S_PRODUCTS = range(5)
+SAVED = 5
 # And for stations: the residual before the layer and before the MLP, the MLP's output and its middle, 4 wide.
-S_X, S_MIDDLE, S_DOWN, S_Y = range(4, 8)
-SAVED_FOR_STATIONS = 11
+S_X, S_MIDDLE, S_DOWN, S_Y = range(5, 9)
+SAVED_FOR_STATIONS = 12
 # The residual after the MLP, the MLP's output, the residual before it, what the gates read, what the MLP reads
 FREE_OUT, FREE_DOWN, FREE_MIDDLE, FREE_U, FREE_V = 1, 2, 4, 8, 16
+# The products with w_f, u_f, w_h and u_h, each by itself
+FREE_W_F, FREE_U_F, FREE_W_H, FREE_U_H = 1, 2, 4, 8
 NOTHING, FOR_VOTES, FOR_STATIONS = range(3)  # what a reader leaves behind
 ON = {name: 1 << i for i, name in enumerate(STATIONS)}
 GATES, STATE, PAST_, MIDDLE, MLP = ON.values()  # bits of BranchParameters.stations
@@ -67,6 +73,7 @@ class Tables(NamedTuple):
     log2_256: int  # (256,) int64
     reciprocal: int  # (128,) int64, see ``norm_rows``
     reciprocal_shift: int  # (128,) int64
+    reciprocal_offset: int  # (128,) int64
 
 
 class NoiseParameters(NamedTuple):
@@ -85,8 +92,7 @@ class BranchParameters(NamedTuple):
 
     count: int  # K
     credit_shift: int
-    moves: int  # (K, 256) int16: M, in 1/4096 bit
-    moves_by_byte: int  # (256, K) int16: the same, transposed
+    moves: int  # (128, K, 2) int16: M, in 1/4096 bit
     rows: int  # (K,) int64: numbers of the branches' Hadamard rows
     signs: int  # (D,) int32: s
     turns: int  # (K,) int32: H[k][r]
@@ -125,7 +131,7 @@ class Block(NamedTuple):
     planes: int  # SAVED, or with stations SAVED_FOR_STATIONS
     saved: int  # (T, L, planes, padded, stride) int8
     wire: int  # (T, padded, stride) int32: credit at the wire's end
-    scratch: int  # (256 + 2 D + 16 L + 16 kinds,) int32 and int64 words of one reader, see branches.py
+    scratch: int  # (256 + 2 D + 64 L,) int32, (16 kinds,) int64: of one reader, or of four, see branches.py
     work: int  # of stations, see stations.py
     # what they leave for the votes' products, see votes.py; quads are rows of four members at one byte
     quads: int  # of the whole step

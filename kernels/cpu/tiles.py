@@ -16,6 +16,7 @@ from egg.kernels.arithmetic import BRANCH_BITS, FITNESS_LIMIT, LIMIT
 from egg.kernels.cpu import simd
 from egg.kernels.cpu.simd import (
     BYTES,
+    HALFWORDS,
     I8,
     I16,
     I32,
@@ -32,6 +33,8 @@ from egg.kernels.cpu.simd import (
     flip_offset,
     limit,
     load,
+    prefetch,
+    shuffle,
     store,
 )
 
@@ -74,9 +77,17 @@ def sums(b, dot, factor_type, x, x_row, x_step, w, w_step, steps, start, vectors
     return after
 
 
-def _narrow(b, acc, shift, flip):
-    """clip8(acc >> shift) as bytes; flip is 0, or OFFSET to write offset bytes."""
-    return b.xor(b.trunc(clip8(b, b.ashr(acc, shift)), V_I8), flip)
+def _narrow(b, row, shift, flip):
+    """clip8(acc >> shift) of a row's vectors as bytes, one after another; flip OFFSET gives offset bytes, else 0."""
+    row = [b.ashr(acc, broadcast(b, b.trunc(shift, I32), V_I32)) for acc in row]
+    if len(row) == 4:  # AVX-512 packs two vectors in one, within each quarter of their lanes, and saturates
+        pairs = [call(b, "llvm.x86.avx512.packssdw.512", HALFWORDS, *row[at : at + 2]) for at in (0, 2)]
+        packed = b.bitcast(call(b, "llvm.x86.avx512.packsswb.512", BYTES, *pairs), V_I32)
+        packed = shuffle(b, packed, packed, [4 * lane + vector for vector in range(4) for lane in range(4)])
+        packed = call(b, "llvm.smax.v64i8", BYTES, b.bitcast(packed, BYTES), constant(BYTES, -LIMIT))
+        return [b.xor(packed, broadcast(b, b.trunc(flip, I8), BYTES))]
+    flip = broadcast(b, b.trunc(flip, I8), V_I8)
+    return [b.xor(b.trunc(clip8(b, acc), V_I8), flip) for acc in row]
 
 
 def _product_tile(vectors, kind):
@@ -97,7 +108,6 @@ def _product_tile(vectors, kind):
             begin = [load(b, b.add(start, I64(64 * v)), V_I32) for v in range(vectors)]
             acc = sums(b, dot4, BYTES, x, x_row, I64(4), w, w_step, quads, begin, vectors)
             shift_v = broadcast(b, b.trunc(shift, I32), V_I32)
-            flip_v = broadcast(b, b.trunc(flip, I8), V_I8)
             for row in range(ROWS):
                 if kind == "moved":  # gains: a pair of int32 a member, for the signs +1 and -1
                     at = b.add(gains, I64(8 * row))
@@ -115,8 +125,11 @@ def _product_tile(vectors, kind):
                         continue
                     if kind == "moved":
                         mask = bit_mask(b, b.add(row_bits, I64(2 * v)), LANES)
-                        value = b.add(value, b.select(mask, plus, minus))
-                    store(b, _narrow(b, value, shift_v, flip_v), b.add(to, I64(LANES * v)))
+                        acc[row][v] = b.add(value, b.select(mask, plus, minus))
+                if kind != "fine":
+                    for value in _narrow(b, acc[row], shift, flip):
+                        store(b, value, to)
+                        to = b.add(to, I64(value.type.count))
             return context.get_dummy_value()
 
         return signature, codegen
@@ -139,6 +152,9 @@ def _vote_tile(vectors):
 
         def codegen(context, b, _, values):
             v, v_step, x, x_step, quads, z, z_row, add, totals = values
+            for row in range(ROWS):  # Z of a large model is in no cache: ask for it while the sums are made
+                for k in range(vectors):
+                    prefetch(b, b.add(z, b.add(b.mul(z_row, I64(row)), I64(4 * LANES * k))))
             begin = [constant(V_I32, 0)] * vectors
             # |sum| <= 2**17 rows * 127 * 127 < 2**31; what the offset adds wraps, and is taken off again
             acc = sums(b, dot, BYTES, v, I64(4), v_step, x, x_step, quads, begin, vectors)

@@ -1,7 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const COLORS = ["#1f77b4", "#d9541e", "#2a9d55", "#8e5bb5", "#b5851b", "#c2447f", "#3aa6b9", "#7a7f87"];
-const LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 22;
+const COLORS = 8; // --c0 to --c7 of the style
+const LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 36, LABEL = 13; // LABEL: least distance of two names of lines
 const hidden = new Set();
 let axis = 0, logarithmic = false; // axis 0: tokens, 1: seconds
 const charts = [];
@@ -43,13 +43,14 @@ function timeTicks(high, count) {
   return ticks(0, high / unit, count).map(v => v * unit);
 }
 
-// A chart: title, and series of {name, color, points [[tokens, seconds, value]], thin, dots}.
-function chart(title, seriesOf, lines, height) {
+// A chart: title, and series of {name, color, points [[tokens, seconds, value]], thin, dots}; fromZero: its vertical axis.
+function chart(title, seriesOf, lines, height, fromZero) {
   const box = make("div", null, document.getElementById("charts"), "chart");
   make("h2", title, box);
   const svg = draw("svg", {role: "img", "aria-label": title}, box);
   const values = make("div", "", box, "values");
   let scaleX, marker, shown = [];
+  const x = point => scaleX(point[axis]);
   function redraw() {
     const width = box.clientWidth - 20;
     if (width < 50) return;
@@ -62,7 +63,7 @@ function chart(title, seriesOf, lines, height) {
     const ys = shown.flatMap(s => s.points.map(p => p[2])).concat(lines.map(l => l[1]));
     const positive = xs.filter(x => x > 0);
     const x0 = logarithmic ? Math.min(...positive) : 0, x1 = Math.max(...xs, x0 * 1.001, 1e-9);
-    let y0 = Math.min(...ys), y1 = Math.max(...ys);
+    let y0 = fromZero ? 0 : Math.min(...ys), y1 = Math.max(...ys);
     const pad = (y1 - y0) * 0.05 || Math.abs(y1) * 0.05 || 1;
     y0 = y0 >= 0 ? Math.max(0, y0 - pad) : y0 - pad; y1 += pad;
     const f = logarithmic ? v => Math.log(Math.max(v, x0)) : v => v;
@@ -84,28 +85,36 @@ function chart(title, seriesOf, lines, height) {
       const at = scaleX(v), end = at > width - RIGHT - 22 ? "end" : at < LEFT + 12 ? "start" : "middle";
       draw("text", {x: at, y: height - BOTTOM + 15, "text-anchor": end}, svg, across(v));
     }
-    for (const [name, bits] of lines) {
-      draw("line", {x1: LEFT, x2: width - RIGHT, y1: scaleY(bits), y2: scaleY(bits), class: "base"}, svg);
-      draw("text", {x: width - RIGHT - 3, y: scaleY(bits) - 4, "text-anchor": "end"}, svg, `${name} ${bits.toFixed(3)}`);
+    draw("text", {x: (LEFT + width - RIGHT) / 2, y: height - 5, "text-anchor": "middle"}, svg, axis ? "wall time" : "tokens");
+    let above = -LABEL, moved = 0; // where the name above stands, and how far it was moved to the left
+    for (const [name, bits] of [...lines].sort((a, b) => b[1] - a[1])) {
+      const at = scaleY(bits);
+      moved = at - above < LABEL ? moved + 90 : 0;
+      above = at;
+      draw("line", {x1: LEFT, x2: width - RIGHT, y1: at, y2: at, class: "base"}, svg);
+      draw("text", {x: width - RIGHT - 3 - moved, y: at - 4, "text-anchor": "end"}, svg, `${name} ${bits.toFixed(3)}`);
     }
     for (const s of shown) {
       const at = s.points.filter(p => !logarithmic || p[axis] > 0);
       const path = at.map(p => `${scaleX(p[axis]).toFixed(1)},${scaleY(p[2]).toFixed(1)}`).join(" ");
-      draw("polyline", {points: path, class: "line", stroke: s.color, opacity: s.thin ? 0.45 : 1}, svg);
+      draw("polyline", {points: path, class: s.thin ? "line thin" : "line", style: `stroke: ${s.color}`}, svg);
       if (s.dots && at.length < 80) for (const p of at)
-        draw("circle", {cx: scaleX(p[axis]), cy: scaleY(p[2]), r: 2.4, fill: s.color}, svg);
+        draw("circle", {cx: scaleX(p[axis]), cy: scaleY(p[2]), r: 2.4, style: `fill: ${s.color}`}, svg);
     }
     marker = draw("line", {y1: TOP, y2: height - BOTTOM, class: "base", visibility: "hidden"}, svg);
   }
   svg.addEventListener("pointermove", event => {
     if (!shown.length || !scaleX) return;
-    const frame = svg.getBoundingClientRect(), x = event.clientX - frame.left;
-    const near = s => s.points.reduce((a, b) => Math.abs(scaleX(b[axis]) - x) < Math.abs(scaleX(a[axis]) - x) ? b : a);
-    const first = near(shown[0]);
-    marker.setAttribute("x1", scaleX(first[axis]));
-    marker.setAttribute("x2", scaleX(first[axis]));
+    const pointer = event.clientX - svg.getBoundingClientRect().left;
+    const nearest = (points, to) => points.reduce((a, b) => Math.abs(x(b) - to) < Math.abs(x(a) - to) ? b : a);
+    const at = nearest(shown.flatMap(s => s.points), pointer);
+    // A run says nothing beyond its ends.
+    const reached = shown.filter(s => s.points[0][axis] <= at[axis] && at[axis] <= s.points[s.points.length - 1][axis]);
+    marker.setAttribute("x1", x(at));
+    marker.setAttribute("x2", x(at));
     marker.setAttribute("visibility", "visible");
-    values.textContent = `${across(first[axis])}: ` + shown.map(s => `${s.name} ${+near(s)[2].toPrecision(4)}`).join(", ");
+    values.textContent = `${across(at[axis])}: ` +
+      reached.map(s => `${s.name} ${+nearest(s.points, x(at))[2].toPrecision(4)}`).join(", ");
   });
   svg.addEventListener("pointerleave", () => { if (marker) marker.setAttribute("visibility", "hidden"); values.textContent = ""; });
   new ResizeObserver(redraw).observe(box);
@@ -113,15 +122,15 @@ function chart(title, seriesOf, lines, height) {
 }
 
 const alone = data.runs.length === 1;
-const color = i => COLORS[i % COLORS.length];
+const color = i => `var(--c${i % COLORS})`;
 chart("Bits per byte", () => data.runs.flatMap((run, i) => [
   {run: i, name: alone ? "training" : `${run.name}, training`, color: color(i), points: run.train, thin: true},
   {run: i, name: alone ? run.measured_on : run.measured_on === "validation" ? run.name : `${run.name}, ${run.measured_on}`, color: alone ? color(1) : color(i), points: run.validation, dots: true},
-]), data.lines, 340);
+]), data.lines, 354);
 data.charts.forEach(([title], k) => {
   if (!data.runs.some(run => run.figures[k].length)) return;
   chart(title, () => data.runs.map((run, i) =>
-    ({run: i, name: alone ? "" : run.name, color: color(i), points: run.figures[k], dots: true && k === 3})), [], 190);
+    ({run: i, name: alone ? "" : run.name, color: color(i), points: run.figures[k], dots: k === 3})), [], 204, true);
 });
 
 const legend = document.getElementById("legend");
