@@ -22,8 +22,8 @@ class Status:
     changed: float | None = None  # share of the weights that the last step changed
     clipped: float | None = None  # share of the weights at +-127
     step_size: float | None = None  # in int8 steps (recipe egg)
-    parts: Mapping[str, float] = field(default_factory=dict)  # validation of a mixture's parts
     sample: str | None = None  # what the model wrote last
+    parts: Mapping[str, float] = field(default_factory=dict)  # validation of a mixture's parts
     measured_on: str = "validation"
 
 

@@ -330,8 +330,8 @@ class Trainer:
                 report.changed_share,
                 report.clipped_share,
                 report.step_size,
-                self._parts,
                 self._sample,
+                self._parts,
                 MEASURED[self.key],
             )
         )
