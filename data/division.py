@@ -30,6 +30,9 @@ MANY = 1 << 18
 """Of more documents than these, those whose hash is below the share of all hashes are held out; of fewer, in the order
 of the hashes, those that bring the bytes nearer to the share."""
 
+WHOLE = 1 << 24
+"""Bytes of the largest document that is held out whole: it is in memory until its hash is known."""
+
 STRETCHES, LEAST, SHORT, LONG = 16, 32, 1 << 8, 1 << 16
 """At least so many stretches of long documents are held out, each of SHORT to LONG bytes; of little text fewer, and
 none of less than LEAST bytes."""
@@ -68,7 +71,7 @@ def division_of(corpus: Corpus, share: float) -> Division | None:
     Division(longest=200, chosen=frozenset(), bound=0, stretches=1, period=2000, stretch=100)
     """
     exact, total = Fraction(str(share)), corpus.bytes(corpus.training_split)
-    longest = int(min(2 * exact, Fraction(1, 2)) * total)
+    longest = min(int(min(2 * exact, Fraction(1, 2)) * total), WHOLE)
     few, long = corpus.documents(corpus.training_split) <= MANY, 0
     sizes: dict[int, int] = {}  # hash -> bytes of the document
     copies: dict[int, int] = {}  # hash -> equal documents
@@ -173,7 +176,7 @@ def _divided(path: Path, division: Division) -> Iterator[tuple[bool, Iterator[by
 
 
 def _chained(head: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield b"".join(head)
+    yield from head
     yield from rest
 
 

@@ -111,6 +111,15 @@ def test_long_and_short_documents_are_held_out_each_in_their_way(tmp_path):
     assert len([document for document in train if document.startswith(b"short")]) == 38
 
 
+def test_a_document_that_is_too_large_for_memory_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("egg.data.division.WHOLE", 5000)
+    texts = [prose(10_000, seed) for seed in range(40)]
+    (tmp_path / "large.jsonl").write_text(lines(texts))
+    train, held = halves(tmp_path / "large.jsonl")
+    assert len(held) >= 16 and max(map(len, held)) < 5000
+    assert size(train + held) == size(text.encode() for text in texts)
+
+
 @pytest.mark.parametrize("texts", [["x" * 500], ["a"], ["same"] * 9])
 def test_what_cannot_be_divided_stays_whole(tmp_path, texts):
     (tmp_path / "x.jsonl").write_text(lines(texts))
