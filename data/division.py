@@ -27,8 +27,11 @@ HASHES = 1 << 64
 """One more than the largest hash, the first eight bytes of a document's SHA-256."""
 
 MANY = 1 << 18
-"""Of more documents than these, those whose hash is below the share of all hashes are held out; of fewer, with the
-smallest hashes, as many as come nearest to the share of the bytes."""
+"""Of more documents than these, those whose hash is below the share of all hashes are held out; of fewer, in the order
+of the hashes, those that bring the bytes nearer to the share."""
+
+WHOLE = 1 << 24
+"""Bytes of the largest document that is held out whole: it is in memory until its hash is known."""
 
 STRETCHES, LEAST, SHORT, LONG = 16, 32, 1 << 8, 1 << 16
 """At least so many stretches of long documents are held out, each of SHORT to LONG bytes; of little text fewer, and
@@ -41,8 +44,10 @@ class Division:
 
     longest: int
     """Documents of more bytes are long: cut into stretches."""
+    chosen: frozenset[int]
+    """Other documents are held out if they have one of these hashes."""
     bound: int
-    """Other documents are held out if their hash is below."""
+    """Or a hash below."""
     stretches: int
     """Number of stretches of long documents that are held out."""
     period: int
@@ -63,10 +68,10 @@ def division_of(corpus: Corpus, share: float) -> Division | None:
     share : of its bytes, above 0, at most 0.5
 
     >>> division_of(open_corpus("letters.txt"), 0.05)  # one document of 2,000 bytes: its last 100
-    Division(longest=200, bound=0, stretches=1, period=2000, stretch=100)
+    Division(longest=200, chosen=frozenset(), bound=0, stretches=1, period=2000, stretch=100)
     """
     exact, total = Fraction(str(share)), corpus.bytes(corpus.training_split)
-    longest = int(min(2 * exact, Fraction(1, 2)) * total)
+    longest = min(int(min(2 * exact, Fraction(1, 2)) * total), WHOLE)
     few, long = corpus.documents(corpus.training_split) <= MANY, 0
     sizes: dict[int, int] = {}  # hash -> bytes of the document
     copies: dict[int, int] = {}  # hash -> equal documents
@@ -78,19 +83,20 @@ def division_of(corpus: Corpus, share: float) -> Division | None:
             sizes[number] = size
             copies[number] = copies.get(number, 0) + 1
     held = {number: size * copies[number] for number, size in sizes.items()}
-    bound = _bound({n: held[n] for n in sizes if sizes[n] <= longest}, exact) if few else int(exact * HASHES)
+    chosen = _chosen({number: held[number] for number in sizes if sizes[number] <= longest}, exact)
+    bound = 0 if few else int(exact * HASHES)
     target = int(exact * long)
     stretch = min(max(target // STRETCHES, min(target, SHORT)), LONG)
     if stretch >= LEAST:
         stretches = round(Fraction(target, stretch))
-        return Division(longest, bound, stretches, long // stretches, stretch)
-    if bound:
-        return Division(longest, bound, 0, 0, 0)
+        return Division(longest, chosen, bound, stretches, long // stretches, stretch)
+    if chosen or bound:
+        return Division(longest, chosen, bound, 0, 0, 0)
     # Few and short documents: one of them, though it is more than the share.
     first = min((number for number in sizes if 2 * sizes[number] <= total), default=None)
     if first is None or 2 * held[first] > total:
         return None
-    return Division(total // 2, first + 1, 0, 0, 0)
+    return Division(total // 2, frozenset([first]), 0, 0, 0, 0)
 
 
 def division_source(corpus: Corpus, share: float) -> Source:
@@ -122,27 +128,21 @@ def _digest(document: Iterator[bytes]) -> tuple[int, int]:
     for block in document:
         size += len(block)
         sha256.update(block)
-    return size, _number(sha256.digest())
+    return size, int.from_bytes(sha256.digest()[:8], "big")
 
 
-def _number(digest: bytes) -> int:
-    return int.from_bytes(digest[:8], "big")
-
-
-def _bound(sizes: dict[int, int], share: Fraction) -> int:
-    """The hash below which the documents' bytes come nearest to a share of them all, rather more than less.
+def _chosen(sizes: dict[int, int], share: Fraction) -> frozenset[int]:
+    """The hashes of documents to hold out: in order each that brings their bytes nearer to a share of all.
 
     sizes : hash -> bytes of all documents that have it
     """
-    target, held = share * sum(sizes.values()), 0
-    best, bound = target, 0
-    order = sorted(sizes)
-    for number, following in zip(order, [*order[1:], HASHES], strict=False):
-        held += sizes[number]
-        if abs(held - target) > best:
-            break
-        best, bound = abs(held - target), following
-    return bound
+    total, held, chosen = sum(sizes.values()), 0, set()
+    for number in sorted(sizes):
+        after = held + sizes[number]
+        if held + after <= 2 * share * total and after < total:
+            held = after
+            chosen.add(number)
+    return frozenset(chosen)
 
 
 def _reader(path: Path, division: Division, *, held: bool) -> Reader:
@@ -171,11 +171,12 @@ def _divided(path: Path, division: Division) -> Iterator[tuple[bool, Iterator[by
                     yield is_held, (block for _, block in blocks)
                 break
         else:
-            yield _number(hashlib.sha256(b"".join(head)).digest()) < division.bound, iter(head)
+            number = _digest(iter(head))[1]
+            yield number in division.chosen or number < division.bound, iter(head)
 
 
 def _chained(head: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield b"".join(head)
+    yield from head
     yield from rest
 
 

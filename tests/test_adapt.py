@@ -275,7 +275,7 @@ def test_adapting_from_python_is_what_the_command_does(model, text, egg, tmp_pat
     )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [tokens for tokens, _ in found.curve] == [0, 128, 256]
-    assert found.after == lines[-1]["validation_bits_per_byte"]
+    assert found.after == lines[-1]["training_text_bits_per_byte"]
     about = json.loads((out / "config.json").read_text())["adapter"]
     assert found.before == about["base_bits_per_byte"]
     if rank:

@@ -261,7 +261,7 @@ def test_a_text_without_validation_is_measured_on_itself(egg, tmp_path, book):
     assert status == 0, err
     assert "has no validation text: the model is measured on its training text" in out
     assert json.loads((run / "config.json").read_text())["run"]["data"] == str(book)
-    assert "validation_bits_per_byte" in metrics(run)[-1]
+    assert "training_text_bits_per_byte" in metrics(run)[-1]
 
 
 def test_a_run_of_recipe_paper(train, egg, tmp_path):
@@ -605,7 +605,7 @@ def _parquet(path: Path, **columns: list) -> None:
 
 BAD_DATA = {
     "empty.txt": (lambda path: path.touch(), "has no text"),
-    "nuls.txt": (lambda path: path.write_bytes(bytes(9)), "has no text"),
+    "nuls.txt": (lambda path: path.write_bytes(bytes(9)), "looks like binary data"),
     "folder": (lambda path: path.mkdir(), "no files"),
     "torn.gz": (lambda path: path.write_bytes(b"\x1f\x8b\x08"), "cannot read"),
     "torn.jsonl": (lambda path: path.write_text('{"text": '), "line 1 is not JSON"),

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from conftest import SMALL, TEXTS
 
-from egg import data
+from egg import data, train
 from egg.view.figures import count
 
 
@@ -270,3 +270,51 @@ def test_a_mixture_of_which_one_part_is_measured_has_no_parts(own, tmp_path):
     corpus = data.open_corpus(f"{own},{tmp_path / 'tiny.txt'}", validation_share=0.05)
     assert corpus.parts == (("own.jsonl", corpus.split("validation").size), ("tiny.txt", 0))
     assert corpus.validation_parts == {}
+
+
+def test_where_training_text_is_measured_everything_says_so(egg, own, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    from egg.report.curves import read_curves
+    from egg.report.plots import plot_runs
+
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder, share in ((run, 0), (other, 0.05)):
+        flags = ["--data", own, "--out", folder, "--steps", 5, "--validation-share", share]
+        status, out, err = egg("train", *SMALL, *flags)
+        assert status == 0, err
+        honest = "has no validation text: the model is measured on its training text" in out
+        assert honest == (" | training text " in out) == ("own.jsonl all, which is its training text, 10,032" in out)
+        assert honest == (" | validation " not in out) == (share == 0)
+    assert (
+        "validation" not in (run / "metrics.jsonl").read_text() and "validation" not in (run / "best.json").read_text()
+    )
+    bits = last(run)["training_text_bits_per_byte"]
+    assert json.loads((run / "best.json").read_text())["training_text_bits_per_byte"] <= bits
+    page = (run / "report.html").read_text()
+    assert '"measured_on":"training text"' in page and "of training text are exact" in page
+    assert '"measured_on":"validation"' in (other / "report.html").read_text()
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, format: drawn.append(self))
+    for folders in ([run], [run, other]):
+        plot_runs([read_curves(folder) for folder in folders], {}, tmp_path / "loss.png")
+    legends = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn]
+    assert legends[0][-1].startswith("training text, exact: ")
+    assert [line.split(":")[0] for line in legends[1]] == ["run, training text", "other"]
+    assert "all, text that the model was trained on" in egg("eval", run, "--backend", "numpy")[2]
+    status, _, err = egg("train", "--resume", run, "--steps", 6, "--backend", "numpy")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    measured = ["training_text_bits_per_byte" in line for line in lines]
+    assert status == 0 and measured == [False, False, False, True, False, True]
+    (report,) = train(resume=run, steps=7, backend="numpy")
+    assert report.validation_bits_per_byte is None
+    assert report.training_text_bits_per_byte == last(run)["training_text_bits_per_byte"]
+
+
+def test_a_comparison_says_what_was_measured(egg, own, tmp_path):
+    common = "hidden_size = 16\nnum_layers = 1\nstreams = 4\nseq_len = 8\nsteps = 2\nseeds = [1]\nbackend = 'numpy'\n"
+    tables = "[held]\n[learned]\nvalidation_share = 0\n"
+    (tmp_path / "c.toml").write_text(f"data = '{own}'\n{common}{tables}")
+    status, out, err = egg("compare", tmp_path / "c.toml", "--out", tmp_path / "out")
+    assert status == 0, err
+    assert "| held | 1 |" in out and "| learned, training text | 1 |" in out

@@ -60,6 +60,14 @@ def test_documents_are_held_out_by_their_hash(notes, tmp_path):
     assert len(set(held) - set(halves(tmp_path / "more.jsonl")[1])) <= 1
 
 
+def test_documents_of_many_sizes_come_near_the_share(tmp_path):
+    draw = random.Random(1)
+    for number in range(9):
+        (tmp_path / "sizes.jsonl").write_text(lines(prose(draw.randrange(20, 1500), n) for n in range(60 + number)))
+        train, held = halves(tmp_path / "sizes.jsonl")
+        assert abs(size(held) / size(train + held) - SHARE) < 0.015
+
+
 def test_equal_documents_are_on_one_side(tmp_path):
     (tmp_path / "twice.jsonl").write_text(lines([f"note {number % 50}" for number in range(200)]))
     train, held = halves(tmp_path / "twice.jsonl")
@@ -101,6 +109,15 @@ def test_long_and_short_documents_are_held_out_each_in_their_way(tmp_path):
     short = [document for document in held if document.startswith(b"short")]
     assert len(short) == 2 and abs(size(held) - size(short) - 5000) < 500
     assert len([document for document in train if document.startswith(b"short")]) == 38
+
+
+def test_a_document_that_is_too_large_for_memory_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("egg.data.division.WHOLE", 5000)
+    texts = [prose(10_000, seed) for seed in range(40)]
+    (tmp_path / "large.jsonl").write_text(lines(texts))
+    train, held = halves(tmp_path / "large.jsonl")
+    assert len(held) >= 16 and max(map(len, held)) < 5000
+    assert size(train + held) == size(text.encode() for text in texts)
 
 
 @pytest.mark.parametrize("texts", [["x" * 500], ["a"], ["same"] * 9])

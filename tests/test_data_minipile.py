@@ -121,7 +121,7 @@ def test_broken_data_set_is_one_line(shape):
 def test_disk_is_stated_and_checked_first(shape, cache, monkeypatch):
     info = datasets.DatasetInfo(download_size=30, dataset_size=6_000_000_000)
     builder = namedtuple("Builder", "info cache_dir")(info, str(cache / "absent"))
-    monkeypatch.setattr("datasets.load_dataset_builder", lambda dataset: builder)
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda dataset, name: builder)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(0, 0, 11_900_000_000))
     notices = []
@@ -166,7 +166,7 @@ def translations(tmp_path, monkeypatch):
         lines += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}/train.parquet"]
     (folder / "README.md").write_text("\n".join(["---", "configs:", *lines, "---", ""]))
     builder = datasets.load_dataset_builder
-    monkeypatch.setattr("datasets.load_dataset_builder", lambda dataset, *name: builder(str(folder), *name))
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda dataset, name: builder(str(folder), name))
     monkeypatch.setattr(minipile, "_ask_hub", lambda dataset: None)
     return folder
 

@@ -205,7 +205,7 @@ def test_one_process_trains(monkeypatch):
 
 def test_the_examples_are_true(tmp_path, monkeypatch, capsys):
     for name in ("book.txt", "notes.txt"):
-        (tmp_path / name).write_text("".join(TEXTS))
+        (tmp_path / name).write_text("".join(TEXTS) * 3)  # long enough to hold out a part
     monkeypatch.chdir(tmp_path)
     # The fastest here would be compiled first.
     monkeypatch.setattr("egg.compute.get_backend", lambda *arguments, **settings: get_backend("numpy"))

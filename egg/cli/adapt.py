@@ -37,7 +37,7 @@ from egg.run.folders import folder_for
 from egg.run.origin import made_with
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
-from egg.training.corpus import corpus_summary, open_for_training
+from egg.training.corpus import corpus_summary, measured_key, measured_texts, open_for_training
 from egg.view.figures import count, duration
 
 MEASUREMENTS = 20  # during an adaptation, by default
@@ -161,11 +161,12 @@ def _adapt(arguments: AdaptArguments) -> int:
     out, progress = folder_for(arguments.out), Progress()
     network = Network(arguments.compute.make(progress.note), shape, weights)
     corpus, text, split = open_for_training(config.run, progress.note)
-    measured = sample(corpus.split(split), config.run.eval_bytes)
+    measured, parts = measured_texts(corpus, split, config.run.eval_bytes)
     before = evaluate(network, measured).bits_per_byte
     evolution = subspace.evolution(config, network, text)
     kind = Trainer if full else AdapterTrainer
-    trainer = kind(config, evolution, measured, corpus_summary(corpus), out, progress, made_with(network.backend))
+    about = corpus_summary(corpus), out, progress, made_with(network.backend)
+    trainer = kind(config, evolution, measured, *about, parts, measured_key(corpus, split))
     trainer.content["adapter"] = origin(arguments.path, network, layout) | {"base_bits_per_byte": before}
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(

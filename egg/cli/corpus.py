@@ -56,7 +56,7 @@ def open_measured(
         divided = data.open_corpus(spec, validation_share=in_training, **options)
         if divided.fingerprint == learned.get("fingerprint"):  # the model's own text, in another place
             corpus = divided
-    return corpus, _split_of(corpus, split)
+    return corpus, _split_of(corpus, split, own)
 
 
 def learned_from(config: dict, spec: str) -> bool:
@@ -88,12 +88,16 @@ def _total(sizes: object) -> int | None:
     return sum(numbers) if all(type(number) is int for number in numbers) else None
 
 
-def _split_of(corpus: data.Corpus, requested: str | None) -> str:
-    """The split of a text to measure on; raises EggError for one that it does not have, or that is empty."""
+def _split_of(corpus: data.Corpus, requested: str | None, own: bool) -> str:
+    """The split of a text to measure on; raises EggError for one that it does not have, or that is empty.
+
+    own : whether the model was trained on the text
+    """
     split = requested or corpus.validation_split
     if split is None:
         split = corpus.splits[0]
-        say(f"{corpus.name} has no validation split: measured on {split}")
+        learned = ", text that the model was trained on" if own and split != "test" else ""
+        say(f"{corpus.name} has no validation split: measured on {split}{learned}")
     if split not in corpus.splits:
         raise EggError(f"--split {split}: {corpus.name} has {', '.join(corpus.splits)}")
     if not corpus.bytes(split):

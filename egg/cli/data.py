@@ -105,7 +105,8 @@ def _list(prog: str) -> None:
         size = sum(map(corpus.bytes, corpus.splits))
         validation = corpus.validation_split
         held_out = f", {count(corpus.bytes(validation))} for validation" if validation else ""
-        print(f"{corpus.folder.name}: {count(size)} bytes{held_out}, in {documents:,} documents, {corpus.spec}")
+        held = f"{documents:,} document{'s' * (documents != 1)}"
+        print(f"{corpus.folder.name}: {count(size)} bytes{held_out}, in {held}, {corpus.spec}")
     if corpora:
         print(f"in {corpora[0].folder.parent}; {prog} info NAME describes one")
 

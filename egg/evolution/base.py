@@ -44,6 +44,8 @@ class StepReport(ArrayValue):
     """The same after it."""
     validation_bits_per_byte: float | None = None
     """Exact bits per byte, where a run measured the weights after the step."""
+    training_text_bits_per_byte: float | None = None
+    """The same of a run that has no validation text, and measures its training text."""
 
     # Properties, as each passes over all weights: only lines of the log need them.
     @property

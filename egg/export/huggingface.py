@@ -17,7 +17,7 @@ from egg.model.adapter import ADAPTER, base_hash, file_bytes
 from egg.model.digest import digest
 from egg.model.evaluate import Evaluation
 from egg.report.plots import LOSS
-from egg.run.log import METRICS, VALIDATION, is_number, read_records
+from egg.run.log import MEASURED, METRICS, VALIDATION, is_number, measurement, read_records
 from egg.view.figures import count, duration
 
 CARD = "README.md"
@@ -206,8 +206,11 @@ def _use(adapted: bool) -> str:
 
 def _quality(measured: ModelQuality | None, history) -> str:
     if measured is None:
-        bits = [record[VALIDATION] for record in history if VALIDATION in record]
-        last = f" The last measurement of its run: {bits[-1]:.4f} bits per byte." if bits else ""
+        last = ""
+        if found := [measured for record in history if (measured := measurement(record))]:
+            key, bits = found[-1]
+            text = "" if key == VALIDATION else f", of its {MEASURED[key]}"
+            last = f" The last measurement of its run{text}: {bits:.4f} bits per byte."
         return f"## How good it is\n\nNot measured when this card was written.{last}"
     evaluation = measured.evaluation
     documents = f"{evaluation.documents:,} document{'s' * (evaluation.documents != 1)}"
@@ -261,16 +264,16 @@ def _recipe(config, shape: Shape, weights, adapter, history) -> str:
 
 
 def _curve(history, picture: bool) -> str:
-    points = [record for record in history if VALIDATION in record]
+    points = [record for record in history if measurement(record)]
     if not points:
         return ""
     chosen = np.unique(np.linspace(0, len(points) - 1, min(CURVE_ROWS, len(points))).round())
     rows = [
-        (f"{points[i]['step']:,}", count(points[i]["tokens"]), f"{points[i][VALIDATION]:.4f}")
+        (f"{points[i]['step']:,}", count(points[i]["tokens"]), f"{measurement(points[i])[1]:.4f}")
         for i in chosen.astype(int)
     ]
     image = f"![Loss]({LOSS})\n\n" if picture else ""
-    columns = ("step", "tokens", "validation, bits per byte")
+    columns = ("step", "tokens", f"{MEASURED[measurement(points[-1])[0]]}, bits per byte")
     return f"## Curve\n\n{image}{_rows(columns, rows)}"
 
 

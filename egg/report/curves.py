@@ -10,7 +10,7 @@ from egg.errors import EggError, telling
 from egg.files import shown
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint
-from egg.run.log import METRICS, SAMPLE, VALIDATION, Pace, is_number, read_records
+from egg.run.log import MEASURED, METRICS, SAMPLE, VALIDATION, Pace, is_number, measurement, read_records
 
 SAMPLES = 24  # in memory; of more every other one is dropped
 POINTS = 300  # of a curve at the most; each is the mean of equally many rows
@@ -31,7 +31,7 @@ class Curves(ArrayValue):
     train: np.ndarray
     """(n, 3) float64: tokens, seconds, integer bits per byte, at POINTS points at the most."""
     validation: np.ndarray
-    """(m, 3): tokens, seconds, exact bits per byte, at every measurement."""
+    """(m, 3): tokens, seconds, exact bits per byte, at every measurement, of what ``measured_on`` says."""
     figures: dict[str, np.ndarray]
     """Figure -> (n, 3), of FIGURES smoothed like ``train``."""
     end: tuple[int, float]
@@ -40,6 +40,8 @@ class Curves(ArrayValue):
     """Step, bits per byte of validation, and what the model wrote; of many the latest are the densest."""
     training_seconds: float
     """Of all steps, without measurements, checkpoints and compilation; 0 if the log has no speeds."""
+    measured_on: str = MEASURED[VALIDATION]
+    """Of MEASURED: what was measured last."""
 
 
 def read_curves(run: Path, name: str | None = None) -> Curves:
@@ -55,12 +57,14 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         raise EggError(f"{run} is a checkpoint: give its run, {run.absolute().parent.parent}")
     rows = {key: _Rows() for key in ("train", VALIDATION, *FIGURES)}
     at: tuple[int, float] = (0, 0.0)
-    steps, first_speed = 0, None
+    steps, first_speed, measured_on = 0, None, MEASURED[VALIDATION]
     pace, samples = Pace(), []
     with telling(f"cannot read {run / METRICS}"):
         for record in read_records(run / METRICS):
             values: dict[str, Any] = {"train": record.get("train_integer_bits_per_byte")}
-            values |= {key: record[key] for key in (VALIDATION, *FIGURES) if key in record}
+            values |= {key: record[key] for key in FIGURES if key in record}
+            if measured := measurement(record):
+                values[VALIDATION], measured_on = measured[1], MEASURED[measured[0]]
             if not all(map(is_number, (record.get("tokens"), *values.values()))):
                 raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
             if (text := record.get(SAMPLE)) is not None:
@@ -68,7 +72,7 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
                     raise EggError(
                         f"{run / METRICS} is no log of a run: the sample of step {record['step']} is no text"
                     )
-                samples.append((record["step"], record.get(VALIDATION), text))
+                samples.append((record["step"], measured and measured[1], text))
                 samples = samples if len(samples) <= SAMPLES else samples[::-2][::-1]
             if (speed := values.get(FIGURES[0], 0)) > 0:
                 pace.add(record["tokens"], speed)
@@ -94,6 +98,7 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         at,
         samples,
         pace.seconds,
+        measured_on,
     )
 
 

@@ -66,9 +66,10 @@ def _table(evaluation: Evaluation, of_parts: dict[str, float], text, training, c
     fitted = f"split {corpus.training_split}"
     if simple.fit_bytes < training.size:
         fitted = f"{count(simple.fit_bytes)} bytes spread over {fitted}"
+    own = ", which is its training text" if split == corpus.training_split else ""
     return "\n".join(
         [
-            f"bits per byte of {corpus.title(split)}, {evaluation.bytes:,} bytes in "
+            f"bits per byte of {corpus.title(split)}{own}, {evaluation.bytes:,} bytes in "
             f"{evaluation.documents:,} document{'s' * (evaluation.documents != 1)}:",
             f"  this model  {evaluation.bits_per_byte:7.4f}  perplexity "
             f"{evaluation.byte_perplexity:.3f}; integer score {evaluation.integer_bits_per_byte:.4f}",

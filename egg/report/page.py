@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from egg.report.curves import Curves
-from egg.report.plots import LOSS
+from egg.report.plots import LOSS, measured_on
 from egg.view.figures import count, duration
 from egg.view.html import build, escape
 from egg.view.screen import CONTROLS
@@ -36,9 +36,9 @@ def report_page(runs: Sequence[Curves], lines: Mapping[str, float]) -> str:
 <div class="wide">{_runs(runs)}</div>
 {_samples(runs)}<h2>Settings</h2>
 <div class="wide" id="settings">{_settings(runs)}</div>
-<p class="soft">Bits per byte of validation are exact; the training curve is the readers' integer score, which is about
-0.03 too good. A token is one byte of text, counted once for each reader; tokens/s is of training alone, without
-compilation, measurements and checkpoints.</p>"""
+<p class="soft">Bits per byte of {measured_on(runs)} are exact; the training curve is the readers' integer score, which
+is about 0.03 too good. A token is one byte of text, counted once for each reader; tokens/s is of training alone,
+without compilation, measurements and checkpoints.</p>"""
     data = {
         "lines": [[name, round(bits, 4)] for name, bits in lines.items()],
         "runs": [_curves(run) for run in runs],
@@ -55,6 +55,7 @@ def _curves(run: Curves) -> dict[str, Any]:
         "name": run.name,
         "train": points(run.train),
         "validation": points(run.validation),
+        "measured_on": run.measured_on,
         "figures": [points(run.figures[key], scale) for key, _, scale in CHARTS],
     }
 

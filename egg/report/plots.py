@@ -8,7 +8,7 @@ import numpy as np
 from egg.errors import EggError, telling
 from egg.files import save_figure
 from egg.report.curves import Curves
-from egg.run.log import METRICS, VALIDATION, is_number, read_records
+from egg.run.log import MEASURED, METRICS, VALIDATION, is_number, measurement, read_records
 
 LOSS = "loss.png"
 
@@ -37,7 +37,8 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
                 at, bits = run.validation[:, column] / scale, run.validation[:, 2]
                 style = "o-" if len(bits) < 60 else "-"
                 figures = f"{bits[-1]:.3f} at the end, {bits.min():.3f} at best"
-                figures = f"validation, exact: {figures}" if alone else f"{run.name}: {figures}"
+                name = run.name if run.measured_on == MEASURED[VALIDATION] else f"{run.name}, {run.measured_on}"
+                figures = f"{run.measured_on}, exact: {figures}" if alone else f"{name}: {figures}"
                 panel.plot(at, bits, style, color="C3" if alone else color, markersize=3, label=figures)
             elif not alone:
                 panel.plot([], [], color=color, label=f"{run.name}: not measured")
@@ -98,7 +99,7 @@ def plot_comparison(out: Path, results) -> Path:
         panel.set_xlabel(label)
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("bits per byte, validation")
+    panels[0].set_ylabel(f"bits per byte, {measured_on(results)}")
     panels[0].legend()
     path = out / "curves.png"
     save_figure(figure, path)
@@ -137,16 +138,21 @@ def plot_costs(costs, path: Path) -> Path:
             panel.xaxis.set_major_formatter("{x:g}")
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("bits per byte, validation, at the run's end")
+    panels[0].set_ylabel(f"bits per byte, {measured_on(costs)}, at the run's end")
     panels[0].legend(fontsize=8)
     save_figure(figure, path)
     return path
 
 
+def measured_on(runs) -> str:
+    """What runs were measured on: Curves, or a comparison's RunResults or Costs."""
+    return " or ".join(sorted({run.measured_on for run in runs}, reverse=True))
+
+
 def _validation(run: Path) -> np.ndarray:
     """(n, 3): tokens, seconds and exact bits per byte at each of a run's measurements."""
     with telling(f"cannot read {run / METRICS}"):
-        records = [record for record in read_records(run / METRICS) if VALIDATION in record]
-    if not records or not all(is_number(record.get("tokens")) for record in records):
+        records = [(record, measured) for record in read_records(run / METRICS) if (measured := measurement(record))]
+    if not records or not all(is_number(record.get("tokens")) for record, _ in records):
         raise EggError(f"{run / METRICS} holds no measurements: remove {run} and its line of results to run it again")
-    return np.array([(r["tokens"], r["seconds"], r[VALIDATION]) for r in records], np.float64)
+    return np.array([(r["tokens"], r["seconds"], bits) for r, (_, bits) in records], np.float64)

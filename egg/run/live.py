@@ -94,7 +94,7 @@ def _figures(status: Status) -> list[tuple[str, str]]:
 
     return [
         ("bits/byte, train", f"{status.train:.3f}"),
-        ("validation", "-" if status.validation is None else f"{status.validation:.3f}"),
+        (status.measured_on, "-" if status.validation is None else f"{status.validation:.3f}"),
         ("best", "-" if status.best is None else f"{status.best:.3f}"),
         *((name, f"{bits:.3f}") for name, bits in status.parts.items()),
         ("step", f"{status.step:,}"),

@@ -15,16 +15,20 @@ METRICS = "metrics.jsonl"
 DENSE = 10_000  # lines of a log between two doublings of the steps
 MAX_LINE = 1 << 16  # bytes: a run writes no longer line, so none is read
 VALIDATION = "validation_bits_per_byte"
+MEASURED = {VALIDATION: "validation", "training_text_bits_per_byte": "training text"}
+"""Key of a measurement -> what was measured, as it is shown: a text that holds nothing out is measured itself."""
 SAMPLE = "sample"
 OLD_NAMES = {"member_tokens": "tokens", "member_tokens_per_second": "tokens_per_second"}
 
 
 @dataclass(frozen=True)
 class Best:
-    """The lowest measurement of a run on the validation text, the first of equals."""
+    """The lowest measurement of a run, the first of equals."""
 
     step: int
     bits_per_byte: float
+    key: str = VALIDATION
+    """Of MEASURED: what was measured."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,14 @@ def read_history(run: Path, step: int, eval_every: int, sample_every: int = 1) -
                 seconds, last = line.record["seconds"], line
                 before = best, stale
                 best = _better(best, line.record)
-                if VALIDATION in line.record:
+                if measurement(line.record):
                     stale = 0 if best is not before[0] else stale + 1
             end = line.end
     # What a run measures and samples at its end, a longer one does not in its middle.
     if last:
-        apart = {VALIDATION: eval_every, SAMPLE: eval_every * sample_every}
+        apart = dict.fromkeys(MEASURED, eval_every) | {SAMPLE: eval_every * sample_every}
         absent = {key for key, every in apart.items() if key in last.record and not due(last.record["step"], every)}
-        best, stale = before if VALIDATION in absent else (best, stale)
+        best, stale = before if absent & MEASURED.keys() else (best, stale)
         if absent and last.end == end:  # what cannot be read is not cut off with it
             changed = {k: v for k, v in last.record.items() if not k.startswith(tuple(absent))}  # of parts as well
             return History(best, stale, seconds, last.begin, changed, tuple(damaged))
@@ -132,10 +136,15 @@ class RunLog:
 
 
 def _better(best: Best | None, record: dict[str, Any]) -> Best | None:
-    bits = record.get(VALIDATION)
-    if bits is None or (best is not None and best.bits_per_byte <= bits):
+    measured = measurement(record)
+    if measured is None or (best is not None and best.bits_per_byte <= measured[1]):
         return best
-    return Best(record["step"], bits)
+    return Best(record["step"], measured[1], measured[0])
+
+
+def measurement(record: dict[str, Any]) -> tuple[str, float] | None:
+    """A line's measurement, and its key of MEASURED; None if it has none."""
+    return next(((key, record[key]) for key in MEASURED if record.get(key) is not None), None)
 
 
 def due(step: int, every: int) -> bool:
@@ -185,7 +194,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         for old, name in OLD_NAMES.items():  # in logs of older versions
             if old in record:
                 record[name] = record.pop(old)
-        step, numbers = record["step"], (record["seconds"], record.get(VALIDATION, 0))
+        step, numbers = record["step"], (record["seconds"], *(record.get(key, 0) for key in MEASURED))
         ours = type(step) is int and 0 < step < 2**63 and all(is_number(number) and number >= 0 for number in numbers)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None

@@ -138,7 +138,7 @@ def _parts(status: Status) -> list[str]:
     parts = [f"step {status.step:,}", f"{count(status.tokens)} tokens", f"train {status.train:.3f}"]
     if status.validation is not None:
         of_parts = "".join(f", {name} {bits:.3f}" for name, bits in status.parts.items())
-        parts.append(f"validation {status.validation:.3f} (best {status.best:.3f}{of_parts})")
+        parts.append(f"{status.measured_on} {status.validation:.3f} (best {status.best:.3f}{of_parts})")
     if status.speed is not None:
         parts.append(f"{count(status.speed)}/s")
     if status.seconds_left is not None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from egg.errors import telling
 from egg.files import read_file, replace_file
 from egg.model.checkpoint import BEST, CHECKPOINTS, WRITING, checkpoints, json_bytes, step_name, step_of
-from egg.run.log import VALIDATION, Best
+from egg.run.log import Best
 
 # Prefix of a checkpoint that is being removed, so that none is ever incomplete under its own name.
 REMOVING = "removing-"
@@ -56,7 +56,7 @@ def name_best(run: Path, best: Best | None) -> None:
             return
         content: dict[str, Any] = {
             "step": best.step,
-            VALIDATION: best.bits_per_byte,
+            best.key: best.bits_per_byte,
             "checkpoint": f"{CHECKPOINTS}/{step_name(best.step)}",
         }
         try:

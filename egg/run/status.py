@@ -14,7 +14,7 @@ class Status:
     step: int
     tokens: int
     train: float  # integer bits per byte, smoothed
-    validation: float | None  # bits per byte, as last measured
+    validation: float | None  # bits per byte, as last measured, of what measured_on says
     best: float | None
     speed: float | None  # tokens a second, None while it is unknown
     done: float  # share of the way to the stop, 0 to 1
@@ -22,8 +22,9 @@ class Status:
     changed: float | None = None  # share of the weights that the last step changed
     clipped: float | None = None  # share of the weights at +-127
     step_size: float | None = None  # in int8 steps (recipe egg)
-    parts: Mapping[str, float] = field(default_factory=dict)  # validation of a mixture's parts
     sample: str | None = None  # what the model wrote last
+    parts: Mapping[str, float] = field(default_factory=dict)  # validation of a mixture's parts
+    measured_on: str = "validation"
 
 
 def one_line(text: str) -> str:

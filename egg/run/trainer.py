@@ -18,7 +18,19 @@ from egg.model.sample import Sampling, generate
 from egg.optimizer import SHARE_BITS
 from egg.run import retention
 from egg.run.config_file import RUN_TOML, to_toml
-from egg.run.log import METRICS, SAMPLE, VALIDATION, Best, History, RunLog, best_of, due, log_spacing, read_history
+from egg.run.log import (
+    MEASURED,
+    METRICS,
+    SAMPLE,
+    VALIDATION,
+    Best,
+    History,
+    RunLog,
+    best_of,
+    due,
+    log_spacing,
+    read_history,
+)
 from egg.run.progress import Progress
 from egg.run.signals import catch_signals
 from egg.run.sinks import Sink
@@ -56,6 +68,7 @@ class Trainer:
     evolution : fresh, or as loaded from the run's newest checkpoint
     validation : (n,) uint8, documents with a NUL before each: what measurements read
     corpus : summary of the corpus, for config.json
+    key : of ``egg.run.log.MEASURED``: whether measurements read validation text or the training text
     parts : of a mixture: validation text by the names of its parts, each measured by itself too
     made_with : program, commit, processor and backend, for config.json and run.toml
     """
@@ -70,9 +83,10 @@ class Trainer:
         progress: Progress | None = None,
         made_with: dict[str, str] | None = None,
         parts: Mapping[str, np.ndarray] | None = None,
+        key: str = VALIDATION,
     ):
         self.config, self.evolution, self.validation = config.resolved(), evolution, validation
-        self.parts = parts or {}
+        self.parts, self.key = parts or {}, key
         self.ranks = evolution.ranks
         self.run_folder = run
         self.progress = progress or Progress()
@@ -236,9 +250,9 @@ class Trainer:
         record = {"step": report.step, "tokens": report.tokens, "train_integer_bits_per_byte": bits / steps}
         if measure:
             self._measured = self._evaluate()
-            record[VALIDATION] = self._measured.bits_per_byte
-            record |= {f"{VALIDATION}/{name}": bits for name, bits in self._parts.items()}
-            self._report = replace(report, validation_bits_per_byte=self._measured.bits_per_byte)
+            record[self.key] = self._measured.bits_per_byte
+            record |= {f"{self.key}/{name}": bits for name, bits in self._parts.items()}
+            self._report = replace(report, **{self.key: self._measured.bits_per_byte})
         if report.step_size is not None:
             record["step_size"] = report.step_size
         record |= {
@@ -316,8 +330,9 @@ class Trainer:
                 report.changed_share,
                 report.clipped_share,
                 report.step_size,
-                self._parts,
                 self._sample,
+                self._parts,
+                MEASURED[self.key],
             )
         )
 

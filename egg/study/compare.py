@@ -23,7 +23,7 @@ from egg.model import checkpoint
 from egg.optimizer import nominal_tokens
 from egg.run.config_file import MAX_TOML, read_toml
 from egg.run.lock import locked
-from egg.run.log import METRICS, VALIDATION, Pace, is_number, read_records
+from egg.run.log import MEASURED, METRICS, VALIDATION, Pace, is_number, measurement, read_records
 from egg.run.origin import commit
 from egg.run.signals import catch_signals
 from egg.training.settings import NAMES
@@ -65,8 +65,10 @@ class RunResult:
     """Commit of the code that started or last resumed the run; ``+`` where files had changed since."""
     tokens: int
     bits_per_byte: float
-    """Exact, of the validation split, at the run's end."""
+    """Exact, at the run's end."""
     seconds: float
+    measured_on: str = MEASURED[VALIDATION]
+    """Of MEASURED: what was measured."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Cost:
     """Of training alone, the mean over seeds: without compilation and measurements."""
     bits_per_byte: list[float]
     """Of each seed."""
+    measured_on: str = MEASURED[VALIDATION]
+    """Of MEASURED: what was measured."""
 
     @property
     def mean(self) -> float:
@@ -215,7 +219,7 @@ def read_results(out: Path) -> list[RunResult]:
     for number, line in enumerate(lines, 1):
         try:
             result = RunResult(**json.loads(line))
-            kinds = {"name": str, "seed": int, "settings": dict, "tokens": int}
+            kinds = {"name": str, "seed": int, "settings": dict, "tokens": int, "measured_on": str}
             usable = all(type(getattr(result, field)) is kind for field, kind in kinds.items())
             usable &= all(map(is_number, (result.tokens, result.bits_per_byte, result.seconds)))
         except (ValueError, TypeError, RecursionError):
@@ -245,13 +249,14 @@ def _run(configuration: Configuration, seed: int, out: Path, quiet: bool) -> Run
     with telling(f"cannot read {folder / METRICS}"):
         for record in read_records(folder / METRICS):
             last = record
-    if not (VALIDATION in last and type(last.get("tokens")) is int):
+    measured = measurement(last)
+    if not (measured and type(last.get("tokens")) is int):
         raise EggError(
             f"{folder / METRICS} does not say how good the run is at its end: remove {folder} to run it again"
         )
-    return RunResult(
-        configuration.name, seed, configuration.settings, commit(), last["tokens"], last[VALIDATION], last["seconds"]
-    )
+    key, bits = measured
+    what = configuration.name, seed, configuration.settings, commit()
+    return RunResult(*what, last["tokens"], bits, last["seconds"], MEASURED[key])
 
 
 def _read_settings(path: Path) -> object:
@@ -339,8 +344,9 @@ def results_table(configurations: list[Cost]) -> str:
     ]
     for c in configurations:
         bits = c.bits_per_byte
+        name = c.name if c.measured_on == MEASURED[VALIDATION] else f"{c.name}, {c.measured_on}"
         rows.append(
-            f"| {c.name} | {len(bits)} | {count(c.tokens)} | {count(c.multiply_accumulates)} | {c.mean:.4f} | "
+            f"| {name} | {len(bits)} | {count(c.tokens)} | {count(c.multiply_accumulates)} | {c.mean:.4f} | "
             f"{min(bits):.4f} to {max(bits):.4f} | {c.seconds:.1f} |"
         )
     return "\n".join(rows)
@@ -367,6 +373,7 @@ def costs(results: list[RunResult], out: Path) -> list[Cost]:
                 each * tokens,
                 sum(seconds) / len(seconds),
                 [r.bits_per_byte for r in runs],
+                runs[-1].measured_on,
             )
         )
     return found

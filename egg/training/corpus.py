@@ -10,6 +10,7 @@ from egg import data
 from egg.config import Config, RunConfig
 from egg.errors import EggError
 from egg.model.evaluate import sample
+from egg.run.log import MEASURED
 
 
 class CorpusText:
@@ -68,6 +69,11 @@ def measured_texts(corpus: data.Corpus, split: str, limit: int) -> tuple[np.ndar
     if measured is not text:
         parts = {name: sample(part, max(1, limit // len(parts))) for name, part in parts.items()}
     return measured, parts
+
+
+def measured_key(corpus: data.Corpus, split: str) -> str:
+    """The key of ``egg.run.log.MEASURED`` for a split: whether it is validation text, or the training text."""
+    return next(key for key, what in MEASURED.items() if (what == "validation") == (split != corpus.training_split))
 
 
 def corpus_summary(corpus: data.Corpus) -> dict:

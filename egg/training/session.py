@@ -25,7 +25,7 @@ from egg.run.origin import made_with
 from egg.run.progress import Progress, Quiet
 from egg.run.sinks import Sinks
 from egg.run.trainer import Outcome, Trainer
-from egg.training.corpus import corpus_summary, located, measured_texts, open_for_training
+from egg.training.corpus import corpus_summary, located, measured_key, measured_texts, open_for_training
 from egg.view.figures import count
 
 # Settings that a resumed run may change.
@@ -146,6 +146,7 @@ class Session:
             self.progress,
             made_with(backend),
             parts,
+            measured_key(self.corpus, self.validation),
         )
 
     @property

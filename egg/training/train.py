@@ -89,8 +89,9 @@ def train(
         the base. Numbers may be texts, as "10M". A stop (steps, tokens, minutes) replaces all of the base's. ``size``
         ("M", or a number of parameters) chooses hidden_size, num_layers, streams and seq_len, unless they are given.
     returns : an iterator of ``StepReport``: step, tokens, train_integer_bits_per_byte, step_size, changed_share,
-        clipped_share, and validation_bits_per_byte, which is None where nothing was measured. A report holds the
-        weights before and after its step: to keep many steps, keep figures and not reports.
+        clipped_share, and validation_bits_per_byte, which is None where nothing was measured (of a text that holds
+        nothing out, training_text_bits_per_byte). A report holds the weights before and after its step: to keep many
+        steps, keep figures and not reports.
     Raises EggError, one line, for an unknown setting, an invalid value, or a folder that cannot be used.
 
     >>> training = egg.train("quickstart", data="book.txt", out="runs/book", steps=3, hidden_size=16, backend="numpy")

@@ -125,7 +125,7 @@ const alone = data.runs.length === 1;
 const color = i => `var(--c${i % COLORS})`;
 chart("Bits per byte", () => data.runs.flatMap((run, i) => [
   {run: i, name: alone ? "training" : `${run.name}, training`, color: color(i), points: run.train, thin: true},
-  {run: i, name: alone ? "validation" : run.name, color: alone ? color(1) : color(i), points: run.validation, dots: true},
+  {run: i, name: alone ? run.measured_on : run.measured_on === "validation" ? run.name : `${run.name}, ${run.measured_on}`, color: alone ? color(1) : color(i), points: run.validation, dots: true},
 ]), data.lines, 354);
 data.charts.forEach(([title], k) => {
   if (!data.runs.some(run => run.figures[k].length)) return;
@@ -135,7 +135,7 @@ data.charts.forEach(([title], k) => {
 
 const legend = document.getElementById("legend");
 if (alone) {
-  for (const [name, shade] of [["training, integer score", color(0)], ["validation, exact", color(1)]]) {
+  for (const [name, shade] of [["training, integer score", color(0)], [`${data.runs[0].measured_on}, exact`, color(1)]]) {
     const item = make("span", null, legend, "soft");
     make("i", null, item).style.background = shade;
     item.appendChild(document.createTextNode(name + "   "));
