@@ -91,7 +91,7 @@ def test_the_readme_s_sample_is_the_model_s(egg):
     )
     status, out, err = egg(*shlex.split(command), "--backend", "numpy")
     assert status == 0 and not others, err
-    assert [line.rstrip() for line in out.splitlines()] == [line[4:] for line in shown.splitlines()]
+    assert [line.rstrip() for line in out.rstrip().splitlines()] == [line[4:] for line in shown.splitlines()]
 
 
 @pytest.fixture(scope="module")
