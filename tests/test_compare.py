@@ -117,7 +117,7 @@ def test_one_file_gives_the_loss_over_each_cost(egg, comparison, tmp_path):
         ("short-40", "short"),
     ]
     assert [c.tokens for c in found] == [2 * 128, 40 * 128, 2 * 32, 40 * 32]
-    assert all(c.multiply_accumulates == c.tokens * (20 * 16**2 + 768 * 16) for c in found)
+    assert all(c.multiply_accumulates == c.tokens * (24 * 16**2 + 768 * 16) for c in found)
     assert all(0 < c.seconds < 60 and len(c.bits_per_byte) == 1 for c in found)
 
 
