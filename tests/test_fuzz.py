@@ -189,7 +189,7 @@ def change_header(content: bytes, chance: random.Random) -> bytes:
 
 
 def change_packed(content: bytes, chance: random.Random) -> bytes:
-    """Other fields, or other code, of a file of egg compress, of either format; its checksums fit again."""
+    """Other fields, or other code, of a file of egg compress, of format 1 or another; its checksums fit again."""
     first = content[7] == 0
     layout = HEADER_1 if first else HEADER
     fields, code = list(layout.unpack(content[: layout.size])), content[layout.size + 4 :]
@@ -202,13 +202,13 @@ def change_packed(content: bytes, chance: random.Random) -> bytes:
         if isinstance(fields[at], bytes):
             fields[at] = chance.randbytes(len(fields[at]))
         else:
-            most = 64 if at in (3, 4) else 32 if first or at == 2 else 8
+            most = (64 if at in (3, 4) else 32) if first else {1: 8, 2: 16, 3: 16}.get(at, 64)
             fields[at] = chance.choice((0, 1, 2, 255, 5000, 2**63, 2**64 - 1)) % 2**most
     return header_of(layout, fields, code) + code
 
 
 def header_of(layout: struct.Struct, fields: list, code: bytes) -> bytes:
-    """The header, and its checksum: in format 2 also the code's."""
+    """The header, and its checksum: from format 2 on also the code's."""
     header = layout.pack(*fields)
     return header + struct.pack("<I", zlib.crc32(code if layout is HEADER else b"", zlib.crc32(header)))
 

@@ -10,6 +10,7 @@ from egg.evolution.recipes import evolution
 from egg.kernels.backend import Backend
 from egg.model.evaluate import evaluate
 from egg.run.progress import Progress
+from egg.run.signals import hold_signal
 from egg.view.figures import duration
 
 CALLS = {
@@ -46,12 +47,13 @@ def compile_kernels(config: Config, backend: Backend, progress: Progress) -> Non
 
     def done(number: int, total: int) -> None:
         nonlocal compiled
+        due()
         compiled, seconds = number, time.monotonic() - began
         left = f"about {duration(seconds * (total - number) / number)} left, " if number > 4 else ""
         progress.working(f"compiling {number} of {total} kernels, {left}once for this CPU")
 
     try:
-        with watching(CALLS[e.recipe], without, done):
+        with hold_signal() as due, watching(CALLS[e.recipe], without, done):
             made = evolution(small, backend, _Text())
             made.step()
             evaluate(made.network, np.arange(2, dtype=np.uint8))

@@ -1,10 +1,11 @@
 """Ctrl-C and SIGTERM between steps: the first lets a step finish, the second ends at once."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 TOGETHER = 1.0  # seconds within which SIGINT and SIGTERM count as one: whatever stops a job may send both
 
@@ -51,3 +52,35 @@ def catch_signals(receive: Callable[[int], None]) -> Callable[[], None]:
     for number in before:
         signal.signal(number, finish)
     return restore
+
+
+@contextlib.contextmanager
+def hold_signal() -> Iterator[Callable[[], None]]:
+    """The first signal waits for a call of what this yields, or for the end; the next has its usual effect at once.
+
+    For work of libraries, which may swallow the exception of a handler.
+    """
+    waiting: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+
+    def hold(number: int, frame) -> None:
+        if waiting:
+            before[number](number, frame)
+        waiting.append(number)
+
+    def due() -> None:
+        if waiting:
+            before[waiting[0]](waiting[0], None)
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield due
+        due()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
