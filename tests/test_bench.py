@@ -217,6 +217,33 @@ def test_json_is_one_object(egg):
     assert found["peak_gmacs"] is None or found["peak_gmacs"] > 0.1
 
 
+def test_rows_are_compared_with_an_earlier_result(egg, tmp_path):
+    forward = [*SMALL, "--only", "forward", "--recipe", "egg"]
+    earlier = json.loads(egg("bench", *forward, "--json")[1])
+    now = earlier["rows"][0]["tokens_per_second"]
+    earlier["rows"][0]["tokens_per_second"] = now / 1000
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(earlier))
+    status, out, err = egg("bench", *forward, "--json", "--compare", path)
+    assert status == 0, err
+    (row,) = json.loads(out)["rows"]
+    assert row["times_as_fast"] == pytest.approx(row["tokens_per_second"] * 1000 / now, abs=0.001)
+    *_, header, _, row = egg("bench", *forward, "--compare", path)[1].splitlines()
+    assert header.split("|")[-2].strip() == "times as fast" and float(row.split("|")[-2]) > 10
+    earlier["rows"] = []
+    path.write_text(json.dumps(earlier))
+    assert json.loads(egg("bench", *forward, "--json", "--compare", path)[1])["rows"][0]["times_as_fast"] is None
+    for content, told in (
+        (json.dumps(earlier | {"cpu": "abacus"}), "is of another machine: abacus, and this is"),
+        ("{}", "give a file that egg bench --json has written"),
+        ("no JSON", "give a file that egg bench --json has written"),
+        (None, "give a file that egg bench --json has written"),
+    ):
+        path.unlink() if content is None else path.write_text(content)
+        status, out, err = egg("bench", *forward, "--compare", path)
+        assert (status, out) == (2, "") and told in err and err.count("\n") == 1
+
+
 def test_the_table_is_markdown(egg):
     pytest.importorskip("numba")
     status, out, err = egg("bench", *SMALL, "--only", "forward", "--recipe", "egg")

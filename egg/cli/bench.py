@@ -25,6 +25,8 @@ from egg.model.compress import MAX_TEXT
 from egg.model.network import Network, read_model
 from egg.run.origin import commit, cpu_name, versions
 
+MAX_JSON = 1 << 24  # bytes of a file of --json
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments:
@@ -67,6 +69,8 @@ class BenchArguments:
     seconds: float = Budget.seconds
     """Time for each case, in 3 to 9 repeats; after about seven minutes no case is repeated."""
     json: JsonFlag = False
+    compare: str | None = None
+    """A file of an earlier --json on this machine: rows say how many times as fast they are now."""
     compute: ComputeFlags = Compute()
 
 
@@ -119,6 +123,7 @@ def _time(arguments: BenchArguments, command: str) -> int:
         arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe
     )
     source = commit()  # before the measurements: someone may commit meanwhile
+    before = {} if arguments.compare is None else earlier_rates(arguments.compare)
     backend = arguments.compute.make(say)
     say("checking against the reference (the first time also compiles: up to a minute)")
     check_backend(backend, branches=backend.name != "cupy")
@@ -139,9 +144,11 @@ def _time(arguments: BenchArguments, command: str) -> int:
     timings = [timing for timing in timings if timing.case.name != PERTURBATION]
     if arguments.json:
         rows = [timing_json(timing, peak) for timing in timings]
+        if arguments.compare is not None:
+            rows = [row | {"times_as_fast": _times_as_fast(row, before)} for row in rows]
         print(json.dumps({**environment, "rows": rows, "perturbations": members}))
     else:
-        tables = [timing_table(timings, peak)] if timings else []
+        tables = [timing_table(timings, peak, None if arguments.compare is None else before)] if timings else []
         tables += [member_table(members)] if members else []
         print("\n".join([*heading(environment), *(line for t in tables for line in ("", *t))]))
     return 0
@@ -353,6 +360,34 @@ def timing_json(timing: Timing, peak: float | None) -> dict:
     }
 
 
+# What tells a row of the JSON from the others
+ROW = "name", "recipe", "hidden_size", "num_layers", "readers", "seq_len"
+
+
+def earlier_rates(path: str) -> dict[tuple, float]:
+    """Tokens per second of the rows of an earlier ``--json``, by ROW.
+
+    Raises EggError, one line, if the file is not such a JSON, or is of another CPU.
+    """
+    with telling(f"--compare {path}", "; give a file that egg bench --json has written"):
+        content = read_file(path, MAX_JSON)
+    try:
+        earlier = json.loads(content)
+        cpu, rows = earlier["cpu"], earlier["rows"]
+        rates = {tuple(row[key] for key in ROW): row["tokens_per_second"] for row in rows}
+    except (ValueError, TypeError, KeyError) as error:
+        raise EggError(f"--compare {path}: give a file that egg bench --json has written") from error
+    if cpu != cpu_name():
+        raise EggError(f"--compare {path} is of another machine: {cpu}, and this is {cpu_name()}")
+    return rates
+
+
+def _times_as_fast(row: dict, before: dict[tuple, float]) -> float | None:
+    """How many times as fast a row is as before; None if it was not measured then, or noise hides it."""
+    earlier, now = before.get(tuple(row[key] for key in ROW)), row["tokens_per_second"]
+    return round(now / earlier, 3) if earlier and now else None
+
+
 def member_costs(timings: list[Timing]) -> list[dict]:
     """Seconds per member of rank 1 and of full rank, for each model."""
     by_rank = {(timing.case.shape, timing.case.recipe): timing for timing in timings}
@@ -414,8 +449,11 @@ def heading(environment: dict) -> list[str]:
     return lines
 
 
-def timing_table(timings: list[Timing], peak: float | None) -> list[str]:
-    """The timings as an aligned Markdown table."""
+def timing_table(timings: list[Timing], peak: float | None, before: dict[tuple, float] | None = None) -> list[str]:
+    """The timings as an aligned Markdown table.
+
+    before : ``earlier_rates``, for a last column with how many times as fast each row is
+    """
     lines = [
         ["timed", "recipe", "model", "readers, T", "tokens/s", "lowest to highest", "GMAC/s", "of peak", "repeats"]
     ]
@@ -435,6 +473,11 @@ def timing_table(timings: list[Timing], peak: float | None) -> list[str]:
                 str(len(timing.seconds)),
             ]
         )
+        if before is not None:
+            times = _times_as_fast(timing_json(timing, peak), before)
+            lines[-1].append("-" if times is None else f"{times:.2f}")
+    if before is not None:
+        lines[0].append("times as fast")
     return _markdown(lines)
 
 
