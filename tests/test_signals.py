@@ -126,7 +126,7 @@ def test_an_interrupt_of_the_compiler_says_what_is_lost(tables, tmp_path):
     """With an empty cache: the progress of compilation, then Ctrl-C, one line about it, and no folder."""
     environment = os.environ | {"EGG_CACHE": str(tmp_path / "cache")}
     flags = ["--hidden-size", 16, "--num-layers", 1, "--steps", 5, "--data", tables, "--out", tmp_path / "run"]
-    command = [sys.executable, "-u", ROOT / "train.py", *flags, "--backend", "numba", "--threads", 1]
+    command = [sys.executable, "-u", "-c", TRAIN, ROOT / "train.py", *flags, "--backend", "numba", "--threads", 1]
     job = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment, text=True
     )
