@@ -123,7 +123,7 @@ def _time(arguments: BenchArguments, command: str) -> int:
         arguments.only, arguments.hidden_size, arguments.num_layers, arguments.readers, arguments.recipe
     )
     source = commit()  # before the measurements: someone may commit meanwhile
-    before = {} if arguments.compare is None else earlier_rates(arguments.compare)
+    before = None if arguments.compare is None else earlier_rates(arguments.compare)
     backend = arguments.compute.make(say)
     say("checking against the reference (the first time also compiles: up to a minute)")
     check_backend(backend, branches=backend.name != "cupy")
@@ -144,11 +144,11 @@ def _time(arguments: BenchArguments, command: str) -> int:
     timings = [timing for timing in timings if timing.case.name != PERTURBATION]
     if arguments.json:
         rows = [timing_json(timing, peak) for timing in timings]
-        if arguments.compare is not None:
+        if before is not None:
             rows = [row | {"times_as_fast": _times_as_fast(row, before)} for row in rows]
         print(json.dumps({**environment, "rows": rows, "perturbations": members}))
     else:
-        tables = [timing_table(timings, peak, None if arguments.compare is None else before)] if timings else []
+        tables = [timing_table(timings, peak, before)] if timings else []
         tables += [member_table(members)] if members else []
         print("\n".join([*heading(environment), *(line for t in tables for line in ("", *t))]))
     return 0
