@@ -144,24 +144,6 @@ def vector_at(vectors, layer, which):
 
 
 @njit(**JIT)
-def cast_pair(model, block, draw, kind, credit, bias, ends, bit, at, step, r):
-    """The same of a gate or a candidate: of its bias, and of its matrices w and u where their own products are free.
-
-    bias : address of sixteen int32, added to
-    ends : sixteen places' flags of products
-    bit : FREE_W_F or FREE_W_H; the flag of u's product is the next
-    at : address for w, ``step`` bytes before that for u
-    returns : the votes
-    """
-    add_magnitudes(magnitudes(block, model, kind), credit)
-    vote = narrow(credit, kind_shift(draw, kind))
-    store_i32(bias, load_i32(bias) + vote)
-    deposit(at, r, vote * minimum(splat(1), ends & splat(bit)))
-    deposit(at + step, r, vote * minimum(splat(1), ends & splat(2 * bit)))
-    return vote
-
-
-@njit(**JIT)
 def limit(v):
     """Credit that travels: within 2**20."""
     return maximum(splat(-CREDIT_LIMIT), minimum(splat(CREDIT_LIMIT), v))

@@ -10,9 +10,9 @@ A branch's outputs are saturating additions of bytes, 64 at a time, and what the
 instructions where the matrix itself takes one (tiles.py). Sixteen branches lie in the lanes of a vector, so that sums
 need no shuffling, and each load of moves serves four readers. Nothing of a matrix is read here but its branches' moves.
 
-    work        g of the layer's outputs, of its gates and of the MLP's middle: bytes; F, F of a second matrix, e and
-                what past is worth: int32, all (i, stride), the middle's and the first F (i, 4 stride);
-                ahead (l, i, stride) and base (i,): int32
+    work        g of the outputs of u_h, of u_f, of w_h and of w_f (before: of w_down, and the MLP's middle's): bytes;
+                F, F of a second matrix, e and what past is worth: int32, all (i, stride), the middle's and the first F
+                (i, 4 stride); ahead (l, i, stride) and base (i,): int32
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from egg.kernels.arithmetic import LIMIT, STATION_MEAN
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
     cast,
-    cast_pair,
+    deposit,
     kind_shift,
     limit,
     magnitudes,
@@ -205,6 +205,28 @@ def credit_mlp(model, block, draw, t, layer, vectors):
 
 
 @njit(**JIT)
+def cast_pair(model, block, draw, kind, credit, bias, ends, bit, to, r, g):
+    """Votes of sixteen places of a gate or a candidate: of its bias, and of its matrices w and u where their own
+    products are free; those of the matrices stay for their stations too.
+
+    bias : address of sixteen int32, added to
+    ends : address of the places' flags of products
+    bit : FREE_W_F or FREE_W_H; the flag of u's product is the next
+    to : address of the words of w's votes, of which byte r is written; u's are the next output
+    g : address of sixteen bytes for u's votes, and two planes further on for w's
+    """
+    add_magnitudes(magnitudes(block, model, kind), credit)
+    vote, flags = narrow(credit, kind_shift(draw, kind)), load_i8(ends)
+    store_i32(bias, load_i32(bias) + vote)
+    of_w = vote * minimum(splat(1), flags & splat(bit))
+    of_u = vote * minimum(splat(1), flags & splat(2 * bit))
+    deposit(to, r, of_w)
+    deposit(to + 4 * block.quads * model.hidden_size, r, of_u)
+    store_i8(g, of_u)
+    store_i8(g + 2 * block.padded * block.stride, of_w)
+
+
+@njit(**JIT)
 def credit_gru(model, block, draw, t, layer, tokens, row, vectors):
     """The gated unit of a layer, likewise; and what the byte leaves to the state before it, in ``ahead``.
 
@@ -215,8 +237,7 @@ def credit_gru(model, block, draw, t, layer, tokens, row, vectors):
     first, plane = 1 + st.LAYER_TENSORS * layer, padded * stride
     gate_kind, candidate_kind = st.LAYER_KINDS + 3 * layer + st.V_GATE, st.LAYER_KINDS + 3 * layer + st.V_CANDIDATE
     g_candidate, g_gate = block.work, block.work + plane
-    g_candidate_w, g_gate_w = block.work + 2 * plane, block.work + 3 * plane
-    step = 4 * block.quads * d  # from one output's panels to the next's
+    g_candidate_w, g_gate_w = g_candidate + 2 * plane, g_gate + 2 * plane
     fitness = block.work + 6 * plane
     second, e_all, past_all = fitness + 16 * plane, fitness + 20 * plane, fitness + 24 * plane
     ahead_all = fitness + (28 + 4 * layer) * plane
@@ -239,11 +260,11 @@ def credit_gru(model, block, draw, t, layer, tokens, row, vectors):
             # |e| <= 2**20, times at most 256 < 2**29
             candidate = e * (load_i8(f_all + at) + splat(LIMIT)) * free(load_i8(c_all + at))
             to = quad_at(block.v, block.quads, before + st.V_W_H * d, j, width, quad)
-            ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
             bias = vector_at(vectors, layer, st.B_H_VOTES) + 4 * j
-            vote = cast_pair(model, block, draw, candidate_kind, candidate, bias, ends, st.FREE_W_H, to, step, i & 3)
-            store_i8(g_candidate + at, vote * minimum(splat(1), ends & splat(st.FREE_U_H)))
-            store_i8(g_candidate_w + at, vote * minimum(splat(1), ends & splat(st.FREE_W_H)))
+            ends = saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j
+            cast_pair(
+                model, block, draw, candidate_kind, candidate, bias, ends, st.FREE_W_H, to, i & 3, g_candidate + at
+            )
 
     on = draw.stations & st.PAST_
     if on:
@@ -261,11 +282,9 @@ def credit_gru(model, block, draw, t, layer, tokens, row, vectors):
             # past has 16 bits: together < 2**29 still
             gate = (load_i32(e_all + 4 * at) * (c - old) + past * old) * free(f)
             to = quad_at(block.v, block.quads, before + st.V_W_F * d, j, width, quad)
-            ends = load_i8(saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j)
             bias = vector_at(vectors, layer, st.B_F_VOTES) + 4 * j
-            vote = cast_pair(model, block, draw, gate_kind, gate, bias, ends, st.FREE_W_F, to, step, i & 3)
-            store_i8(g_gate + at, vote * minimum(splat(1), ends & splat(st.FREE_U_F)))
-            store_i8(g_gate_w + at, vote * minimum(splat(1), ends & splat(st.FREE_W_F)))
+            ends = saved_at(model, block, t, layer, st.S_PRODUCTS, i) + j
+            cast_pair(model, block, draw, gate_kind, gate, bias, ends, st.FREE_W_F, to, i & 3, g_gate + at)
 
     on = draw.stations & st.STATE
     if on:
