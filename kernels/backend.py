@@ -4,6 +4,7 @@ The calls take and return NumPy arrays. ``egg.kernels.reference`` is their defin
 """
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,29 @@ class Noise:
     step: int
     """Training step, the last word of the counter."""
     sigma_shift: int
-    """A weight moves by 2**(4 - sigma_shift) int8 steps; 0 to 8."""
+    """A weight moves by about 2**(4 - sigma_shift) int8 steps; 0 to 8."""
+    rank: int = 1
+    """Directions of rank 1 that a member's perturbation is the sum of, over their root: 1, 4 or 16."""
+    gaussian: bool = False
+    """Whether they are int8 Gaussian, not signs (recipe ``paper``)."""
+    use_clt: bool = True
+    """Whether Gaussian directions vote as they are, not with their signs."""
+    directions: int = 0
+    """Perturbations that the pairs take in turns; 0: every pair has its own."""
+
+    @property
+    def root(self) -> int:
+        """sqrt(rank)."""
+        return isqrt(self.rank)
+
+    def numbers(self, pairs: np.ndarray) -> np.ndarray:
+        """(..., rank): the numbers of the directions of pairs.
+
+        >>> Noise(0, 0, 4, rank=4, directions=2).numbers(np.array([3]))
+        array([[4, 5, 6, 7]])
+        """
+        first = pairs % self.directions if self.directions else pairs
+        return self.rank * np.asarray(first)[..., None] + np.arange(self.rank)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +145,10 @@ class Backend(Protocol):
         ...
 
     def cast_pair_votes(self, shape: Shape, fitness: np.ndarray, noise: Noise, *, first_pair: int = 0) -> np.ndarray:
-        """Recipe ``paper``: Z = sum over pairs of f a b^T.
+        """Recipe ``paper``: Z = sum over pairs and their directions of f a b^T; of vectors sqrt(rank) f e.
 
-        fitness : (pairs,) int8 in -1, 0, 1
-        returns : (parameters,) int32
+        fitness : (pairs,) int8
+        returns : (parameters,) int64
         """
         ...
 
@@ -171,7 +194,7 @@ class Backend(Protocol):
         """Recipe ``paper``: move weights by sign(votes) where 16 |votes| >= threshold.
 
         weights : (parameters,) int8
-        votes : (parameters,) int32
+        votes : (parameters,) int64
         returns : (parameters,) int8, the new weights
         """
         ...

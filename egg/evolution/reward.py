@@ -33,6 +33,7 @@ class RewardSettings:
     sigma_shift: int
     step_size: int  # in 2**-16 int8 steps
     seed: int
+    noise_rank: int = 1
 
 
 class RewardEvolution:
@@ -60,7 +61,7 @@ class RewardEvolution:
     def step(self) -> float:
         """Let the members write, score them, and move the factors; returns the members' mean score."""
         s, backend = self.settings, self.base.backend
-        noise = Noise(s.seed, self.step_number, s.sigma_shift)
+        noise = Noise(s.seed, self.step_number, s.sigma_shift, s.noise_rank)
         pairs = s.population_size // 2
         numbers = np.repeat(self.step_number * pairs + np.arange(pairs), 2)
         prompts = [self.prompts[n % len(self.prompts)] for n in numbers.tolist()]
@@ -76,7 +77,7 @@ class RewardEvolution:
         votes = cast_adapter_pair_votes(self.layout, fitness, noise)
         done = self.step_number * LIMIT  # any unit will do
         size = scheduled_step_size(s.step_size, s.step_size // 20, "linear", done, max(1, s.steps * LIMIT))
-        multiplier = ranked_multiplier(size, fitness)
+        multiplier = ranked_multiplier(size, fitness, noise.root)
         self.weights = backend.update_master(self.layout, self.master, votes, multiplier)
         self.step_number += 1
         return sum(scores) / len(scores)

@@ -512,7 +512,7 @@ class NumbaBackend:
         voters = np.flatnonzero(fitness)
         for at in range(0, len(voters), PAIR_ROWS):
             self._cast_pair_batch(shape, z, voters[at : at + PAIR_ROWS], fitness, noise, first_pair)
-        return z
+        return z.astype(np.int64)
 
     def _cast_pair_batch(self, shape, z, voters, fitness, noise, first_pair):
         """Add the votes of some directions: each task draws nothing, packs one tensor's signs and sums them."""
