@@ -43,7 +43,7 @@ from egg.optimizer import STEP_FACTORS
         (EvolutionConfig, {"population_size": 33, "recipe": "paper"}, "even"),
         (EvolutionConfig, {"rank": 4}, "--rank: recipe egg has none"),
         (EvolutionConfig, {"group_size": 3, "recipe": "paper"}, "--group-size 3: must be an even number"),
-        (EvolutionConfig, {"group_size": 20, "population_size": 32, "recipe": "paper"}, "divides the population size, 32"),
+        (EvolutionConfig, {"group_size": 20, "population_size": 32, "recipe": "paper"}, "population size, 32"),
         (EvolutionConfig, {"num_perturbations": 7, "recipe": "paper"}, "--num-perturbations 7: must be an even number"),
         (EvolutionConfig, {"num_perturbations": 34, "population_size": 32, "recipe": "paper"}, "32, at most"),
         (EvolutionConfig, {"num_perturbations": -2, "recipe": "paper"}, "--num-perturbations -2: must be 0 or more"),
