@@ -11,10 +11,13 @@ import numpy as np
 import oracle
 import pytest
 
+from egg.config import Config, EvolutionConfig, ModelConfig
+from egg.evolution.recipes import evolution
 from egg.kernels import get_backend
 from egg.kernels.arithmetic import branch_table
 from egg.kernels.backend import Draw
 from egg.kernels.layout import Shape
+from egg.training.corpus import CorpusText
 
 
 @pytest.fixture(autouse=True)
@@ -1108,3 +1111,29 @@ def test_a_run_is_the_oracles(backend):
         np.testing.assert_array_equal(run.squares, flat_squares(expected.squares))
         np.testing.assert_array_equal(run.master, flat(run.shape, expected.master, np.int32))
     np.testing.assert_array_equal(run.weights, flat(run.shape, oracle.from_master(expected.master), np.int8))
+
+
+PAPERS = [
+    {},
+    {"rank": 4, "fitness": "rank", "group_size": 4},
+    {"rank": 16, "sigma_shift": 2},
+    {"noise": "gaussian", "rank": 4, "fitness": "raw", "sigma_shift": 1},
+    {"noise": "gaussian", "rank": 16, "use_clt": False, "noise_reuse": 2, "num_perturbations": 4, "alpha": 0.5},
+    {"noise": "gaussian", "fitness": "raw", "noise_reuse": 0, "num_perturbations": 2, "alpha": 3.3, "alpha_decay": 7},
+]
+
+
+@pytest.mark.parametrize("options", PAPERS)
+def test_steps_of_recipe_paper_are_the_oracles(options):
+    text = np.random.default_rng(0).integers(0, 256, 90).astype(np.uint8)
+    config = Config(
+        model=ModelConfig(16, 1), evolution=EvolutionConfig("paper", population_size=8, seq_len=4, seed=3, **options)
+    )
+    training = evolution(config, get_backend("numpy"), CorpusText(text))
+    initial = oracle.initial_weights(3, 16, 1, "paper")
+    settings = oracle.PaperSettings(**options)
+    scores, weights = oracle.paper_steps(initial, bytes(text), 3, 3, 4, 4, settings)
+    steps = [training.step().train_integer_bits_per_byte for _ in range(3)]
+    assert [round(-bits * 16 * 8 * 4) for bits in steps] == [sum(members) for members in scores]
+    for name, view in training.shape.views(training.weights).items():
+        assert view.tolist() == weights[name]

@@ -10,6 +10,7 @@ from egg.evolution.reward import pair_fitness
 from egg.kernels import get_backend
 from egg.kernels.backend import Adapter, Draw, Noise
 from egg.kernels.layout import AdapterShape, Shape
+from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import initial_factors, merge
 from egg.optimizer import ranked_multiplier
 
@@ -108,14 +109,15 @@ def test_steps_of_an_adapter_are_the_oracles(backend):
         assert (oracle.from_master(run.master)[name] == rows) == name.endswith(".A")
 
 
+@pytest.mark.parametrize("rank", [1, 4, 16])
 @pytest.mark.parametrize("case", CASES)
-def test_pairs_are_the_oracles(case):
+def test_pairs_are_the_oracles(case, rank):
     weights, adapter, model, _, _ = made(*case)
     states = make_vectors.random_states(1, 4, case[0], 16)
     tokens = np.array([[65], [65], [0], [66]], np.uint8)
-    logits, after = REFERENCE.read_adapter_pairs(model, tokens, np.array(states, np.int8), Noise(SEED, 9, 1))
+    logits, after = REFERENCE.read_adapter_pairs(model, tokens, np.array(states, np.int8), Noise(SEED, 9, 1, rank))
     for member, h in enumerate(states):
-        directions = oracle_adapter.draw_directions(SEED, member // 2, 9, adapter)
+        directions = oracle_adapter.draw_directions(SEED, member // 2, 9, adapter, rank)
         adapted = oracle_adapter.Adapted(adapter, directions, 1 - 2 * (member % 2), 1)
         token = oracle.read_token(weights, h, int(tokens[member, 0]), adapted)
         assert logits[member, 0].tolist() == token.logits
@@ -125,7 +127,7 @@ def test_pairs_are_the_oracles(case):
 @pytest.mark.parametrize(("rank", "sigma_shift"), [(1, 3), (4, 2), (16, 1)])
 def test_the_oracle_moves_factors_along_all_directions_of_a_pair(rank, sigma_shift):
     """While no shift loses bits: by twice the sum of the directions, which is also what a fitness of 2 votes for."""
-    weights, adapter, *_ = made(*CASES[1])
+    weights, adapter, _, layout, _ = made(*CASES[1])
     directions = oracle_adapter.draw_directions(SEED, 1, 9, adapter, rank)
     assert directions == [oracle_adapter.draw_direction(SEED, rank + q, 9, adapter) for q in range(rank)]
     votes = oracle_adapter.reward_votes(adapter, SEED, 9, [0, 2], rank)
@@ -138,6 +140,8 @@ def test_the_oracle_moves_factors_along_all_directions_of_a_pair(rank, sigma_shi
         assert moved.h != oracle.read_token(weights, h, 66, oracle_adapter.Adapted(adapter)).h
     root = oracle.half_log2(rank)
     assert oracle_adapter.multiplier(98_304, [3, -4], rank) == (98_304 << 24) // (5 << root)
+    cast = cast_adapter_pair_votes(layout, np.array([0, 2]), Noise(SEED, 9, sigma_shift, rank))
+    assert {name: z.tolist() for name, z in layout.views(cast).items()} == votes
 
 
 def test_masters_of_rewards_are_the_oracles(backend):
