@@ -171,6 +171,19 @@ def coding_table() -> np.ndarray:
     return np.array(table, np.uint64)
 
 
+SURPRISE_BITS = 55  # of the likeliest byte's share in the total that a surprise is taken from
+
+
+@cache
+def surprise_table() -> np.ndarray:
+    """(255,) uint64: round(2**(55 - d / 16)), the share of a byte whose logit is d below the largest.
+
+    256 of them sum to 2**63 at the most.
+    """
+    table = [(_floor_power_of_two((SURPRISE_BITS + 1) * SIXTEENTHS - d, 4) + 1) >> 1 for d in range(2 * LIMIT + 1)]
+    return np.array(table, np.uint64)
+
+
 _PHI_BITS = 128  # of the fixed-point series below
 
 

@@ -63,6 +63,20 @@ class Votes(ArrayValue):
     """Sum of the readers' scores, in 1/256 bit."""
 
 
+@dataclass(frozen=True, eq=False)
+class Likelihoods(ArrayValue):
+    """What a model made of the bytes that it was to predict, without its logits."""
+
+    totals: np.ndarray
+    """(sequences, T) uint64: Z of docs/arithmetic.md, the sum of all bytes' shares, 2**55 for the likeliest."""
+    below: np.ndarray
+    """(sequences, T) uint8: how far the target's logit is below the largest, in sixteenths of a bit."""
+    scores: np.ndarray
+    """(sequences, T) int32: the integer log-likelihood of the target, in sixteenths of a bit."""
+    states: np.ndarray
+    """(sequences, L, D) int8: the states after."""
+
+
 class Backend(Protocol):
     """The calls. ``model`` is what ``prepare`` made of the weights: opaque, and valid until they change."""
 
@@ -82,6 +96,14 @@ class Backend(Protocol):
         tokens : (sequences, T) uint8; a 0 resets the state before it is read
         states : (sequences, L, D) int8
         returns : logits (sequences, T, 256) int8 in sixteenths of a bit, and the states after
+        """
+        ...
+
+    def score(self, model: Any, tokens: np.ndarray, states: np.ndarray) -> Likelihoods:
+        """Read tokens as ``forward`` does, and leave of the logits what the actual bytes' likelihoods need.
+
+        tokens : (sequences, T + 1) uint8, the inputs and after each its target
+        states : (sequences, L, D) int8
         """
         ...
 

@@ -28,8 +28,9 @@ from egg.kernels.arithmetic import (
     product_shift,
     round_shift,
     shift_right,
+    surprise_table,
 )
-from egg.kernels.backend import Noise, Votes
+from egg.kernels.backend import Likelihoods, Noise, Votes
 from egg.kernels.layout import AdapterShape, Layout, Shape
 from egg.kernels.reference_branches import Ballot, Branches, Byte, Stations, vote
 
@@ -54,6 +55,28 @@ def scores(logits: np.ndarray, targets: np.ndarray, fraction: int = SIXTEENTHS) 
     total = exp2_table().astype(np.int64)[at].sum(-1)
     target = np.take_along_axis(at, targets[..., None].astype(np.int64), -1)[..., 0]
     return (target * (fraction // SIXTEENTHS) - floor_log2(total, fraction)).astype(np.int32)
+
+
+def shares(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a target's surprise is taken from: the total of all bytes' shares, and how far it is below the largest.
+
+    logits : (..., 256) int8 in sixteenths of a bit
+    targets : (...) uint8
+    returns : (...) uint64, and (...) uint8 in sixteenths of a bit
+    """
+    below = (logits.max(-1, keepdims=True).astype(np.int16) - logits).astype(np.uint8)
+    totals = surprise_table()[below].sum(-1, dtype=np.uint64)
+    return totals, np.take_along_axis(below, targets[..., None].astype(np.int64), -1)[..., 0]
+
+
+def likelihoods(logits: np.ndarray, targets: np.ndarray, states: np.ndarray) -> Likelihoods:
+    """``Backend.score`` from what ``forward`` gives.
+
+    logits : (sequences, T, 256) int8
+    targets : (sequences, T) uint8
+    states : (sequences, L, D) int8, passed on
+    """
+    return Likelihoods(*shares(logits, targets), scores(logits, targets), states)
 
 
 @dataclass
@@ -257,6 +280,10 @@ class NumpyBackend:
         for t in range(tokens.shape[1]):
             logits[:, t] = model.product("head.weight", model.read(tokens[:, t], h))
         return logits, h.astype(np.int8)
+
+    def score(self, model, tokens, states):
+        logits, after = self.forward(model, tokens[:, :-1], states)
+        return likelihoods(logits, tokens[:, 1:], after)
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         head, layers = model.weights["head.weight"], model.shape.num_layers

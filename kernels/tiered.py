@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from egg.kernels.backend import Adapter, Backend
+from egg.kernels.backend import Adapter, Backend, Likelihoods
 from egg.kernels.layout import Shape
 from egg.kernels.reference import NumpyBackend
 
@@ -39,12 +39,22 @@ class TieredBackend:
 
     def forward(self, model: "TieredModel", tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``Backend.forward``."""
+        backend, form = self._chosen(model, tokens)
+        return backend.forward(form, tokens, states)
+
+    def score(self, model: "TieredModel", tokens: np.ndarray, states: np.ndarray) -> Likelihoods:
+        """See ``Backend.score``."""
+        backend, form = self._chosen(model, tokens)
+        return backend.score(form, tokens, states)
+
+    def _chosen(self, model: "TieredModel", tokens: np.ndarray) -> tuple[Backend, Any]:
+        """The backend that reads these tokens, and the model in its form."""
         work = tokens.size * model.shape.parameters
         if work <= self._left:
             self._left -= work
-            return self._first.forward(model.first, tokens, states)
+            return self._first, model.first
         self._left = 0
-        return self.second.forward(model.second, tokens, states)
+        return self.second, model.second
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # what copying and pickling ask for

@@ -269,14 +269,16 @@ def test_numba_is_measured(egg):
 
 
 @pytest.mark.parametrize(
-    "call", ["forward", "run_pairs", "cast_votes", "cast_pair_votes", "update_rows", "update_master", "update_signs"]
+    "call",
+    ["forward", "score", "run_pairs", "cast_votes", "cast_pair_votes", "update_rows", "update_master", "update_signs"],
 )
 def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
     right = getattr(NumpyBackend, call)
 
     def wrong(self, *arguments, **options):
         found = right(self, *arguments, **options)
-        array = found.votes if call == "cast_votes" else found
+        array = {"cast_votes": "votes", "score": "totals"}.get(call)
+        array = getattr(found, array) if array else found
         array = array[0] if isinstance(array, tuple) else array
         array.flat[-1] ^= 1
         return found

@@ -26,7 +26,7 @@ PATHS = {
         "branches.prepare_branches stations.prepare_moves credit.transform_rows pair_votes.draw_directions "
         "structures.gain structures.side structures.embedding_sign structures.a_signs structures.b_signs "
         "adapters.factor_signs",
-        "score": "score branches.score_reader",
+        "score": "score likelihood branches.score_reader",
         "credit": "branches credit stations",
         "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
         "branches.vote_along branches.vote_four branches.as_vote stations.vote_through",
@@ -138,6 +138,7 @@ def compile_all(backend) -> None:
         model, noise = backend.prepare(shape, weights), Noise(0, 0, 4)
         draw = Draw(0, 0, d, np.zeros(shape.vote_kinds(), np.int64))
         backend.forward(model, tokens, states)
+        backend.score(model, tokens, states)
         cast = backend.cast_votes(model, tokens, states, draw)
         shifts = np.zeros(shape.vote_kinds(stations=True), np.int64)
         backend.cast_votes(model, tokens, states, Draw(0, 0, d, shifts, STATIONS))

@@ -14,6 +14,7 @@ from egg.kernels.cuda.sources import Tile, defines, packed_bytes, packed_offsets
 from egg.kernels.cuda.tables import pair_tables
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import key_words
+from egg.kernels.reference import likelihoods
 
 BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
 MOST_ROWS = VOTE_ROWS  # of votes that int32 sums, see votes.cu
@@ -154,6 +155,10 @@ class CupyBackend:
             )
             results.append((self.device.get(out), self.device.get(after)))
         return _joined(results)
+
+    def score(self, model, tokens, states):
+        logits, after = self.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
+        return likelihoods(logits, tokens[:, 1:], after)  # on the CPU: no kernel of its own yet
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
