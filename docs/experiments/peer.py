@@ -3,7 +3,7 @@
     pip install torch                         # no dependency of egg
     python docs/experiments/peer.py           # 64/2, 16 readers of 32 bytes, all cores; --help has the settings
 
-egg takes whole steps of recipe `egg`, from weights to weights. PyTorch trains the network of backprop.py (egg's tensors,
+egg takes whole steps of recipe `egg`, from weights to weights. PyTorch trains the network of backprop.py (its tensors,
 RMS norms, smooth gates, a GELU): forward, cross-entropy, truncated backpropagation through the chunk, gradients clipped
 to norm 1, fused Adam. It does so with egg's readers and chunk, and, its best case, with more readers at a time, which
 learn less from a byte; with --compile also through torch.compile, which takes minutes. Text is drawn before the clock
