@@ -139,6 +139,9 @@ def floor_log2(v: np.ndarray, fraction: int) -> np.ndarray:
     return (top - FRACTION_BITS) * fraction + steps
 
 
+SHARES = 1 << 16  # fractions of a probability in top_p
+
+
 @cache
 def sampling_table() -> np.ndarray:
     """(256,) uint64: floor(2**(32 + j / 256)), below 2**33."""

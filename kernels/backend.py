@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from egg.kernels.arithmetic import SHARES
 from egg.kernels.layout import AdapterShape, Layout, Shape
 from egg.kernels.values import ArrayValue
 
@@ -77,6 +78,18 @@ class Likelihoods(ArrayValue):
     """(sequences, L, D) int8: the states after."""
 
 
+@dataclass(frozen=True, eq=False)
+class Choice(ArrayValue):
+    """How a byte is drawn from logits; docs/arithmetic.md, "Sampling"."""
+
+    weights: np.ndarray | None
+    """(255,) uint64 of ``egg.kernels.arithmetic.sampling_weights``; None is temperature 0."""
+    top_k: int = 0
+    """Number of likeliest bytes to draw from, 0 for all."""
+    top_p: int = SHARES
+    """Share of the probability to draw from, in 1/65536; 65536 for all."""
+
+
 class Backend(Protocol):
     """The calls. ``model`` is what ``prepare`` made of the weights: opaque, and valid until they change."""
 
@@ -104,6 +117,18 @@ class Backend(Protocol):
 
         tokens : (sequences, T + 1) uint8, the inputs and after each its target
         states : (sequences, L, D) int8
+        """
+        ...
+
+    def write(
+        self, model: Any, logits: np.ndarray, states: np.ndarray, words: np.ndarray, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw bytes one after another, each from the logits after the byte before, for many sequences side by side.
+
+        logits : (sequences, 256) int8, from which the first byte is drawn
+        states : (sequences, L, D) int8
+        words : (sequences, T) uint64, the random bits of each byte
+        returns : the bytes (sequences, T) uint8, and logits and states after the last of them
         """
         ...
 

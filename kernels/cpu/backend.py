@@ -22,7 +22,7 @@ from egg.kernels.arithmetic import (
     surprise_table,
 )
 from egg.kernels.backend import Likelihoods, Votes
-from egg.kernels.cpu import branches, forward, full_rank, likelihood, pack, pair_votes, structures
+from egg.kernels.cpu import branches, forward, full_rank, likelihood, pack, pair_votes, structures, writing
 from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
@@ -354,6 +354,22 @@ class NumbaBackend:
         if totals.size:
             self.run(run, self.spread(sequences, most, ROWS))
         return Likelihoods(totals, below, scores, states_out)
+
+    def write(self, model, logits, states, words, choice):
+        shape, packed, adapter = model.shape, model.model, model.adapter
+        logits, states = (np.array(a, np.int8, order="C") for a in (logits, states))  # they move on in place
+        words = np.ascontiguousarray(words).view(np.int64)
+        drawn = np.empty(words.shape, np.uint8)
+        weights = (np.empty(0) if choice.weights is None else choice.weights).astype(np.int64)
+
+        def run(first, last):
+            block = self.block(shape, last - first, words.shape[1], adapter=adapter)
+            some = packed, CLEAN, self.tables, block, words, weights, choice.top_k % VOCABULARY, choice.top_p
+            writing.write_sequences(*some, self._scratch((255,), np.int64), first, logits, states, drawn)
+
+        if words.size:
+            self.run(run, self.spread(len(words), self.members_per_block(shape, adapter), ROWS))
+        return drawn, logits, states
 
     def _read(self, prepared, noise, tokens, states, unit):
         """Logits and states of sequences, ``unit`` of which stay together in a block."""
