@@ -140,6 +140,9 @@ def floor_log2(v: np.ndarray, fraction: int) -> np.ndarray:
     return (top - FRACTION_BITS) * fraction + steps
 
 
+SHARES = 1 << 16  # fractions of a probability in top_p
+
+
 @cache
 def sampling_table() -> np.ndarray:
     """(256,) uint64: floor(2**(32 + j / 256)), below 2**33."""
@@ -169,6 +172,19 @@ def coding_table() -> np.ndarray:
     2**26 to 1,116; 256 of them sum to 2**34 at the most.
     """
     table = [floor_power_of_two(CODING_BITS * SIXTEENTHS - d, 4) for d in range(2 * LIMIT + 1)]
+    return np.array(table, np.uint64)
+
+
+SURPRISE_BITS = 55  # of the likeliest byte's share in the total that a surprise is taken from
+
+
+@cache
+def surprise_table() -> np.ndarray:
+    """(255,) uint64: round(2**(55 - d / 16)), the share of a byte whose logit is d below the largest.
+
+    256 of them sum to 2**63 at the most.
+    """
+    table = [(_floor_power_of_two((SURPRISE_BITS + 1) * SIXTEENTHS - d, 4) + 1) >> 1 for d in range(2 * LIMIT + 1)]
     return np.array(table, np.uint64)
 
 

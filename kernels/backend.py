@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from egg.kernels.arithmetic import SHARES
 from egg.kernels.layout import AdapterShape, Layout, Shape
 from egg.kernels.values import ArrayValue
 
@@ -86,6 +87,32 @@ class Votes(ArrayValue):
     """Sum of the readers' scores, in 1/256 bit."""
 
 
+@dataclass(frozen=True, eq=False)
+class Likelihoods(ArrayValue):
+    """What a model made of the bytes that it was to predict, without its logits."""
+
+    totals: np.ndarray
+    """(sequences, T) uint64: Z of docs/arithmetic.md, the sum of all bytes' shares, 2**55 for the likeliest."""
+    below: np.ndarray
+    """(sequences, T) uint8: how far the target's logit is below the largest, in sixteenths of a bit."""
+    scores: np.ndarray
+    """(sequences, T) int32: the integer log-likelihood of the target, in sixteenths of a bit."""
+    states: np.ndarray
+    """(sequences, L, D) int8: the states after."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice(ArrayValue):
+    """How a byte is drawn from logits; docs/arithmetic.md, "Sampling"."""
+
+    weights: np.ndarray | None
+    """(255,) uint64 of ``egg.kernels.arithmetic.sampling_weights``; None is temperature 0."""
+    top_k: int = 0
+    """Number of likeliest bytes to draw from, 0 for all."""
+    top_p: int = SHARES
+    """Share of the probability to draw from, in 1/65536; 65536 for all."""
+
+
 class Backend(Protocol):
     """The calls. ``model`` is what ``prepare`` made of the weights: opaque, and valid until they change."""
 
@@ -105,6 +132,26 @@ class Backend(Protocol):
         tokens : (sequences, T) uint8; a 0 resets the state before it is read
         states : (sequences, L, D) int8
         returns : logits (sequences, T, 256) int8 in sixteenths of a bit, and the states after
+        """
+        ...
+
+    def score(self, model: Any, tokens: np.ndarray, states: np.ndarray) -> Likelihoods:
+        """Read tokens as ``forward`` does, and leave of the logits what the actual bytes' likelihoods need.
+
+        tokens : (sequences, T + 1) uint8, the inputs and after each its target
+        states : (sequences, L, D) int8
+        """
+        ...
+
+    def write(
+        self, model: Any, logits: np.ndarray, states: np.ndarray, words: np.ndarray, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw bytes one after another, each from the logits after the byte before, for many sequences side by side.
+
+        logits : (sequences, 256) int8, from which the first byte is drawn
+        states : (sequences, L, D) int8
+        words : (sequences, T) uint64, the random bits of each byte
+        returns : the bytes (sequences, T) uint8, and logits and states after the last of them
         """
         ...
 

@@ -5,7 +5,9 @@ l layers, d hidden. Sums are int64, wider than any needs; the bounds the fast ba
 Recipe ``egg`` goes on in ``egg.kernels.reference_branches``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import isqrt
 
 import numpy as np
@@ -18,6 +20,7 @@ from egg.kernels.arithmetic import (
     LIMIT,
     MASTER_BITS,
     REWARD_MASTER_BITS,
+    SHARES,
     SIXTEENTHS,
     VOCABULARY,
     VOTE_LIMIT,
@@ -30,11 +33,15 @@ from egg.kernels.arithmetic import (
     product_shift,
     round_shift,
     shift_right,
+    surprise_table,
 )
-from egg.kernels.backend import Noise, Votes
+from egg.kernels.backend import Choice, Likelihoods, Noise, Votes
 from egg.kernels.layout import AdapterShape, Layout, Shape
 from egg.kernels.reference_branches import Ballot, Branches, Byte, Stations, vote
 
+Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""``Backend.forward`` of a model, or a function like it: tokens (n, T) uint8 and states (n, L, D) int8 -> logits
+(n, T, 256) int8 in sixteenths of a bit, and the states after."""
 BLOCK_MEMBERS = 256  # that run together; bounds memory, not results
 BLOCK_LOGITS = 1 << 20  # of branches that are scored together, likewise
 
@@ -56,6 +63,28 @@ def scores(logits: np.ndarray, targets: np.ndarray, fraction: int = SIXTEENTHS) 
     total = exp2_table().astype(np.int64)[at].sum(-1)
     target = np.take_along_axis(at, targets[..., None].astype(np.int64), -1)[..., 0]
     return (target * (fraction // SIXTEENTHS) - floor_log2(total, fraction)).astype(np.int32)
+
+
+def shares(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a target's surprise is taken from: the total of all bytes' shares, and how far it is below the largest.
+
+    logits : (..., 256) int8 in sixteenths of a bit
+    targets : (...) uint8
+    returns : (...) uint64, and (...) uint8 in sixteenths of a bit
+    """
+    below = (logits.max(-1, keepdims=True).astype(np.int16) - logits).astype(np.uint8)
+    totals = surprise_table()[below].sum(-1, dtype=np.uint64)
+    return totals, np.take_along_axis(below, targets[..., None].astype(np.int64), -1)[..., 0]
+
+
+def likelihoods(logits: np.ndarray, targets: np.ndarray, states: np.ndarray) -> Likelihoods:
+    """``Backend.score`` from what ``forward`` gives.
+
+    logits : (sequences, T, 256) int8
+    targets : (sequences, T) uint8
+    states : (sequences, L, D) int8, passed on
+    """
+    return Likelihoods(*shares(logits, targets), scores(logits, targets), states)
 
 
 @dataclass
@@ -269,6 +298,64 @@ def _full_rank_signs(noise: Noise, direction: int, parameters: int) -> np.ndarra
     return philox.signs(words, 0, parameters).astype(np.int64)
 
 
+def choose(
+    logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int = 0, top_p: int = SHARES
+) -> np.ndarray:
+    """The next byte of each sequence, see ``egg.kernels.backend.Choice``.
+
+    logits : (n, 256) int8 in sixteenths of a bit
+    drawn : (n,) uint64
+    weights : (255,) uint64 of ``sampling_weights``; None is temperature 0
+    top_k : number of likeliest bytes to draw from, 0 for all
+    top_p : share of the probability to draw from, in 1/65536; 65536 for all
+    returns : (n,) uint8
+    """
+    if weights is None or top_k == 1:
+        return logits.argmax(1).astype(np.uint8)  # the first of equals is the lowest byte
+    below = logits.max(1, keepdims=True).astype(np.int32) - logits
+    weight = weights.take(below)
+    if 0 < top_k < VOCABULARY:
+        rank = _ranks(below)
+        weight[rank > np.partition(rank, top_k - 1, 1)[:, top_k - 1, None]] = 0
+    if top_p < SHARES:
+        order = _ranks(below).argsort(1)
+        ordered = np.take_along_axis(weight, order, 1)
+        total = ordered.cumsum(1)  # <= 2^40
+        outside = (total - ordered) * np.uint64(SHARES) >= total[:, -1:] * np.uint64(top_p)
+        np.put_along_axis(weight, order, np.where(outside, np.uint64(0), ordered), 1)
+    return inverse(weight.cumsum(1), drawn)
+
+
+def _ranks(below: np.ndarray) -> np.ndarray:
+    """Numbers in the order of the logits, the largest first; no two equal, of equal logits the lower byte first."""
+    return below * VOCABULARY + np.arange(VOCABULARY)
+
+
+def inverse(cumulative: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The first byte whose cumulative weight exceeds floor(drawn * total / 2**64).
+
+    cumulative : (n, 256) uint64, rows that do not fall; the last of each, its total, is at least 1
+    drawn : (n,) uint64
+    returns : (n,) uint8
+    """
+    # The product has up to 104 bits: Python's integers hold it.
+    totals = cumulative[:, -1].tolist()
+    at = [u * total >> 64 for u, total in zip(drawn.tolist(), totals, strict=True)]
+    return (cumulative <= np.array(at, np.uint64)[:, None]).sum(1).astype(np.uint8)
+
+
+def write(
+    read: Read, logits: np.ndarray, states: np.ndarray, words: np.ndarray, choice: Choice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``Backend.write`` by a function that reads, such as ``Backend.forward`` of a model."""
+    drawn = np.empty(words.shape, np.uint8)
+    for t in range(words.shape[1]):
+        drawn[:, t] = choose(logits, words[:, t], choice.weights, choice.top_k, choice.top_p)
+        found, states = read(np.ascontiguousarray(drawn[:, t : t + 1]), states)
+        logits = found[:, 0]
+    return drawn, logits, states
+
+
 class NumpyBackend:
     """The definition; see ``egg.kernels.backend`` for what each call takes and returns."""
 
@@ -288,6 +375,13 @@ class NumpyBackend:
         for t in range(tokens.shape[1]):
             logits[:, t] = model.product("head.weight", model.read(tokens[:, t], h))
         return logits, h.astype(np.int8)
+
+    def score(self, model, tokens, states):
+        logits, after = self.forward(model, tokens[:, :-1], states)
+        return likelihoods(logits, tokens[:, 1:], after)
+
+    def write(self, model, logits, states, words, choice):
+        return write(partial(self.forward, model), logits, states, words, choice)
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         head, layers = model.weights["head.weight"], model.shape.num_layers

@@ -485,6 +485,11 @@ def score_256(logits, target):
     return 16 * (logits[target] + 128) - floor_log2(exponential_sum(logits), 256)
 
 
+def surprise_total(logits):
+    """Z, the sum of round(2^(55 - (max l - l) / 16)): half of floor(2^(56 - ..)), rounded half up."""
+    return sum((root_of_power_of_two(56 * 16 - (max(logits) - v), 16) + 1) // 2 for v in logits)
+
+
 def forward(weights, h, text):
     """Read all but the last byte, unperturbed: logits, score_16 of each next byte, final state."""
     all_logits, scores = [], []

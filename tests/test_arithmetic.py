@@ -27,6 +27,11 @@ def test_the_branches_table_is_the_largest_integer_below():
         assert table[f] ** 16 <= 2 ** (15 * 16 - f) < (table[f] + 1) ** 16
 
 
+def test_the_shares_of_a_surprise_are_rounded_half_up():
+    for d, share in enumerate(arithmetic.surprise_table().tolist()):  # |v - 2**(55 - d / 16)| <= 1/2, likewise
+        assert (2 * share - 1) ** 16 <= 2 ** (56 * 16 - d) <= (2 * share + 1) ** 16
+
+
 def test_bit_lengths_at_every_power_and_beside_it():
     values = sorted({v for p in range(33) for v in (2**p - 1, 2**p) if v < 2**32})
     expected = [v.bit_length() for v in values]

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 
 from egg.kernels import BackendError, Draw, Noise, Shape, get_backend
@@ -66,6 +67,12 @@ def test_forward_vectors(backend, name):
     np.testing.assert_array_equal(logits[0], file["logits"])
     np.testing.assert_array_equal(states[0], file["final_state"])
     np.testing.assert_array_equal(scores(logits[0], tokens[1:]), file["score_sixteenths"])
+    found = backend.score(model, tokens[None], np.zeros((1, layers, hidden_size), np.int8))
+    np.testing.assert_array_equal(found.scores[0], file["score_sixteenths"])
+    rows = file["logits"].astype(int).tolist()
+    assert found.totals[0].tolist() == [oracle.surprise_total(row) for row in rows]
+    assert found.below[0].tolist() == [max(r) - r[t] for r, t in zip(rows, tokens[1:].tolist(), strict=True)]
+    np.testing.assert_array_equal(found.states[0], file["final_state"])
 
 
 def test_paper_step_vectors(backend):
@@ -100,6 +107,20 @@ def test_forward_equals(fast, hidden_size, num_layers, scale):
         got = fast.forward(fast.prepare(shape, weights), tokens, states)
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("scale", [16, 400])
+@pytest.mark.parametrize(("hidden_size", "num_layers"), [(16, 1), (64, 2)])
+def test_likelihoods_equal(fast, hidden_size, num_layers, scale):
+    shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(scale)
+    weights = weights_of(shape, rng, scale)
+    for sequences, length in ((1, 1), (3, 9), (21, 17), (2, 0)):  # stretches of 8 bytes, and what is left
+        tokens = text_of(rng, length + 1, sequences).T  # not contiguous
+        states = rng.integers(-127, 128, (sequences, num_layers, hidden_size)).astype(np.int8)
+        before = states.copy()
+        expected, got = (b.score(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, fast))
+        assert got == expected
+        np.testing.assert_array_equal(states, before)
 
 
 def assert_same_votes(expected, got, layout):

@@ -92,6 +92,8 @@ def assert_calls_equal(one, shape, *, sigma_shift=4, scale=24, pairs=5, length=4
         yield "run_pairs", backend.run_pairs(model, tokens, states, noise, first_pair=3)
         yield "cast_pair_votes", backend.cast_pair_votes(shape, fitness, noise, first_pair=11)
         yield "update_master", (backend.update_master(shape, moved, votes, 3 << 16), moved)
+        found = backend.score(model, tokens, states[:pairs])
+        yield "score", (found.totals, found.below, found.scores, found.states)
         yield "update_signs", backend.update_signs(weights, votes, 1 << 26)
 
     for (name, expected), (_, found) in zip(calls(REFERENCE), calls(one), strict=True):

@@ -5,16 +5,17 @@ docs/arithmetic.md, "Adapters to a reward".
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from egg.kernels import Adapter, AdapterShape, Noise
 from egg.kernels.arithmetic import LIMIT, REWARD_MASTER_BITS
-from egg.kernels.reference import cast_adapter_pair_votes
+from egg.kernels.reference import Read, cast_adapter_pair_votes, write
 from egg.model.adapter import initial_factors
 from egg.model.continuations import continue_prompts
 from egg.model.network import Network
-from egg.model.sample import Read, Sampling
+from egg.model.sample import Sampling, Write
 from egg.optimizer import ranked_multiplier, scheduled_step_size
 
 MEASURED = 256  # texts in a measurement, written by the adapter without noise
@@ -70,7 +71,7 @@ class RewardEvolution:
         def read(tokens, states):
             return backend.read_adapter_pairs(model, tokens, states, noise)
 
-        texts = self._write(read, prompts, numbers % MEASURED_FROM)
+        texts = self._write(read, partial(write, read), prompts, numbers % MEASURED_FROM)
         self.tokens += tokens_read(prompts, texts, s.length)
         scores = self._score(prompts, texts)
         fitness = pair_fitness(np.array(scores))
@@ -86,14 +87,16 @@ class RewardEvolution:
         """Mean score of texts that the adapter writes without noise, always from the same draws."""
         numbers = np.arange(MEASURED)
         prompts = [self.prompts[n % len(self.prompts)] for n in numbers.tolist()]
-        scores = self._score(prompts, self._write(self.network.forward, prompts, numbers + MEASURED_FROM))
+        texts = self._write(self.network.forward, self.network.write, prompts, numbers + MEASURED_FROM)
+        scores = self._score(prompts, texts)
         return sum(scores) / len(scores)
 
-    def _write(self, read: Read, prompts: list[bytes], numbers: np.ndarray) -> list[bytes]:
+    def _write(self, read: Read, write: Write, prompts: list[bytes], numbers: np.ndarray) -> list[bytes]:
         """Continue the prompts; members of a pair have the same number, and stay beside each other."""
         s = self.settings
         sampling = Sampling(s.length, s.temperature, seed=s.seed)
-        return continue_prompts(read, self.base.zero_states(len(prompts)), prompts, numbers, sampling, whole=True)
+        states = self.base.zero_states(len(prompts))
+        return continue_prompts(read, write, states, prompts, numbers, sampling, whole=True)
 
     def _score(self, prompts: list[bytes], texts: list[bytes]) -> list[float]:
         return self.score(

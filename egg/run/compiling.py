@@ -14,8 +14,8 @@ from egg.run.signals import hold_signal
 from egg.view.figures import duration
 
 CALLS = {
-    "egg": ("prepare", "forward", "cast_votes", "update_rows"),
-    "paper": ("prepare", "forward", "run_pairs", "cast_pair_votes", "update_signs"),
+    "egg": ("prepare", "score", "cast_votes", "update_rows"),
+    "paper": ("prepare", "score", "run_pairs", "cast_pair_votes", "update_signs"),
 }
 """Recipe -> what a run calls of its backend."""
 

@@ -4,6 +4,7 @@ It speaks to the device through ``egg.kernels.cuda.device.CupyDevice``; the test
 sources in its place.
 """
 
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -14,6 +15,7 @@ from egg.kernels.cuda.sources import Tile, defines, packed_bytes, packed_offsets
 from egg.kernels.cuda.tables import pair_tables
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import key_words
+from egg.kernels.reference import likelihoods, write
 
 BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
 MOST_ROWS = VOTE_ROWS  # of votes that int32 sums, see votes.cu
@@ -154,6 +156,13 @@ class CupyBackend:
             )
             results.append((self.device.get(out), self.device.get(after)))
         return _joined(results)
+
+    def score(self, model, tokens, states):
+        logits, after = self.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
+        return likelihoods(logits, tokens[:, 1:], after)  # on the CPU: no kernel of its own yet
+
+    def write(self, model, logits, states, words, choice):
+        return write(partial(self.forward, model), logits, states, words, choice)  # a call for each byte, likewise
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
