@@ -184,7 +184,7 @@ def surprise_table() -> np.ndarray:
 
     256 of them sum to 2**63 at the most.
     """
-    table = [(_floor_power_of_two((SURPRISE_BITS + 1) * SIXTEENTHS - d, 4) + 1) >> 1 for d in range(2 * LIMIT + 1)]
+    table = [(floor_power_of_two((SURPRISE_BITS + 1) * SIXTEENTHS - d, 4) + 1) >> 1 for d in range(2 * LIMIT + 1)]
     return np.array(table, np.uint64)
 
 
