@@ -1,7 +1,7 @@
 """Table and picture of loss against population size, from the results of paper-population.toml.
 
-    egg compare docs/experiments/paper-population.toml --out runs/paper-population
-    python docs/experiments/paper_population.py runs/paper-population population.png
+egg compare docs/experiments/paper-population.toml --out runs/paper-population
+python docs/experiments/paper_population.py runs/paper-population population.png
 """
 
 import json

@@ -36,7 +36,9 @@ class SmallText:
 def small_config(config: Config) -> Config:
     """A run's configuration for the smallest model and the smallest step."""
     e = config.evolution
-    size = {"population_size": 2, "group_size": 2, "num_perturbations": 0} if e.recipe == "paper" else {"streams": 1, "branches": "all"}
+    size: dict = {"streams": 1, "branches": "all"}
+    if e.recipe == "paper":
+        size = {"population_size": 2, "group_size": 2, "num_perturbations": 0}
     return replace(config, model=SMALL, evolution=replace(e, seq_len=4, **size))
 
 
