@@ -17,7 +17,7 @@ CALLS = {
     "egg": ("prepare", "score", "cast_votes", "update_rows"),
     "paper": ("prepare", "score", "run_pairs", "cast_pair_votes", "update_signs"),
 }
-"""Recipe -> what a run calls of its backend."""
+"""Recipe -> what a run calls of its backend; and ``write``, if it shows what the model writes."""
 
 
 class _Text:
@@ -43,6 +43,7 @@ def compile_kernels(config: Config, backend: Backend, progress: Progress) -> Non
     without = {"adapters", *(() if e.station_names else ("stations",))}
     size = {"population_size": 2} if e.recipe == "paper" else {"streams": 1, "branches": "all"}
     small = replace(config, model=ModelConfig(16, 1), evolution=replace(e, seq_len=4, **size))
+    calls = CALLS[e.recipe] + (("write",) if config.run.sample_every else ())
     began, compiled = time.monotonic(), 0
 
     def done(number: int, total: int) -> None:
@@ -53,10 +54,12 @@ def compile_kernels(config: Config, backend: Backend, progress: Progress) -> Non
         progress.working(f"compiling {number} of {total} kernels, {left}once for this CPU")
 
     try:
-        with hold_signal() as due, watching(CALLS[e.recipe], without, done):
+        with hold_signal() as due, watching(calls, without, done):
             made = evolution(small, backend, _Text())
             made.step()
             evaluate(made.network, np.arange(2, dtype=np.uint8))
+            if "write" in calls:
+                made.network.generate(b"", 1)
     except KeyboardInterrupt:
         if compiled:
             progress.note(
