@@ -143,7 +143,7 @@ def test_members_write_what_sampling_writes():
     """Members with factors as they are write the samples of egg sample, whatever stands beside them."""
     prompts, numbers = [b"one", b"longer prompt", b""], np.array([4, 0, 7])
     states, sampling = NETWORK.zero_states(3), Sampling(length=12, seed=1)
-    texts = continue_prompts(NETWORK.forward, states, prompts, numbers, sampling, whole=True)
+    texts = continue_prompts(NETWORK.forward, NETWORK.write, states, prompts, numbers, sampling, whole=True)
     for prompt, number, text in zip(prompts, numbers.tolist(), texts, strict=True):
         sampling = Sampling(length=12, seed=1, count=number + 1)
         assert generate(NETWORK, prompt, sampling)[number] == text

@@ -1,5 +1,6 @@
 """Every backend equals the oracle's vectors and the reference: all calls, shapes, threads, extremes."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 import oracle
 import pytest
 
-from egg.kernels import BackendError, Draw, Noise, Shape, get_backend
-from egg.kernels.arithmetic import STATIONS
+from egg.kernels import BackendError, Choice, Draw, Noise, Shape, get_backend
+from egg.kernels.arithmetic import STATIONS, sampling_weights
 from egg.kernels.reference import scores
 from egg.optimizer import moving_share, sign_threshold
 
@@ -121,6 +122,27 @@ def test_likelihoods_equal(fast, hidden_size, num_layers, scale):
         expected, got = (b.score(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, fast))
         assert got == expected
         np.testing.assert_array_equal(states, before)
+
+
+@pytest.mark.parametrize("temperature_256", [0, 1, 64, 256, 2**20])
+def test_written_bytes_equal(fast, temperature_256):
+    shape, rng = Shape(16, 1), np.random.default_rng(temperature_256)
+    weights, by = weights_of(shape, rng, 24), sampling_weights(temperature_256) if temperature_256 else None
+    states = rng.integers(-127, 128, (90, 1, 16)).astype(np.int8)
+    logits = np.concatenate([weights_of(Shape(16, 1), rng, scale)[: 30 * 256] for scale in (2, 20, 200)])
+    logits = logits.reshape(90, 256)
+    logits[::9] = 3  # all alike
+    given = logits.copy(), states.copy()
+    numbers = np.arange(90)[::-1] + 2**32 - 90
+    models = [(b, b.prepare(shape, weights)) for b in (REFERENCE, fast)]
+    for top_k, top_p in itertools.product((0, 1, 9, 255), (1, 40000, 65535, 65536)):
+        choice = Choice(by, top_k, top_p, seed=2**64 - 1 - top_k)
+        positions = range(14, 33) if top_k == 9 else range(2**32 - 1, 2**32)
+        expected, got = (b.write(m, logits, states, numbers, positions, choice) for b, m in models)
+        for theirs, ours in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(logits, given[0])
+    np.testing.assert_array_equal(states, given[1])
 
 
 def assert_same_votes(expected, got, layout):

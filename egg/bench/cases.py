@@ -282,11 +282,11 @@ def _evaluation(case: Case, backend: Backend) -> Job:
 
 
 def _generation(case: Case, backend: Backend) -> Job:
-    weights = initial_weights(case.shape, 0, "paper")
+    network = Network(backend, case.shape, initial_weights(case.shape, 0, "paper"))
     sampling = Sampling(length=case.seq_len, count=case.readers)
 
     def draw():
-        drawn = sum(len(numbers) for numbers, _ in stream(Network(backend, case.shape, weights), b"", sampling))
+        drawn = sum(len(numbers) for numbers, _ in stream(network, b"", sampling))
         # All samples begin with the logits after one NUL; then every byte is read but the last of each sample.
         read = 1 + drawn - sampling.count
         return Work(drawn, read * case.shape.multiply_accumulates)

@@ -19,7 +19,7 @@ CALLS = {
     "paper": ("prepare", "score", "run_pairs", "cast_pair_votes", "update_signs"),
     "reward": ("prepare", "forward", "write", "read_adapter_pairs", "update_master"),
 }
-"""Recipe, or kind of adaptation -> what a run calls of its backend."""
+"""Recipe, or kind of adaptation -> what a run calls of its backend; besides ``write``, if it shows samples."""
 SMALL = ModelConfig(16, 1)
 
 
@@ -45,14 +45,17 @@ def small_config(config: Config) -> Config:
 def compile_recipe(config: Config, backend: Backend, progress: Progress) -> None:
     """Take a step of the smallest model and measure it: see ``compile_kernels``."""
     e = config.evolution
+    calls = CALLS[e.recipe] + (("write",) if config.run.sample_every else ())
 
     def work() -> None:
         made = evolution(small_config(config), backend, SmallText())
         made.step()
         evaluate(made.network, np.arange(2, dtype=np.uint8))
+        if "write" in calls:
+            made.network.generate(b"", 1)
 
     without = {"adapters", *(() if e.station_names else ("stations",))}
-    compile_kernels(backend, progress, CALLS[e.recipe], without, work)
+    compile_kernels(backend, progress, calls, without, work)
 
 
 def compile_kernels(

@@ -355,20 +355,25 @@ class NumbaBackend:
             self.run(run, self.spread(sequences, most, ROWS))
         return Likelihoods(totals, below, scores, states_out)
 
-    def write(self, model, logits, states, words, choice):
+    def write(self, model, logits, states, numbers, positions, choice):
         shape, packed, adapter = model.shape, model.model, model.adapter
         logits, states = (np.array(a, np.int8, order="C") for a in (logits, states))  # they move on in place
-        words = np.ascontiguousarray(words).view(np.int64)
-        drawn = np.empty(words.shape, np.uint8)
+        numbers = np.array(numbers, np.int64)
+        drawn = np.empty((len(numbers), len(positions)), np.uint8)
         weights = (np.empty(0) if choice.weights is None else choice.weights).astype(np.int64)
+        most, filled = self.members_per_block(shape, adapter), -(-len(positions) // 16) * 16
+        key_0, key_1 = key_words(choice.seed)
+        drawing = CLEAN._replace(key_0=key_0, key_1=key_1, step=positions.start)
 
         def run(first, last):
-            block = self.block(shape, last - first, words.shape[1], adapter=adapter)
-            some = packed, CLEAN, self.tables, block, words, weights, choice.top_k % VOCABULARY, choice.top_p
-            writing.write_sequences(*some, self._scratch((255,), np.int64), first, logits, states, drawn)
+            block = self.block(shape, last - first, len(positions), adapter=adapter)
+            by = numbers, weights, choice.top_k % VOCABULARY, choice.top_p
+            room = self._scratch((16 * most * filled,), np.uint8), self._scratch((255,), np.int64)
+            moving = first, logits, states, drawn
+            writing.write_sequences(packed, drawing, self.tables, block, *by, *room, *moving)
 
-        if words.size:
-            self.run(run, self.spread(len(words), self.members_per_block(shape, adapter), ROWS))
+        if drawn.size:
+            self.run(run, self.spread(len(numbers), most, ROWS))
         return drawn, logits, states
 
     def _read(self, prepared, noise, tokens, states, unit):
