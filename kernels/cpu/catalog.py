@@ -15,14 +15,14 @@ from numba.core.dispatcher import Dispatcher
 from egg.kernels.arithmetic import STATIONS
 from egg.kernels.audit import Code, elf_functions
 from egg.kernels.backend import Adapter, Draw, Noise
-from egg.kernels.cpu.adapters import OVERLOADS
+from egg.kernels.cpu import adapters, noise
 from egg.kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
     name: path
     for path, names in {
         "forward": "pack forward tiles structures adapters branches.read_and_credit",
-        "perturbation": "signs full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
+        "perturbation": "signs noise full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
         "branches.prepare_branches stations.prepare_moves credit.transform_rows pair_votes.draw_directions "
         "structures.gain structures.side structures.embedding_sign structures.a_signs structures.b_signs "
         "adapters.factor_signs",
@@ -36,6 +36,7 @@ PATHS = {
     for name in names.split()
 }
 """What a kernel is for, by its module or by itself: a step of the calculation."""
+OVERLOADS = adapters.OVERLOADS | noise.OVERLOADS
 # Wrappers that Numba compiles beside each kernel: they unpack arguments.
 CALLS = "calls from Python"
 RUNTIME = "Numba's runtime"  # reference counts
@@ -172,7 +173,10 @@ def referred(where, names: dict) -> Iterator[Dispatcher]:
                     break
                 if isinstance(value, FunctionType) and value in OVERLOADS:
                     overload = OVERLOADS[value]
-                    yield from referred(overload.__code__, overload.__globals__)
+                    if isinstance(overload, Dispatcher):
+                        yield overload
+                    else:
+                        yield from referred(overload.__code__, overload.__globals__)
                     break
 
 
