@@ -415,12 +415,14 @@ PRESETS: dict[str, Config] = {
     "nano": Config(
         "nano",
         ModelConfig(hidden_size=256, num_layers=2),
-        run=RunConfig(tokens=50_000_000, eval_every=4000, checkpoint_every=20_000),
+        EvolutionConfig(credit="stations"),
+        RunConfig(tokens=30_000_000, eval_every=2500, checkpoint_every=10_000),
     ),
     "base": Config(
         "base",
         ModelConfig(hidden_size=256, num_layers=2),
-        run=RunConfig(tokens=600_000_000, eval_every=20_000, checkpoint_every=50_000, log_every=50),
+        EvolutionConfig(credit="stations"),
+        RunConfig(tokens=400_000_000, eval_every=15_000, checkpoint_every=40_000, log_every=50),
     ),
     "paper": Config(
         "paper",

@@ -91,7 +91,7 @@ class Layout:
 
     @cached_property
     def gaussian(self) -> dict[str, Tensor]:
-        """Every tensor by name, with the places of its Gaussian factors in halfwords; a vector has two, like a matrix."""
+        """Every tensor by name, with the places of its Gaussian factors in halfwords; a vector has two as well."""
         return _lay_out({name: t.shape if len(t.shape) == 2 else t.shape * 2 for name, t in self.tensors.items()})
 
     def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import pytest
 from egg.kernels import BackendError, Draw, Noise, Shape, get_backend
 from egg.kernels.arithmetic import STATIONS
 from egg.kernels.reference import scores
+from egg.optimizer import moving_share, sign_threshold
 
 VECTORS = Path(__file__).parent / "vectors"
 REFERENCE = get_backend("numpy")
@@ -79,9 +80,7 @@ def test_paper_step_vectors(backend):
     np.testing.assert_array_equal(fitness, file["fitness"])
     votes = backend.cast_pair_votes(shape, fitness, noise)
     np.testing.assert_array_equal(votes, file["votes"])
-    from egg.optimizer import sign_threshold
-
-    threshold = sign_threshold(noise.step, len(fitness))
+    threshold = sign_threshold(moving_share(4.0, 1000, noise.step), math.isqrt(len(fitness)))
     moved = backend.update_signs(weights, votes, threshold)
     np.testing.assert_array_equal(moved - weights, file["weights_change"])
 
