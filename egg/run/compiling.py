@@ -41,7 +41,15 @@ def compile_kernels(config: Config, backend: Backend, progress: Progress) -> Non
 
     e = config.evolution
     without = {"adapters", *(() if e.station_names else ("stations",))}
-    size = {"population_size": 2} if e.recipe == "paper" else {"streams": 1, "branches": "all"}
+    also = set()
+    size: dict = {"streams": 1, "branches": "all"}
+    if e.recipe == "paper":
+        size = {"population_size": 2, "group_size": 2, "num_perturbations": 0}
+        if e.noise == "gaussian":
+            without.add("pair_votes")
+            also = {"noise", "gaussian_votes"}
+        elif e.rank > 1:
+            also = {"noise"}
     small = replace(config, model=ModelConfig(16, 1), evolution=replace(e, seq_len=4, **size))
     began, compiled = time.monotonic(), 0
 
@@ -53,7 +61,7 @@ def compile_kernels(config: Config, backend: Backend, progress: Progress) -> Non
         progress.working(f"compiling {number} of {total} kernels, {left}once for this CPU")
 
     try:
-        with hold_signal() as due, watching(CALLS[e.recipe], without, done):
+        with hold_signal() as due, watching(CALLS[e.recipe], without, done, also):
             made = evolution(small, backend, _Text())
             made.step()
             evaluate(made.network, np.arange(2, dtype=np.uint8))

@@ -23,7 +23,7 @@ from egg.kernels.arithmetic import (
     product_shift,
 )
 from egg.kernels.backend import Noise, Votes
-from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures
+from egg.kernels.cpu import branches, forward, full_rank, gaussian_votes, pack, pair_votes, structures
 from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
@@ -572,11 +572,11 @@ class NumbaBackend:
         voters = np.flatnonzero(fitness)
         numbers = noise.numbers(first_pair + voters).reshape(-1)
         factors = np.repeat(np.asarray(fitness, np.int64)[voters], noise.rank)
-        cast, parts = self._cast_signs, [pair_votes.WHOLE]
+        cast, parts = self._cast_signs, [gaussian_votes.WHOLE]
         if noise.gaussian:
             cast = self._cast_gaussian
             if noise.use_clt and np.abs(factors).max(initial=0) > 1:
-                parts = [pair_votes.LOW, pair_votes.HIGH]
+                parts = [gaussian_votes.LOW, gaussian_votes.HIGH]
         z = self.buffer("pair votes", (len(parts), shape.parameters), np.int32)
         votes = np.zeros(shape.parameters, np.int64)
         for begin in range(0, len(numbers), VOTE_ROWS):
@@ -627,19 +627,19 @@ class NumbaBackend:
 
         def draw(first, last):
             string = np.empty(-(-rows.shape[1] // 128) * 128, np.uint16)
-            pair_votes.draw_gaussian(numbers[first:last], noise.step, *key, table, string, rows[first:last])
+            gaussian_votes.draw_gaussian(numbers[first:last], noise.step, *key, table, string, rows[first:last])
 
         def cast(name, tensor):
             at = shape.gaussian[name]
             if len(tensor.shape) == 1:
-                pair_votes.sum_gaussian(rows, at.a, at.b, factors, noise.rank, votes[tensor.slice])
+                gaussian_votes.sum_gaussian(rows, at.a, at.b, factors, noise.rank, votes[tensor.slice])
                 return
             outputs, inputs = tensor.shape
             v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
-            pair_votes.pack_gaussian(rows, at.b, ones, pair_votes.WHOLE, structures.OFFSET, inputs, x)
+            gaussian_votes.pack_gaussian(rows, at.b, ones, gaussian_votes.WHOLE, structures.OFFSET, inputs, x)
             plan = _panels(tensor, 0, 0, 0, -1)
             for part, sums in zip(parts, z, strict=True):
-                pair_votes.pack_gaussian(rows, at.a, f, part, 0, outputs, v)
+                gaussian_votes.pack_gaussian(rows, at.a, f, part, 0, outputs, v)
                 vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, sums, 1)
 
         self.run(draw, self.spread(len(numbers), 64))

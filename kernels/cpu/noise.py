@@ -268,7 +268,7 @@ def hold(noise, i, p):
 
 @njit(**JIT)
 def project_pair(noise, i, b, x, x_row, inputs):
-    """p = r (b . x) of members i and i + 1, who share b; |b . x| <= 67 * 127 * 4,096 < 2**26."""
+    """p = r (b . x) of members i and i + 1, who share b; |b . x| <= 69 * 127 * 4,096 < 2**26."""
     x_0, start = x + i * x_row, load_i32(b - 64)
     x_1 = x_0 + x_row
     one, two = start, start
