@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 
-from egg.kernels import BackendError, Choice, Draw, Noise, Shape, get_backend
+from egg.kernels import BackendError, Choice, Draw, Noise, Shape, get_backend, reference
 from egg.kernels.arithmetic import STATIONS, sampling_weights
 from egg.kernels.reference import scores
 from egg.optimizer import moving_share, sign_threshold
@@ -211,31 +211,79 @@ def test_votes_of_another_step_are_not_left_over(fast):
     np.testing.assert_array_equal(fast.cast_votes(model, *small).votes, first)
 
 
+# Perturbations of recipe paper beside signs of rank 1, as fields of Noise
+NOISES = [
+    {"directions": 2},
+    {"rank": 4},
+    {"rank": 16, "directions": 3},
+    {"gaussian": True},
+    {"gaussian": True, "rank": 4, "directions": 1},
+    {"gaussian": True, "rank": 16},
+]
+KINDS = pytest.mark.parametrize("kind", [{}, *NOISES], ids=lambda kind: "-".join(map(str, kind.items())) or "signs")
+
+
+def assert_same_pairs(fast, shape, rng, scale, pairs, length, noise):
+    weights = weights_of(shape, rng, scale)
+    tokens = text_of(rng, pairs, length + 1)
+    states = rng.integers(-127, 128, (2 * pairs, shape.num_layers, shape.hidden_size)).astype(np.int8)
+    expected, got = (
+        b.run_pairs(b.prepare(shape, weights), tokens, states, noise, first_pair=3) for b in (REFERENCE, fast)
+    )
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+@KINDS
 @pytest.mark.parametrize(("hidden_size", "num_layers"), SHAPES)
-def test_pairs_equal(fast, hidden_size, num_layers):
+def test_pairs_equal(fast, hidden_size, num_layers, kind):
     shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(hidden_size)
     for scale, pairs, length, sigma_shift in ((16, 5, 6, 4), (400, 1, 1, 0), (16, 37, 2, 8)):
-        weights = weights_of(shape, rng, scale)
-        tokens = text_of(rng, pairs, length + 1)
-        states = rng.integers(-127, 128, (2 * pairs, num_layers, hidden_size)).astype(np.int8)
-        noise = Noise(2**64 - 1, 5, sigma_shift)
-        expected, got = (
-            b.run_pairs(b.prepare(shape, weights), tokens, states, noise, first_pair=3) for b in (REFERENCE, fast)
-        )
-        np.testing.assert_array_equal(got[0], expected[0])
-        np.testing.assert_array_equal(got[1], expected[1])
+        if hidden_size < 256 or not kind or pairs < 37:
+            assert_same_pairs(fast, shape, rng, scale, pairs, length, Noise(2**64 - 1, 5, sigma_shift, **kind))
 
 
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_gaussian_projections_are_limited_equally(fast, monkeypatch, rank):
+    from egg.kernels.cpu import noise
+
+    for module in (reference, noise):
+        monkeypatch.setattr(module, "GAUSSIAN_LIMIT", 500 * rank)  # far less, so that many are
+    assert_same_pairs(fast, Shape(64, 1), np.random.default_rng(0), 16, 3, 4, Noise(1, 2, 0, rank, True))
+
+
+@KINDS
 @pytest.mark.parametrize("pairs", [1, 2, 33, 600])
-def test_pair_votes_equal(fast, pairs):
+def test_pair_votes_equal(fast, pairs, kind):
     rng = np.random.default_rng(pairs)
     for shape in (Shape(16, 2), Shape(64, 1)):
-        for fitness in (rng.integers(-1, 2, pairs), np.zeros(pairs), -np.ones(pairs)):
-            votes = [
-                b.cast_pair_votes(shape, fitness.astype(np.int8), Noise(9, 4, 4), first_pair=11)
-                for b in (REFERENCE, fast)
-            ]
-            np.testing.assert_array_equal(votes[1], votes[0])
+        if pairs * kind.get("rank", 1) > 2000:
+            continue  # fewer of them have a second batch too
+        for fitness in (
+            rng.integers(-1, 2, pairs),
+            np.zeros(pairs),
+            -np.ones(pairs),
+            rng.integers(-127, 128, pairs),
+            np.full(pairs, 127),
+        ):
+            for use_clt in (True, False)[: 1 + ("gaussian" in kind)]:
+                noise = Noise(9, 4, 4, use_clt=use_clt, **kind)
+                expected, got = (
+                    b.cast_pair_votes(shape, fitness.astype(np.int8), noise, first_pair=11) for b in (REFERENCE, fast)
+                )
+                np.testing.assert_array_equal(got, expected, strict=True)
+
+
+@pytest.mark.parametrize("kind", [{"rank": 4}, {"gaussian": True}], ids=["signs", "gaussian"])
+def test_pair_votes_in_stretches_equal(fast, monkeypatch, kind):
+    """Sums of a stretch of directions fit int32, and are moved to int64 before the next one begins."""
+    from egg.kernels.cpu import backend
+
+    monkeypatch.setattr(backend, "PAIR_ROWS", 8)
+    monkeypatch.setattr(backend, "VOTE_ROWS", 16)
+    shape, fitness = Shape(16, 1), np.arange(-30, 30).astype(np.int8)
+    votes = [b.cast_pair_votes(shape, fitness, Noise(1, 2, 4, **kind)) for b in (REFERENCE, fast)]
+    np.testing.assert_array_equal(votes[1], votes[0])
 
 
 def test_rows_move_equally_and_clip(fast):

@@ -172,6 +172,15 @@ def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables,
                 pass
     assert counted == [(number, len(needed)) for number in range(1, len(needed) + 1)]
 
+    # Of recipe paper with what its smallest step has to leave out, and Gaussian noise, which has kernels of its own
+    options = "--recipe paper --noise gaussian --group-size 4 --num-perturbations 6".split()
+    train(*options, "--steps", 1, "--out", tmp_path / "paper", "--backend", "numba")
+    needed = needed_kernels(CALLS["paper"], {"adapters", "stations", "pair_votes"}, {"noise", "gaussian_votes"})
+    files = [path.name for path in code_folder(detect()).rglob("*.nbi")]
+    assert [name for name in needed if not any(f.startswith(f"{name}-") for f in files)] == []
+    signs = needed_kernels(CALLS["paper"], {"adapters", "stations"})
+    assert "noise.sum_ranks" in needed and not [name for name in signs if "noise" in name or "gaussian" in name]
+
 
 def test_adapting_compiles_nothing_after_its_compiling(tables, book, egg, tmp_path, monkeypatch):
     """What egg adapt compiles, to a text or to a reward, it shows before the first measurement, and no step waits."""

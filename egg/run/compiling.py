@@ -54,18 +54,28 @@ def compile_recipe(config: Config, backend: Backend, progress: Progress) -> None
         if "write" in calls:
             made.network.generate(b"", 1)
 
-    without = {"adapters", *(() if e.station_names else ("stations",))}
-    compile_kernels(backend, progress, calls, without, work)
+    without, also = {"adapters", *(() if e.station_names else ("stations",))}, set()
+    if e.noise == "gaussian":
+        without.add("pair_votes")
+        also = {"noise", "gaussian_votes"}
+    elif e.rank > 1:
+        also = {"noise"}
+    compile_kernels(backend, progress, calls, without, work, also)
 
 
 def compile_kernels(
-    backend: Backend, progress: Progress, calls: Collection[str], without: Collection[str], work: Callable[[], None]
+    backend: Backend,
+    progress: Progress,
+    calls: Collection[str],
+    without: Collection[str],
+    work: Callable[[], None],
+    also: Collection[str] = (),
 ) -> None:
     """Do a small piece of work: afterwards all that a run needs of its backend is compiled.
 
     A signal ends it between two kernels; those that are compiled by then stay compiled.
 
-    calls, without : as for ``egg.kernels.cpu.compiling.watching``
+    calls, without, also : as for ``egg.kernels.cpu.compiling.watching``
     """
     if backend.name != "numba":
         return
@@ -81,7 +91,7 @@ def compile_kernels(
         progress.working(f"compiling {number} of {total} kernels, {left}once for this CPU")
 
     try:
-        with hold_signal() as due, watching(calls, without, done):
+        with hold_signal() as due, watching(calls, without, done, also):
             work()
     except KeyboardInterrupt:
         if compiled:
