@@ -41,11 +41,11 @@ def adapt_to_reward(arguments) -> int:
     prompts = _prompts(arguments.prompts)
     out = folder_for(arguments.out)
     base = Network(arguments.compute.make(say), shape, weights)
-    _compile(base.backend)
     every = arguments.eval_every
     if every is None:
         every = max(1, settings.steps // MEASUREMENTS)
     with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
+        _compile(base.backend)
         evolution = RewardEvolution(base, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
