@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 from egg.kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
+from egg.kernels.layout import BackendError
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -34,7 +35,12 @@ instruction_set = None  # its name: set by egg.kernels.cpu.load, before anything
 
 
 def offset() -> int:
-    """What is added to the bytes of a matrix input."""
+    """What is added to the bytes of a matrix input.
+
+    Raises BackendError where no instruction set is chosen: kernels that were compiled now would compute other numbers.
+    """
+    if instruction_set is None:
+        raise BackendError("the kernels are imported by egg.kernels.get_backend('numba'), which chooses instructions")
     return 128 if instruction_set == "avx512vnni" else 0
 
 
