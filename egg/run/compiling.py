@@ -10,6 +10,7 @@ from egg.config import Config, ModelConfig
 from egg.evolution.recipes import evolution
 from egg.kernels.backend import Backend
 from egg.model.evaluate import evaluate
+from egg.model.network import Network
 from egg.run.progress import Progress
 from egg.run.signals import hold_signal
 from egg.view.figures import duration
@@ -42,17 +43,27 @@ def small_config(config: Config) -> Config:
     return replace(config, model=SMALL, evolution=replace(e, seq_len=4, **size))
 
 
+def calls_of(config: Config) -> tuple[str, ...]:
+    """What a run calls of its backend."""
+    return CALLS[config.evolution.recipe] + (("write",) if config.run.sample_every else ())
+
+
+def measure(network: Network, calls: Collection[str]) -> None:
+    """Do what a run's measurements do, with few bytes."""
+    evaluate(network, np.arange(2, dtype=np.uint8))
+    if "write" in calls:
+        network.generate(b"", 1)
+
+
 def compile_recipe(config: Config, backend: Backend, progress: Progress) -> None:
     """Take a step of the smallest model and measure it: see ``compile_kernels``."""
     e = config.evolution
-    calls = CALLS[e.recipe] + (("write",) if config.run.sample_every else ())
+    calls = calls_of(config)
 
     def work() -> None:
         made = evolution(small_config(config), backend, SmallText())
         made.step()
-        evaluate(made.network, np.arange(2, dtype=np.uint8))
-        if "write" in calls:
-            made.network.generate(b"", 1)
+        measure(made.network, calls)
 
     without, also = {"adapters", *(() if e.station_names else ("stations",))}, set()
     if e.noise == "gaussian":
