@@ -16,6 +16,10 @@ PATHS = {
     "votes": "vote",
     "pairs": "perturbation",
     "update": "update",
+    "branches": "perturbation",
+    "end": "credit",
+    "wire": "credit",
+    "rows": "update",
 }
 """Kernel, or file without .cu -> the step it belongs to."""
 
