@@ -184,6 +184,12 @@ inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; i++) c += int8_t(a >> 8 * i) * int8_t(b >> 8 * i);
   return c;
 }
+inline uint32_t __vaddss4(uint32_t a, uint32_t b) {
+  uint32_t out = 0;
+  for (int i = 0; i < 4; i++)
+    out |= uint32_t(max(-128, min(127, int8_t(a >> 8 * i) + int8_t(b >> 8 * i))) & 255) << 8 * i;
+  return out;
+}
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t both = uint64_t(y) << 32 | x;
   uint32_t out = 0;

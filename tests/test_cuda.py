@@ -11,9 +11,10 @@ import cuda_host
 import numpy as np
 import pytest
 from test_backends import assert_same_votes, drawn_step, text_of, weights_of
-from test_golden import PINNED, golden
+from test_golden import PINNED, RUNS, golden
 
-from egg.kernels import Adapter, AdapterShape, BackendError, Draw, Noise, Shape, get_backend
+from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
+from egg.kernels.arithmetic import STATIONS
 from egg.kernels.cuda import backend as cuda_backend
 from egg.kernels.cuda import compiler, peak, sources
 from egg.kernels.cuda.backend import CupyBackend
@@ -164,8 +165,11 @@ def test_every_call_on_the_cpu_equals_the_reference(host):
 
 
 def test_recipe_egg_on_the_cpu_equals_the_reference(host):
+    some = ("past", "middle")
     assert_recipe_egg_equal(host, Shape(64, 1), [(16, 5, 6, 64, ()), (2, 13, 4, 32, ()), (0, 1, 2, 64, ())])
-    assert_recipe_egg_equal(host, Shape(16, 2), [(400, 3, 1, 16, ())])
+    assert_recipe_egg_equal(host, Shape(64, 1), [(16, 3, 4, 64, STATIONS), (30, 2, 2, 64, ("gates", "state"))])
+    cases = [(400, 3, 1, 16, ()), (400, 3, 2, 16, STATIONS), (30, 3, 3, 16, some), (0, 1, 2, 16, STATIONS)]
+    assert_recipe_egg_equal(host, Shape(16, 2), cases)
 
 
 def test_votes_beyond_their_limit_move_rows_equally(host):
@@ -191,7 +195,7 @@ def test_calls_in_many_blocks_and_tiles(folder, monkeypatch):
     assert_calls_equal(tiny, shape, scale=400, sigma_shift=8, pairs=21, length=3)
     assert_calls_equal(tiny, shape, scale=2, sigma_shift=0, pairs=3, length=35)
     monkeypatch.setattr(cuda_backend, "BLOCK_BYTES", 1 << 17)
-    assert_recipe_egg_equal(tiny, shape, [(16, 37, 3, 16, ())])
+    assert_recipe_egg_equal(tiny, shape, [(16, 37, 3, 16, ()), (16, 37, 2, 16, STATIONS)])
 
 
 def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
@@ -200,14 +204,6 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
         host.prepare(shape, np.zeros(shape.parameters, np.int64))
     with pytest.raises(BackendError, match="weights is int8"):
         host.prepare(shape, np.zeros(3, np.int8))
-
-
-def test_stations_are_refused_in_one_line(host):
-    shape = Shape(16, 1)
-    draw = Draw(0, 0, 16, np.zeros(shape.vote_kinds(True), np.int64), ("gates",))
-    model = host.prepare(shape, np.zeros(shape.parameters, np.int8))
-    with pytest.raises(BackendError, match="^backend cupy has no stations yet: use [^\n]*$"):
-        host.cast_votes(model, np.zeros((1, 2), np.uint8), np.zeros((1, 1, 16), np.int8), draw)
 
 
 def test_an_adapter_is_refused_in_one_line(host):
@@ -219,7 +215,7 @@ def test_an_adapter_is_refused_in_one_line(host):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["egg", "egg-sample", "egg-small", "paper"])
+@pytest.mark.parametrize("run", RUNS)
 def test_golden_run_on_the_cpu(host, run):
     assert golden(run, host) == PINNED[run]
 
@@ -286,7 +282,7 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
             return next(self.rates)
 
     monkeypatch.setattr("egg.compute.get_backend", lambda *args, **settings: one)
-    monkeypatch.setattr("egg.cli.bench.check_backend", lambda backend, branches: None)
+    monkeypatch.setattr("egg.cli.bench.check_backend", lambda backend: None)
     monkeypatch.setattr("egg.kernels.cuda.peak.Peak", Peak)
     command = "bench --backend cupy --only forward --hidden-size 16 --num-layers 2".split()
     command += ["--readers", "16", "--seconds", "0"]
@@ -298,6 +294,8 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
     assert row["repeats"] == 3 and row["tokens_per_second"] > 0
     status, out, err = egg(*command)
     assert status == 0 and "Peak by cuBLAS int8, 8192 cubed: 1002 GMAC/s" in out
+    status, _, err = egg("bench", "--backend", "cupy", "--only", "perturbation", "--hidden-size", "16")
+    assert status == 2 and err.splitlines()[-1].endswith("backend cupy has no full-rank noise: choose numba")
 
 
 # --- what is missing, in one line ---------------------------------------------------------------------
@@ -392,7 +390,8 @@ def test_a_device_belongs_to_cupy_alone(egg):
 def test_every_call_on_a_device_equals_the_reference(cupy_backend, hidden_size, num_layers):
     shape = Shape(hidden_size, num_layers)
     assert_calls_equal(cupy_backend, shape)
-    assert_recipe_egg_equal(cupy_backend, shape, [(16, 5, 6, hidden_size, ()), (2, 37, 3, 16, ())])
+    cases = [(16, 5, 6, hidden_size, ()), (2, 37, 3, 16, ()), (16, 3, 3, hidden_size, STATIONS)]
+    assert_recipe_egg_equal(cupy_backend, shape, cases)
 
 
 @pytest.mark.cuda

@@ -19,6 +19,7 @@ PATHS = {
     "branches": "perturbation",
     "end": "credit",
     "wire": "credit",
+    "stations": "credit",
     "rows": "update",
 }
 """Kernel, or file without .cu -> the step it belongs to."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from egg.kernels.arithmetic import (
     FINE,
+    READ_BY,
     SIXTEENTHS,
     VOCABULARY,
     VOTE_ROWS,
@@ -38,7 +39,7 @@ BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
 MOST_ROWS = VOTE_ROWS  # of votes that int32 sums, see votes.cu
 THREADS = 256
 ROWS = 4  # of a block of threads in end.cu
-NO_STATIONS = "backend cupy has no stations yet: use --credit wire or --backend numba"
+STATION_MATRICES = "gru.w_f", "gru.u_f", "gru.w_h", "gru.u_h", "mlp.w_up", "mlp.w_down"  # in the order of branches.cu
 
 
 class Prepared(NamedTuple):
@@ -59,6 +60,9 @@ class _Branches(NamedTuple):
     rows: Any
     total: Any
     moves: Any
+    stations: tuple[str, ...]
+    made: tuple[np.int32, Any, Any] | None
+    """Of stations that are on: a bit a matrix, m, and the moves."""
 
 
 class _Cast(NamedTuple):
@@ -240,18 +244,16 @@ class CupyBackend:
         return _joined(results)
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
-        if draw.stations:
-            raise BackendError(NO_STATIONS)
         device, shape, tokens = self.device, model.shape, _bytes(tokens)
         streams, length = len(tokens), tokens.shape[1] - 1
         layers, d = (shape.num_layers, shape.hidden_size), shape.hidden_size
         states = _checked(states, np.int8, (streams, *layers), "states")
-        kinds = shape.vote_kinds()
+        kinds = shape.vote_kinds(bool(draw.stations))
         shifts = device.put(_checked(draw.shifts, np.int64, (kinds,), "shifts").astype(np.int32))
         votes, totals = device.zeros((shape.parameters,), np.int32), device.zeros((kinds,), np.int64)
         score, after = device.zeros((1,), np.int64), [np.empty((0, *layers), np.int8)]
         branches = self._draw_branches(model, draw)
-        row_bytes = kept_columns(shape)["row"] + vote_columns(shape)["row"] + 2 * VOCABULARY + 4 * d
+        row_bytes = kept_columns(shape)["row"] + _vote_row(shape, draw.stations) + 2 * VOCABULARY + 4 * d
         block = self._block(streams, length * row_bytes + 6 * shape.num_layers * d)
         for at in range(0, streams if length else 0, block):
             part = slice(at, at + block)
@@ -284,16 +286,30 @@ class CupyBackend:
         count, shaped = np.int32(draw.branches), (shape, model.tile)
         drawn = np.uint32(draw.step), *_key(draw), count, signs, places, rows
         self._launch("branches.cu", "draw_branches", (1, 1), *drawn, shaped=shaped)
-        self._launch("branches.cu", "measure_moves", (VOCABULARY, 1), head, signs, total, np.int32(0), shaped=shaped)
+        self._launch("branches.cu", "measure_moves", (VOCABULARY, 1), head, signs, total, shaped=shaped)
         made = head, signs, places, rows, total, count, moves
         self._launch("branches.cu", "move_logits", (VOCABULARY, 1), *made, shaped=shaped)
-        return _Branches(count, signs, places, rows, total, moves)
+        stations = self._prepare_stations(model, draw, signs, places) if draw.stations else None
+        return _Branches(count, signs, places, rows, total, moves, draw.stations, stations)
+
+    def _prepare_stations(self, model, draw, signs, places):
+        """How the branches of stations move outputs: a bit for each matrix that is on, m of all, and the moves."""
+        device, shape = self.device, model.shape
+        on = np.int32(sum(1 << STATION_MATRICES.index(name) for station in draw.stations for name in READ_BY[station]))
+        layers, d, matrices = shape.num_layers, shape.hidden_size, len(STATION_MATRICES)
+        moved, moved_by = device.zeros((layers, matrices), np.int64), device.empty((layers, matrices), np.int32)
+        moves = device.empty((layers, 12 * d * d), np.int8)
+        grid, shaped = (9 * d, layers), (shape, model.tile)
+        self._launch("branches.cu", "measure_stations", grid, model.weights, signs, moved, on, shaped=shaped)
+        made = model.weights, signs, places, moved, moved_by, moves, on
+        self._launch("branches.cu", "move_stations", grid, *made, shaped=shaped)
+        return on, moved_by, moves
 
     def _credit(self, model, branches, cast):
         """Credit at the wire's end, then along it, and the votes of a block of readers."""
         device, shape, (readers, length) = self.device, model.shape, cast.tokens.shape
         length -= 1
-        rows, columns, d = readers * length, vote_columns(shape)["row"], shape.hidden_size
+        rows, columns, d = readers * length, _vote_row(shape, branches.stations), shape.hidden_size
         counts, shaped = (np.int32(readers), np.int32(length)), (shape, model.tile)
         cast_bytes, wire = device.empty((rows, columns), np.int8), device.empty((rows, d), np.int32)
         self._launch(
@@ -324,24 +340,51 @@ class CupyBackend:
             shaped=shaped,
             threads=32 * ROWS,
         )
-        self._launch(
-            "wire.cu",
-            "credit_wire",
-            (-(-readers * d // 512), 1),
-            cast.kept,
-            cast.tokens,
-            wire,
-            cast.shifts,
-            cast_bytes,
-            device.empty((shape.num_layers, readers, d), np.int32),
-            cast.votes,
-            cast.totals,
-            *counts,
-            np.int32(columns),
-            shaped=shaped,
-            threads=128,
-        )
-        matrices, vectors = self._table(branch_tables, shape)
+        ahead = device.empty((shape.num_layers, readers, d), np.int32)
+        if branches.made:
+            on, moved_by, moves = branches.made
+            self._launch(
+                "stations.cu",
+                "credit_stations",
+                (readers, 1),
+                cast.kept,
+                model.weights,
+                cast.tokens,
+                wire,
+                branches.signs,
+                branches.places,
+                moved_by,
+                moves,
+                cast.shifts,
+                cast_bytes,
+                ahead,
+                cast.votes,
+                cast.totals,
+                *counts,
+                np.int32(columns),
+                on,
+                shaped=shaped,
+                threads=min(THREADS, max(32, d)),
+            )
+        else:
+            self._launch(
+                "wire.cu",
+                "credit_wire",
+                (-(-readers * d // 512), 1),
+                cast.kept,
+                cast.tokens,
+                wire,
+                cast.shifts,
+                cast_bytes,
+                ahead,
+                cast.votes,
+                cast.totals,
+                *counts,
+                np.int32(columns),
+                shaped=shaped,
+                threads=128,
+            )
+        matrices, vectors = self._table(branch_tables, shape, branches.stations)
         self._sum("sum_matrices", matrices, (cast_bytes, cast.kept), cast.votes, rows, threads=128)
         self._sum("sum_vectors", vectors, (cast_bytes,), cast.votes, rows)
 
@@ -397,11 +440,11 @@ class CupyBackend:
             self._sum("sum_vectors", vectors, (v,), votes, rows)
         return device.get(votes)
 
-    def _table(self, tables, shape: Shape):
+    def _table(self, tables, *of):
         """Where votes lie, on the device: 64 x 64 tiles of the matrices, vectors, and where the signs of pairs go."""
-        if (tables, shape) not in self._tables:
-            self._tables[tables, shape] = tuple(self.device.put(table) for table in tables(shape))
-        return self._tables[tables, shape]
+        if (tables, of) not in self._tables:
+            self._tables[tables, of] = tuple(self.device.put(table) for table in tables(*of))
+        return self._tables[tables, of]
 
     def _slices(self, rows: int, tiles: int) -> tuple[int, int]:
         """Rows of a slice and how many slices: enough to fill the device, few enough rows for int32."""
@@ -457,6 +500,11 @@ def _joined(results: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 def _key(noise: Noise | Draw):
     return tuple(np.uint32(word) for word in key_words(noise.seed))
+
+
+def _vote_row(shape: Shape, stations: tuple[str, ...]) -> int:
+    """Bytes of a row of votes."""
+    return vote_columns(shape)["wide_row" if stations else "row"]
 
 
 def _bytes(tokens):

@@ -5,6 +5,10 @@
 //   rows     (K,) int32: Hadamard rows of the branches of the wire, in any order
 //   moves    (128, K, 2) int16: M of logits 2 v and 2 v + 1 for each branch, a word, so that the lanes of a warp, a
 //            branch each, read neighbours
+//   of stations, a layer's six matrices in the order of their rows here: w_f, u_f, w_h, u_h (D rows each), w_up (4 D),
+//   then w_down (D rows of 4 D):
+//   moved    (L, 6) int64: sums of |R|    moved_by : (L, 6) int32: m
+//   moves    (L, 12 D D) int8: of each matrix [four outputs][branch] words of four bytes
 //
 // R of a row of weights is one fast Walsh-Hadamard transform in shared memory, |R| <= 127 * 4 D. The shift m follows
 // from the mean of all |R|, so that there are two launches, and R is transformed twice instead of stored.
@@ -50,21 +54,21 @@ template <int K> __device__ inline void transform(const int8 *row, const int8 *s
   walsh_hadamard<THREADS, K, 1>(x);
 }
 
-template <int K>
-__device__ inline void measure(const int8 *weights, const int8 *signs, uint64 *total, int layer_weights) {
-  __shared__ int x[K];
-  transform<K>(weights + (int64)blockIdx.y * layer_weights + (int64)blockIdx.x * K, signs, x);
+// Adds a row's magnitudes |R|.
+template <int K> __device__ inline void measure(const int8 *row, const int8 *signs, int *x, uint64 *total) {
+  transform<K>(row, signs, x);
   constexpr int BUSY = K < 32 ? 32 : K < THREADS ? K : THREADS;
   if (threadIdx.x >= BUSY) return;
   uint32 magnitude = 0;
   each<BUSY, K>([&](int k) { magnitude += uint32(abs(x[k])); });
-  add_total(total + blockIdx.y, magnitude);
+  add_total(total, magnitude);
 }
 
-// Adds the magnitudes |R| of matrices with D inputs. Grid: (outputs, layers).
-// weights : the first layer's, and layer_weights to the next    total : (layers,) int64, added to
-extern "C" __global__ void measure_moves(const int8 *weights, const int8 *signs, uint64 *total, int layer_weights) {
-  measure<D>(weights, signs, total, layer_weights);
+// Adds the magnitudes |R| of the head. Grid: 256 logits. head : (256, D)    total : int64, added to
+extern "C" __global__ void __launch_bounds__(THREADS)
+measure_moves(const int8 *head, const int8 *signs, uint64 *total) {
+  __shared__ int x[D];
+  measure<D>(head + blockIdx.x * D, signs, x, total);
 }
 
 // v / 2**s, rounded half up; a negative s shifts left.
@@ -72,8 +76,9 @@ __device__ inline int moved(int v, int s) { return s < 0 ? v * (1 << -s) : round
 
 // What the branches of the wire add to the logits. Grid: 256 logits.
 // head : (256, D)    rows : (K,)    total : of the head's |R|    moves : (128, K, 2) int16, written
-extern "C" __global__ void move_logits(const int8 *head, const int8 *signs, const int *places, const int *rows,
-                                       const uint64 *total, int count, int16 *moves) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+move_logits(const int8 *head, const int8 *signs, const int *places, const int *rows, const uint64 *total, int count,
+            int16 *moves) {
   __shared__ int x[D];
   const int v = blockIdx.x, m = move_shift(*total, 8 + LOG_D, BRANCH_MEAN);
   transform<D>(head + v * D, signs, x);
@@ -81,5 +86,63 @@ extern "C" __global__ void move_logits(const int8 *head, const int8 *signs, cons
   for (int k = threadIdx.x; k < count; k += THREADS) {
     const int row = rows[k], move = moved(x[row] * hadamard_sign(row, places[0]), m); // |R| << 9 < 2**26
     moves[2 * ((v >> 1) * count + k) + (v & 1)] = int16(max(-MOVE_LIMIT, min(MOVE_LIMIT, move)));
+  }
+}
+
+// A row of a layer's matrices that stations read, by its number of 9 D.
+struct StationRow {
+  int matrix, output; // of 6, and which of its outputs
+  int weights;        // where the row begins, from the layer's first tensor of the first layer on
+  __device__ bool wide() const { return matrix == W_DOWN; } // 4 D inputs
+};
+__device__ inline StationRow station_row(int row) {
+  if (row >= 8 * D) return {W_DOWN, row - 8 * D, AT_W_DOWN + (row - 8 * D) * 4 * D};
+  if (row >= 4 * D) return {W_UP, row - 4 * D, AT_W_UP + (row - 4 * D) * D};
+  const int matrix = row / D, output = row % D;
+  const int at = matrix == W_F ? AT_W_F : matrix == U_F ? AT_U_F : matrix == W_H ? AT_W_H : AT_U_H;
+  return {matrix, output, at + output * D};
+}
+
+// Adds the magnitudes |R| of the matrices that stations read.
+// Grid: (9 D rows, layers). on : a bit a matrix    moved : (L, 6), added to
+extern "C" __global__ void __launch_bounds__(THREADS)
+measure_stations(const int8 *weights, const int8 *signs, uint64 *moved, int on) {
+  __shared__ int x[4 * D];
+  const StationRow row = station_row(blockIdx.x);
+  if (!(on >> row.matrix & 1)) return;
+  const int8 *from = weights + (int64)blockIdx.y * LAYER_WEIGHTS + row.weights;
+  uint64 *total = moved + blockIdx.y * STATION_MATRICES + row.matrix;
+  if (row.wide())
+    measure<4 * D>(from, signs + D, x, total);
+  else
+    measure<D>(from, signs, x, total);
+}
+
+// Of a row's transform, the moves of an output: byte `output` % 4 of the words of four outputs.
+template <int K> __device__ inline void make_moves(const int *x, int place, int m, int output, int8 *moves) {
+  each<THREADS, K>([&](int k) { // |R| << 3 < 2**22
+    moves[((output >> 2) * K + k) * 4 + (output & 3)] = int8(clip8(moved(x[k] * hadamard_sign(k, place), m)));
+  });
+}
+
+// How the branches of stations move the outputs of their matrices.
+// Grid: (9 D rows, layers). moved : (L, 6)    moved_by : (L, 6), written    moves : (L, 12 D D), written
+extern "C" __global__ void __launch_bounds__(THREADS)
+move_stations(const int8 *weights, const int8 *signs, const int *places, const uint64 *moved, int *moved_by,
+              int8 *moves, int on) {
+  __shared__ int x[4 * D];
+  const StationRow row = station_row(blockIdx.x);
+  if (!(on >> row.matrix & 1)) return;
+  const int8 *from = weights + (int64)blockIdx.y * LAYER_WEIGHTS + row.weights;
+  int8 *to = moves + (int64)blockIdx.y * STATION_MOVES + station_moves(row.matrix);
+  const int at = blockIdx.y * STATION_MATRICES + row.matrix;
+  const int m = move_shift(moved[at], 2 * LOG_D + (row.matrix >= W_UP ? 2 : 0), 8);
+  if (row.output == 0 && threadIdx.x == 0) moved_by[at] = m;
+  if (row.wide()) {
+    transform<4 * D>(from, signs + D, x);
+    make_moves<4 * D>(x, places[1], m, row.output, to);
+  } else {
+    transform<D>(from, signs, x);
+    make_moves<D>(x, places[0], m, row.output, to);
   }
 }

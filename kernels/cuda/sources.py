@@ -14,13 +14,14 @@ KERNELS = {
     "votes.cu": ("sum_matrices", "sum_vectors"),
     "pairs.cu": ("expand_signs",),
     "update.cu": ("move_master", "move_signs"),
-    "branches.cu": ("draw_branches", "measure_moves", "move_logits"),
+    "branches.cu": ("draw_branches", "measure_moves", "move_logits", "measure_stations", "move_stations"),
     "end.cu": ("credit_end",),
     "wire.cu": ("credit_wire",),
+    "stations.cu": ("credit_stations",),
     "rows.cu": ("move_rows",),
 }
 """Source -> its entry points."""
-SHAPED = ("forward.cu", "branches.cu", "end.cu", "wire.cu")
+SHAPED = ("forward.cu", "branches.cu", "end.cu", "wire.cu", "stations.cu")
 """Sources compiled for a shape; the others serve all."""
 WARPS = 8
 TILES = {16: ((128, 16),), 64: ((128, 32),), 256: ((128, 128), (64, 64), (32, 32)), 1024: ((32, 32), (16, 16))}
@@ -30,6 +31,7 @@ GATE_MATRICES = ("w_f", "u_f", "w_h", "u_h")
 # What a reader's byte leaves of a layer, and what it votes there: name -> hidden sizes wide. credit.cuh draws it.
 KEPT = {"x": 1, "u": 1, "h": 1, "past": 1, "v": 1, "y": 4, "f": 1, "c": 1, "ends": 1, "middle": 1, "down": 1}
 VOTES = {"w_f": 1, "u_f": 1, "w_h": 1, "u_h": 1, "b_f": 1, "b_h": 1, "w_down": 1}
+STATION_VOTES = {"up": 4, "ln2": 1, "ln1": 1}
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,17 @@ def kept_columns(shape: Shape) -> dict[str, int]:
 
 @cache
 def vote_columns(shape: Shape) -> dict[str, int]:
-    """The same of its votes: "gain" of the last norm, "head", and "row"."""
-    places, d = _columns(VOTES, shape.hidden_size), shape.hidden_size
+    """The same of its votes: "gain" of the last norm, "head", "row".
+
+    With stations a row goes on: from "row" on with what a layer's stations vote, by name from there, "more" of them a
+    layer, to "wide_row".
+    """
+    places, more = _columns(VOTES, shape.hidden_size), _columns(STATION_VOTES, shape.hidden_size)
     gain = places["layer"] * shape.num_layers
-    return places | {"gain": gain, "head": gain + d, "row": gain + d + VOCABULARY}
+    head = gain + shape.hidden_size
+    row, width = head + VOCABULARY, more.pop("layer")
+    ends = {"gain": gain, "head": head, "row": row, "more": width, "wide_row": row + width * shape.num_layers}
+    return places | more | ends
 
 
 @cache
