@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 
 from egg.kernels import BackendError, Draw, Noise, Shape, get_backend
 from egg.kernels.arithmetic import STATIONS
 from egg.kernels.reference import scores
+from egg.optimizer import moving_share, sign_threshold
 
 VECTORS = Path(__file__).parent / "vectors"
 REFERENCE = get_backend("numpy")
@@ -65,6 +67,12 @@ def test_forward_vectors(backend, name):
     np.testing.assert_array_equal(logits[0], file["logits"])
     np.testing.assert_array_equal(states[0], file["final_state"])
     np.testing.assert_array_equal(scores(logits[0], tokens[1:]), file["score_sixteenths"])
+    found = backend.score(model, tokens[None], np.zeros((1, layers, hidden_size), np.int8))
+    np.testing.assert_array_equal(found.scores[0], file["score_sixteenths"])
+    rows = file["logits"].astype(int).tolist()
+    assert found.totals[0].tolist() == [oracle.surprise_total(row) for row in rows]
+    assert found.below[0].tolist() == [max(r) - r[t] for r, t in zip(rows, tokens[1:].tolist(), strict=True)]
+    np.testing.assert_array_equal(found.states[0], file["final_state"])
 
 
 def test_paper_step_vectors(backend):
@@ -79,9 +87,7 @@ def test_paper_step_vectors(backend):
     np.testing.assert_array_equal(fitness, file["fitness"])
     votes = backend.cast_pair_votes(shape, fitness, noise)
     np.testing.assert_array_equal(votes, file["votes"])
-    from egg.optimizer import sign_threshold
-
-    threshold = sign_threshold(noise.step, len(fitness))
+    threshold = sign_threshold(moving_share(4.0, 1000, noise.step), math.isqrt(len(fitness)))
     moved = backend.update_signs(weights, votes, threshold)
     np.testing.assert_array_equal(moved - weights, file["weights_change"])
 
@@ -101,6 +107,20 @@ def test_forward_equals(fast, hidden_size, num_layers, scale):
         got = fast.forward(fast.prepare(shape, weights), tokens, states)
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("scale", [16, 400])
+@pytest.mark.parametrize(("hidden_size", "num_layers"), [(16, 1), (64, 2)])
+def test_likelihoods_equal(fast, hidden_size, num_layers, scale):
+    shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(scale)
+    weights = weights_of(shape, rng, scale)
+    for sequences, length in ((1, 1), (3, 9), (21, 17), (2, 0)):  # stretches of 8 bytes, and what is left
+        tokens = text_of(rng, length + 1, sequences).T  # not contiguous
+        states = rng.integers(-127, 128, (sequences, num_layers, hidden_size)).astype(np.int8)
+        before = states.copy()
+        expected, got = (b.score(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, fast))
+        assert got == expected
+        np.testing.assert_array_equal(states, before)
 
 
 def assert_same_votes(expected, got, layout):

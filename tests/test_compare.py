@@ -66,7 +66,7 @@ def test_experiments_take_their_first_steps(egg, tmp_path, path):
     assert len(compare.read_results(tmp_path / "out")) == len(re.findall(r"(?m)^\[", text))
 
 
-@pytest.mark.parametrize("script", ["backprop", "straight_through"])
+@pytest.mark.parametrize("script", ["backprop", "straight_through", "peer"])
 def test_a_script_without_pytorch_says_so_in_one_line(tmp_path, script):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])

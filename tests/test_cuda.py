@@ -11,7 +11,7 @@ import cuda_host
 import numpy as np
 import pytest
 from test_backends import assert_same_votes, drawn_step, text_of, weights_of
-from test_golden import PINNED, RUNS, golden
+from test_golden import PINNED, golden
 
 from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
 from egg.kernels.arithmetic import STATIONS
@@ -85,8 +85,8 @@ def assert_calls_equal(one, shape, *, sigma_shift=4, scale=24, pairs=5, length=4
     weights, tokens = weights_of(shape, rng, scale), text_of(rng, pairs, length + 1)
     layers = (shape.num_layers, shape.hidden_size)
     states = rng.integers(-127, 128, (2 * pairs, *layers)).astype(np.int8)
-    fitness = rng.integers(-1, 2, 2 * pairs).astype(np.int8)
-    noise = Noise(2**63 + sigma_shift, 2**32 - 2, sigma_shift)
+    fitness = rng.integers(-127, 128, 2 * pairs).astype(np.int8)
+    noise = Noise(2**63 + sigma_shift, 2**32 - 2, sigma_shift, directions=sigma_shift)
     votes = rng.integers(-(2**24), 2**24, shape.parameters)
     master = (weights.astype(np.int16) << 8) + np.int16(77)
 
@@ -96,6 +96,8 @@ def assert_calls_equal(one, shape, *, sigma_shift=4, scale=24, pairs=5, length=4
         yield "run_pairs", backend.run_pairs(model, tokens, states, noise, first_pair=3)
         yield "cast_pair_votes", backend.cast_pair_votes(shape, fitness, noise, first_pair=11)
         yield "update_master", (backend.update_master(shape, moved, votes, 3 << 16), moved)
+        found = backend.score(model, tokens, states[:pairs])
+        yield "score", (found.totals, found.below, found.scores, found.states)
         yield "update_signs", backend.update_signs(weights, votes, 1 << 26)
 
     for (name, expected), (_, found) in zip(calls(REFERENCE), calls(one), strict=True):
@@ -206,6 +208,16 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
         host.prepare(shape, np.zeros(3, np.int8))
 
 
+@pytest.mark.parametrize("noise", [Noise(0, 0, 4, rank=4), Noise(0, 0, 4, gaussian=True)])
+def test_other_noise_is_refused_in_one_line(host, noise):
+    shape, said = Shape(16, 1), "^backend cupy has noise of rank 1 and of signs alone: choose --backend numpy$"
+    with pytest.raises(BackendError, match=said):
+        host.cast_pair_votes(shape, np.ones(2, np.int8), noise)
+    model, states = host.prepare(shape, np.zeros(shape.parameters, np.int8)), np.zeros((2, 1, 16), np.int8)
+    with pytest.raises(BackendError, match=said):
+        host.run_pairs(model, np.zeros((1, 3), np.uint8), states, noise)
+
+
 def test_an_adapter_is_refused_in_one_line(host):
     shape = Shape(16, 1)
     layout = AdapterShape(shape, 1, shape.matrices)
@@ -215,7 +227,7 @@ def test_an_adapter_is_refused_in_one_line(host):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", ["egg", "egg-sample", "egg-small", "stations", "stations-some", "paper"])
 def test_golden_run_on_the_cpu(host, run):
     assert golden(run, host) == PINNED[run]
 

@@ -65,6 +65,8 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
 
     model = backend.prepare(shape, weights)
     results: dict[str, tuple] = {"forward": backend.forward(model, tokens, states[:STREAMS])}
+    found = backend.score(model, tokens, states[:STREAMS])
+    results["score"] = found.totals, found.below, found.scores, found.states
     if branches:
         shifts = rng.integers(4, 13, shape.vote_kinds(stations=True))
         few, all_ = (Draw(1, 17, count, shifts[: shape.vote_kinds()]) for count in (MIN_BRANCHES, shape.hidden_size))

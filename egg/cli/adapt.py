@@ -162,6 +162,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     network = Network(arguments.compute.make(progress.note), shape, weights)
     corpus, text, split = open_for_training(config.run, progress.note)
     measured, parts = measured_texts(corpus, split, config.run.eval_bytes)
+    subspace.compile(config, network.backend, progress)
     before = evaluate(network, measured).bits_per_byte
     evolution = subspace.evolution(config, network, text)
     kind = Trainer if full else AdapterTrainer

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg.bench.cases import NAMES, PERTURBATION, RANKS, choose_cases
+from egg.bench.cases import NAMES, PERTURBATION, RANKS, WITHOUT_RECIPE, choose_cases
 from egg.bench.check import check_backend, check_full_rank
 from egg.bench.compression import Compression, measure, model_compressor, other_programs, sum_of
 from egg.bench.timing import Budget, Timing, time_cases
@@ -39,17 +39,21 @@ class BenchArguments:
      votes: the head's branches, credit along the wire, and the outer products: cast_votes, less forward and branches.
      update: update_rows, once for the step's tokens.
      step: a whole step of training, from weights to weights, on synthetic text; of recipe paper too.
+     stations: such a step with credit stations, at gates, state and past.
      eval: egg.model.evaluate on synthetic documents of 256 bytes, each read from state zero.
-     generate: egg.model.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1.
+     generate: egg.model.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1: 1,024 samples
+    side by side, and one by itself.
+     compress: egg.model.compress on random bytes in 8 segments, with a model that learns; up to hidden size 256.
      perturbation: time per member that reads 100 bytes, over hidden sizes, in its own table: of rank 1, as in recipe
     paper, and of full rank, whose noise is drawn from the seed, added to the weights in place and subtracted again,
     one member after another.
 
     Useful work is M = 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte read, 256 D for its branches, 8 D^2 L +
-    256 D for its votes, and the sum of the three for a token of a step; in recipe paper M, and M + 256 D per pair and
-    step. The peak is that of int8 dot products whose weights and sums stay in registers, on all threads at once, the
-    best of all measurements: other work on the machine makes fractions too low, never too high. With --backend cupy
-    times are the device's, between events, and the peak is that of a large int8 product of cuBLAS.
+    256 D for its votes, and the sum of the three for a token of a step, 4 D^2 L more with stations; in recipe paper M,
+    and M + 256 D per pair and step; for a byte of compress 2 M, and what its branches, votes and stations take. The
+    peak is that of int8 dot products whose weights and sums stay in registers, on all threads at once, the best of all
+    measurements: other work on the machine makes fractions too low, never too high. With --backend cupy times are the
+    device's, between events, and the peak is that of a large int8 product of cuBLAS.
 
     egg bench compress compares egg compress with other programs (egg bench compress --help).
 
@@ -65,9 +69,10 @@ class BenchArguments:
     num_layers: int | None = None
     """Measure models with this many layers; with --hidden-size any model can be measured."""
     readers: int | None = None
-    """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: the defaults."""
+    """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate, segments of compress;
+    none: the defaults."""
     seconds: float = Budget.seconds
-    """Time for each case, in 3 to 9 repeats; after about seven minutes no case is repeated."""
+    """Time for each case, in 3 to 9 repeats; after about four minutes no case is repeated."""
     json: JsonFlag = False
     compare: str | None = None
     """A file of an earlier --json on this machine: rows say how many times as fast they are now."""
@@ -462,7 +467,7 @@ def timing_table(timings: list[Timing], peak: float | None, before: dict[tuple, 
         lines.append(
             [
                 case.name,
-                case.recipe if case.name not in ("eval", "generate") else "-",
+                "-" if case.name in WITHOUT_RECIPE else case.recipe,
                 f"{case.shape.hidden_size}/{case.shape.num_layers}",
                 f"{case.readers:,}, {case.seq_len}",
                 median,

@@ -12,9 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from egg.kernels.arithmetic import READ_BY, VOCABULARY, adapter_lift, exp2_table, log2_thresholds, product_shift
-from egg.kernels.backend import Votes
-from egg.kernels.cpu import branches, forward, full_rank, pack, pair_votes, structures
+from egg.kernels.arithmetic import (
+    READ_BY,
+    VOCABULARY,
+    adapter_lift,
+    exp2_table,
+    log2_thresholds,
+    product_shift,
+    surprise_table,
+)
+from egg.kernels.backend import Likelihoods, Votes
+from egg.kernels.cpu import branches, forward, full_rank, likelihood, pack, pair_votes, structures, writing
 from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
@@ -29,6 +37,7 @@ PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bo
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
 # Of a block's activations, states and signs: they stay in a core's second-level cache
 BLOCK_BYTES = 384 << 10
+SCORED = 8  # bytes that a block reads before they are scored: their logits stay in that cache as well
 
 
 class Prepared(NamedTuple):
@@ -325,6 +334,43 @@ class NumbaBackend:
     def forward(self, model, tokens, states):
         return self._read(model, CLEAN, tokens, states, 1)
 
+    def score(self, model, tokens, states):
+        shape, packed, adapter = model.shape, model.model, model.adapter
+        tokens, states = np.ascontiguousarray(tokens), np.ascontiguousarray(states)
+        sequences, length = tokens.shape[0], tokens.shape[1] - 1
+        totals, below, scores = (np.empty((sequences, length), t) for t in (np.uint64, np.uint8, np.int32))
+        states_out = states.copy()
+        most, shares = self.members_per_block(shape, adapter), surprise_table()
+
+        def run(first, last):
+            room, some = self._scratch((most * SCORED, VOCABULARY), np.int8), states_out[first:last]
+            for begin in range(0, length, SCORED):
+                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + SCORED, length)])
+                logits = room[: text.size].reshape(*text.shape, VOCABULARY)
+                block = self.block(shape, *text.shape, adapter=adapter)
+                forward.run_sequences(packed, CLEAN, self.tables, block, text, some, some, 0, logits)
+                likelihood.measure(logits, tokens, begin, first, shares, self.tables, totals, below, scores)
+
+        if totals.size:
+            self.run(run, self.spread(sequences, most, ROWS))
+        return Likelihoods(totals, below, scores, states_out)
+
+    def write(self, model, logits, states, words, choice):
+        shape, packed, adapter = model.shape, model.model, model.adapter
+        logits, states = (np.array(a, np.int8, order="C") for a in (logits, states))  # they move on in place
+        words = np.ascontiguousarray(words).view(np.int64)
+        drawn = np.empty(words.shape, np.uint8)
+        weights = (np.empty(0) if choice.weights is None else choice.weights).astype(np.int64)
+
+        def run(first, last):
+            block = self.block(shape, last - first, words.shape[1], adapter=adapter)
+            some = packed, CLEAN, self.tables, block, words, weights, choice.top_k % VOCABULARY, choice.top_p
+            writing.write_sequences(*some, self._scratch((255,), np.int64), first, logits, states, drawn)
+
+        if words.size:
+            self.run(run, self.spread(len(words), self.members_per_block(shape, adapter), ROWS))
+        return drawn, logits, states
+
     def _read(self, prepared, noise, tokens, states, unit):
         """Logits and states of sequences, ``unit`` of which stay together in a block."""
         shape, model, adapter = prepared.shape, prepared.model, prepared.adapter
@@ -440,7 +486,7 @@ class NumbaBackend:
         views, moved = shape.views(prepared.weights), shape.views(moves)
 
         def prepare(name):
-            transformed = self._scratch(views[name].shape)
+            transformed = self._scratch(views[name].shape, np.int32)
             by = (signs, turns) if views[name].shape[1] == d else (wide_signs, wide_turns)
             shifts[shape.tensors[name].number] = prepare_moves(views[name], *by, transformed, moved[name].reshape(-1))
 
@@ -449,12 +495,12 @@ class NumbaBackend:
         arrays = (moves, shifts, wide_signs, wide_turns)
         return (on, _at(moves), _at(shifts), _at(wide_signs), _at(wide_turns), place), arrays
 
-    def _scratch(self, shape) -> np.ndarray:
-        """int32 of this thread, left over from call to call."""
+    def _scratch(self, shape, dtype) -> np.ndarray:
+        """An array of this thread, left over from call to call."""
         kept = self._local.__dict__.setdefault("scratch", {})
-        if shape not in kept:
-            kept[shape] = aligned(shape, np.int32)
-        return kept[shape]
+        if (shape, dtype) not in kept:
+            kept[shape, dtype] = aligned(shape, dtype)
+        return kept[shape, dtype]
 
     def _sum_votes(self, prepared, places, rows, tokens, vectors, on) -> np.ndarray:
         """The votes' products: each thread owns panels of outputs, and columns of the embedding."""
@@ -512,7 +558,7 @@ class NumbaBackend:
         voters = np.flatnonzero(fitness)
         for at in range(0, len(voters), PAIR_ROWS):
             self._cast_pair_batch(shape, z, voters[at : at + PAIR_ROWS], fitness, noise, first_pair)
-        return z
+        return z.astype(np.int64)
 
     def _cast_pair_batch(self, shape, z, voters, fitness, noise, first_pair):
         """Add the votes of some directions: each task draws nothing, packs one tensor's signs and sums them."""

@@ -12,9 +12,9 @@ import numpy as np
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
-from egg.kernels.arithmetic import STATIONS
+from egg.kernels.arithmetic import STATIONS, sampling_weights
 from egg.kernels.audit import Code, elf_functions
-from egg.kernels.backend import Adapter, Draw, Noise
+from egg.kernels.backend import Adapter, Choice, Draw, Noise
 from egg.kernels.cpu.adapters import OVERLOADS
 from egg.kernels.layout import AdapterShape, BackendError, Shape
 
@@ -26,11 +26,12 @@ PATHS = {
         "branches.prepare_branches stations.prepare_moves credit.transform_rows pair_votes.draw_directions "
         "structures.gain structures.side structures.embedding_sign structures.a_signs structures.b_signs "
         "adapters.factor_signs",
-        "score": "score branches.score_reader",
+        "score": "score likelihood branches.score_reader",
         "credit": "branches credit stations",
         "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
         "branches.vote_along branches.vote_four branches.as_vote stations.vote_through",
         "coding": "coder",
+        "sampling": "writing",
         "update": "votes.integer_root votes.divided votes.move_rows votes.move_master votes.move_signs",
     }.items()
     for name in names.split()
@@ -48,7 +49,7 @@ class Kernel:
     name: str
     """module.function, below egg.kernels.cpu."""
     path: str
-    """The step it belongs to: forward, perturbation, score, credit, vote, update or coding."""
+    """The step it belongs to: forward, perturbation, score, credit, vote, update, coding or sampling."""
     purpose: str
     """First line of its documentation."""
     called_by: tuple[str, ...]
@@ -138,6 +139,9 @@ def compile_all(backend) -> None:
         model, noise = backend.prepare(shape, weights), Noise(0, 0, 4)
         draw = Draw(0, 0, d, np.zeros(shape.vote_kinds(), np.int64))
         backend.forward(model, tokens, states)
+        backend.score(model, tokens, states)
+        words = np.ones((16, 1), np.uint64)
+        backend.write(model, np.zeros((16, 256), np.int8), states, words, Choice(sampling_weights(256), 3, 9))
         cast = backend.cast_votes(model, tokens, states, draw)
         shifts = np.zeros(shape.vote_kinds(stations=True), np.int64)
         backend.cast_votes(model, tokens, states, Draw(0, 0, d, shifts, STATIONS))
@@ -147,6 +151,7 @@ def compile_all(backend) -> None:
         adapter = Adapter(layout, np.ones(layout.parameters, np.int8))
         adapted = backend.prepare(shape, weights, adapter)
         backend.forward(adapted, tokens, states)
+        backend.write(adapted, np.zeros((16, 256), np.int8), states, words, Choice(None))
         backend.cast_votes(adapted, tokens, states, draw)
         backend.read_adapter_pairs(adapted, tokens, states, noise)
         backend.update_master(shape, weights.astype(np.int16), weights.astype(np.int64), 1)

@@ -4,6 +4,7 @@ It speaks to the device through ``egg.kernels.cuda.device.CupyDevice``; the test
 sources in its place.
 """
 
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -34,6 +35,7 @@ from egg.kernels.cuda.sources import (
 from egg.kernels.cuda.tables import branch_tables, pair_tables
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import key_words
+from egg.kernels.reference import likelihoods, write
 
 BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
 MOST_ROWS = VOTE_ROWS  # of votes that int32 sums, see votes.cu
@@ -119,7 +121,9 @@ class CupyBackend:
         return max(1, min(-(-count // THREADS), 32 * self.device.multiprocessors)), 1
 
     def _draw(self, shape, count, first, noise):
-        """(count, words) uint32 on the device: the sign bits of directions."""
+        """(count, words) uint32 on the device: the sign bits of pairs' directions; raises BackendError for others."""
+        if noise.rank > 1 or noise.gaussian:
+            raise BackendError("backend cupy has noise of rank 1 and of signs alone: choose --backend numpy")
         width = sign_words(shape)
         words = self.device.empty((count, width), np.uint32)
         self._launch(
@@ -130,6 +134,7 @@ class CupyBackend:
             np.int32(count),
             np.int32(width // 4),
             np.uint32(first),
+            np.uint32(noise.directions),
             np.uint32(noise.step),
             *_key(noise),
         )
@@ -206,6 +211,13 @@ class CupyBackend:
             )
             results.append((self.device.get(out), self.device.get(after)))
         return _joined(results)
+
+    def score(self, model, tokens, states):
+        logits, after = self.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
+        return likelihoods(logits, tokens[:, 1:], after)  # on the CPU: no kernel of its own yet
+
+    def write(self, model, logits, states, words, choice):
+        return write(partial(self.forward, model), logits, states, words, choice)  # a call for each byte, likewise
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
@@ -438,7 +450,7 @@ class CupyBackend:
             )
             self._sum("sum_matrices", matrices, (v, x), votes, rows, threads=128)
             self._sum("sum_vectors", vectors, (v,), votes, rows)
-        return device.get(votes)
+        return device.get(votes).astype(np.int64)
 
     def _table(self, tables, *of):
         """Where votes lie, on the device: 64 x 64 tiles of the matrices, vectors, and where the signs of pairs go."""
@@ -483,7 +495,7 @@ class CupyBackend:
             "move_signs",
             self._elements(len(weights)),
             moved,
-            self.device.put(_checked(votes.astype(np.int64), np.int64, weights.shape, "votes")),
+            self.device.put(_checked(votes, np.int64, weights.shape, "votes")),
             np.int64(threshold),
             np.int64(len(weights)),
         )

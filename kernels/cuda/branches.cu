@@ -64,7 +64,8 @@ template <int K> __device__ inline void measure(const int8 *row, const int8 *sig
   add_total(total, magnitude);
 }
 
-// Adds the magnitudes |R| of the head. Grid: 256 logits. head : (256, D)    total : int64, added to
+// Adds the magnitudes |R| of the head.
+// Grid: 256 logits. head : (256, D)    total : int64, added to
 extern "C" __global__ void __launch_bounds__(THREADS)
 measure_moves(const int8 *head, const int8 *signs, uint64 *total) {
   __shared__ int x[D];

@@ -9,8 +9,8 @@
 //            [layer 0: w_f | u_f | w_h | u_h | b_f | b_h | w_down][layer 1: ...]...[gain | head (256)]
 //            and with stations, from VOTE_ROW on, [layer 0: up (4 D) | ln2 | ln1][layer 1: ...]...
 //   wire     (r, j) int32, |wire| <= 2**20: credit of the residual, from the end (end.cu) to the beginning (wire.cu)
-//   shifts   (kinds,) int32, 0 to 31: embedding, gain, then of each layer gate, candidate, down, and with stations, then
-//            of each layer up, ln2, ln1
+//   shifts   (kinds,) int32, 0 to 31: embedding, gain, then of each layer gate, candidate, down, and with stations after
+//            these of each layer up, ln2, ln1
 //   totals   (kinds,) int64, added to: magnitudes of the credits before they are narrowed
 #pragma once
 #include "arithmetic.cuh"
@@ -21,7 +21,8 @@ constexpr int CREDIT_LIMIT = 1 << 20, CREDIT_MOST = 32767, BRANCH_LIMIT = 48;
 constexpr int EMBEDDING_KIND = 0, GAIN_KIND = 1, LAYER_KINDS = 2, GATE = 0, CANDIDATE = 1, DOWN = 2, KINDS_A_LAYER = 3;
 constexpr int UP = 0, LN2 = 1, LN1 = 2, MORE_KINDS = 3; // of a layer with stations, after those of all layers
 // The matrices of a layer that stations read, and where their moves begin in a layer's, see branches.cu.
-constexpr int W_F = 0, U_F = 1, W_H = 2, U_H = 3, W_UP = 4, W_DOWN = 5, STATION_MATRICES = 6, STATION_MOVES = 12 * D * D;
+constexpr int W_F = 0, U_F = 1, W_H = 2, U_H = 3, W_UP = 4, W_DOWN = 5, STATION_MATRICES = 6;
+constexpr int STATION_MOVES = 12 * D * D;
 __host__ __device__ constexpr int station_moves(int matrix) { return (matrix == W_DOWN ? 8 : matrix) * D * D; }
 
 __device__ inline int limit(int v) { return max(-CREDIT_LIMIT, min(CREDIT_LIMIT, v)); }

@@ -93,8 +93,10 @@ template <int MODE> __device__ inline void begin_layer(const Tile &tile, const R
   const int bits = layer * LAYER_BITS;
   const Gains gains = gains_of(run.weights + AT_LN1 + layer * LAYER_WEIGHTS, gain_step(MODE, run));
   each_row(tile, [&](int row) {
-    const Bits<D> e = bits_of<MODE, D>(tile, row, BIT_A_LN1 + bits), b_w_f = bits_of<MODE, D>(tile, row, BIT_B_W_F + bits),
-                  b_u_f = bits_of<MODE, D>(tile, row, BIT_B_U_F + bits), b_w_h = bits_of<MODE, D>(tile, row, BIT_B_W_H + bits);
+    const Bits<D> e = bits_of<MODE, D>(tile, row, BIT_A_LN1 + bits);
+    const Bits<D> b_w_f = bits_of<MODE, D>(tile, row, BIT_B_W_F + bits);
+    const Bits<D> b_u_f = bits_of<MODE, D>(tile, row, BIT_B_U_F + bits);
+    const Bits<D> b_w_h = bits_of<MODE, D>(tile, row, BIT_B_W_H + bits);
     const int8 *before = (t ? run.states : run.states_in) + ((tile.begin + row) * LAYERS + layer) * D;
     int8 *u = tile.in + row * ROW, *h = tile.h + row * ROW;
     const bool goes_on = row < tile.rows && tile.token[row];

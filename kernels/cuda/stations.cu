@@ -1,4 +1,4 @@
-// In place of wire.cu: credit along the wire and through stations, last byte and layer first; all that feeds them votes.
+// In place of wire.cu: credit along the wire and through stations, last byte and layer first; what feeds them votes.
 //
 //   axes     i readers, one a block    t bytes    l layers    j places    k branches    n outputs of a matrix
 //   moves    (l, 12 D D) int8: M, of each matrix [four outputs][branch] words of four bytes, see branches.cu
@@ -8,8 +8,8 @@
 //
 // A thread has the places and branches that are its number modulo THREADS. A branch's outputs are saturating sums of
 // four bytes at once, and what they are worth a product of bytes: the words of M are read side by side by a warp's
-// lanes, a and g are the same for all of them. g is what the matrix votes, masked where its own product is at its limit,
-// so that it is read from the votes. |F| <= 2**18, its transform <= 2**30; what is narrowed is below 2**29.
+// lanes, a and g are the same for all of them. g is what the matrix votes, masked where its own product is at its
+// limit, so that it is read from the votes. |F| <= 2**18, its transform <= 2**30; what is narrowed is below 2**29.
 #include "credit.cuh"
 
 constexpr int THREADS = D < 32 ? 32 : D < 256 ? D : 256;
@@ -54,7 +54,8 @@ template <int K> __device__ inline void gather_credit(Shared &shared, const int8
   each<THREADS, K>([&](int j) { x[j] = j == place ? 0 : credit_of(signs[j] * x[j], max(-8, shift)); });
 }
 
-// Credit after a norm, in fitness where the norm's output is free, joins the wire before it. read : (D,) int8, the output
+// Credit after a norm, in fitness, where the norm's output is free, joins the wire before it.
+// read : (D,) int8, the output
 __device__ inline void pass_back(Shared &shared, const int8 *read, const int8 *x, const int8 *gains, int shift,
                                  int8 *votes, int kind) {
   each<THREADS, D>([&](int j) { shared.fitness[j] *= is_free(read[j]); });
@@ -80,7 +81,8 @@ __device__ inline void credit_mlp(Shared &shared, const Run &run, int layer) {
   const int8 *kept = run.kept + layer * KEPT_LAYER;
   const int8 *moves = run.moves + (int64)layer * STATION_MOVES;
   const int *m = run.moved_by + layer * STATION_MATRICES;
-  int8 *votes = run.votes + layer * VOTE_LAYER + VOTE_W_DOWN, *up_votes = run.votes + VOTE_ROW + layer * VOTE_MORE + VOTE_UP;
+  int8 *votes = run.votes + layer * VOTE_LAYER + VOTE_W_DOWN;
+  int8 *more_votes = run.votes + VOTE_ROW + layer * VOTE_MORE, *up_votes = more_votes + VOTE_UP;
   uint32 magnitude = 0;
   each<THREADS, D>([&](int j) {
     shared.wire[j] *= is_free(kept[KEPT_X_AFTER + j]);
@@ -107,7 +109,7 @@ __device__ inline void credit_mlp(Shared &shared, const Run &run, int layer) {
   const int shift = product_shift(D) + LOG_D - run.shifts[more + UP] - m[W_UP];
   gather_credit<D>(shared, run.signs, run.places[0], shift);
   pass_back(shared, kept + KEPT_V, kept + KEPT_MIDDLE, run.weights + AT_LN2 + layer * LAYER_WEIGHTS,
-            run.shifts[more + LN2], run.votes + VOTE_ROW + layer * VOTE_MORE + VOTE_LN2, more + LN2);
+            run.shifts[more + LN2], more_votes + VOTE_LN2, more + LN2);
 }
 
 // The gated unit of a layer, likewise; and what the byte leaves to the state before it.

@@ -1,8 +1,8 @@
 // Votes Z += v x^T of all matrices on tensor cores, and the sums that are no products.
 //
-// v and x are int8, and over at most 2**17 rows, of all blocks together, |sum| <= 127 * 127 * 2**17 < 2**31; the signs
-// of recipe paper sum to less over any number of pairs. Blocks of rows add into int32 atomically; integer sums do not
-// depend on the order.
+// v and x are int8, and over at most 2**17 rows, of all blocks together, |sum| <= 127 * 127 * 2**17 < 2**31; where x is
+// a sign, as in recipe paper, 2**24 rows are as far from it. Blocks of rows add into int32 atomically; integer sums do
+// not depend on the order.
 #include "arithmetic.cuh"
 #include "mma.cuh"
 
