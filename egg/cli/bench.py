@@ -131,7 +131,7 @@ def _time(arguments: BenchArguments, command: str) -> int:
     before = None if arguments.compare is None else earlier_rates(arguments.compare)
     backend = arguments.compute.make(say)
     say("checking against the reference (the first time also compiles: up to a minute)")
-    check_backend(backend, branches=backend.name != "cupy")
+    check_backend(backend)
     if backend.name == "cupy":
         cases = _available_on_cupy(cases)
     elif any(case.name == PERTURBATION for case in cases):
@@ -279,10 +279,9 @@ def compression_table(rows: list[Compression], missing: dict[str, str]) -> list[
 
 def _available_on_cupy(cases: list) -> list:
     """The cases that backend cupy can run; raises EggError if it can run none."""
-    missing = ("branches", "votes", "update", "stations", "compress", PERTURBATION)
-    available = [c for c in cases if c.name not in missing and (c.name, c.recipe) != ("step", "egg")]
+    available = [case for case in cases if case.name != PERTURBATION]
     if not available:
-        raise EggError("backend cupy has neither recipe egg nor full-rank noise: choose numba")
+        raise EggError("backend cupy has no full-rank noise: choose numba")
     return available
 
 
