@@ -1,5 +1,6 @@
 """egg adapt --reward: scores, fitness, what members write, and rewards that go wrong."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -163,15 +164,17 @@ def test_pair_votes_are_sums_of_outer_products():
         np.testing.assert_array_equal(votes[name], expected)
 
 
-def test_a_reward_rises():
+@pytest.mark.parametrize(("noise_rank", "gain"), [(1, 0.3), (4, 0.15)])
+def test_a_reward_rises(noise_rank, gain):
     def early(prompts, texts):
         return [sum(c < "A" for c in text) / 12 for text in texts]
 
-    evolution = RewardEvolution(NETWORK, LAYOUT, [b"one", b"two"], early, SETTINGS)
+    settings = dataclasses.replace(SETTINGS, noise_rank=noise_rank)
+    evolution = RewardEvolution(NETWORK, LAYOUT, [b"one", b"two"], early, settings)
     before = evolution.measure()
     for _ in range(SETTINGS.steps):
         evolution.step()
-    assert evolution.measure() > before + 0.3
+    assert evolution.measure() > before + gain
     assert isinstance(evolution.network.adapter, Adapter) and (evolution.network.weights == WEIGHTS).all()
 
 
@@ -185,6 +188,20 @@ def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):
     assert json.loads((out / "config.json").read_text())["adapter"]["reward"] == "own_rewards:letters"
     assert egg("sample", model, "--adapter", out, "--length", 5, "--backend", "numpy")[0] == 0
     assert read_model(model)[1].tobytes() == WEIGHTS.tobytes()
+
+
+def test_the_rank_of_the_noise_is_the_one_asked_for(egg, model, module):
+    def letters(prompts, texts):
+        return [sum(character < "A" for character in text) / 12 for text in texts]
+
+    settings = RewardSettings(4, 32, 12, 1.0, 1, 4 << 16, 0, noise_rank=4)
+    evolution = RewardEvolution(NETWORK, LAYOUT, [b"one", b"two ["], letters, settings)
+    for _ in range(4):
+        evolution.step()
+    status, _, err = adapt(egg, model, "own_rewards:letters", "--noise-rank", 4)
+    assert status == 0, err
+    found = read_adapter(model.parent / "out", SHAPE, WEIGHTS)
+    assert (found.factors == evolution.weights).all()
 
 
 def test_a_function_of_a_file(egg, model, module, tmp_path, monkeypatch):
@@ -311,6 +328,7 @@ def assert_one_step(model):
         (["--member-tokens", 5], "--tokens 5"),
         (["--data", "x"], "give either --data"),
         (["--eval-every", -1], "--eval-every -1"),
+        (["--noise-rank", 2], "--noise-rank"),
     ],
 )
 def test_what_cannot_be_asked(egg, model, more, says):
