@@ -1,6 +1,7 @@
 """egg adapt --reward: scores, fitness, what members write, and rewards that go wrong."""
 
 import dataclasses
+import doctest
 import json
 import os
 import shutil
@@ -132,6 +133,42 @@ def test_the_rewards_that_come_with_it():
     assert rewards.target_length("x" * 20 + "\nand more") == 1
     assert rewards.target_length("x" * 15) == 0.75
     assert rewards.target_length("x" * 100) == 0
+    assert doctest.testmod(rewards).failed == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "3+8+0",
+        "(0+3)+8\nand more",
+        "8 + 3/1 + 0",
+        "3-8-0",
+        "8/0+3",
+        "-3+8+0",
+        "3**8**0",
+        "3//8+0",
+        "3 8+0",
+        "3(8)+0",
+        "3_8_0",
+    ]
+    + [
+        "3+8+0#",
+        "0x3+8",
+        "3.8+0",
+        "03+8+0",
+        "3+8",
+        "3+8+0+0",
+        "(" * 3000 + "3+8+0",
+        "３+8+0",
+        "3+8+0\0",
+        "",
+        "9**9**9",
+    ],
+)
+def test_an_answer_is_right_only_as_an_expression_of_the_numbers(answer):
+    right = answer in ("3+8+0", "(0+3)+8\nand more")
+    wrong = answer in ("3-8-0", "8/0+3")
+    assert rewards.countdown(answer, "0 3 8>11=") == (1 if right else 0.1 if wrong else 0)
 
 
 def test_fitness_is_half_the_difference_of_ranks():
@@ -240,6 +277,12 @@ def test_a_reward_that_goes_wrong_is_named_in_one_line(egg, model, module, rewar
     assert f"--reward {reward}" in err and says in err
     assert "Traceback" not in err and err.splitlines()[-1].startswith("egg: ")
     assert not (model.parent / "out").exists()
+
+
+@pytest.mark.parametrize("reward", ["addition", "countdown"])
+def test_a_prompt_that_asks_nothing_is_named(egg, model, reward):
+    status, _, err = adapt(egg, model, f"egg.rewards:{reward}")
+    assert status == 2 and "failed: ValueError: the prompt 'one' asks nothing: it must be like" in err
 
 
 def test_a_prompt_is_given_to_who_asks_for_it(egg, model, module):
