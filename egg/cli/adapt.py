@@ -97,6 +97,8 @@ class AdaptArguments:
     """reward: members."""
     sigma_shift: int = 1
     """reward: size of the perturbation, 0 to 8; a factor moves by 2^(4 - sigma_shift) int8 steps."""
+    noise_rank: Literal[1, 4, 16] = 1
+    """reward: rank of a member's perturbation of a factor: a sum of so many products, over its root."""
     step_size: float | None = None
     """Largest step of a factor, in int8 steps; none: chosen from the tokens, with a reward 4."""
     seed: int = 0

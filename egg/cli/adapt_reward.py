@@ -135,6 +135,7 @@ def _settings(arguments) -> RewardSettings:
         sigma_shift,
         round(size * (1 << STEP_BITS)),
         arguments.seed,
+        arguments.noise_rank,
     )
 
 
