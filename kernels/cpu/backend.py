@@ -22,7 +22,7 @@ from egg.kernels.arithmetic import (
     surprise_table,
 )
 from egg.kernels.backend import Likelihoods, Votes
-from egg.kernels.cpu import branches, forward, full_rank, likelihood, pack, pair_votes, structures, writing
+from egg.kernels.cpu import branches, forward, full_rank, layers, likelihood, pack, pair_votes, structures, writing
 from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
@@ -37,6 +37,7 @@ PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bo
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
 # Of a block's activations, states and signs: they stay in a core's second-level cache
 BLOCK_BYTES = 384 << 10
+STRETCH = 16  # bytes: so many of a few sequences are read layer by layer
 SCORED = 8  # bytes that a block reads before they are scored: their logits stay in that cache as well
 
 
@@ -274,9 +275,11 @@ class NumbaBackend:
         """
         kept = self._local.__dict__.setdefault("blocks", {})
         key = shape, members, length, text, moved, credited, stations, adapter
-        if key not in kept:
+        if key in kept:
+            kept[key] = kept.pop(key)  # the latest: whoever has two blocks keeps both
+        else:
             if len(kept) == 4:
-                kept.clear()
+                kept.pop(next(iter(kept)))
             kept[key] = self._new_block(*key)
         return kept[key][0]
 
@@ -342,18 +345,38 @@ class NumbaBackend:
         states_out = states.copy()
         most, shares = self.members_per_block(shape, adapter), surprise_table()
 
+        few = self._few(length)
+
         def run(first, last):
             room, some = self._scratch((most * SCORED, VOCABULARY), np.int8), states_out[first:last]
-            for begin in range(0, length, SCORED):
-                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + SCORED, length)])
+            span = most // (last - first) if last - first < few else SCORED
+            for begin in range(0, length, span):
+                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + span, length)])
                 logits = room[: text.size].reshape(*text.shape, VOCABULARY)
-                block = self.block(shape, *text.shape, adapter=adapter)
-                forward.run_sequences(packed, CLEAN, self.tables, block, text, some, some, 0, logits)
+                if last - first < few:
+                    self._read_few(model, text, 0, some, logits)
+                else:
+                    block = self.block(shape, *text.shape, adapter=adapter)
+                    forward.run_sequences(packed, CLEAN, self.tables, block, text, some, some, 0, logits)
                 likelihood.measure(logits, tokens, begin, first, shares, self.tables, totals, below, scores)
 
         if totals.size:
-            self.run(run, self.spread(sequences, most, ROWS))
+            self.run(run, self.spread(sequences, most, 1 if few else ROWS))
         return Likelihoods(totals, below, scores, states_out)
+
+    def _few(self, length: int) -> int:
+        """With fewer sequences than this in a block, each of so many bytes, a stretch is read layer by layer."""
+        return ROWS if length >= STRETCH else 0
+
+    def _read_few(self, prepared, tokens, first, states, logits):
+        """A few sequences, from ``first`` on, in stretches; ``states`` are theirs alone, and move on."""
+        members, length = len(states), tokens.shape[1]
+        span = self.members_per_block(prepared.shape, prepared.adapter) // members
+        for begin in range(0, length, span):
+            some = min(span, length - begin)
+            wide = self.block(prepared.shape, members * some, 0, adapter=prepared.adapter)  # no block of another use
+            block = self.block(prepared.shape, members, some, adapter=prepared.adapter)
+            layers.read_layers(prepared.model, CLEAN, self.tables, wide, block, tokens, first, begin, states, logits)
 
     def write(self, model, logits, states, numbers, positions, choice):
         shape, packed, adapter = model.shape, model.model, model.adapter
@@ -385,12 +408,18 @@ class NumbaBackend:
         if tokens.size == 0:
             return logits, states.copy()
 
+        few = self._few(tokens.shape[1]) if unit == 1 else 0
+
         def run(first, last):
+            if last - first < few:
+                states_out[first:last] = states[first:last]
+                self._read_few(prepared, tokens, first, states_out[first:last], logits)
+                return
             block = self.block(shape, unit * (last - first), tokens.shape[1], moved=unit == 2, adapter=adapter)
             forward.run_sequences(model, noise, self.tables, block, tokens, states, states_out, unit * first, logits)
 
         most = self.members_per_block(shape, adapter) // unit
-        self.run(run, self.spread(len(tokens) // unit, most, ROWS // unit))
+        self.run(run, self.spread(len(tokens) // unit, most, 1 if few else ROWS // unit))
         return logits, states_out
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
