@@ -10,7 +10,7 @@ import pytest
 
 from egg.kernels import BackendError, Choice, Draw, Noise, Shape, get_backend, reference
 from egg.kernels.arithmetic import STATIONS, sampling_weights
-from egg.kernels.reference import scores
+from egg.kernels.reference import likelihoods, scores
 from egg.optimizer import moving_share, sign_threshold
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -115,12 +115,15 @@ def test_forward_equals(fast, hidden_size, num_layers, scale):
 def test_likelihoods_equal(fast, hidden_size, num_layers, scale):
     shape, rng = Shape(hidden_size, num_layers), np.random.default_rng(scale)
     weights = weights_of(shape, rng, scale)
-    for sequences, length in ((1, 1), (3, 9), (21, 17), (2, 0)):  # stretches of 8 bytes, and what is left
+    # In blocks stretches of 8 bytes, and what is left; a few sequences layer by layer
+    for sequences, length in ((1, 1), (3, 9), (21, 17), (2, 0), (1, 16), (2, 129)):
         tokens = text_of(rng, length + 1, sequences).T  # not contiguous
         states = rng.integers(-127, 128, (sequences, num_layers, hidden_size)).astype(np.int8)
         before = states.copy()
         expected, got = (b.score(b.prepare(shape, weights), tokens, states) for b in (REFERENCE, fast))
         assert got == expected
+        logits, after = fast.forward(fast.prepare(shape, weights), tokens, states)
+        assert likelihoods(logits[:, :-1], tokens[:, 1:], got.states) == expected and after.shape == states.shape
         np.testing.assert_array_equal(states, before)
 
 

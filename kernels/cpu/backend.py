@@ -29,6 +29,7 @@ from egg.kernels.cpu import (
     forward,
     full_rank,
     gaussian_votes,
+    layers,
     likelihood,
     pack,
     pair_votes,
@@ -50,6 +51,7 @@ PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bo
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
 # Of a block's activations, states and signs: they stay in a core's second-level cache
 BLOCK_BYTES = 384 << 10
+STRETCH = 16  # bytes: so many of a few sequences are read layer by layer
 SCORED = 8  # bytes that a block reads before they are scored: their logits stay in that cache as well
 
 
@@ -307,9 +309,11 @@ class NumbaBackend:
         """
         kept = self._local.__dict__.setdefault("blocks", {})
         key = shape, members, length, text, moved, credited, stations, adapter
-        if key not in kept:
+        if key in kept:
+            kept[key] = kept.pop(key)  # the latest: whoever has two blocks keeps both
+        else:
             if len(kept) == 4:
-                kept.clear()
+                kept.pop(next(iter(kept)))
             kept[key] = self._new_block(*key)
         return kept[key][0]
 
@@ -393,18 +397,40 @@ class NumbaBackend:
         states_out = states.copy()
         most, shares = self.members_per_block(shape, adapter), surprise_table()
 
+        few = self._few(length)
+
         def run(first, last):
             room, some = self._scratch((most * SCORED, VOCABULARY), np.int8), states_out[first:last]
-            for begin in range(0, length, SCORED):
-                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + SCORED, length)])
+            span = most // (last - first) if last - first < few else SCORED
+            for begin in range(0, length, span):
+                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + span, length)])
                 logits = room[: text.size].reshape(*text.shape, VOCABULARY)
-                block = self.block(shape, *text.shape, adapter=adapter)
-                forward.run_sequences(packed, structures.UNMOVED, self.tables, block, text, some, some, 0, logits)
+                if last - first < few:
+                    self._read_few(model, text, 0, some, logits)
+                else:
+                    block = self.block(shape, *text.shape, adapter=adapter)
+                    forward.run_sequences(packed, structures.UNMOVED, self.tables, block, text, some, some, 0, logits)
                 likelihood.measure(logits, tokens, begin, first, shares, self.tables, totals, below, scores)
 
         if totals.size:
-            self.run(run, self.spread(sequences, most, ROWS))
+            self.run(run, self.spread(sequences, most, 1 if few else ROWS))
         return Likelihoods(totals, below, scores, states_out)
+
+    def _few(self, length: int) -> int:
+        """With fewer sequences than this in a block, each of so many bytes, a stretch is read layer by layer."""
+        return ROWS if length >= STRETCH else 0
+
+    def _read_few(self, prepared, tokens, first, states, logits):
+        """A few sequences, from ``first`` on, in stretches; ``states`` are theirs alone, and move on."""
+        members, length = len(states), tokens.shape[1]
+        span = self.members_per_block(prepared.shape, prepared.adapter) // members
+        for begin in range(0, length, span):
+            some = min(span, length - begin)
+            wide = self.block(prepared.shape, members * some, 0, adapter=prepared.adapter)  # no block of another use
+            block = self.block(prepared.shape, members, some, adapter=prepared.adapter)
+            layers.read_layers(
+                prepared.model, structures.UNMOVED, self.tables, wide, block, tokens, first, begin, states, logits
+            )
 
     def write(self, model, logits, states, numbers, positions, choice):
         shape, packed, adapter = model.shape, model.model, model.adapter
@@ -437,14 +463,20 @@ class NumbaBackend:
             return logits, states.copy()
         unit, moved = (1, 0) if noise is None else (2, _direction_bytes(adapter, noise))
 
+        few = self._few(tokens.shape[1]) if unit == 1 else 0
+
         def run(first, last):
+            if last - first < few:
+                states_out[first:last] = states[first:last]
+                self._read_few(prepared, tokens, first, states_out[first:last], logits)
+                return
             bits = noise is not None and _is_bits(noise)
             block = self.block(shape, unit * (last - first), tokens.shape[1], moved=bits, adapter=adapter)
             own = plain if noise is None else self._noise(adapter, plain, noise, ADAPTER_SIGNS, block)
             forward.run_sequences(model, own, self.tables, block, tokens, states, states_out, unit * first, logits)
 
         most = self.members_per_block(shape, adapter, moved=moved) // unit
-        self.run(run, self.spread(len(tokens) // unit, most, ROWS // unit))
+        self.run(run, self.spread(len(tokens) // unit, most, 1 if few else ROWS // unit))
         return logits, states_out
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):

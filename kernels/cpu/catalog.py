@@ -21,7 +21,7 @@ from egg.kernels.layout import AdapterShape, BackendError, Shape
 PATHS = {
     name: path
     for path, names in {
-        "forward": "pack forward tiles structures adapters branches.read_and_credit",
+        "forward": "pack forward layers tiles structures adapters branches.read_and_credit",
         "perturbation": "signs noise full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
         "branches.prepare_branches stations.prepare_moves credit.transform_rows pair_votes.draw_directions "
         "gaussian_votes.draw_gaussian structures.direction_of "
@@ -141,6 +141,7 @@ def compile_all(backend) -> None:
         model, noise = backend.prepare(shape, weights), Noise(0, 0, 4)
         draw = Draw(0, 0, d, np.zeros(shape.vote_kinds(), np.int64))
         backend.forward(model, tokens, states)
+        backend.forward(model, np.ones((1, 16), np.uint8), states[:1])
         backend.score(model, tokens, states)
         beginning = np.zeros((16, 256), np.int8), states, np.arange(16), range(1)
         backend.write(model, *beginning, Choice(sampling_weights(256), 3, 9))
@@ -153,6 +154,7 @@ def compile_all(backend) -> None:
         adapter = Adapter(layout, np.ones(layout.parameters, np.int8))
         adapted = backend.prepare(shape, weights, adapter)
         backend.forward(adapted, tokens, states)
+        backend.forward(adapted, np.ones((1, 16), np.uint8), states[:1])
         backend.write(adapted, *beginning, Choice(None))
         backend.cast_votes(adapted, tokens, states, draw)
         backend.read_adapter_pairs(adapted, tokens, states, noise)
