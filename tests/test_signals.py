@@ -148,9 +148,8 @@ def test_an_interrupt_of_the_compiler_says_what_is_lost(tables, tmp_path):
 
 def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables, tmp_path):
     """Those that calls lead to by their source have code in Numba's cache, once a run has used them."""
-    train(
-        "--credit", "wire", "--steps", 2, "--out", tmp_path / "run", "--backend", "numba"
-    )  # imports the kernels, with their cache's place
+    # imports the kernels, with their cache's place
+    train("--steps", 2, "--out", tmp_path / "run", "--backend", "numba", "--credit", "wire")
     from numba.core import event
 
     from egg.kernels import get_backend

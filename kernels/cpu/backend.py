@@ -664,20 +664,24 @@ class NumbaBackend:
             if noise.use_clt and np.abs(factors).max(initial=0) > 1:
                 parts = [gaussian_votes.LOW, gaussian_votes.HIGH]
         z = self.buffer("pair votes", (len(parts), shape.parameters), np.int32)
-        votes = np.zeros(shape.parameters, np.int64)
+        votes, vectors = None, np.zeros(shape.parameters if noise.gaussian else 0, np.int64)
         for begin in range(0, len(numbers), VOTE_ROWS):
             z[...] = 0
             for at in range(begin, min(len(numbers), begin + VOTE_ROWS), PAIR_ROWS):
                 batch = slice(at, at + PAIR_ROWS)
-                cast(shape, z, votes, numbers[batch], factors[batch], noise, parts)
-            for sums, bits in zip(z, (0, 7), strict=False):
-                votes += sums.astype(np.int64) << bits
-        if noise.rank > 1:
+                cast(shape, z, vectors, numbers[batch], factors[batch], noise, parts)
+            sums = z[0].astype(np.int64)
+            if len(parts) > 1:
+                sums += np.left_shift(z[1], 7, dtype=np.int64)
+            votes = sums if votes is None else votes + sums
+        if votes is None:
+            return np.zeros(shape.parameters, np.int64)
+        if noise.gaussian or noise.rank > 1:
             for place in _vector_places(shape):
-                votes[place] *= noise.root
+                votes[place] = noise.root * (vectors if noise.gaussian else votes)[place]
         return votes
 
-    def _cast_signs(self, shape, z, votes, numbers, factors, noise, parts):
+    def _cast_signs(self, shape, z, vectors, numbers, factors, noise, parts):
         """Add the votes of some directions: each task draws nothing, packs one tensor's signs and sums them."""
         quads = -(-len(numbers) // 4)
         f, ones = np.zeros((2, 4 * quads), np.int64)
@@ -702,8 +706,8 @@ class NumbaBackend:
         self.run(draw, self.spread(len(numbers), 64))
         self.run(cast, [(tensor,) for tensor in shape.tensors.values()])
 
-    def _cast_gaussian(self, shape, z, votes, numbers, factors, noise, parts):
-        """The same of Gaussian directions, in parts; of vectors straight to ``votes``."""
+    def _cast_gaussian(self, shape, z, vectors, numbers, factors, noise, parts):
+        """The same of Gaussian directions, in parts; those of vectors are added to ``vectors``, int64."""
         quads = -(-len(numbers) // 4)
         f, ones = np.zeros((2, 4 * quads), np.int64)
         f[: len(numbers)], ones[: len(numbers)] = factors, 1
@@ -718,7 +722,7 @@ class NumbaBackend:
         def cast(name, tensor):
             at = shape.gaussian[name]
             if len(tensor.shape) == 1:
-                gaussian_votes.sum_gaussian(rows, at.a, at.b, factors, noise.rank, votes[tensor.slice])
+                gaussian_votes.sum_gaussian(rows, at.a, at.b, factors, noise.rank, vectors[tensor.slice])
                 return
             outputs, inputs = tensor.shape
             v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
