@@ -175,6 +175,7 @@ def test_recipe_egg_on_the_cpu_equals_the_reference(host):
     assert_recipe_egg_equal(host, Shape(64, 1), [(16, 5, 6, 64, ()), (2, 13, 4, 32, ()), (0, 1, 2, 64, ())])
     assert_recipe_egg_equal(host, Shape(64, 1), [(16, 3, 4, 64, STATIONS), (30, 2, 2, 64, ("gates", "state"))])
     cases = [(400, 3, 1, 16, ()), (400, 3, 2, 16, STATIONS), (30, 3, 3, 16, some), (0, 1, 2, 16, STATIONS)]
+    cases.append((0, 0, 2, 16, ()))  # no streams
     assert_recipe_egg_equal(host, Shape(16, 2), cases)
 
 

@@ -281,7 +281,7 @@ class CupyBackend:
         branches = self._draw_branches(model, draw)
         row_bytes = kept_columns(shape)["row"] + _vote_row(shape, draw.stations) + 2 * VOCABULARY + 4 * d
         block = self._block(streams, length * row_bytes + 6 * shape.num_layers * d)
-        for at in range(0, streams if length else 0, block):
+        for at in range(0, streams if length else 0, max(1, block)):
             part = slice(at, at + block)
             read, begun = device.put(tokens[part]), device.put(states[part])
             kept, fine, ended = self._keep(model, read, begun)
