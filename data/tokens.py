@@ -197,7 +197,7 @@ def _progress_bar(name: str, size_hint: int | None, progress: bool, announce: Ca
     with tqdm(desc=short, total=size_hint, unit_scale=True, mininterval=0.5, bar_format=BAR) as bar:
 
         def report(split: str, size: int, documents: int) -> None:
-            bar.set_postfix_str(f"{split}, {documents:,} documents", refresh=False)
+            bar.set_postfix_str(f"{split}, {documents:,} document{'s' * (documents != 1)}", refresh=False)
             bar.update(size)
 
         yield report

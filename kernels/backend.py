@@ -112,6 +112,8 @@ class Choice(ArrayValue):
     """Number of likeliest bytes to draw from, 0 for all."""
     top_p: int = SHARES
     """Share of the probability to draw from, in 1/65536; 65536 for all."""
+    seed: int = 0
+    """Key of the generator, 0 to 2**64 - 1."""
 
 
 class Backend(Protocol):
@@ -145,14 +147,15 @@ class Backend(Protocol):
         ...
 
     def write(
-        self, model: Any, logits: np.ndarray, states: np.ndarray, words: np.ndarray, choice: Choice
+        self, model: Any, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, positions: range, choice: Choice
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw bytes one after another, each from the logits after the byte before, for many sequences side by side.
 
         logits : (sequences, 256) int8, from which the first byte is drawn
         states : (sequences, L, D) int8
-        words : (sequences, T) uint64, the random bits of each byte
-        returns : the bytes (sequences, T) uint8, and logits and states after the last of them
+        numbers : (sequences,) int64, the samples' numbers, 0 to 2**32 - 1: they and the positions define the draws
+        positions : of the bytes to draw, one after another, 0 to 2**32 - 1
+        returns : the bytes (sequences, positions) uint8, and logits and states after the last of them
         """
         ...
 

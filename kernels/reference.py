@@ -344,12 +344,27 @@ def inverse(cumulative: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     return (cumulative <= np.array(at, np.uint64)[:, None]).sum(1).astype(np.uint8)
 
 
+def draws(seed: int, numbers: np.ndarray, positions: range) -> np.ndarray:
+    """The 64 random bits of each sample at some positions.
+
+    numbers : (n,), the samples' numbers
+    returns : (n, positions) uint64
+    """
+    counter = np.zeros((len(numbers), len(positions), 4), np.uint32)
+    counter[..., 1] = philox.SAMPLING
+    counter[..., 2] = numbers[:, None]
+    counter[..., 3] = positions
+    words = philox.philox(counter, philox.key_words(seed)).astype(np.uint64)
+    return words[..., 0] | words[..., 1] << np.uint64(32)
+
+
 def write(
-    read: Read, logits: np.ndarray, states: np.ndarray, words: np.ndarray, choice: Choice
+    read: Read, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, positions: range, choice: Choice
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``Backend.write`` by a function that reads, such as ``Backend.forward`` of a model."""
+    words = draws(choice.seed, numbers, positions)
     drawn = np.empty(words.shape, np.uint8)
-    for t in range(words.shape[1]):
+    for t in range(len(positions)):
         drawn[:, t] = choose(logits, words[:, t], choice.weights, choice.top_k, choice.top_p)
         found, states = read(np.ascontiguousarray(drawn[:, t : t + 1]), states)
         logits = found[:, 0]
@@ -380,8 +395,8 @@ class NumpyBackend:
         logits, after = self.forward(model, tokens[:, :-1], states)
         return likelihoods(logits, tokens[:, 1:], after)
 
-    def write(self, model, logits, states, words, choice):
-        return write(partial(self.forward, model), logits, states, words, choice)
+    def write(self, model, logits, states, numbers, positions, choice):
+        return write(partial(self.forward, model), logits, states, numbers, positions, choice)
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         head, layers = model.weights["head.weight"], model.shape.num_layers

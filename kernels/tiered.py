@@ -48,11 +48,17 @@ class TieredBackend:
         return backend.score(form, tokens, states)
 
     def write(
-        self, model: "TieredModel", logits: np.ndarray, states: np.ndarray, words: np.ndarray, choice: Choice
+        self,
+        model: "TieredModel",
+        logits: np.ndarray,
+        states: np.ndarray,
+        numbers: np.ndarray,
+        positions: range,
+        choice: Choice,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See ``Backend.write``."""
-        backend, form = self._chosen(model, words.size)
-        return backend.write(form, logits, states, words, choice)
+        backend, form = self._chosen(model, len(numbers) * len(positions))
+        return backend.write(form, logits, states, numbers, positions, choice)
 
     def _chosen(self, model: "TieredModel", tokens: int) -> tuple[Backend, Any]:
         """The backend that reads so many tokens, and the model in its form."""

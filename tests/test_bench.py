@@ -340,6 +340,7 @@ def test_the_cost_of_perturbations_has_a_table_of_its_own(egg):
     assert (member["hidden_size"], member["num_layers"], member["parameters"]) == (16, 1, 11_344)
     one, full = member["rank_1_seconds_per_member"], member["full_rank_seconds_per_member"]
     assert 0 < one < full
+    assert all(member[f"{rank}_seconds_per_member"] > 0 for rank in ("rank_4", "rank_16", "gaussian"))
     assert member["full_rank_over_rank_1"] == round(full / one, 2)
     status, out, err = egg("bench", *SMALL, "--only", "perturbation")
     assert status == 0, err
@@ -381,3 +382,17 @@ def test_no_figures_for_wrong_noise(egg, monkeypatch, call):
     status, out, err = egg("bench", *SMALL, "--only", "perturbation")
     assert status == 2 and not out
     assert "egg: backend wrong: full-rank noise differs from the reference at 16/1" in err
+
+
+def test_no_figures_for_wrong_members_of_a_rank(egg, monkeypatch):
+    class Wrong(NumpyBackend):
+        name = "wrong"
+
+        def run_pairs(self, model, tokens, states, noise, **settings):
+            scores, states = super().run_pairs(model, tokens, states, noise, **settings)
+            return scores + (noise.rank == 4), states
+
+    monkeypatch.setattr("egg.compute.get_backend", lambda *_, **__: Wrong())
+    status, out, err = egg("bench", *SMALL, "--only", "perturbation")
+    assert status == 2 and not out
+    assert "egg: backend wrong: members of rank 4 differ from the reference at 16/1" in err

@@ -148,9 +148,8 @@ def test_an_interrupt_of_the_compiler_says_what_is_lost(tables, tmp_path):
 
 def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables, tmp_path):
     """Those that calls lead to by their source have code in Numba's cache, once a run has used them."""
-    train(
-        "--credit", "wire", "--steps", 2, "--out", tmp_path / "run", "--backend", "numba"
-    )  # imports the kernels, with their cache's place
+    # imports the kernels, with their cache's place
+    train("--steps", 2, "--out", tmp_path / "run", "--backend", "numba", "--credit", "wire")
     from numba.core import event
 
     from egg.kernels import get_backend
@@ -171,6 +170,15 @@ def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables,
             with event.trigger_event("numba:compile", {"dispatcher": known[name].dispatcher}):
                 pass
     assert counted == [(number, len(needed)) for number in range(1, len(needed) + 1)]
+
+    # Of recipe paper with what its smallest step has to leave out, and Gaussian noise, which has kernels of its own
+    options = "--recipe paper --noise gaussian --group-size 4 --num-perturbations 6".split()
+    train(*options, "--steps", 1, "--out", tmp_path / "paper", "--backend", "numba")
+    needed = needed_kernels(CALLS["paper"], {"adapters", "stations", "pair_votes"}, {"noise", "gaussian_votes"})
+    files = [path.name for path in code_folder(detect()).rglob("*.nbi")]
+    assert [name for name in needed if not any(f.startswith(f"{name}-") for f in files)] == []
+    signs = needed_kernels(CALLS["paper"], {"adapters", "stations"})
+    assert "noise.sum_ranks" in needed and not [name for name in signs if "noise" in name or "gaussian" in name]
 
 
 def test_adapting_compiles_nothing_after_its_compiling(tables, book, egg, tmp_path, monkeypatch):

@@ -46,11 +46,18 @@ NAMES = {
 """Case -> what it times."""
 WITHOUT_RECIPE = "eval", "generate", "compress"
 PERTURBATION = "perturbation"
-"""A case with its own table: the cost of a member of full rank, beside one of rank 1."""
-RANKS = ("rank 1", "full rank")
+"""A case with its own table: the cost of a member of full rank, beside those of recipe paper."""
+SIGMA_SHIFT = 4
+LOW_RANK = {
+    "rank 1": Noise(0, 0, SIGMA_SHIFT),
+    "rank 4": Noise(0, 0, SIGMA_SHIFT, 4),
+    "rank 16": Noise(0, 0, SIGMA_SHIFT, 16),
+    "Gaussian": Noise(0, 0, SIGMA_SHIFT, gaussian=True),
+}
+"""The perturbations of recipe paper that are timed; Gaussian is of rank 1."""
+RANKS = (*LOW_RANK, "full rank")
 RECIPES = ("egg", "paper")
 PAPER_LENGTH = 100  # bytes that a member of recipe paper reads in a step
-SIGMA_SHIFT = 4
 DOCUMENT = 256  # mean bytes of a document; they have half to one and a half times as many
 
 
@@ -150,7 +157,7 @@ def choose_cases(
     for shape in _shapes(hidden_size, num_layers, PERTURBED if recipe is None else ()):
         for rank in RANKS:
             d = shape.hidden_size
-            count = SIZES[d].members if rank == "rank 1" else FULL_RANK_MEMBERS[d]
+            count = SIZES[d].members if rank in LOW_RANK else FULL_RANK_MEMBERS[d]
             cases.append((PERTURBATION, rank, shape, count, PAPER_LENGTH))
     chosen = [
         Case(name, kind, shape, readers or count, length)
@@ -196,7 +203,7 @@ def make_job(case: Case, backend: Backend) -> Job:
         "eval": _evaluation,
         "generate": _generation,
         "compress": _compression,
-        PERTURBATION: _full_rank if case.recipe == "full rank" else _rank_1,
+        PERTURBATION: _low_rank if case.recipe in LOW_RANK else _full_rank,
     }[case.name](case, backend)
 
 
@@ -282,11 +289,11 @@ def _evaluation(case: Case, backend: Backend) -> Job:
 
 
 def _generation(case: Case, backend: Backend) -> Job:
-    weights = initial_weights(case.shape, 0, "paper")
+    network = Network(backend, case.shape, initial_weights(case.shape, 0, "paper"))
     sampling = Sampling(length=case.seq_len, count=case.readers)
 
     def draw():
-        drawn = sum(len(numbers) for numbers, _ in stream(Network(backend, case.shape, weights), b"", sampling))
+        drawn = sum(len(numbers) for numbers, _ in stream(network, b"", sampling))
         # All samples begin with the logits after one NUL; then every byte is read but the last of each sample.
         read = 1 + drawn - sampling.count
         return Work(drawn, read * case.shape.multiply_accumulates)
@@ -310,12 +317,12 @@ def _compression(case: Case, backend: Backend) -> Job:
     return Job(code)
 
 
-def _rank_1(case: Case, backend: Backend) -> Job:
-    """Members of rank 1, as in recipe paper."""
+def _low_rank(case: Case, backend: Backend) -> Job:
+    """Members of recipe paper."""
     shape, members, length = case.shape, case.readers, case.seq_len
     model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
     tokens, states = _tokens(members // 2, length), _states(members, shape)
-    noise = Noise(0, 0, SIGMA_SHIFT)
+    noise = LOW_RANK[case.recipe]
     work = Work(members * length, members * length * shape.multiply_accumulates)
 
     def read():

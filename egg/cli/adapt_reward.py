@@ -41,11 +41,11 @@ def adapt_to_reward(arguments) -> int:
     prompts = _prompts(arguments.prompts)
     out = folder_for(arguments.out)
     base = Network(arguments.compute.make(say), shape, weights)
-    _compile(base.backend)
     every = arguments.eval_every
     if every is None:
         every = max(1, settings.steps // MEASUREMENTS)
     with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
+        _compile(base.backend, settings.noise_rank)
         evolution = RewardEvolution(base, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
@@ -74,9 +74,10 @@ def adapt_to_reward(arguments) -> int:
     return 0
 
 
-def _compile(backend: Backend) -> None:
+def _compile(backend: Backend, noise_rank: int) -> None:
     """Compile what a step and a measurement need, and show that on standard error."""
-    settings = RewardSettings(1, population_size=2, length=2, temperature=1.0, sigma_shift=1, step_size=1, seed=0)
+    small = {"population_size": 2, "length": 2, "noise_rank": noise_rank}
+    settings = RewardSettings(1, **small, temperature=1.0, sigma_shift=1, step_size=1, seed=0)
 
     def work() -> None:
         base = small_network(backend)
@@ -85,7 +86,9 @@ def _compile(backend: Backend) -> None:
         evolution.step()
         evolution.measure()
 
-    compile_kernels(backend, Progress(sys.stderr), CALLS["reward"], {"stations"}, work)
+    compile_kernels(
+        backend, Progress(sys.stderr), CALLS["reward"], {"stations"}, work, {"noise"} if noise_rank > 1 else ()
+    )
 
 
 def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) -> int | None:
@@ -135,6 +138,7 @@ def _settings(arguments) -> RewardSettings:
         sigma_shift,
         round(size * (1 << STEP_BITS)),
         arguments.seed,
+        arguments.noise_rank,
     )
 
 

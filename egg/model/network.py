@@ -77,22 +77,22 @@ class Network(ArrayValue):
         return self.backend.forward(self.prepared, tokens, states)
 
     def write(
-        self, logits: np.ndarray, states: np.ndarray, words: np.ndarray, choice: Choice
+        self, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, positions: range, choice: Choice
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw bytes side by side, as ``egg.kernels.Backend.write``; ``generate`` is the convenient form.
 
         logits : (sequences, 256) int8 after the bytes before
         states : (sequences, L, D) int8
-        words : (sequences, T) uint64, the random bits of each byte
+        numbers : (sequences,) int64, the samples' numbers
+        positions : of the bytes to draw
         choice : how they are drawn
-        returns : the bytes (sequences, T) uint8, and logits and states after the last of them
+        returns : the bytes (sequences, positions) uint8, and logits and states after the last of them
 
         >>> logits, states = network.forward(np.zeros((3, 1), np.uint8), network.zero_states(3))
-        >>> words = np.zeros((3, 5), np.uint64)
-        >>> network.write(logits[:, 0], states, words, egg.kernels.Choice(None))[0].shape
+        >>> network.write(logits[:, 0], states, np.arange(3), range(5), egg.kernels.Choice(None))[0].shape
         (3, 5)
         """
-        return self.backend.write(self.prepared, logits, states, words, choice)
+        return self.backend.write(self.prepared, logits, states, numbers, positions, choice)
 
     def zero_states(self, sequences: int) -> np.ndarray:
         """(sequences, L, D) int8: state zero, before anything is read."""

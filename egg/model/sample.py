@@ -16,7 +16,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from egg.errors import EggError
-from egg.kernels import Choice, philox
+from egg.kernels import Choice
 from egg.kernels.arithmetic import FINE, SHARES, VOCABULARY, round_div, sampling_weights
 from egg.kernels.reference import Read
 
@@ -167,7 +167,7 @@ def stream(network: "Network", prompt: bytes, sampling: Sampling) -> Iterator[tu
             yield numbers[rows], drawn
 
 
-Write = Callable[[np.ndarray, np.ndarray, np.ndarray, Choice], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Write = Callable[[np.ndarray, np.ndarray, np.ndarray, range, Choice], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """``Network.write``, or a function like it, see ``egg.kernels.Backend.write``."""
 
 
@@ -207,10 +207,10 @@ def generate_steps(
     longest = max(map(len, sampling.stop), default=0)
     tails = [b""] * len(numbers)  # the last bytes of each row's sample, where there are stops
     weights = sampling_weights(sampling.temperature_256) if sampling.temperature_256 else None
-    choice = Choice(weights, sampling.top_k, sampling.top_p_65536)
+    choice = Choice(weights, sampling.top_k, sampling.top_p_65536, int(sampling.seed))
     for begin in range(0, sampling.length, WRITTEN_AT_ONCE):
-        count = min(WRITTEN_AT_ONCE, sampling.length - begin)
-        written, logits, states = write(logits, states, draws(sampling.seed, numbers[kept], begin, count), choice)
+        positions = range(begin, min(begin + WRITTEN_AT_ONCE, sampling.length))
+        written, logits, states = write(logits, states, numbers[kept], positions, choice)
         places = kept.searchsorted(rows)  # of the active samples among them
         for chosen in written.T:
             chosen = chosen[places]
@@ -260,19 +260,3 @@ class Conversation:
                 np.frombuffer(text[at : at + PIECE], np.uint8)[None], self._states
             )
             self._logits = logits[:, -1]
-
-
-def draws(seed: int, numbers: np.ndarray, position: int, count: int) -> np.ndarray:
-    """The 64 random bits of each sample at ``count`` positions.
-
-    numbers : (n,), the samples' numbers
-    position : the first position
-    returns : (n, count) uint64
-    """
-    counter = np.zeros((len(numbers), count, 4), np.uint32)
-    counter[..., 1] = philox.SAMPLING
-    counter[..., 2] = numbers[:, None]
-    counter[..., 3] = np.arange(position, position + count)
-    seed = int(seed)
-    words = philox.philox(counter, (seed & 0xFFFFFFFF, seed >> 32)).astype(np.uint64)
-    return words[..., 0] | words[..., 1] << np.uint64(32)

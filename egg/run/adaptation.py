@@ -29,7 +29,7 @@ from egg.model.adapter import (
 from egg.model.evaluate import evaluate
 from egg.model.network import Network
 from egg.model.parameters import initial_weights
-from egg.run.compiling import CALLS, SMALL, SmallText, compile_kernels, compile_recipe, small_config
+from egg.run.compiling import SMALL, SmallText, calls_of, compile_kernels, compile_recipe, measure, small_config
 from egg.run.log import RunLog
 from egg.run.progress import Progress
 from egg.run.trainer import Trainer
@@ -114,16 +114,15 @@ class Subspace:
         if self.rank is None:
             compile_recipe(config, backend, progress)
             return
-        base = small_network(backend)
+        base, calls = small_network(backend), calls_of(config)
 
         def work() -> None:
-            text = np.arange(2, dtype=np.uint8)
-            evaluate(base, text)
+            measure(base, ())
             made = Subspace(1, ADAPTED).evolution(small_config(config), base, SmallText())
             made.step()
-            evaluate(made.network, text)
+            measure(made.network, calls)
 
-        compile_kernels(backend, progress, CALLS[config.evolution.recipe], {"stations"}, work)
+        compile_kernels(backend, progress, calls, {"stations"}, work)
 
 
 ALL_WEIGHTS = Subspace(None, ALL)

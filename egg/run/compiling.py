@@ -10,6 +10,7 @@ from egg.config import Config, ModelConfig
 from egg.evolution.recipes import evolution
 from egg.kernels.backend import Backend
 from egg.model.evaluate import evaluate
+from egg.model.network import Network
 from egg.run.progress import Progress
 from egg.run.signals import hold_signal
 from egg.view.figures import duration
@@ -19,7 +20,7 @@ CALLS = {
     "paper": ("prepare", "score", "run_pairs", "cast_pair_votes", "update_signs"),
     "reward": ("prepare", "forward", "write", "read_adapter_pairs", "update_master"),
 }
-"""Recipe, or kind of adaptation -> what a run calls of its backend."""
+"""Recipe, or kind of adaptation -> what a run calls of its backend; besides ``write``, if it shows samples."""
 SMALL = ModelConfig(16, 1)
 
 
@@ -42,27 +43,50 @@ def small_config(config: Config) -> Config:
     return replace(config, model=SMALL, evolution=replace(e, seq_len=4, **size))
 
 
+def calls_of(config: Config) -> tuple[str, ...]:
+    """What a run calls of its backend."""
+    return CALLS[config.evolution.recipe] + (("write",) if config.run.sample_every else ())
+
+
+def measure(network: Network, calls: Collection[str]) -> None:
+    """Do what a run's measurements do, with few bytes."""
+    evaluate(network, np.arange(2, dtype=np.uint8))
+    if "write" in calls:
+        network.generate(b"", 1)
+
+
 def compile_recipe(config: Config, backend: Backend, progress: Progress) -> None:
     """Take a step of the smallest model and measure it: see ``compile_kernels``."""
     e = config.evolution
+    calls = calls_of(config)
 
     def work() -> None:
         made = evolution(small_config(config), backend, SmallText())
         made.step()
-        evaluate(made.network, np.arange(2, dtype=np.uint8))
+        measure(made.network, calls)
 
-    without = {"adapters", *(() if e.station_names else ("stations",))}
-    compile_kernels(backend, progress, CALLS[e.recipe], without, work)
+    without, also = {"adapters", *(() if e.station_names else ("stations",))}, set()
+    if e.noise == "gaussian":
+        without.add("pair_votes")
+        also = {"noise", "gaussian_votes"}
+    elif e.rank > 1:
+        also = {"noise"}
+    compile_kernels(backend, progress, calls, without, work, also)
 
 
 def compile_kernels(
-    backend: Backend, progress: Progress, calls: Collection[str], without: Collection[str], work: Callable[[], None]
+    backend: Backend,
+    progress: Progress,
+    calls: Collection[str],
+    without: Collection[str],
+    work: Callable[[], None],
+    also: Collection[str] = (),
 ) -> None:
     """Do a small piece of work: afterwards all that a run needs of its backend is compiled.
 
     A signal ends it between two kernels; those that are compiled by then stay compiled.
 
-    calls, without : as for ``egg.kernels.cpu.compiling.watching``
+    calls, without, also : as for ``egg.kernels.cpu.compiling.watching``
     """
     if backend.name != "numba":
         return
@@ -78,7 +102,7 @@ def compile_kernels(
         progress.working(f"compiling {number} of {total} kernels, {left}once for this CPU")
 
     try:
-        with hold_signal() as due, watching(calls, without, done):
+        with hold_signal() as due, watching(calls, without, done, also):
             work()
     except KeyboardInterrupt:
         if compiled:

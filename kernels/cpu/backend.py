@@ -15,28 +15,43 @@ import numpy as np
 from egg.kernels.arithmetic import (
     READ_BY,
     VOCABULARY,
+    VOTE_ROWS,
     adapter_lift,
     exp2_table,
     log2_thresholds,
+    normal_table,
     product_shift,
     surprise_table,
 )
-from egg.kernels.backend import Likelihoods, Votes
-from egg.kernels.cpu import branches, forward, full_rank, likelihood, pack, pair_votes, structures, writing
+from egg.kernels.backend import Likelihoods, Noise, Votes
+from egg.kernels.cpu import (
+    branches,
+    forward,
+    full_rank,
+    gaussian_votes,
+    layers,
+    likelihood,
+    pack,
+    pair_votes,
+    structures,
+    writing,
+)
 from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
+from egg.kernels.cpu.noise import factor_buffers, place_factors, summed_noise
 from egg.kernels.cpu.reciprocal import reciprocals
 from egg.kernels.cpu.simd import aligned
 from egg.kernels.cpu.stations import prepare_moves, vote_through, work_bytes
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
-from egg.kernels.philox import key_words
+from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS, GAUSSIAN_NOISE, key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
 # Of a block's activations, states and signs: they stay in a core's second-level cache
 BLOCK_BYTES = 384 << 10
+STRETCH = 16  # bytes: so many of a few sequences are read layer by layer
 SCORED = 8  # bytes that a block reads before they are scored: their logits stay in that cache as well
 
 
@@ -48,9 +63,6 @@ class Prepared(NamedTuple):
     model: structures.Model  # or adapters.AdaptedModel
     arrays: tuple
     adapter: AdapterShape | None = None
-
-
-CLEAN = structures.NoiseParameters(structures.CLEAN, 0, 0, 0, 0, 0)  # weights as they are
 
 
 class Places(NamedTuple):
@@ -195,6 +207,29 @@ def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
     return votes
 
 
+@cache
+def _factor_places(layout: Shape | AdapterShape, rank: int, gaussian: bool) -> tuple[np.ndarray, int, int]:
+    """See ``place_factors``; the array lives as long as the process."""
+    return place_factors(layout, rank, gaussian)
+
+
+def _is_bits(noise: Noise) -> bool:
+    return noise.rank == 1 and not noise.gaussian
+
+
+def _direction_bytes(layout: Shape | AdapterShape, noise: Noise) -> int:
+    """Of a member's directions, which as bytes its pair shares."""
+    if _is_bits(noise):
+        return 4 * layout.sign_words
+    return _factor_places(layout, noise.rank, noise.gaussian)[1] // 2
+
+
+def _gaussian_words(layout: Shape | AdapterShape) -> int:
+    """Words of one direction's Gaussian factors."""
+    last = [*layout.gaussian.values()][-1]
+    return (last.b + last.shape[1] + 1) // 2
+
+
 def available_cores() -> int:
     """The cores this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
@@ -274,9 +309,11 @@ class NumbaBackend:
         """
         kept = self._local.__dict__.setdefault("blocks", {})
         key = shape, members, length, text, moved, credited, stations, adapter
-        if key not in kept:
+        if key in kept:
+            kept[key] = kept.pop(key)  # the latest: whoever has two blocks keeps both
+        else:
             if len(kept) == 4:
-                kept.clear()
+                kept.pop(next(iter(kept)))
             kept[key] = self._new_block(*key)
         return kept[key][0]
 
@@ -309,14 +346,32 @@ class NumbaBackend:
         block = structures.Block(members, padded, stride, length, text, 4 * words, *addresses, *[0] * 5)
         return block, arrays
 
-    def members_per_block(self, shape, adapter=None, *, moved: bool = False) -> int:
-        """As many members as the second-level cache holds, at least 16, at most 128."""
+    def _noise(self, layout, plain, noise, stream, block):
+        """A block's noise: signs of rank 1 are bits in the block, else each thread keeps factors as bytes."""
+        if _is_bits(noise):
+            return plain
+        places = _factor_places(layout, noise.rank, noise.gaussian)
+        words = layout.sign_words
+        if noise.gaussian:
+            words, stream = _gaussian_words(layout), GAUSSIAN_NOISE
+        kept = self._local.__dict__.setdefault("factors", {})
+        key = layout, noise.rank, noise.gaussian, block.padded
+        if key not in kept:
+            if len(kept) == 4:
+                kept.clear()
+            kept[key] = factor_buffers(places, block.padded, words)
+        return summed_noise(plain, noise, places, stream, normal_table(), kept[key])
+
+    def members_per_block(self, shape, adapter=None, *, moved: int = 0) -> int:
+        """As many members as the second-level cache holds, at least 16, at most 128.
+
+        moved : bytes of a member's directions
+        """
         stride = max(64, shape.hidden_size)
         each = (structures.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
-        if moved:
-            each += 4 * shape.sign_words
+        each += moved
         if adapter:
-            each += 4 * adapter.sign_words + _wide_row(shape)
+            each += _wide_row(shape)
         return min(128, max(16, BLOCK_BYTES // each // 16 * 16))
 
     def spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
@@ -332,7 +387,7 @@ class NumbaBackend:
         return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
 
     def forward(self, model, tokens, states):
-        return self._read(model, CLEAN, tokens, states, 1)
+        return self._read(model, structures.UNMOVED, tokens, states)
 
     def score(self, model, tokens, states):
         shape, packed, adapter = model.shape, model.model, model.adapter
@@ -342,50 +397,86 @@ class NumbaBackend:
         states_out = states.copy()
         most, shares = self.members_per_block(shape, adapter), surprise_table()
 
+        few = self._few(length)
+
         def run(first, last):
             room, some = self._scratch((most * SCORED, VOCABULARY), np.int8), states_out[first:last]
-            for begin in range(0, length, SCORED):
-                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + SCORED, length)])
+            span = most // (last - first) if last - first < few else SCORED
+            for begin in range(0, length, span):
+                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + span, length)])
                 logits = room[: text.size].reshape(*text.shape, VOCABULARY)
-                block = self.block(shape, *text.shape, adapter=adapter)
-                forward.run_sequences(packed, CLEAN, self.tables, block, text, some, some, 0, logits)
+                if last - first < few:
+                    self._read_few(model, text, 0, some, logits)
+                else:
+                    block = self.block(shape, *text.shape, adapter=adapter)
+                    forward.run_sequences(packed, structures.UNMOVED, self.tables, block, text, some, some, 0, logits)
                 likelihood.measure(logits, tokens, begin, first, shares, self.tables, totals, below, scores)
 
         if totals.size:
-            self.run(run, self.spread(sequences, most, ROWS))
+            self.run(run, self.spread(sequences, most, 1 if few else ROWS))
         return Likelihoods(totals, below, scores, states_out)
 
-    def write(self, model, logits, states, words, choice):
+    def _few(self, length: int) -> int:
+        """With fewer sequences than this in a block, each of so many bytes, a stretch is read layer by layer."""
+        return ROWS if length >= STRETCH else 0
+
+    def _read_few(self, prepared, tokens, first, states, logits):
+        """A few sequences, from ``first`` on, in stretches; ``states`` are theirs alone, and move on."""
+        members, length = len(states), tokens.shape[1]
+        span = self.members_per_block(prepared.shape, prepared.adapter) // members
+        for begin in range(0, length, span):
+            some = min(span, length - begin)
+            wide = self.block(prepared.shape, members * some, 0, adapter=prepared.adapter)  # no block of another use
+            block = self.block(prepared.shape, members, some, adapter=prepared.adapter)
+            layers.read_layers(
+                prepared.model, structures.UNMOVED, self.tables, wide, block, tokens, first, begin, states, logits
+            )
+
+    def write(self, model, logits, states, numbers, positions, choice):
         shape, packed, adapter = model.shape, model.model, model.adapter
         logits, states = (np.array(a, np.int8, order="C") for a in (logits, states))  # they move on in place
-        words = np.ascontiguousarray(words).view(np.int64)
-        drawn = np.empty(words.shape, np.uint8)
+        numbers = np.array(numbers, np.int64)
+        drawn = np.empty((len(numbers), len(positions)), np.uint8)
         weights = (np.empty(0) if choice.weights is None else choice.weights).astype(np.int64)
+        most, filled = self.members_per_block(shape, adapter), -(-len(positions) // 16) * 16
+        key_0, key_1 = key_words(choice.seed)
+        drawing = structures.UNMOVED._replace(key_0=key_0, key_1=key_1, step=positions.start)
 
         def run(first, last):
-            block = self.block(shape, last - first, words.shape[1], adapter=adapter)
-            some = packed, CLEAN, self.tables, block, words, weights, choice.top_k % VOCABULARY, choice.top_p
-            writing.write_sequences(*some, self._scratch((255,), np.int64), first, logits, states, drawn)
+            block = self.block(shape, last - first, len(positions), adapter=adapter)
+            by = numbers, weights, choice.top_k % VOCABULARY, choice.top_p
+            room = self._scratch((16 * most * filled,), np.uint8), self._scratch((255,), np.int64)
+            moving = first, logits, states, drawn
+            writing.write_sequences(packed, drawing, self.tables, block, *by, *room, *moving)
 
-        if words.size:
-            self.run(run, self.spread(len(words), self.members_per_block(shape, adapter), ROWS))
+        if drawn.size:
+            self.run(run, self.spread(len(numbers), most, ROWS))
         return drawn, logits, states
 
-    def _read(self, prepared, noise, tokens, states, unit):
-        """Logits and states of sequences, ``unit`` of which stay together in a block."""
+    def _read(self, prepared, plain, tokens, states, noise=None):
+        """Logits and states of sequences; with a noise, of pairs of members, which stay together in a block."""
         shape, model, adapter = prepared.shape, prepared.model, prepared.adapter
         logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
         states = np.ascontiguousarray(states)  # kernels go by addresses
         states_out = np.empty_like(states)
         if tokens.size == 0:
             return logits, states.copy()
+        unit, moved = (1, 0) if noise is None else (2, _direction_bytes(adapter, noise))
+
+        few = self._few(tokens.shape[1]) if unit == 1 else 0
 
         def run(first, last):
-            block = self.block(shape, unit * (last - first), tokens.shape[1], moved=unit == 2, adapter=adapter)
-            forward.run_sequences(model, noise, self.tables, block, tokens, states, states_out, unit * first, logits)
+            if last - first < few:
+                states_out[first:last] = states[first:last]
+                self._read_few(prepared, tokens, first, states_out[first:last], logits)
+                return
+            bits = noise is not None and _is_bits(noise)
+            block = self.block(shape, unit * (last - first), tokens.shape[1], moved=bits, adapter=adapter)
+            own = plain if noise is None else self._noise(adapter, plain, noise, ADAPTER_SIGNS, block)
+            forward.run_sequences(model, own, self.tables, block, tokens, states, states_out, unit * first, logits)
 
-        most = self.members_per_block(shape, adapter) // unit
-        self.run(run, self.spread(len(tokens) // unit, most, ROWS // unit))
+        most = self.members_per_block(shape, adapter, moved=moved) // unit
+        self.run(run, self.spread(len(tokens) // unit, most, 1 if few else ROWS // unit))
         return logits, states_out
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
@@ -395,16 +486,17 @@ class NumbaBackend:
         states_out = np.empty_like(states)
         shift = 4 - noise.sigma_shift
         parameters = structures.NoiseParameters(
-            structures.MOVED, *key_words(noise.seed), noise.step, shift, 1 << max(0, shift)
+            structures.MOVED, *key_words(noise.seed), noise.step, shift, 1 << max(0, shift), noise.directions
         )
 
         def run(first, last):
-            block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=True)
+            block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=_is_bits(noise))
+            own = self._noise(shape, parameters, noise, DIRECTION_SIGNS, block)
             forward.run_pair_block(
-                packed, parameters, self.tables, block, tokens, states, states_out, first, first_pair, scores
+                packed, own, self.tables, block, tokens, states, states_out, first, first_pair, scores
             )
 
-        most = self.members_per_block(shape, moved=True) // 2
+        most = self.members_per_block(shape, moved=_direction_bytes(shape, noise)) // 2
         self.run(run, self.spread(len(tokens), most, ROWS))
         return scores, states_out
 
@@ -438,7 +530,17 @@ class NumbaBackend:
             block = self.block(shape, last - first, length, credited=True, stations=with_stations, adapter=layout)
             block = block._replace(quad=begin * length, **places)
             score = branches.read_and_credit(
-                packed, CLEAN, self.tables, block, branches_, tokens, states, states_out, first, first_row, vectors
+                packed,
+                structures.UNMOVED,
+                self.tables,
+                block,
+                branches_,
+                tokens,
+                states,
+                states_out,
+                first,
+                first_row,
+                vectors,
             )
             vote(packed, block, branches_, tokens, first, rows, vectors, totals)
             return score
@@ -528,8 +630,8 @@ class NumbaBackend:
     def read_adapter_pairs(self, model, tokens, states, noise):
         packed = model.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
         key_0, key_1 = key_words(noise.seed)
-        parameters = CLEAN._replace(key_0=key_0, key_1=key_1, step=noise.step)
-        return self._read(model._replace(model=packed), parameters, tokens, states, 2)
+        plain = structures.UNMOVED._replace(key_0=key_0, key_1=key_1, step=noise.step, directions=noise.directions)
+        return self._read(model._replace(model=packed), plain, tokens, states, noise)
 
     def add_full_rank(self, weights, noise, direction, amount):
         key = key_words(noise.seed)
@@ -553,37 +655,85 @@ class NumbaBackend:
         return votes
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
-        z = self.buffer("pair votes", (shape.parameters,), np.int32)
-        z[...] = 0
         voters = np.flatnonzero(fitness)
-        for at in range(0, len(voters), PAIR_ROWS):
-            self._cast_pair_batch(shape, z, voters[at : at + PAIR_ROWS], fitness, noise, first_pair)
-        return z.astype(np.int64)
+        numbers = noise.numbers(first_pair + voters).reshape(-1)
+        factors = np.repeat(np.asarray(fitness, np.int64)[voters], noise.rank)
+        cast, parts = self._cast_signs, [gaussian_votes.WHOLE]
+        if noise.gaussian:
+            cast = self._cast_gaussian
+            if noise.use_clt and np.abs(factors).max(initial=0) > 1:
+                parts = [gaussian_votes.LOW, gaussian_votes.HIGH]
+        z = self.buffer("pair votes", (len(parts), shape.parameters), np.int32)
+        votes, vectors = None, np.zeros(shape.parameters if noise.gaussian else 0, np.int64)
+        for begin in range(0, len(numbers), VOTE_ROWS):
+            z[...] = 0
+            for at in range(begin, min(len(numbers), begin + VOTE_ROWS), PAIR_ROWS):
+                batch = slice(at, at + PAIR_ROWS)
+                cast(shape, z, vectors, numbers[batch], factors[batch], noise, parts)
+            sums = z[0].astype(np.int64)
+            if len(parts) > 1:
+                sums += np.left_shift(z[1], 7, dtype=np.int64)
+            votes = sums if votes is None else votes + sums
+        if votes is None:
+            return np.zeros(shape.parameters, np.int64)
+        if noise.gaussian or noise.rank > 1:
+            for place in _vector_places(shape):
+                votes[place] = noise.root * (vectors if noise.gaussian else votes)[place]
+        return votes
 
-    def _cast_pair_batch(self, shape, z, voters, fitness, noise, first_pair):
+    def _cast_signs(self, shape, z, vectors, numbers, factors, noise, parts):
         """Add the votes of some directions: each task draws nothing, packs one tensor's signs and sums them."""
-        quads = -(-len(voters) // 4)
-        factors, ones = np.zeros((2, 4 * quads), np.int64)
-        factors[: len(voters)], ones[: len(voters)] = fitness[voters], 1
+        quads = -(-len(numbers) // 4)
+        f, ones = np.zeros((2, 4 * quads), np.int64)
+        f[: len(numbers)], ones[: len(numbers)] = factors, 1
+        first = np.where(np.arange(4 * quads) % noise.rank, 0, f)  # vectors move in a pair's first direction alone
         words = self.buffer("words", (4 * quads, -(-shape.sign_words // 64) * 64), np.uint32)
         key = key_words(noise.seed)
-        directions = first_pair + voters
 
         def draw(first, last):
-            pair_votes.draw_directions(directions[first:last], noise.step, *key, words[first:last])
+            pair_votes.draw_directions(numbers[first:last], noise.step, *key, words[first:last])
 
         def cast(tensor):
             outputs = tensor.shape[0]
             inputs = tensor.shape[1] if len(tensor.shape) == 2 else 0
             v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
-            pair_votes.pack_signs(words, tensor.a >> 3, factors, 0, outputs, v)
+            pair_votes.pack_signs(words, tensor.a >> 3, f if inputs else first, 0, outputs, v)
             if inputs:
                 pair_votes.pack_signs(words, tensor.b >> 3, ones, structures.OFFSET, inputs, x)
             plan = _panels(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
-            vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z, 1)
+            vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z[0], 1)
 
-        self.run(draw, self.spread(len(voters), 64))
+        self.run(draw, self.spread(len(numbers), 64))
         self.run(cast, [(tensor,) for tensor in shape.tensors.values()])
+
+    def _cast_gaussian(self, shape, z, vectors, numbers, factors, noise, parts):
+        """The same of Gaussian directions, in parts; those of vectors are added to ``vectors``, int64."""
+        quads = -(-len(numbers) // 4)
+        f, ones = np.zeros((2, 4 * quads), np.int64)
+        f[: len(numbers)], ones[: len(numbers)] = factors, 1
+        rows = self.buffer("factors", (4 * quads, 2 * _gaussian_words(shape)), np.int8)
+        table = normal_table() if noise.use_clt else np.sign(normal_table())
+        key = key_words(noise.seed)
+
+        def draw(first, last):
+            string = np.empty(-(-rows.shape[1] // 128) * 128, np.uint16)
+            gaussian_votes.draw_gaussian(numbers[first:last], noise.step, *key, table, string, rows[first:last])
+
+        def cast(name, tensor):
+            at = shape.gaussian[name]
+            if len(tensor.shape) == 1:
+                gaussian_votes.sum_gaussian(rows, at.a, at.b, factors, noise.rank, vectors[tensor.slice])
+                return
+            outputs, inputs = tensor.shape
+            v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
+            gaussian_votes.pack_gaussian(rows, at.b, ones, gaussian_votes.WHOLE, structures.OFFSET, inputs, x)
+            plan = _panels(tensor, 0, 0, 0, -1)
+            for part, sums in zip(parts, z, strict=True):
+                gaussian_votes.pack_gaussian(rows, at.a, f, part, 0, outputs, v)
+                vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, sums, 1)
+
+        self.run(draw, self.spread(len(numbers), 64))
+        self.run(cast, list(shape.tensors.items()))
 
     def update_rows(self, layout, master, squares, votes, step, step_size):
         weights = np.empty(layout.parameters, np.int8)

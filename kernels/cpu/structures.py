@@ -85,6 +85,10 @@ class NoiseParameters(NamedTuple):
     step: int
     shift: int  # 4 - sigma_shift
     vector_step: int
+    directions: int  # that the pairs take in turns, or 0
+
+
+UNMOVED = NoiseParameters(CLEAN, 0, 0, 0, 0, 0, 0)
 
 
 class BranchParameters(NamedTuple):
@@ -173,6 +177,12 @@ def a_signs(model, tensor):
 def b_signs(model, tensor):
     """Byte offset of a matrix's b signs in a direction's bits."""
     return load_long(model.b + 8 * tensor)
+
+
+@njit(**JIT)
+def direction_of(noise, pair):
+    """Number of a pair's direction, of rank 1."""
+    return pair % noise.directions if noise.directions else pair
 
 
 @njit(**JIT)

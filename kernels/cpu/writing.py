@@ -11,8 +11,10 @@ from numba import njit
 
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.forward import head, load_states, read_token, save_states
-from egg.kernels.cpu.simd import address, load_i8, store_i8
+from egg.kernels.cpu.signs import LANES, philox_lanes
+from egg.kernels.cpu.simd import address, load_i8, load_i32, load_long, splat, store_i8, store_interleaved
 from egg.kernels.cpu.structures import JIT
+from egg.kernels.philox import SAMPLING
 
 
 @njit(**JIT)
@@ -98,21 +100,33 @@ def choose(logits, word, weights, top_k, top_p, counts):
 
 
 @njit(**JIT)
-def write_sequences(model, noise, tables, block, words, weights, top_k, top_p, counts, row, logits, states, drawn):
+def write_sequences(
+    model, noise, tables, block, numbers, weights, top_k, top_p, words, counts, row, logits, states, drawn
+):
     """Draw and read ``block.length`` bytes of the block's sequences, beginning at ``row``.
 
-    words : (sequences, T) int64
+    noise : the generator's key, and as its step the position of the first byte
+    numbers : (sequences,) int64, the samples'
     weights : (255,) int64, empty for temperature 0
+    words : (16 * members * T,) uint8, T in whole sixteens: overwritten with the words of each draw
     counts : (255,) int64, overwritten
     logits : (sequences, 256) int8, before the first byte, and then after the last
     states : (sequences, L, D) int8, likewise
     drawn : (sequences, T) uint8, written
     """
     load_states(model, block, states, row)
-    out = address(logits)
+    out, at = address(logits), address(words)
+    positions = load_i32(address(LANES)) + splat(noise.step)
+    words_row = 16 * ((block.length + 15) & -16)
+    for i in range(block.members):
+        for t in range(0, block.length, 16):
+            index, stream = splat(numbers[row + i]), splat(SAMPLING)
+            drawing = philox_lanes(splat(0), stream, index, positions + splat(t), noise.key_0, noise.key_1)
+            store_interleaved(at + i * words_row + 16 * t, *drawing)
     for t in range(block.length):
-        for i in range(row, row + block.members):
-            drawn[i, t] = choose(logits[i], words[i, t], weights, top_k, top_p, counts)
+        for i in range(block.members):
+            word = load_long(at + i * words_row + 16 * t)
+            drawn[row + i, t] = choose(logits[row + i], word, weights, top_k, top_p, counts)
         read_token(model, noise, tables, block, t, drawn, row, st.NOTHING)
         head(model, noise, block, t, block.logits)
         for j in range(0, 256 * block.members, 16):

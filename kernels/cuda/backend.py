@@ -230,8 +230,8 @@ class CupyBackend:
         logits, after = self.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
         return likelihoods(logits, tokens[:, 1:], after)  # on the CPU: no kernel of its own yet
 
-    def write(self, model, logits, states, words, choice):
-        return write(partial(self.forward, model), logits, states, words, choice)  # a call for each byte, likewise
+    def write(self, model, logits, states, numbers, positions, choice):
+        return write(partial(self.forward, model), logits, states, numbers, positions, choice)  # likewise
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)

@@ -86,13 +86,14 @@ function chart(title, seriesOf, lines, height, fromZero) {
       draw("text", {x: at, y: height - BOTTOM + 15, "text-anchor": end}, svg, across(v));
     }
     draw("text", {x: (LEFT + width - RIGHT) / 2, y: height - 5, "text-anchor": "middle"}, svg, axis ? "wall time" : "tokens");
+    const names = []; // of the lines: drawn last, where no curve crosses them
     let above = -LABEL, moved = 0; // where the name above stands, and how far it was moved to the left
     for (const [name, bits] of [...lines].sort((a, b) => b[1] - a[1])) {
       const at = scaleY(bits);
       moved = at - above < LABEL ? moved + 90 : 0;
       above = at;
       draw("line", {x1: LEFT, x2: width - RIGHT, y1: at, y2: at, class: "base"}, svg);
-      draw("text", {x: width - RIGHT - 3 - moved, y: at - 4, "text-anchor": "end"}, svg, `${name} ${bits.toFixed(3)}`);
+      names.push([{x: width - RIGHT - 3 - moved, y: at - 4, "text-anchor": "end"}, `${name} ${bits.toFixed(3)}`]);
     }
     for (const s of shown) {
       const at = s.points.filter(p => !logarithmic || p[axis] > 0);
@@ -101,6 +102,7 @@ function chart(title, seriesOf, lines, height, fromZero) {
       if (s.dots && at.length < 80) for (const p of at)
         draw("circle", {cx: scaleX(p[axis]), cy: scaleY(p[2]), r: 2.4, style: `fill: ${s.color}`}, svg);
     }
+    for (const [place, name] of names) draw("text", place, svg, name);
     marker = draw("line", {y1: TOP, y2: height - BOTTOM, class: "base", visibility: "hidden"}, svg);
   }
   svg.addEventListener("pointermove", event => {
