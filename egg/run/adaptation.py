@@ -95,6 +95,11 @@ class Subspace:
             return f"random {self.dimensions}"
         return f"{'whole' if self.rank is None else f'rank {self.rank}'} {self.tensors}"
 
+    @property
+    def family(self) -> str:
+        """random, or chosen: by matrix or tensor."""
+        return "chosen" if self.dimensions is None else "random"
+
     def layout(self, shape: Shape) -> AdapterShape | None:
         """The factors' layout, None where tensors evolve; raises EggError for a model that has no such subspace."""
         return None if self.rank is None else adapter_shape(shape, self.rank, self.tensors)
@@ -123,15 +128,20 @@ class Subspace:
 ALL_WEIGHTS = Subspace(None, ALL)
 
 
-def random_layout(shape: Shape, dimensions: int) -> SubspaceShape:
-    """The coordinates of a random subspace; raises EggError for a number of dimensions that a model does not have."""
+def random_subspace(dimensions: int) -> Subspace:
+    """A random subspace of all weights that have votes; raises EggError for dimensions that are no power of two."""
     try:
-        layout = SubspaceShape(dimensions)
+        return Subspace(None, ALL, SubspaceShape(dimensions).parameters)
     except BackendError as error:
         raise EggError(str(error)) from error
+
+
+def random_layout(shape: Shape, dimensions: int) -> SubspaceShape:
+    """The coordinates of a random subspace; raises EggError for a number of dimensions that a model does not have."""
+    random_subspace(dimensions)
     if dimensions > (most := voted_parameters(shape)):
         raise EggError(f"{dimensions} dimensions: a text has votes on {most:,} weights of the model, choose fewer")
-    return layout
+    return SubspaceShape(dimensions)
 
 
 def origin(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:
