@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,11 +22,12 @@ from egg.study.intrinsic_dimension import (
     Setting,
     Trial,
     TrialResult,
+    alike,
     count_trials,
+    estimate_dimensions,
     plan_subspaces,
     smallest,
     sweep,
-    together,
 )
 from egg.study.intrinsic_dimension_view import dimension_text
 
@@ -134,7 +134,12 @@ def test_what_does_not_reach_the_share_is_not_told():
     assert smallest([10, 5000], np.array([-0.2, -0.1])) == math.inf
 
 
-def swept(table, factors=(1.0,)):
+def candidate(base, tokens=1000):
+    network = Network(get_backend("numpy"), SHAPE, np.zeros(0, np.int8))
+    return Candidate(base, network, base, tokens, Scores(5.0, 6.0, 0.25))
+
+
+def swept(table, factors=(1.0,), models=1):
     """The dimensions and trials of a sweep with gains by subspace, then seed; a step factor of a half is the best.
 
     Half of a gain in bits per byte is gained in accuracy, and twice as much on the text that is adapted to.
@@ -143,22 +148,17 @@ def swept(table, factors=(1.0,)):
     gains = dict(zip(subspaces, table, strict=True))
     asked = []
 
-    def run(subspace, trial):
+    def run(candidate, subspace, trial):
         asked.append(trial)
-        gain = gains[subspace][trial.seed] - 0.01 * abs(math.log2(2 * trial.step_factor))
+        gain = gains[subspace][trial.seed + int(candidate.base)] - 0.01 * abs(math.log2(2 * trial.step_factor))
         return TrialResult(trial, 1, Scores(5.0 - gain, 6.0 - 2 * gain, 0.25 + gain / 2), 0.0)
 
-    network = Network(get_backend("numpy"), SHAPE, np.zeros(0, np.int8))
-    candidate = Candidate("a", network, "hash", 1000, Scores(5.0, 6.0, 0.25))
-    seeds = list(range(len(table[0])))
-    found = list(sweep(candidate, subspaces, Setting("text", 1, 1, 1, True), list(factors), seeds, run))
-    return candidate, found, asked
-
-
-def estimated(table, factors=(1.0,)):
-    """The same of one checkpoint: its dimensions, the estimate in bits per byte, and the trials."""
-    candidate, found, asked = swept(table, factors)
-    (measured,) = together([(candidate, found)])
+    draws = len(table[0])
+    group = [candidate(str(base)) for base in range(models)]
+    found = list(
+        sweep(group, subspaces, Setting("text", 1, 1, 1, True), list(factors), list(range(draws // models)), run)
+    )
+    measured = estimate_dimensions(group, found)
     bits, accuracy = measured.estimates
     assert (bits.measure, accuracy.measure) == ("bits_per_byte", "accuracy")
     assert accuracy.d90.value == pytest.approx(bits.d90.value)
@@ -167,10 +167,10 @@ def estimated(table, factors=(1.0,)):
 
 def test_step_factors_are_chosen_with_the_first_seed():
     table = [[0.1, 0.2, 0.3], [0.6, 0.7, 0.8], [1.0, 1.0, 1.0]]
-    measured, bits, asked = estimated(table, factors=(0.25, 0.5, 1.0))
+    measured, bits, asked = swept(table, factors=(0.25, 0.5, 1.0))
     assert len(asked) == count_trials(3, 3, 3) == 15
     assert len(set(asked)) == len(asked)
-    assert [gain.step_factors for gain in measured.gains] == [[0.5]] * 3
+    assert [gain.step_factor for gain in measured.gains] == [0.5] * 3
     assert [t.seed for t in asked[:5]] == [0, 0, 0, 1, 2]
     assert measured.gains[1].of("bits_per_byte") == pytest.approx([0.6, 0.7, 0.8])
     assert measured.gains[1].of("accuracy") == pytest.approx([0.3, 0.35, 0.4])
@@ -180,34 +180,33 @@ def test_step_factors_are_chosen_with_the_first_seed():
 
 def test_the_best_step_factor_is_not_the_last_that_was_tried():
     for factors, asked in (((1.0, 2.0, 4.0), [1, 2, 4, 0.5, 0.25]), ((0.125, 0.0625), [0.125, 0.0625, 0.25, 0.5, 1])):
-        measured, _, trials = estimated([[0.1], [0.6], [1.0]], factors)
+        measured, _, trials = swept([[0.1], [0.6], [1.0]], factors)
         assert [t.step_factor for t in trials[: len(asked)]] == asked
-        assert [gain.step_factors for gain in measured.gains] == [[0.5]] * 3
-    *_, trials = estimated([[0.1], [0.6], [1.0]], (4.0,))
+        assert [gain.step_factor for gain in measured.gains] == [0.5] * 3
+    *_, trials = swept([[0.1], [0.6], [1.0]], (4.0,))
     assert {t.step_factor for t in trials} == {4.0}
 
 
 def test_the_interval_is_that_of_seeds():
-    _, certain, _ = estimated([[0.5] * 3, [0.95] * 3, [1.0] * 3])
+    _, certain, _ = swept([[0.5] * 3, [0.95] * 3, [1.0] * 3])
     d90 = certain.d90
     assert d90.low == d90.value == d90.high == pytest.approx(certain.by_seed[0])
     assert 256 < d90.value < 4096
-    _, spread, _ = estimated([[0.5] * 3, [0.85, 0.95, 1.05], [1.0] * 3])
+    _, spread, _ = swept([[0.5] * 3, [0.85, 0.95, 1.05], [1.0] * 3])
     assert spread.d90.low < spread.d90.value < spread.d90.high == math.inf
     assert math.isinf(spread.by_seed[0]) and math.isfinite(spread.by_seed[2])
-    _, small, _ = estimated([[0.99] * 3, [0.5] * 3, [1.0] * 3])
+    _, small, _ = swept([[0.99] * 3, [0.5] * 3, [1.0] * 3])
     assert dimension_text(small, small.d90.value) == "<= 256"
 
 
 def test_checkpoints_that_differ_in_their_seed_are_one_model():
-    (a, first, _), (b, second, _) = swept([[0.5], [0.85], [1.0]]), swept([[0.5], [1.05], [1.0]])
-    later = replace(b, pretraining=2000)
-    both, alone = together([(a, first), (later, second), (b, second)])
-    assert (both.candidates, alone.candidates) == ([a, b], [later])
-    assert both.gains[1].of("bits_per_byte") == pytest.approx([0.84, 1.04])
-    assert both.share(both.gains[1]) == pytest.approx(0.94 / 0.99)
-    unknown = [(replace(c, pretraining=None, base=c.path + str(i)), first) for i, c in enumerate((a, b))]
-    assert len(together(unknown)) == 2
+    measured, _, asked = swept([[0.5, 0.5], [0.85, 1.05], [1.0, 1.0]], factors=(0.5, 1.0, 0.25), models=2)
+    assert [(t.base, t.step_factor) for t in asked[:4]] == [("0", 0.5), ("0", 1.0), ("0", 0.25), ("1", 0.5)]
+    assert len(asked) == count_trials(3, 3, 2)
+    assert measured.gains[1].of("bits_per_byte") == pytest.approx([0.85, 1.05])
+    assert measured.share(measured.gains[1]) == pytest.approx(0.95)
+    a, b, later, unknown, other = (candidate(*c) for c in (("a",), ("b",), ("c", 2000), ("d", None), ("e", None)))
+    assert alike([later, a, unknown, b, other]) == [[unknown], [other], [a, b], [later]]
 
 
 # Records

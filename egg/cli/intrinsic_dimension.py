@@ -32,11 +32,12 @@ from egg.study.intrinsic_dimension import (
     Trial,
     TrialResult,
     Trials,
+    alike,
     count_trials,
     dimensions_json,
+    estimate_dimensions,
     plan_subspaces,
     sweep,
-    together,
 )
 from egg.study.intrinsic_dimension_view import (
     CURVES,
@@ -120,15 +121,16 @@ def main(argv: list[str], prog: str) -> int:
         raise EggError(f"--tokens {a.tokens}: a step takes {per_step:,}")
     factors = _factors(a.step_factors)
     models = [(path, *read_model(path)) for path in a.checkpoints]
-    subspaces = [plan_subspaces(_subspaces(a, shape), shape) for _, shape, _, _ in models]
+    for _, shape, _, _ in models:
+        plan_subspaces(_subspaces(a, shape), shape)  # which refuses what a model does not have
     out = made_folder(a.out)
     with ExitStack() as stack:
         stack.enter_context(locked(out))
-        measured, name = _measure(a, models, subspaces, factors, Records(out))
+        measured, name = _measure(a, models, factors, Records(out))
         return _report(a, out, measured, name)
 
 
-def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records):
+def _measure(a: IntrinsicDimensionArguments, models, factors, records):
     """Measure all checkpoints, one after another; returns their results, and the name of the text."""
     notify = (lambda line: None) if a.quiet else say
     backend = a.compute.make(notify)
@@ -149,52 +151,62 @@ def _measure(a: IntrinsicDimensionArguments, models, subspaces, factors, records
     per_step = a.streams * EvolutionConfig.seq_len
     tokens_per_trial = a.tokens // per_step * per_step
     seeds = list(range(a.seeds))
-    trials = Trials([count_trials(len(s), len(factors), len(seeds)) for s in subspaces], [m[1] for m in models])
+    candidates = []
+    for path, shape, weights, config in models:
+        network = Network(backend, shape, weights)
+        before = scores(network, evaluate(network, validation).bits_per_byte)
+        candidates.append(Candidate(path, network, base_hash(shape, weights), trained_for(path, config), before))
+    groups = [
+        (group, plan_subspaces(_subspaces(a, group[0].network.shape), group[0].network.shape))
+        for group in alike(candidates)
+    ]
+    planned = [count_trials(len(s), len(factors), len(seeds) * len(group)) for group, s in groups]
+    trials = Trials(planned, [group[0].network.shape for group, _ in groups])
+
+    def run(candidate: Candidate, subspace: Subspace, trial: Trial) -> TrialResult:
+        shape = candidate.network.shape
+        more = trial.step_factor not in factors and first == (trial.base, trial.seed)
+        trials.begin(shape, more)
+        done(0, tokens_per_trial if more else 0, f"adaptation {trials.number} of {trials.total}")
+        if trial in records.known:
+            done(tokens_per_trial)
+            return records.known[trial]
+        began = time.perf_counter()
+        found = adapt(
+            candidate.network,
+            text,
+            validation,
+            rank=subspace.rank,
+            tensors=subspace.tensors,
+            dimensions=subspace.dimensions,
+            tokens=trial.tokens,
+            step_factor=trial.step_factor,
+            measurements=1,
+            seed=trial.seed,
+            streams=trial.streams,
+            stepped=lambda report: done(per_step),
+        )
+        after = scores(found.network, found.after)
+        seconds = round(time.perf_counter() - began, 2)
+        trials.spend(shape, seconds)
+        result = TrialResult(trial, subspace.parameters(shape), after, seconds)
+        records.add(result)
+        if not sys.stderr.isatty():
+            gain = candidate.before.bits_per_byte - after.bits_per_byte
+            notify(
+                f"{trials.number} of {trials.total}, about {duration(trials.seconds_left)} left: "
+                f"{candidate.path}: {subspace.name} ({result.parameters:,} parameters), step x{trial.step_factor:g}, "
+                f"seed {trial.seed}: {gain:+.4f} bits per byte, {seconds:.0f} s"
+            )
+        return result
+
     measured = []
     with steps_bar(tokens_per_trial * trials.total, "adapting", "tokens", quiet=a.quiet) as done:
-        for (path, shape, weights, config), model_subspaces in zip(models, subspaces, strict=True):
-            network = Network(backend, shape, weights)
-            before = scores(network, evaluate(network, validation).bits_per_byte)
-            candidate = Candidate(path, network, base_hash(shape, weights), trained_for(path, config), before)
-
-            def run(subspace: Subspace, trial: Trial, c=candidate) -> TrialResult:
-                more = trial.step_factor not in factors and trial.seed == seeds[0]
-                trials.begin(c.network.shape, more)
-                done(0, tokens_per_trial if more else 0, f"adaptation {trials.number} of {trials.total}")
-                if trial in records.known:
-                    done(tokens_per_trial)
-                    return records.known[trial]
-                began = time.perf_counter()
-                found = adapt(
-                    c.network,
-                    text,
-                    validation,
-                    rank=subspace.rank,
-                    tensors=subspace.tensors,
-                    dimensions=subspace.dimensions,
-                    tokens=trial.tokens,
-                    step_factor=trial.step_factor,
-                    measurements=1,
-                    seed=trial.seed,
-                    streams=trial.streams,
-                    stepped=lambda report: done(per_step),
-                )
-                after = scores(found.network, found.after)
-                seconds = round(time.perf_counter() - began, 2)
-                trials.spend(c.network.shape, seconds)
-                result = TrialResult(trial, subspace.parameters(c.network.shape), after, seconds)
-                records.add(result)
-                if not sys.stderr.isatty():
-                    notify(
-                        f"{trials.number} of {trials.total}, about {duration(trials.seconds_left)} left: "
-                        f"{c.path}: {subspace.name} ({result.parameters:,} parameters), step x{trial.step_factor:g}, "
-                        f"seed {trial.seed}: {c.before.bits_per_byte - after.bits_per_byte:+.4f} bits per byte, "
-                        f"{seconds:.0f} s"
-                    )
-                return result
-
-            measured.append((candidate, list(sweep(candidate, model_subspaces, setting, factors, seeds, run))))
-    return together(measured), corpus.name
+        for group, subspaces in groups:
+            first = group[0].base, seeds[0]
+            gains = list(sweep(group, subspaces, setting, factors, seeds, run))
+            measured.append(estimate_dimensions(group, gains))
+    return measured, corpus.name
 
 
 def _report(a: IntrinsicDimensionArguments, out: Path, measured: list[CheckpointDimensions], name: str) -> int:

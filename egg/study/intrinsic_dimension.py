@@ -110,12 +110,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a subspace gained, one figure for each seed, of adaptation or of the model."""
+    """What a subspace gained: a figure for each seed, of the model and of its adaptation."""
 
     subspace: Subspace
     parameters: int
-    step_factors: list[float]
-    """The best of those tried, for each model."""
+    step_factor: float
+    """The best of those tried with the first model and seed."""
     before: list[Scores]
     after: list[Scores]
 
@@ -244,16 +244,19 @@ def plan_subspaces(subspaces: list[Subspace], shape: Shape) -> list[Subspace]:
     return sorted(known, key=lambda s: (s == ALL_WEIGHTS, known[s]))
 
 
-def count_trials(subspaces: int, factors: int, seeds: int) -> int:
-    """Smallest number of trials for one checkpoint."""
-    return subspaces * (factors + seeds - 1)
+def count_trials(subspaces: int, factors: int, draws: int) -> int:
+    """Smallest number of trials for checkpoints that count as one.
+
+    draws : seeds of each checkpoint's adaptations, times checkpoints
+    """
+    return subspaces * (factors + draws - 1)
 
 
 class Trials:
     """How many trials of a command are done, and how long the others take.
 
-    planned : for each checkpoint
-    shapes : of the checkpoints' models
+    planned : for checkpoints that count as one
+    shapes : of their models
     """
 
     def __init__(self, planned: list[int], shapes: list[Shape]):
@@ -278,54 +281,53 @@ class Trials:
         return self._left * self._seconds / self._done
 
 
+def alike(candidates: list[Candidate]) -> list[list[Candidate]]:
+    """Checkpoints of one size and as many tokens together, which count as one; the smallest first."""
+    groups: dict[Any, list[Candidate]] = {}
+    for c in sorted(candidates, key=lambda c: (c.network.shape.parameters, c.pretraining or 0)):
+        groups.setdefault(c.path if c.pretraining is None else (c.size, c.pretraining), []).append(c)
+    return list(groups.values())
+
+
 def sweep(
-    candidate: Candidate,
+    candidates: list[Candidate],
     subspaces: list[Subspace],
     setting: Setting,
     factors: list[float],
     seeds: list[int],
-    run: Callable[[Subspace, Trial], TrialResult],
+    run: Callable[[Candidate, Subspace, Trial], TrialResult],
 ) -> Iterator[Gain]:
-    """The gains of every subspace: the first seed tries all step factors, the other seeds use the best of them.
+    """The gains of every subspace: the first model and seed try all step factors, the others use the best of them.
 
     Where the best of several factors is the smallest or the largest, half or twice that factor is tried too, and so on.
 
+    candidates : that count as one
     run : runs a trial, or returns its known result
     """
+    first, *others = [(candidate, seed) for candidate in candidates for seed in seeds]
     for subspace in subspaces:
 
-        def scores(factor: float, seed: int, subspace=subspace) -> Scores:
+        def scores(factor: float, candidate: Candidate, seed: int, subspace=subspace) -> Scores:
             trial = Trial(candidate.base, **asdict(subspace), step_factor=factor, seed=seed, **asdict(setting))
-            return run(subspace, trial).scores
+            return run(candidate, subspace, trial).scores
 
-        tried = {factor: scores(factor, seeds[0]) for factor in factors}
+        tried = {factor: scores(factor, *first) for factor in factors}
         while True:
             best = min(tried, key=lambda factor, tried=tried: tried[factor].bits_per_byte)
             beyond = best / 2 if best == min(tried) else best * 2
             if len(tried) == 1 or best not in (min(tried), max(tried)) or not FACTORS[0] <= beyond <= FACTORS[1]:
                 break
-            tried[beyond] = scores(beyond, seeds[0])
-        after = [tried[best]] + [scores(best, seed) for seed in seeds[1:]]
-        parameters = subspace.parameters(candidate.network.shape)
-        yield Gain(subspace, parameters, [best], [candidate.before] * len(after), after)
+            tried[beyond] = scores(beyond, *first)
+        after = [tried[best]] + [scores(best, *other) for other in others]
+        before = [candidate.before for candidate, _ in (first, *others)]
+        yield Gain(subspace, subspace.parameters(first[0].network.shape), best, before, after)
 
 
-def estimate_dimensions(measured: list[tuple[Candidate, list[Gain]]]) -> CheckpointDimensions:
-    """The dimensions of checkpoints that differ in their seed, from the gains of ``sweep``, the last of all weights.
+def estimate_dimensions(candidates: list[Candidate], gains: list[Gain]) -> CheckpointDimensions:
+    """The dimensions of checkpoints that count as one, from the gains of ``sweep``, the last of all weights.
 
     Intervals come from resampled seeds, each subspace resampled by itself.
     """
-    candidates, columns = [c for c, _ in measured], zip(*(gains for _, gains in measured), strict=True)
-    gains = [
-        Gain(
-            same[0].subspace,
-            same[0].parameters,
-            [factor for gain in same for factor in gain.step_factors],
-            [scores for gain in same for scores in gain.before],
-            [scores for gain in same for scores in gain.after],
-        )
-        for same in columns
-    ]
     estimates = [
         _estimate([*some, gains[-1]], family, measure)
         for measure in (BITS, ACCURACY)
@@ -349,16 +351,6 @@ def _estimate(gains: list[Gain], family: str, measure: str) -> Estimate:
         dimensions[share] = Dimension(smallest(sizes, table.mean(1), share), low, high)
     by_seed = [smallest(sizes, column) for column in table.T]
     return Estimate(family, measure, dimensions, by_seed, sizes[0], sizes[-2])
-
-
-def together(measured: list[tuple[Candidate, list[Gain]]]) -> list[CheckpointDimensions]:
-    """The dimensions of all checkpoints, those of one size and as many tokens together, the smallest first."""
-    groups: dict[Any, list[tuple[Candidate, list[Gain]]]] = {}
-    for candidate, gains in measured:
-        key = candidate.base if candidate.pretraining is None else (candidate.size, candidate.pretraining)
-        groups.setdefault(key, []).append((candidate, gains))
-    found = [estimate_dimensions(group) for group in groups.values()]
-    return sorted(found, key=lambda m: (m.first.network.shape.parameters, m.first.pretraining or 0))
 
 
 def smallest(sizes: list[int], gains: np.ndarray, share: float = SHARE) -> float:
@@ -417,7 +409,7 @@ def dimensions_json(measured: list[CheckpointDimensions]) -> list[dict]:
                     "name": gain.subspace.name,
                     "family": gain.subspace.family,
                     "parameters": gain.parameters,
-                    "step_factors": gain.step_factors,
+                    "step_factor": gain.step_factor,
                     "gain": gain.mean(),
                     "gains": gain.of(BITS),
                     "share": m.share(gain),
