@@ -114,8 +114,10 @@ def _dimensions(points: np.ndarray, neighbors: int, noise: float) -> tuple[float
     """TwoNN, MLE, and the median distance to the nearest neighbour."""
     from skdim.id import MLE, TwoNN
 
-    distances = _distances(points, max(3, min(neighbors, len(points) // 8)), noise)
-    mle = MLE().fit(points, precomputed_knn_arrays=(distances, None)).dimension_
+    neighbors = max(3, min(neighbors, len(points) // 8))
+    distances = _distances(points, neighbors, noise)
+    with np.errstate(divide="ignore"):  # a point whose neighbours are all as far has an infinite dimension
+        mle = MLE().fit(points, precomputed_knn_arrays=(distances, None), n_neighbors=neighbors).dimension_
     return TwoNN(dist=True).fit(distances[:, :2]).dimension_, mle, float(np.median(distances[:, 0]))
 
 
