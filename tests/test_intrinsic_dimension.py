@@ -322,6 +322,7 @@ def test_what_a_sweep_says(call, monkeypatch):
         ("--ranks x", "'x' is no integer"),
         ("--dimensions 4,y", "'y' is no integer"),
         ("--dimensions 12", "12 dimensions"),
+        ("--dimensions 16384 --ranks none --whole none", "no subspace but all weights"),
         ("--classify", "classes"),
         ("--ranks 17", "--rank 17"),
         ("--tensors embedding", "embedding"),

@@ -122,7 +122,8 @@ def main(argv: list[str], prog: str) -> int:
     factors = _factors(a.step_factors)
     models = [(path, *read_model(path)) for path in a.checkpoints]
     for _, shape, _, _ in models:
-        plan_subspaces(_subspaces(a, shape), shape)  # which refuses what a model does not have
+        if len(plan_subspaces(_subspaces(a, shape), shape)) < 2:  # which refuses what a model does not have
+            raise EggError("no subspace but all weights: give --dimensions, --ranks or --whole")
     out = made_folder(a.out)
     with ExitStack() as stack:
         stack.enter_context(locked(out))

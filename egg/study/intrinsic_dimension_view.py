@@ -81,7 +81,7 @@ def dimension_text(e: Estimate, value: float) -> str:
 
 
 def plot_dimension(measured: list[CheckpointDimensions], path: Path) -> None:
-    """Draw d90 against pretraining tokens, a panel a family and measure, a line a size.
+    """Draw d90 against pretraining tokens, a row a measure, a column a family, a line a size.
 
     An arrow where it is only known to be larger.
     """
@@ -89,11 +89,12 @@ def plot_dimension(measured: list[CheckpointDimensions], path: Path) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     kinds = _kinds(measured)
-    figure = Figure(figsize=(6 * len(kinds), 4.8), dpi=110, layout="constrained")
+    families, measures = (list(dict.fromkeys(names)) for names in zip(*kinds, strict=True))
+    figure = Figure(figsize=(6 * len(families), 4.6 * len(measures)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(measures), len(families), sharey=True, squeeze=False)
     known = [m for m in measured if m.first.pretraining]
-    for panel, (family, measure) in zip(
-        figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True
-    ):
+    for family, measure in kinds:
+        panel = panels[measures.index(measure), families.index(family)]
         for number, size in enumerate(dict.fromkeys(m.first.size for m in known)):
             group = [m for m in known if m.first.size == size and _estimate(m, family, measure)]
             estimates = [_estimate(m, family, measure) for m in group]
