@@ -12,6 +12,7 @@ from egg.kernels.layout import SubspaceShape
 from egg.kernels.philox import SUBSPACE_SIGNS, signs, words
 from egg.model.network import Network
 
+ROW = 1 << 12  # weights that are added up side by side: rows of a few would be slow
 DITHER = 40503  # 2**16 over the golden ratio: what consecutive weights are rounded by differs most
 
 
@@ -37,16 +38,18 @@ class Projection:
 
         z : (d,) integers, |z| < 2**49
         """
-        return self.signs * np.resize(hadamard(z.astype(np.int64)), len(self.signs))
+        row = np.resize(hadamard(z.astype(np.int64)), max(self.dimensions, ROW))
+        return self.signs * np.resize(row, len(self.signs))
 
     def votes(self, votes: np.ndarray) -> np.ndarray:
         """(d,) int32: votes on the coordinates, from those on the weights.
 
         votes : (n,) int32
         """
-        signed = np.zeros(-(-len(votes) // self.dimensions) * self.dimensions, np.int64)
+        width = max(self.dimensions, ROW)
+        signed = np.zeros(-(-len(votes) // width) * width, np.int64)
         np.multiply(votes, self.signs, out=signed[: len(votes)])
-        sums = hadamard(signed.reshape(-1, self.dimensions).sum(0))
+        sums = hadamard(signed.reshape(-1, width).sum(0).reshape(-1, self.dimensions).sum(0))
         sums = round_shift(sums, len(votes).bit_length() // 2)
         return np.clip(sums, -VOTE_LIMIT, VOTE_LIMIT).astype(np.int32)
 
