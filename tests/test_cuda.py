@@ -215,7 +215,7 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
 
 @pytest.mark.parametrize("noise", [Noise(0, 0, 4, rank=4), Noise(0, 0, 4, gaussian=True)])
 def test_other_noise_is_refused_in_one_line(host, noise):
-    shape, said = Shape(16, 1), "^backend cupy has noise of rank 1 and of signs alone: choose --backend numpy$"
+    shape, said = Shape(16, 1), "^backend cupy has noise of rank 1 and of signs alone: choose --backend numba$"
     with pytest.raises(BackendError, match=said):
         host.cast_pair_votes(shape, np.ones(2, np.int8), noise)
     model, states = host.prepare(shape, np.zeros(shape.parameters, np.int8)), np.zeros((2, 1, 16), np.int8)

@@ -124,7 +124,7 @@ class CupyBackend:
     def _draw(self, shape, count, first, noise):
         """(count, words) uint32 on the device: the sign bits of pairs' directions; raises BackendError for others."""
         if noise.rank > 1 or noise.gaussian:
-            raise BackendError("backend cupy has noise of rank 1 and of signs alone: choose --backend numpy")
+            raise BackendError("backend cupy has noise of rank 1 and of signs alone: choose --backend numba")
         width = sign_words(shape)
         words = self.device.empty((count, width), np.uint32)
         self._launch(
