@@ -141,16 +141,17 @@ def draw(found, out):
         means = [np.mean([run[str(n)] for run in runs]) for n in sizes]
         left.plot(sizes, means, "o-", markersize=3, label=kind if kind in (FULL, "gaussian") else f"rank {kind}")
     left.set(xscale="log", yscale="log", xlabel="population size", ylabel="cosine with the gradient")
-    ticks = [n for n in populations(10**9)[::2] if LEAST <= n <= max(sizes)]
-    left.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
-    left.set_yticks([0.02, 0.05, 0.1, 0.2], ["0.02", "0.05", "0.1", "0.2"], minor=False)
+    most = max(int(n) for runs in found["cosines"].values() for n in runs[0])
+    ticks = [n for n in populations(most)[::2] if n >= LEAST]
+    left.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    left.set_yticks([0.02, 0.05, 0.1, 0.2], ["0.02", "0.05", "0.1", "0.2"])
     left.minorticks_off()
     left.legend(fontsize=8)
-    for number, (pair, values) in enumerate(found["distances"].items()):
-        right.plot([number] * len(values), values, "o", color="C0", markersize=4)
-        right.annotate(pair, (number, 0), (0, -12), textcoords="offset points", ha="center", fontsize=7, color="gray")
-    right.axhline(0, color="gray", linewidth=1)
-    right.set(ylabel="squared distance of expected updates", xticks=[])
+    for number, values in enumerate(found["distances"].values()):
+        right.plot(values, [number] * len(values), "o", color="C0", markersize=4)
+    right.axvline(0, color="gray", linewidth=1)
+    right.set_yticks(range(len(found["distances"])), list(found["distances"]))
+    right.set_xlabel("squared distance of expected updates")
     for panel in (left, right):
         panel.grid(alpha=0.3)
     save_figure(figure, Path(out + ".png"))
