@@ -286,9 +286,12 @@ def test_the_experiment_asks_for_what_it_has_not_shown(tmp_path):
     script["make"](tmp_path / "out")
     lines = {name: (tmp_path / "out" / name).read_text().splitlines() for name in ("train.txt", "held.txt")}
     assert not set(lines["train.txt"]) & set(lines["held.txt"]) and len(lines["held.txt"]) == 879
-    for line in (tmp_path / "out/train.jsonl").read_text().splitlines():
-        prompt, is_equal, answer = json.loads(line)["text"].partition("=")
-        assert rewards.countdown(answer, prompt + is_equal) == 1 and prompt + is_equal in lines["train.txt"]
+    texts = [json.loads(line)["text"] for line in (tmp_path / "out/train.jsonl").read_text().splitlines()]
+    asked, answers = zip(*((text.partition("=")[0] + "=", text.partition("=")[2]) for text in texts), strict=True)
+    scores = [rewards.countdown(*both) for both in zip(answers, asked, strict=True)]
+    assert set(asked) <= set(lines["train.txt"]) and set(scores) == {1, 0.1}
+    assert all(score == 1 or answer.count("+") == 2 for score, answer in zip(scores, answers, strict=True))
+    assert 0.5 < np.mean(np.array(scores) == 1) < 0.7
 
 
 @pytest.mark.parametrize("reward", ["addition", "countdown"])
