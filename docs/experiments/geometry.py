@@ -55,7 +55,10 @@ def draw(rows: list[dict], path: Path, logarithmic: bool) -> None:
     figure = Figure(figsize=(9, 9), dpi=100, layout="constrained")
     panels = figure.subplots(3, 1, sharex=True)
     at = [row["tokens"] for row in rows]
-    panels[0].plot(at, [row["bits_per_byte"] for row in rows], "k.-", linewidth=1)
+    loss = [row["bits_per_byte"] for row in rows]
+    panels[0].plot(at, loss, "k.-", linewidth=1)
+    if not logarithmic:
+        panels[0].set_ylim(0.95 * min(loss), 1.1 * np.quantile(loss, 0.95))  # the first steps are off the panel
     for panel, number in ((panels[1], 0), (panels[2], 1)):
         for layer in rows[0]["layers"]:
             values = [row["layers"][layer][number] for row in rows]

@@ -326,7 +326,7 @@ def sweep(
 def estimate_dimensions(candidates: list[Candidate], gains: list[Gain]) -> CheckpointDimensions:
     """The dimensions of checkpoints that count as one, from the gains of ``sweep``, the last of all weights.
 
-    Intervals come from resampled seeds, each subspace resampled by itself.
+    Intervals come from resampled seeds, the same for all subspaces: a seed is a model, or its adaptations.
     """
     estimates = [
         _estimate([*some, gains[-1]], family, measure)
@@ -342,8 +342,8 @@ def _estimate(gains: list[Gain], family: str, measure: str) -> Estimate:
     sizes = [gain.parameters for gain in gains]
     table = np.array([gain.of(measure) for gain in gains])  # (subspaces, seeds)
     generator = np.random.default_rng(0)
-    drawn = generator.integers(0, table.shape[1], (DRAWS, *table.shape))
-    resampled = [np.take_along_axis(table, seeds, 1).mean(1) for seeds in drawn]
+    drawn = generator.integers(0, table.shape[1], (DRAWS, table.shape[1]))
+    resampled = [table[:, seeds].mean(1) for seeds in drawn]
     dimensions = {}
     for share in SHARES:
         ordered = np.sort([smallest(sizes, means, share) for means in resampled])
