@@ -22,7 +22,7 @@ from conftest import SMALL, forge
 from egg import __version__
 from egg.cli.main import main
 from egg.cli.options import whole_number
-from egg.config import PRESET_HELP
+from egg.config import OWN_FIELDS, PRESET_HELP
 from egg.run import progress
 from egg.run.progress import Progress
 from egg.run.status import Status
@@ -270,7 +270,8 @@ def test_a_run_of_recipe_paper(train, egg, tmp_path):
     assert metrics(run)[-1]["tokens"] == 2 * 32 * 10
     assert [k for k in KEYS if k not in metrics(run)[-1]] == ["step_size"]
     there = json.loads((run / "config.json").read_text())["evolution"]
-    assert there == {"recipe": "paper", "seq_len": 10, "population_size": 32, "sigma_shift": 3, "seed": 0}
+    given = {"recipe": "paper", "seq_len": 10, "population_size": 32, "sigma_shift": 3, "seed": 0}
+    assert set(there) == {*given, *OWN_FIELDS["paper"]} and there | given == there
     assert egg("eval", run, "--backend", "numpy")[0] == 0
 
 
@@ -466,7 +467,7 @@ def test_help_shows_the_chosen_presets_values(egg):
     assert "--hidden-size" in words and "--model" not in words and "vocab" not in words
     for name, line in PRESET_HELP.items():
         assert f"{name} {line}" in words
-    assert "[default: 50M]" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
+    assert "[default: 30M]" in " ".join(egg("train", "--help")[1].replace("│", " ").split())
     assert egg("eval", "--help")[0] == 0
 
 
@@ -524,14 +525,14 @@ BAD = {
     "branches": ("--branches 32", "a power of two from 16 to the hidden size, 16"),
     "branches in words": ("--branches some", "or all"),
     "credit": ("--credit rail", '"wire", "stations"'),
-    "stations of the wire": ("--stations past", "credit wire has none"),
+    "stations of the wire": ("--credit wire --stations past", "credit wire has none"),
     "stations in words": ("--credit stations --stations gates,pst", "unknown 'pst', perhaps 'past'"),
     "population": ("--population-size 64", "recipe egg has none"),
     "population zero": ("--recipe paper --population-size 0", "--population-size 0"),
     "population negative": ("--recipe paper --population-size -16", "--population-size"),
     "streams of the paper": ("--recipe paper --streams 8", "recipe paper has none"),
     "odd pairs": ("--recipe paper --population-size 17", "even"),
-    "group": ("--group-size 16", "Unknown option: --group-size"),
+    "group": ("--group-size 16", "recipe egg has none"),
     "schedule": ("--schedule-tokens never", "or time"),
     "schedule by no clock": ("--schedule-tokens time", "--minutes"),
     "chunk": ("--seq-len 0", "--seq-len"),
