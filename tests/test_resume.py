@@ -281,7 +281,7 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
         ["--population-size", 64],
         ["--streams", 64],
         ["--branches", 8],
-        ["--credit", "stations"],
+        ["--credit", "wire"],
         ["--seq-len", 4],
         ["--schedule-tokens", 5],
         ["--preset", "base"],
@@ -294,8 +294,8 @@ def test_what_a_run_keeps_and_what_may_change(train, resume, tmp_path, tables, b
         status, _, err = resume(run, "--steps", 3, *arguments)
         assert status == 2
         assert arguments[0] in err and err.count("\n") == 1, err
-    train("--steps", 2, "--credit", "stations", "--out", tmp_path / "stations")
-    status, _, err = resume(tmp_path / "stations", "--steps", 3, "--credit", "wire")
+    train("--steps", 2, "--credit", "wire", "--out", tmp_path / "wire")
+    status, _, err = resume(tmp_path / "wire", "--steps", 3, "--credit", "stations")
     assert status == 2 and "remove --credit" in err
     status, _, err = resume(run, "--steps", 3, "--out", tmp_path / "elsewhere")
     assert status == 2 and "--out" in err
