@@ -11,12 +11,12 @@ import cuda_host
 import numpy as np
 import pytest
 import synthetic
-from test_backends import assert_same_votes, drawn_step, text_of, weights_of
+from test_backends import NOISES, assert_same_pairs, assert_same_votes, drawn_step, text_of, weights_of
 from test_golden import PINNED, golden
 
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.evolution.recipes import evolution as begin
-from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
+from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend, reference
 from egg.kernels.arithmetic import STATIONS
 from egg.kernels.cuda import backend as cuda_backend
 from egg.kernels.cuda import compiler, peak, sources
@@ -33,15 +33,16 @@ SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10, "sm_100": 2
 
 
 @pytest.mark.parametrize(
-    ("architecture", "hidden_size", "few"), [("sm_80", 16, False), ("sm_90", 256, False), ("sm_100", 64, True)]
+    ("architecture", "hidden_size", "few", "gaussian"),
+    [("sm_80", 16, False, False), ("sm_90", 256, False, True), ("sm_100", 64, True, False)],
 )
-def test_cuda_sources_compile(architecture, hidden_size, few):
+def test_cuda_sources_compile(architecture, hidden_size, few, gaussian):
     try:
         compiler.library()
     except BackendError as error:
         pytest.skip(str(error))
     shape = Shape(hidden_size, 2)
-    options = defines(shape, Tile(*FEW) if few else tile_for(hidden_size, SHARED[architecture]))
+    options = defines(shape, Tile(*FEW) if few else tile_for(hidden_size, SHARED[architecture]), gaussian)
     for name, entries in KERNELS.items():
         settings = ("-std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v")
         compiled, log, code, _ = compiler.compile_source(source(name), settings + (options if name in SHAPED else ()))
@@ -134,6 +135,21 @@ def assert_recipe_egg_equal(one, shape, cases):
                 np.testing.assert_array_equal(ours, theirs)
 
 
+def assert_noise_equal(one, shape, kind, cases):
+    """run_pairs and cast_pair_votes with a noise of NOISES. cases : scale, pairs, T, sigma_shift"""
+    rng = np.random.default_rng(shape.hidden_size)
+    for scale, pairs, length, sigma_shift in cases:
+        noise = Noise(2**64 - 1, 2**32 - 2, sigma_shift, **kind)
+        assert_same_pairs(one, shape, rng, scale, pairs, length, noise)
+        for fitness in (rng.integers(-127, 128, pairs), np.full(pairs, -127), np.zeros(0)):
+            for use_clt in (True, False)[: 1 + noise.gaussian]:
+                noise = Noise(9, 4, sigma_shift, use_clt=use_clt, **kind)
+                expected, got = (
+                    b.cast_pair_votes(shape, fitness.astype(np.int8), noise, first_pair=11) for b in (REFERENCE, one)
+                )
+                np.testing.assert_array_equal(got, expected, strict=True)
+
+
 def test_the_tile_of_the_launcher_is_the_tile_of_the_source(folder):
     for hidden_size in (16, 64, 1024):
         tile = tile_for(hidden_size, SHARED["sm_90"])
@@ -170,6 +186,23 @@ def test_every_call_on_the_cpu_equals_the_reference(host):
     assert_calls_equal(host, Shape(64, 1))
 
 
+@pytest.mark.parametrize("kind", NOISES, ids=str)
+def test_other_noise_on_the_cpu_equals_the_reference(host, kind):
+    assert_noise_equal(host, Shape(16, 2), kind, [(16, 5, 4, 4), (400, 9, 2, 0), (16, 1, 2, 8)])
+
+
+def test_other_noise_of_wider_matrices_equals_the_reference(host):
+    for kind in NOISES[1], NOISES[4]:
+        assert_noise_equal(host, Shape(64, 1), kind, [(16, 3, 2, 3)])
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_gaussian_projections_are_limited_equally(host, monkeypatch, rank):
+    for module in (reference, cuda_backend):
+        monkeypatch.setattr(module, "GAUSSIAN_LIMIT", 500 * rank)  # far less, so that many are
+    assert_same_pairs(host, Shape(16, 1), np.random.default_rng(0), 16, 3, 4, Noise(1, 2, 0, rank, True))
+
+
 def test_recipe_egg_on_the_cpu_equals_the_reference(host):
     some = ("past", "middle")
     assert_recipe_egg_equal(host, Shape(64, 1), [(16, 5, 6, 64, ()), (2, 13, 4, 32, ()), (0, 1, 2, 64, ())])
@@ -202,6 +235,8 @@ def test_calls_in_many_blocks_and_tiles(folder, monkeypatch):
     assert_calls_equal(tiny, shape, scale=400, sigma_shift=8, pairs=21, length=3)
     assert_calls_equal(tiny, shape, scale=2, sigma_shift=0, pairs=3, length=35)
     monkeypatch.setattr(cuda_backend, "BLOCK_BYTES", 1 << 17)
+    for kind in NOISES[1], NOISES[4]:
+        assert_noise_equal(tiny, shape, kind, [(16, 37, 1, 3)])
     assert_recipe_egg_equal(tiny, shape, [(16, 37, 3, 16, ()), (16, 37, 2, 16, STATIONS)])
 
 
@@ -211,16 +246,6 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
         host.prepare(shape, np.zeros(shape.parameters, np.int64))
     with pytest.raises(BackendError, match="weights is int8"):
         host.prepare(shape, np.zeros(3, np.int8))
-
-
-@pytest.mark.parametrize("noise", [Noise(0, 0, 4, rank=4), Noise(0, 0, 4, gaussian=True)])
-def test_other_noise_is_refused_in_one_line(host, noise):
-    shape, said = Shape(16, 1), "^backend cupy has noise of rank 1 and of signs alone: choose --backend numba$"
-    with pytest.raises(BackendError, match=said):
-        host.cast_pair_votes(shape, np.ones(2, np.int8), noise)
-    model, states = host.prepare(shape, np.zeros(shape.parameters, np.int8)), np.zeros((2, 1, 16), np.int8)
-    with pytest.raises(BackendError, match=said):
-        host.run_pairs(model, np.zeros((1, 3), np.uint8), states, noise)
 
 
 def test_an_adapter_is_refused_in_one_line(host):
@@ -254,8 +279,11 @@ def test_masters_votes_and_weights_stay_on_the_device(host):
     assert type(ours.weights) is np.ndarray
 
 
+PAPER = [run for run in PINNED if run.startswith("paper")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["egg", "egg-sample", "egg-small", "stations", "stations-some", "paper"])
+@pytest.mark.parametrize("run", ["egg", "egg-sample", "egg-small", "stations", "stations-some", *PAPER])
 def test_golden_run_on_the_cpu(host, run):
     assert golden(run, host) == PINNED[run]
 
@@ -309,6 +337,10 @@ def test_a_population_of_65536_fits(memory):
     votes = one.cast_pair_votes(shape, np.zeros(pairs, np.int8), noise)
     one.update_signs(np.zeros(shape.parameters, np.int8), votes, 1)
     assert device.most < memory
+    for noise in Noise(0, 0, 4, rank=4), Noise(0, 0, 4, rank=16, gaussian=True):
+        one.run_pairs(model, np.zeros((4096, 5), np.uint8), np.zeros((8192, 6, 256), np.int8), noise)
+        one.cast_pair_votes(shape, np.zeros(4096, np.int8), noise)
+        assert device.most < memory
 
 
 def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
@@ -435,6 +467,8 @@ def test_every_call_on_a_device_equals_the_reference(cupy_backend, hidden_size, 
     assert_calls_equal(cupy_backend, shape)
     cases = [(16, 5, 6, hidden_size, ()), (2, 37, 3, 16, ()), (16, 3, 3, hidden_size, STATIONS)]
     assert_recipe_egg_equal(cupy_backend, shape, cases)
+    for kind in NOISES:
+        assert_noise_equal(cupy_backend, shape, kind, [(16, 5, 4, 4), (400, 9, 2, 0)])
 
 
 @pytest.mark.cuda

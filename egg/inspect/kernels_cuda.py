@@ -12,6 +12,8 @@ SHAPE = Shape(256, 6)  # of the model that the kernels are compiled for
 PATHS = {
     "prepare.pack_matrix": "forward",
     "prepare.draw_signs": "perturbation",
+    "prepare.draw_sign_factors": "perturbation",
+    "prepare.draw_gaussian_factors": "perturbation",
     "forward": "forward",
     "votes": "vote",
     "pairs": "perturbation",

@@ -12,8 +12,8 @@ typedef unsigned long long uint64;
 
 constexpr int LIMIT = 127, VOCABULARY = 256, MASTER_BITS = 16, REWARD_MASTER_BITS = 8, BRANCH_BITS = 8;
 constexpr int FREE_W_F = 1, FREE_U_F = 2, FREE_W_H = 4, FREE_U_H = 8; // a reader's product is not at its limit
-constexpr int DIRECTION_SIGNS = 1, BRANCH_SIGNS = 8, BRANCH_ROWS = 9; // streams of the generator
-constexpr uint32 FULL = 0xFFFFFFFFu;                                  // all lanes of a warp
+constexpr int DIRECTION_SIGNS = 1, BRANCH_SIGNS = 8, BRANCH_ROWS = 9, GAUSSIAN_NOISE = 10; // streams of the generator
+constexpr uint32 FULL = 0xFFFFFFFFu; // all lanes of a warp
 
 __host__ __device__ constexpr int log2_of(int k) { return k <= 1 ? 0 : 1 + log2_of(k / 2); }
 __host__ __device__ constexpr int product_shift(int k) { return 4 + log2_of(k) / 2; }
@@ -21,7 +21,7 @@ __host__ __device__ constexpr int product_shift(int k) { return 4 + log2_of(k) /
 __device__ inline int clip8(int v) { return max(-LIMIT, min(LIMIT, v)); }
 __device__ inline int is_free(int v) { return abs(v) < LIMIT; } // where a push arrives
 
-// v << shift, an arithmetic >> for a negative shift; |v| < 2**20 and shift <= 4.
+// v << shift, an arithmetic >> for a negative shift; |v| < 2**27 and shift <= 4, or any v and shift <= 0.
 __device__ inline int gain(int v, int shift) { return shift >= 0 ? v * (1 << shift) : v >> -shift; }
 
 __device__ inline int bit_length(uint64 v) {

@@ -11,6 +11,8 @@ import numpy as np
 
 from egg.kernels.arithmetic import (
     FINE,
+    FRACTION_BITS,
+    GAUSSIAN_LIMIT,
     READ_BY,
     SIXTEENTHS,
     VOCABULARY,
@@ -19,12 +21,14 @@ from egg.kernels.arithmetic import (
     branch_table,
     exp2_table,
     log2_thresholds,
+    normal_table,
 )
 from egg.kernels.backend import Draw, Noise, Votes
 from egg.kernels.cuda.sources import (
     FEW,
     Tile,
     defines,
+    factor_width,
     kept_columns,
     packed_bytes,
     packed_offsets,
@@ -32,7 +36,7 @@ from egg.kernels.cuda.sources import (
     tile_for,
     vote_columns,
 )
-from egg.kernels.cuda.tables import branch_tables, pair_tables
+from egg.kernels.cuda.tables import branch_tables, factor_tables, pair_tables
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import key_words
 from egg.kernels.reference import likelihoods, write
@@ -102,9 +106,9 @@ class CupyBackend:
         options = defines(*shaped) if shaped else ()
         self.device.launch(source, kernel, options, grid, threads, shared, arguments)
 
-    def _forward(self, prepared: Prepared, kernel, members, *arguments):
+    def _forward(self, prepared: Prepared, kernel, members, *arguments, gaussian=False):
         shape, tile = prepared.shape, prepared.tile
-        if kernel != "forward_pairs" and members <= FEW[0] * self.device.multiprocessors:
+        if kernel not in ("forward_pairs", "forward_ranks") and members <= FEW[0] * self.device.multiprocessors:
             tile = Tile(*FEW)
         self._launch(
             "forward.cu",
@@ -113,7 +117,7 @@ class CupyBackend:
             prepared.weights,
             prepared.packed,
             *arguments,
-            shaped=(shape, tile),
+            shaped=(shape, tile, gaussian),
             shared=tile.shared_bytes(shape.hidden_size),
         )
 
@@ -122,9 +126,7 @@ class CupyBackend:
         return max(1, min(-(-count // THREADS), 32 * self.device.multiprocessors)), 1
 
     def _draw(self, shape, count, first, noise):
-        """(count, words) uint32 on the device: the sign bits of pairs' directions; raises BackendError for others."""
-        if noise.rank > 1 or noise.gaussian:
-            raise BackendError("backend cupy has noise of rank 1 and of signs alone: choose --backend numba")
+        """(count, words) uint32 on the device: the sign bits of pairs' directions, of rank 1."""
         width = sign_words(shape)
         words = self.device.empty((count, width), np.uint32)
         self._launch(
@@ -140,6 +142,29 @@ class CupyBackend:
             *_key(noise),
         )
         return words
+
+    def _draw_factors(self, shape, count, first, noise, table):
+        """(count, rank, width) int8 on the device: the factors of pairs' directions.
+
+        table : one (65536,) int8 array, of Gaussian factors by their halfwords
+        """
+        width = factor_width(shape, noise.gaussian)
+        factors = self.device.empty((count, noise.rank, width), np.int8)
+        self._launch(
+            "prepare.cu",
+            "draw_gaussian_factors" if noise.gaussian else "draw_sign_factors",
+            self._elements(count * noise.rank * width // (8 if noise.gaussian else 128)),
+            factors,
+            np.int32(count),
+            np.int32(width),
+            np.int32(noise.rank.bit_length() - 1),
+            np.uint32(first),
+            np.uint32(noise.directions),
+            np.uint32(noise.step),
+            *_key(noise),
+            *(table if noise.gaussian else ()),
+        )
+        return factors
 
     def _block(self, count: int, each: int, unit: int = 1) -> int:
         """How many of ``count`` run together if each takes so many bytes; whole waves of ``unit`` if there are such."""
@@ -240,34 +265,72 @@ class CupyBackend:
         states = _checked(states, np.int8, (2 * pairs, *layers), "states")
         if pairs == 0 or length == 0:
             return np.zeros(2 * pairs, np.int32), states.copy()
-        results = []
-        each = 4 * sign_words(shape) + 4 * shape.num_layers * shape.hidden_size + length + 16
+        results, vector_columns = [], (4 * shape.num_layers + 1) * shape.hidden_size
+        each = 4 * shape.num_layers * shape.hidden_size + length + 16
+        if _bits_alone(noise):
+            each += 4 * sign_words(shape)
+        else:
+            each += noise.rank * (factor_width(shape, noise.gaussian) + 32) + 2 * vector_columns
         wave = model.tile.members // 2 * self.device.multiprocessors
         block = self._block(pairs, each, wave)
         for at in range(0, pairs, block):
             read = self.device.put(tokens[at : at + block])
             count = len(read)
             members = slice(2 * at, 2 * (at + count))
-            words = self._draw(shape, count, first_pair + at, noise)
             after = self.device.empty((2 * count, *layers), np.int8)
             sums = self.device.empty((2 * count,), np.int32)
+            if _bits_alone(noise):
+                kernel = "forward_pairs"
+                drawn = (self._draw(shape, count, first_pair + at, noise),)
+                settings = (FRACTION_BITS - noise.sigma_shift,)
+            else:
+                kernel = "forward_ranks"
+                drawn, settings = self._directions(model, count, first_pair + at, noise)
             self._forward(
                 model,
-                "forward_pairs",
+                kernel,
                 2 * count,
                 self._exp2,
                 self._thresholds,
-                words,
+                *drawn,
                 read,
                 np.int32(length),
                 self.device.put(states[members]),
                 after,
                 sums,
                 np.int64(2 * count),
-                np.int32(4 - noise.sigma_shift),
+                *map(np.int32, settings),
+                gaussian=noise.gaussian,
             )
             results.append((self.device.get(sums), self.device.get(after)))
         return _joined(results)
+
+    def _directions(self, model, count, first, noise):
+        """What moves a block's members, and the settings of it: ``Directions`` of tile.cuh."""
+        device, shape, d = self.device, model.shape, model.shape.hidden_size
+        factors = self._draw_factors(shape, count, first, noise, self._table(_normal))
+        columns, tile = (4 * shape.num_layers + 1) * d, model.tile.members
+        _, places = self._table(factor_tables, shape, noise.gaussian)
+        step, shift = max(1, 1 << FRACTION_BITS >> noise.sigma_shift), 0
+        up = FRACTION_BITS - noise.sigma_shift
+        if noise.gaussian:
+            step, shift, up = 1, FRACTION_BITS + noise.sigma_shift, -FRACTION_BITS - noise.sigma_shift
+        vectors = device.empty((2 * count, columns), np.int8)
+        self._launch(
+            "pairs.cu",
+            "move_vectors",
+            (count, len(places)),
+            model.weights,
+            factors,
+            places,
+            vectors,
+            *map(np.int32, (noise.rank * factors.shape[2], columns, d, step, shift)),
+        )
+        projections = device.empty((-(-2 * count // tile) * tile, 4, noise.rank), np.int32)
+        limit = GAUSSIAN_LIMIT // noise.rank if noise.gaussian else 2**31 - 1
+        halving = noise.root.bit_length() - 1
+        settings = noise.rank, factors.shape[2], limit, up - halving, step, shift + halving
+        return (factors, vectors, projections), settings
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         device, shape, tokens = self.device, model.shape, _bytes(tokens)
@@ -442,11 +505,13 @@ class CupyBackend:
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
         device, pairs = self.device, len(fitness)
         fitness = _checked(fitness, np.int8, (pairs,), "fitness")
+        if not _bits_alone(noise):
+            return self._cast_factor_votes(shape, fitness, noise, first_pair)
         votes = device.zeros((shape.parameters,), np.int32)
         matrices, vectors, stretches = self._table(pair_tables, shape)
         v_columns = sum(t.shape[0] for t in shape.tensors.values())
         x_columns = sum(t.shape[1] for t in shape.tensors.values() if len(t.shape) == 2)
-        block = self._block(pairs, 4 * sign_words(shape) + v_columns + x_columns)
+        block = max(1, self._block(pairs, 4 * sign_words(shape) + v_columns + x_columns))
         for at in range(0, pairs, block):
             part = device.put(fitness[at : at + block])
             rows = len(part)
@@ -469,6 +534,42 @@ class CupyBackend:
             self._sum("sum_matrices", matrices, (v, x), votes, rows, threads=128)
             self._sum("sum_vectors", vectors, (v,), votes, rows)
         return device.get(votes).astype(np.int64)
+
+    def _cast_factor_votes(self, shape, fitness, noise, first_pair):
+        """(parameters,) int64 where rank is not 1 or factors are Gaussian: sums of blocks, which int32 holds."""
+        device, d, rank, width = self.device, shape.hidden_size, noise.rank, factor_width(shape, noise.gaussian)
+        votes = np.zeros(shape.parameters, np.int64)
+        matrices, places = self._table(factor_tables, shape, noise.gaussian)
+        moved = device.zeros((len(places) * d,), np.int64)
+        table = self._table(_normal if noise.use_clt else _normal_signs)
+        kinds = ((1, 1), (2, 128)) if noise.gaussian and noise.use_clt else ((0, 1),)  # LOW, HIGH; WHOLE of pairs.cu
+        block = max(1, min(self._block(len(fitness), 2 * rank * width), MOST_ROWS // rank))
+        for at in range(0, len(fitness), block):
+            part = device.put(fitness[at : at + block])
+            pairs = len(part)
+            factors = self._draw_factors(shape, pairs, first_pair + at, noise, table)
+            for kind, scale in kinds:
+                votes += scale * self._sum_weighed(shape, matrices, factors, part, kind).astype(np.int64)
+            size, slices = self._slices(pairs, len(places))
+            counts = map(np.int32, (pairs, size, rank * width, d))
+            grid = len(places), slices
+            self._launch("pairs.cu", "sum_pair_vectors", grid, factors, part, places, moved, *counts)
+            del factors  # before the next block's
+        vectors = (t for t in shape.tensors.values() if len(t.shape) == 1)
+        for tensor, of in zip(vectors, device.get(moved).reshape(-1, d), strict=True):
+            votes[tensor.slice] = noise.root * of
+        return votes
+
+    def _sum_weighed(self, shape, matrices, factors, fitness, kind):
+        """(parameters,) int32: a block's votes on matrices, or a part of them."""
+        pairs, rank, width = factors.shape
+        votes = self.device.zeros((shape.parameters,), np.int32)
+        v = self.device.empty((pairs * rank, width), np.int8)
+        weighed = factors, fitness, v, np.int32(rank * width), np.int32(kind)
+        self._launch("pairs.cu", "weigh_factors", (pairs, 1), *weighed)
+        rows = v, factors.reshape(pairs * rank, width)
+        self._sum("sum_matrices", matrices, rows, votes, pairs * rank, threads=128)
+        return self.device.get(votes)
 
     def _table(self, tables, *of):
         """Where votes lie, on the device: 64 x 64 tiles of the matrices, vectors, and where the signs of pairs go."""
@@ -530,6 +631,21 @@ def _joined(results: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 def _key(noise: Noise | Draw):
     return tuple(np.uint32(word) for word in key_words(noise.seed))
+
+
+def _bits_alone(noise: Noise) -> bool:
+    """Whether directions are drawn as bits, of rank 1: members gain one sign term a product."""
+    return noise.rank == 1 and not noise.gaussian
+
+
+def _normal() -> tuple[np.ndarray]:
+    """Gaussian factors by their halfword, as a table."""
+    return (normal_table(),)
+
+
+def _normal_signs() -> tuple[np.ndarray]:
+    """Their signs."""
+    return (np.sign(normal_table()),)
 
 
 def _row_starts(layout) -> tuple[np.ndarray]:

@@ -12,9 +12,9 @@ struct Run {
   int length;                   // T
   const int8 *states_in;        // (members, L, D)
   int8 *states;                 // (members, L, D), written
-  int shift;                    // 4 - sigma_shift
+  int shift;                    // PAIRS: 4 - sigma_shift
   int8 *logits;                 // CLEAN: (members, T, 256), written
-  int *scores;                  // PAIRS: (members,), written
+  int *scores;                  // PAIRS, RANKS: (members,), written
   int8 *kept;                   // KEPT: (members T, KEPT_ROW), written, see credit.cuh
   int16 *fine;                  // KEPT: (members T, 256), written: logits in 1/4096 bit
   int64 members;
@@ -39,11 +39,37 @@ template <int MODE> __device__ inline int moved_bias(int bias, int move, uint32 
   return MODE != PAIRS ? bias : clip8(bias + ((signs >> at) & 1 ? move : -move));
 }
 
+// A member's biases, those of RANKS moved. at : in the weights    moved : in the moved vectors
+template <int MODE>
+__device__ inline const int8 *biases_of(const Tile &tile, const Run &run, int row, int at, int moved) {
+  if (MODE == RANKS) return tile.vector(min(row, tile.rows - 1), moved);
+  return run.weights + at;
+}
+// Likewise a norm's gains for a lane's part.
+template <int MODE>
+__device__ inline Gains own_gains(const Tile &tile, const Gains &gains, int row, int moved) {
+  if constexpr (MODE == RANKS) return gains_of(tile.vector(min(row, tile.rows - 1), moved), 0);
+  return gains;
+}
+
 // What a member's product gains, from its input's projection p on b: by the first of its eight lanes.
-template <int K>
-__device__ inline void set_term(const Tile &tile, const Run &run, int row, const int8 *x, const Bits<K> &b, int slot) {
-  const int p = tile.r[row] * project<K>(x, b);
-  if ((threadIdx.x & 7) == 0) tile.term[slot * TILE + row] = {gain(p, run.shift), gain(-p, run.shift)};
+// b, bit : the signs of its inputs, and of RANKS where its factors lie
+template <int MODE, int K>
+__device__ inline void set_term(const Tile &tile, const Run &run, int row, const int8 *x, const Bits<K> &b, int bit,
+                                int slot) {
+  if constexpr (MODE == PAIRS) {
+    const int p = tile.r[row] * project<K>(x, b);
+    if ((threadIdx.x & 7) == 0) tile.term[slot * TILE + row] = {gain(p, run.shift), gain(-p, run.shift)};
+  } else if constexpr (MODE == RANKS) {
+    const int8 *factors = tile.factor(min(row, tile.rows - 1), bit);
+    const int limit = tile.directions.limit;
+#pragma unroll 1
+    for (int q = 0; q < tile.directions.rank; q++, factors += tile.directions.width) {
+      const int p = tile.r[row] * project<K>(x, factors);
+      if ((threadIdx.x & 7) == 0 && row < tile.rows)
+        tile.projections(row, slot)[q] = max(-limit, min(limit, p));
+    }
+  }
 }
 
 // A sum of the head as a logit with 8 fractional bits: |sum| < 2**26, and a left shift for K = 16 and 64 alone.
@@ -56,10 +82,10 @@ template <int K> __device__ inline int fine_logit(int sum) {
 template <int MODE> __device__ inline void begin_token(const Tile &tile, const Run &run, int t) {
   for (int row = threadIdx.x; row < TILE; row += THREADS) {
     const uint32 member = uint32(tile.begin) + min(row, tile.rows - 1); // of a launch, fewer than 2**31
-    const uint8 *at = run.tokens + int64(member >> (MODE == PAIRS)) * (run.length + (MODE != CLEAN)) + t;
+    const uint8 *at = run.tokens + int64(member >> perturbed(MODE)) * (run.length + (MODE != CLEAN)) + t;
     tile.token[row] = at[0];
-    if (MODE == PAIRS) tile.target[row] = at[1];
-    tile.r[row] = MODE != PAIRS ? 0 : 1 - 2 * int(member & 1);
+    if (perturbed(MODE)) tile.target[row] = at[1];
+    tile.r[row] = perturbed(MODE) ? 1 - 2 * int(member & 1) : 0;
     tile.sum[row] = tile.hit[row] = 0;
   }
 }
@@ -76,6 +102,25 @@ template <int MODE> __device__ inline void embed(const Tile &tile, const Run &ru
     each_part<D>([&](int i, int q) {
       const uint4 four = *(const uint4 *)(weights + 16 * q);
       const uint32 signs = b.at(i, q);
+      if constexpr (MODE == RANKS) {
+        const Directions &all = tile.directions;
+        const int8 *factors = tile.factor(min(row, tile.rows - 1), 0);
+        int moves[16] = {}; // |sum| <= 16 * 69 * 69
+#pragma unroll 1
+        for (int k = 0; k < all.rank; k++, factors += all.width) {
+          const int a = factors[BIT_A_EMBEDDING + token];
+          const uint4 inputs = *(const uint4 *)(factors + BIT_B_EMBEDDING + 16 * q);
+#pragma unroll
+          for (int j = 0; j < 16; j++) moves[j] += a * byte_of(word_of(inputs, j / 4), j % 4);
+        }
+        *(uint4 *)(tile.x + row * ROW + 16 * q) = four_words([&](int w) {
+          return each_byte([&](int j) {
+            const int by = (tile.r[row] * moves[4 * w + j] * all.vector_step) >> all.vector_shift;
+            return clip8(byte_of(word_of(four, w), j) + by);
+          });
+        });
+        return;
+      }
       *(uint4 *)(tile.x + row * ROW + 16 * q) = four_words([&](int w) {
         return each_byte([&](int j) {
           const int x = byte_of(word_of(four, w), j);
@@ -105,18 +150,16 @@ template <int MODE> __device__ inline void begin_layer(const Tile &tile, const R
       if (goes_on) four = *(const uint4 *)(before + 16 * q);
       *(uint4 *)(h + 16 * q) = four;
     });
-    norm(tile.x + row * ROW, u, gains, e, tile.r[row]);
+    norm(tile.x + row * ROW, u, own_gains<MODE>(tile, gains, row, VECTOR_LN1 + layer * 4 * D), e, tile.r[row]);
     if (MODE == KEPT && row < tile.rows) {
       int8 *kept = kept_at(tile, run, row, t) + layer * KEPT_LAYER;
       keep<D>(kept + KEPT_X, tile.x + row * ROW);
       keep<D>(kept + KEPT_U, u);
       keep<D>(kept + KEPT_H, h);
     }
-    if (MODE == PAIRS) {
-      set_term<D>(tile, run, row, u, b_w_f, 0);
-      set_term<D>(tile, run, row, h, b_u_f, 1);
-      set_term<D>(tile, run, row, u, b_w_h, 2);
-    }
+    set_term<MODE, D>(tile, run, row, u, b_w_f, BIT_B_W_F + bits, 0);
+    set_term<MODE, D>(tile, run, row, h, b_u_f, BIT_B_U_F + bits, 1);
+    set_term<MODE, D>(tile, run, row, u, b_w_h, BIT_B_W_H + bits, 2);
   });
 }
 
@@ -135,12 +178,13 @@ template <int MODE> __device__ inline void gates(const Tile &tile, const Run &ru
   product<MODE, D, D>(tile, tile.h, ROW, packed + PACKED_U_F, BIT_A_U_F + bits, 1, [&](const Sums<TILES> &sums) {
     const int from = sums.row * ROW + sums.n;
     const uint32 signs = bias_signs<MODE>(tile, sums, BIT_A_B_F + bits);
+    const int8 *biases = biases_of<MODE>(tile, run, sums.row, AT_B_F + at, VECTOR_B_F + layer * 4 * D) + sums.n;
     const int move = MODE != PAIRS ? 0 : tile.r[sums.row] * step;
     uint32 f_pair[TILES], h_pair[TILES], bias[TILES];
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
       f_pair[i] = pair_at(tile.f + from + 8 * i), h_pair[i] = pair_at(tile.h + from + 8 * i);
-      bias[i] = pair_at(run.weights + AT_B_F + at + sums.n + 8 * i);
+      bias[i] = pair_at(biases + 8 * i);
     }
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
@@ -166,10 +210,10 @@ template <int MODE> __device__ inline void gates(const Tile &tile, const Run &ru
     for (int i = 0; i < TILES; i++) put_pair(c + 8 * i, shifted_pair<D>(sums.moved(i, 0), sums.moved(i, 1)));
   });
   __syncthreads();
-  if (MODE == PAIRS) {
+  if (perturbed(MODE)) {
     each_row(tile, [&](int row) {
       const Bits<D> b = bits_of<MODE, D>(tile, row, BIT_B_U_H + bits);
-      set_term<D>(tile, run, row, tile.past + row * ROW, b, 3);
+      set_term<MODE, D>(tile, run, row, tile.past + row * ROW, b, BIT_B_U_H + bits, 3);
     });
     __syncthreads();
   }
@@ -177,13 +221,14 @@ template <int MODE> __device__ inline void gates(const Tile &tile, const Run &ru
   product<MODE, D, D>(tile, tile.past, ROW, packed + PACKED_U_H, BIT_A_U_H + bits, 3, [&](const Sums<TILES> &sums) {
     const int from = sums.row * ROW + sums.n;
     const uint32 signs = bias_signs<MODE>(tile, sums, BIT_A_B_H + bits);
+    const int8 *biases = biases_of<MODE>(tile, run, sums.row, AT_B_H + at, VECTOR_B_H + layer * 4 * D) + sums.n;
     const int move = MODE != PAIRS ? 0 : tile.r[sums.row] * step;
     uint32 c_pair[TILES], f_pair[TILES], h_pair[TILES], x_pair[TILES], bias[TILES];
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
       c_pair[i] = pair_at(tile.c + from + 8 * i), f_pair[i] = pair_at(tile.f + from + 8 * i);
       h_pair[i] = pair_at(tile.h + from + 8 * i), x_pair[i] = pair_at(tile.x + from + 8 * i);
-      bias[i] = pair_at(run.weights + AT_B_H + at + sums.n + 8 * i);
+      bias[i] = pair_at(biases + 8 * i);
     }
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
@@ -221,8 +266,8 @@ template <int MODE> __device__ inline void mlp(const Tile &tile, const Run &run,
     int8 *v = tile.in + row * ROW, *after = run.states + ((tile.begin + row) * LAYERS + layer) * D;
     if (row < tile.rows)
       each_part<D>([&](int, int q) { *(uint4 *)(after + 16 * q) = *(const uint4 *)(v + 16 * q); });
-    norm(tile.x + row * ROW, v, gains, e, tile.r[row]);
-    if (MODE == PAIRS) set_term<D>(tile, run, row, v, b, 0);
+    norm(tile.x + row * ROW, v, own_gains<MODE>(tile, gains, row, VECTOR_LN2 + layer * 4 * D), e, tile.r[row]);
+    set_term<MODE, D>(tile, run, row, v, b, BIT_B_W_UP + bits, 0);
     if (MODE == KEPT && row < tile.rows) {
       int8 *kept = kept_at(tile, run, row, t) + layer * KEPT_LAYER;
       keep<D>(kept + KEPT_PAST, tile.past + row * ROW);
@@ -247,10 +292,10 @@ template <int MODE> __device__ inline void mlp(const Tile &tile, const Run &run,
       if (row < tile.rows) keep<MIDDLE>(kept + KEPT_Y, tile.middle + row * MIDDLE_ROW);
     });
   }
-  if (MODE == PAIRS) {
+  if (perturbed(MODE)) {
     each_row(tile, [&](int row) {
       const Bits<MIDDLE> b = bits_of<MODE, MIDDLE>(tile, row, BIT_B_W_DOWN + bits);
-      set_term<MIDDLE>(tile, run, row, tile.middle + row * MIDDLE_ROW, b, 1);
+      set_term<MODE, MIDDLE>(tile, run, row, tile.middle + row * MIDDLE_ROW, b, BIT_B_W_DOWN + bits, 1);
     });
     __syncthreads();
   }
@@ -284,8 +329,8 @@ template <int MODE> __device__ inline void head(const Tile &tile, const Run &run
   each_row(tile, [&](int row) {
     const Bits<D> e = bits_of<MODE, D>(tile, row, BIT_A_LN_OUT), b = bits_of<MODE, D>(tile, row, BIT_B_HEAD);
     int8 *x = tile.in + row * ROW;
-    norm(tile.x + row * ROW, x, gains, e, tile.r[row]);
-    if (MODE == PAIRS) set_term<D>(tile, run, row, x, b, 0);
+    norm(tile.x + row * ROW, x, own_gains<MODE>(tile, gains, row, 4 * LAYERS * D), e, tile.r[row]);
+    set_term<MODE, D>(tile, run, row, x, b, BIT_B_HEAD, 0);
     if (MODE == KEPT && row < tile.rows) {
       int8 *kept = kept_at(tile, run, row, t);
       keep<D>(kept + KEPT_END, tile.x + row * ROW);
@@ -326,7 +371,7 @@ template <int MODE> __device__ inline void head(const Tile &tile, const Run &run
         }
       });
   __syncthreads();
-  if (MODE != PAIRS) return;
+  if (!perturbed(MODE)) return;
   for (int row = threadIdx.x; row < tile.rows; row += THREADS) {
     int *total = run.scores + tile.begin + row;
     *total = (t ? *total : 0) + tile.hit[row] - floor_log2<4>(tile.sum[row], run.thresholds);
@@ -334,9 +379,11 @@ template <int MODE> __device__ inline void head(const Tile &tile, const Run &run
 }
 
 template <int MODE>
-__device__ inline void read_chunk(unsigned char *shared, const Run &run, const uint32 *words, const int *exp2) {
+__device__ inline void read_chunk(unsigned char *shared, const Run &run, const uint32 *words, const int *exp2,
+                                  const Directions &directions = {}) {
   Tile tile = tile_in(shared);
   tile.words = words;
+  tile.directions = directions;
   tile.begin = (int64)blockIdx.x * TILE;
   tile.rows = int(run.members - tile.begin < TILE ? run.members - tile.begin : TILE);
   if (threadIdx.x < 16) tile.exp2[threadIdx.x] = exp2[threadIdx.x];
@@ -381,6 +428,20 @@ forward_pairs(const int8 *weights, const int8 *packed, const int *exp2, const ui
   run.length = length, run.states_in = states_in, run.states = states, run.scores = scores, run.members = members;
   run.shift = shift;
   read_chunk<PAIRS>(shared, run, words, exp2);
+}
+
+// The same with directions of rank 4 or 16, or Gaussian ones.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+forward_ranks(const int8 *weights, const int8 *packed, const int *exp2, const uint32 *thresholds, const int8 *factors,
+              const int8 *vectors, int *projections, const uint8 *tokens, int length, const int8 *states_in,
+              int8 *states, int *scores, int64 members, int rank, int width, int limit, int shift, int vector_step,
+              int vector_shift) {
+  SHARED_BUFFER(shared);
+  Run run = {};
+  run.weights = weights, run.packed = packed, run.thresholds = thresholds, run.tokens = tokens;
+  run.length = length, run.states_in = states_in, run.states = states, run.scores = scores, run.members = members;
+  const Directions directions = {factors, vectors, projections, rank, width, limit, shift, vector_step, vector_shift};
+  read_chunk<RANKS>(shared, run, nullptr, exp2, directions);
 }
 
 // Readers of recipe egg: states (members, L, D), and for each byte a row of kept (members T, KEPT_ROW) and of fine

@@ -31,3 +31,40 @@ extern "C" __global__ void draw_signs(uint32 *words, int count, int blocks, uint
     for (int k = 0; k < 4; k++) words[4 * i + k] = drawn.word[k];
   }
 }
+
+// The factors of the directions of pairs first .. first + count, where rank is not 1 or they are Gaussian:
+// (count, rank, width) int8. Each thread makes those of one output of the generator.
+// draw(words, i) : factor i of it    PER : factors of it
+template <int PER, class Draw>
+__device__ inline void draw_factors(int8 *factors, int count, int width, int log_rank, uint32 first, uint32 directions,
+                                    uint32 stream, uint32 step, uint32 key_0, uint32 key_1, Draw draw) {
+  const int blocks = width / PER;
+  const int64 all = ((int64)count << log_rank) * blocks; // fewer than 2**31
+  const Divisor row{uint32(blocks)}, turns{directions ? directions : 1};
+  for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < all; i += (int64)gridDim.x * blockDim.x) {
+    const uint32 at = row.of(uint32(i)), block = uint32(i) - at * blocks, pair = first + (at >> log_rank);
+    const uint32 own = pair - (directions ? turns.of(pair) * directions : 0);
+    const uint32 number = (own << log_rank) + (at & ((1u << log_rank) - 1));
+    const Words drawn = philox(block, stream, number, step, key_0, key_1);
+#pragma unroll
+    for (int k = 0; k < PER / 4; k++)
+      *(uint32 *)(factors + i * PER + 4 * k) =
+          four_bytes(draw(drawn, 4 * k), draw(drawn, 4 * k + 1), draw(drawn, 4 * k + 2), draw(drawn, 4 * k + 3));
+  }
+}
+
+// Signs, in the order of their bits. Width: a multiple of 128.
+extern "C" __global__ void draw_sign_factors(int8 *factors, int count, int width, int log_rank, uint32 first,
+                                             uint32 directions, uint32 step, uint32 key_0, uint32 key_1) {
+  draw_factors<128>(factors, count, width, log_rank, first, directions, DIRECTION_SIGNS, step, key_0, key_1,
+                    [](const Words &drawn, int i) { return sign_of(drawn.word[i >> 5], i & 31); });
+}
+
+// Gaussian factors, in the order of their halfwords. Width: a multiple of 8.
+// table : (65536,)
+extern "C" __global__ void draw_gaussian_factors(int8 *factors, int count, int width, int log_rank, uint32 first,
+                                                 uint32 directions, uint32 step, uint32 key_0, uint32 key_1,
+                                                 const int8 *table) {
+  draw_factors<8>(factors, count, width, log_rank, first, directions, GAUSSIAN_NOISE, step, key_0, key_1,
+                  [=](const Words &drawn, int i) { return int(table[drawn.word[i >> 1] >> (16 * (i & 1)) & 0xFFFF]); });
+}

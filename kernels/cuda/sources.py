@@ -9,10 +9,10 @@ from egg.kernels.layout import BackendError, Shape
 
 FOLDER = Path(__file__).parent
 KERNELS = {
-    "prepare.cu": ("pack_matrix", "draw_signs"),
-    "forward.cu": ("forward_clean", "forward_pairs", "forward_kept"),
+    "prepare.cu": ("pack_matrix", "draw_signs", "draw_sign_factors", "draw_gaussian_factors"),
+    "forward.cu": ("forward_clean", "forward_pairs", "forward_ranks", "forward_kept"),
     "votes.cu": ("sum_matrices", "sum_vectors"),
-    "pairs.cu": ("expand_signs",),
+    "pairs.cu": ("expand_signs", "move_vectors", "weigh_factors", "sum_pair_vectors"),
     "update.cu": ("move_master", "move_signs"),
     "branches.cu": ("draw_branches", "measure_moves", "move_logits", "measure_stations", "move_stations"),
     "end.cu": ("credit_end",),
@@ -85,6 +85,14 @@ def sign_words(shape: Shape) -> int:
     return -(-shape.sign_words // 4) * 4
 
 
+def factor_width(shape: Shape, gaussian: bool) -> int:
+    """Bytes from one direction's factors to the next: as the signs lie, or as the Gaussian factors do."""
+    if not gaussian:
+        return 32 * sign_words(shape)
+    last = list(shape.gaussian.values())[-1]
+    return -(-(last.b + last.shape[1]) // 64) * 64
+
+
 def _columns(widths: dict[str, int], unit: int) -> dict[str, int]:
     """Where each of these begins, and under "layer" where the next layer does."""
     places, at = {}, 0
@@ -118,9 +126,10 @@ def vote_columns(shape: Shape) -> dict[str, int]:
 
 
 @cache
-def defines(shape: Shape, tile: Tile) -> tuple[str, ...]:
-    """Compiler options of the sources in SHAPED."""
+def defines(shape: Shape, tile: Tile, gaussian: bool = False) -> tuple[str, ...]:
+    """Compiler options of the sources in SHAPED; BIT_* are places of signs, or of Gaussian factors."""
     tensors, packed, layers = shape.tensors, packed_offsets(shape), shape.num_layers
+    factors = shape.gaussian if gaussian else tensors
     names = {"EMBEDDING": "embedding.weight", "LN_OUT": "ln_out.weight", "HEAD": "head.weight"}
     for kind in ("ln1", "ln2"):
         names[kind.upper()] = f"layers.0.{kind}.weight"
@@ -128,7 +137,7 @@ def defines(shape: Shape, tile: Tile) -> tuple[str, ...]:
         names[kind.upper()] = f"layers.0.gru.{kind}"
     for kind in ("w_up", "w_down"):
         names[kind.upper()] = f"layers.0.mlp.{kind}"
-    first, end = tensors["layers.0.ln1.weight"], tensors["ln_out.weight"]
+    first, end = "layers.0.ln1.weight", "ln_out.weight"
     values = {
         "HIDDEN": shape.hidden_size,
         "LAYERS": layers,
@@ -136,14 +145,14 @@ def defines(shape: Shape, tile: Tile) -> tuple[str, ...]:
         "WARP_ROWS": tile.warp_rows,
         "WARPS": WARPS,
         "WORDS": sign_words(shape),
-        "LAYER_BITS": (end.a - first.a) // layers,
-        "LAYER_WEIGHTS": (end.offset - first.offset) // layers,
+        "LAYER_BITS": (factors[end].a - factors[first].a) // layers,
+        "LAYER_WEIGHTS": (tensors[end].offset - tensors[first].offset) // layers,
         "LAYER_PACKED": packed["head.weight"] // layers,
     }
     for short, name in names.items():
         values[f"AT_{short}"] = tensors[name].offset
-        values[f"BIT_A_{short}"] = tensors[name].a
-        values[f"BIT_B_{short}"] = tensors[name].b
+        values[f"BIT_A_{short}"] = factors[name].a
+        values[f"BIT_B_{short}"] = factors[name].b
         if name in packed:
             values[f"PACKED_{short}"] = packed[name]
     values |= {f"KEPT_{name.upper()}": at for name, at in kept_columns(shape).items()}

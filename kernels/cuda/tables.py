@@ -40,6 +40,19 @@ def pair_tables(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(tiles, np.int32), np.array(vectors, np.int32), np.array(stretches, np.int32)
 
 
+def factor_tables(shape: Shape, gaussian: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Recipe paper with other noise: (tiles, 6) int32 of all matrices, and the (vectors, 4) int32 of pairs.cu."""
+    tiles, vectors, column = [], [], 0
+    for name, place in (shape.gaussian if gaussian else shape.tensors).items():
+        tensor = shape.tensors[name]
+        if len(tensor.shape) == 2:
+            tiles += _tiles(tensor, place.a, place.b)
+        else:
+            vectors.append((place.a, place.b if gaussian else -1, column, tensor.offset))
+            column += tensor.size
+    return np.array(tiles, np.int32), np.array(vectors, np.int32)
+
+
 def branch_tables(shape: Shape, stations: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Recipe egg: (tiles, 6) int32 of the matrices that vote, and (vectors, 3) int32; credit.cuh draws the columns."""
     v, x, tiles, vectors = vote_columns(shape), kept_columns(shape), [], []

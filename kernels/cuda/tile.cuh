@@ -15,11 +15,25 @@ constexpr int D = HIDDEN, MIDDLE = 4 * HIDDEN;
 // Rows in bytes: 16 beyond a multiple of 32, so that eight rows of a fragment lie in different banks; K = 16 is padded.
 constexpr int ROW = (HIDDEN < 32 ? 32 : HIDDEN) + 16, MIDDLE_ROW = MIDDLE + 16;
 constexpr int THREADS = 32 * WARPS;
-constexpr int CLEAN = 0, PAIRS = 1, KEPT = 2; // KEPT: unperturbed, and leaves what credit and votes read
+// KEPT: unperturbed, and leaves what credit and votes read. PAIRS: signs of rank 1. RANKS: a sum of several directions,
+// or Gaussian ones.
+constexpr int CLEAN = 0, PAIRS = 1, KEPT = 2, RANKS = 3;
+__device__ constexpr bool perturbed(int mode) { return mode == PAIRS || mode == RANKS; }
 
 struct __align__(8) Term { // what a product's accumulator gains where a is +1 and where it is -1
   int plus, minus;
 };
+
+// RANKS: what moves members, in device memory.
+struct Directions {
+  const int8 *factors;           // (pairs, rank, width), a and b of a tensor at BIT_A_* and BIT_B_*
+  const int8 *vectors;           // (members, VECTORS): gains and biases, moved, see move_vectors
+  int *projections;              // (whole tiles, 4, rank): p of the four slots
+  int rank, width, limit;        // limit : of |p|
+  int shift;                     // of what a product gains, to the left
+  int vector_step, vector_shift; // the embedding moves by (vector_step sum a b) >> vector_shift
+};
+constexpr int VECTORS = (4 * LAYERS + 1) * D, VECTOR_LN1 = 0, VECTOR_B_F = D, VECTOR_B_H = 2 * D, VECTOR_LN2 = 3 * D;
 
 struct Tile {
   int8 *x, *in;                  // (TILE, ROW) residual, and input of the next product
@@ -29,12 +43,21 @@ struct Tile {
   int *r, *token, *target;       // (TILE,): sign, byte read, byte after
   int *sum, *hit;                // (TILE,): of the logits, sum of e and the target's e index
   int *exp2;                     // (16,): e's last octave; e[j] = exp2[j % 16] >> (15 - j / 16), floors of floors
-  const uint32 *words;           // (pairs, WORDS) of the block's members
+  const uint32 *words;           // PAIRS: (pairs, WORDS) of the block's members
+  Directions directions;         // RANKS
   int64 begin;                   // the tile's first member
   int rows;                      // members in the tile
 
   __device__ const uint32 *signs(int row, int bit) const {
     return words + ((begin + row) >> 1) * WORDS + (bit >> 5);
+  }
+  // Of direction 0 of a member; the next is `width` further.
+  __device__ const int8 *factor(int row, int at) const {
+    return directions.factors + ((begin + row) >> 1) * directions.rank * directions.width + at;
+  }
+  __device__ const int8 *vector(int row, int at) const { return directions.vectors + (begin + row) * VECTORS + at; }
+  __device__ int *projections(int row, int slot) const {
+    return directions.projections + ((begin + row) * 4 + slot) * directions.rank;
   }
 };
 
@@ -89,16 +112,41 @@ __device__ inline uint16 pair_of(int v, int w) { return uint16(__byte_perm(v, w,
 __device__ inline uint32 pair_at(const int8 *at) { return *(const uint16 *)at; }
 __device__ inline void put_pair(int8 *at, uint16 pair) { *(uint16 *)at = pair; }
 
+// RANKS: a product's sums gain what the directions add to them. a : of its output factors
+template <int TILES> __device__ inline void add_terms(const Tile &tile, Sums<TILES> &sums, int a, int slot) {
+  if (sums.row >= tile.rows) return;
+  int gained[TILES][2] = {}; // |sum| <= 69 * 2**24
+  const int8 *factors = tile.factor(sums.row, a + sums.n);
+  const int *projections = tile.projections(sums.row, slot);
+#pragma unroll 1
+  for (int q = 0; q < tile.directions.rank; q++, factors += tile.directions.width) {
+    const int p = projections[q];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+      const uint32 pair = pair_at(factors + 8 * i);
+#pragma unroll
+      for (int j = 0; j < 2; j++) gained[i][j] += byte_of(pair, j) * p;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < TILES; i++)
+#pragma unroll
+    for (int j = 0; j < 2; j++) sums.of[i][j] += gain(gained[i][j], tile.directions.shift);
+}
+
 // W . x for the tile's members: each warp takes WARP_ROWS of them and 32 outputs at a time.
 // finish(sums): told of every member's in turn; rows beyond the tile's are finished too, into rows nobody reads.
-// in : (TILE, stride) int8    packed : of the matrix, see prepare.cu    a : bit of its output signs    slot : of term
+// in : (TILE, stride) int8    packed : of the matrix, see prepare.cu    a : bit of its output signs, RANKS: byte of its
+// output factors    slot : of term, or of projections
 template <int MODE, int K, int N, class Finish>
 __device__ inline void product(const Tile &tile, const int8 *in, int stride, const int8 *packed, int a, int slot,
                                Finish finish) {
-  constexpr int STRIP = N < 32 ? N : 32, TILES = STRIP / 8, K_TILES = K < 32 ? 1 : K / 32, M_TILES = WARP_ROWS / 16;
+  constexpr int STRIP = N < 32 ? N : 32, TILES = STRIP / 8, K_TILES = K < 32 ? 1 : K / 32;
+  // RANKS needs registers for its terms.
+  constexpr int WARP_PART = MODE == RANKS && WARP_ROWS > 64 ? 64 : WARP_ROWS, M_TILES = WARP_PART / 16;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  for (int item = warp; item < TILE / WARP_ROWS * (N / STRIP); item += WARPS) {
-    const int n0 = item % (N / STRIP) * STRIP, m0 = item / (N / STRIP) * WARP_ROWS;
+  for (int item = warp; item < TILE / WARP_PART * (N / STRIP); item += WARPS) {
+    const int n0 = item % (N / STRIP) * STRIP, m0 = item / (N / STRIP) * WARP_PART;
     if (m0 >= tile.rows) continue;
     const uint4 *weights = (const uint4 *)packed + n0 / 16 * K_TILES * 32 + lane;
     uint4 b[STRIP / 16], next[STRIP / 16];
@@ -153,6 +201,7 @@ __device__ inline void product(const Tile &tile, const int8 *in, int stride, con
         sums.term = {0, 0};
         if (MODE == PAIRS) sums.term = tile.term[slot * TILE + sums.row];
         sums.signs = words[m][half] >> (2 * (lane & 3));
+        if constexpr (MODE == RANKS) add_terms(tile, sums, a, slot);
         finish(sums);
       }
   }
@@ -226,6 +275,17 @@ template <int K> __device__ inline int project(const int8 *x, const Bits<K> &b) 
     const uint32 signs = b.at(i, q);
 #pragma unroll
     for (int w = 0; w < 4; w++) sum = __dp4a(int(word_of(four, w)), four_signs(signs >> (4 * w)), sum);
+  });
+  return row_sum(sum);
+}
+
+// The same for a direction's factors of int8: |sum| <= 69 * 127 K < 2**26.
+template <int K> __device__ inline int project(const int8 *x, const int8 *b) {
+  int sum = 0;
+  each_part<K>([&](int, int q) {
+    const uint4 four = *(const uint4 *)(x + 16 * q), factors = *(const uint4 *)(b + 16 * q);
+#pragma unroll
+    for (int w = 0; w < 4; w++) sum = __dp4a(int(word_of(four, w)), int(word_of(factors, w)), sum);
   });
   return row_sum(sum);
 }
