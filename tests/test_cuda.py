@@ -225,6 +225,7 @@ def test_votes_beyond_their_limit_move_rows_equally(host):
     np.testing.assert_array_equal(squares[0], squares[1])
 
 
+@pytest.mark.slow
 def test_calls_in_many_blocks_and_tiles(folder, monkeypatch):
     """Tiles of 16 members, blocks of a few pairs, slices of 32 rows: more than one of each."""
     monkeypatch.setitem(sources.TILES, 16, ((32, 16),))
