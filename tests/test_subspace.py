@@ -6,8 +6,9 @@ import pytest
 
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
-from egg.evolution.subspace import Projection, hadamard
+from egg.evolution.subspace import Projection
 from egg.kernels import Shape, get_backend
+from egg.kernels.reference_branches import hadamard
 from egg.model.network import Network
 from egg.model.parameters import initial_weights
 from egg.run.adaptation import Subspace, adapt

@@ -36,16 +36,15 @@ class BranchEvolution(Evolution):
 
         weights : (layout.parameters,) int8
         """
-        self._keep(weights.astype(np.int32) << MASTER_BITS, np.zeros(self.layout.rows, np.int64))
+        self.master = self._hold(weights.astype(np.int32) << MASTER_BITS)
+        self.squares = self._hold(np.zeros(self.layout.rows, np.int64))
         # No votes move nothing; a backend without this recipe says so here, before anything is written.
         votes = np.zeros(self.layout.parameters, np.int32)
         self.weights = self.backend.update_rows(self.layout, self.master, self.squares, votes, 0, 0)
 
-    def _keep(self, master: np.ndarray, squares: np.ndarray) -> None:
-        """Where the backend computes, if it is a whole model that evolves."""
-        self.master, self.squares = master, squares
-        if self.layout is self.shape:
-            self.master, self.squares = hold(self.backend, master), hold(self.backend, squares)
+    def _hold(self, array: np.ndarray) -> Any:
+        """The array where the backend computes, if it is a whole model that evolves."""
+        return hold(self.backend, array) if self.layout is self.shape else array
 
     @property
     def description(self):
@@ -123,10 +122,9 @@ class BranchEvolution(Evolution):
         }
         self.step_number = int(same["step"][0])
         self.states, self.shifts = same["states"], same["shifts"]
-        self._keep(same["master"], same["squares"])
+        self.master, self.squares = self._hold(same["master"]), self._hold(same["squares"])
         half = 1 << (MASTER_BITS - 1)
-        weights = ((same["master"] + half) >> MASTER_BITS).astype(np.int8)
-        self.weights = hold(self.backend, weights) if self.layout is self.shape else weights
+        self.weights = self._hold(((same["master"] + half) >> MASTER_BITS).astype(np.int8))
 
     @staticmethod
     def stream_count(config, text_size):

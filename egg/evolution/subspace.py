@@ -10,6 +10,7 @@ from egg.evolution.branches import BranchEvolution
 from egg.kernels.arithmetic import MASTER_BITS, VOTE_LIMIT, clip8, round_shift
 from egg.kernels.layout import SubspaceShape
 from egg.kernels.philox import SUBSPACE_SIGNS, signs, words
+from egg.kernels.reference_branches import hadamard
 from egg.model.network import Network
 
 ROW = 1 << 12  # weights that are added up side by side: rows of a few would be slow
@@ -52,19 +53,6 @@ class Projection:
         sums = hadamard(signed.reshape(-1, width).sum(0).reshape(-1, self.dimensions).sum(0))
         sums = round_shift(sums, len(votes).bit_length() // 2)
         return np.clip(sums, -VOTE_LIMIT, VOTE_LIMIT).astype(np.int32)
-
-
-def hadamard(v: np.ndarray) -> np.ndarray:
-    """(d,) int64: the product with the Hadamard matrix in natural order.
-
-    v : (d,) int64, d a power of two
-    """
-    width = 1
-    while width < v.size:
-        pairs = v.reshape(-1, 2, width)
-        v = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], 1)
-        width *= 2
-    return v.reshape(-1)
 
 
 class SubspaceEvolution(BranchEvolution):

@@ -226,8 +226,7 @@ def _direction_bytes(layout: Shape | AdapterShape, noise: Noise) -> int:
 
 def _gaussian_words(layout: Shape | AdapterShape) -> int:
     """Words of one direction's Gaussian factors."""
-    last = [*layout.gaussian.values()][-1]
-    return (last.b + last.shape[1] + 1) // 2
+    return (layout.gaussian_halfwords + 1) // 2
 
 
 def available_cores() -> int:

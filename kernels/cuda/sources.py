@@ -89,8 +89,7 @@ def factor_width(shape: Shape, gaussian: bool) -> int:
     """Bytes from one direction's factors to the next: as the signs lie, or as the Gaussian factors do."""
     if not gaussian:
         return 32 * sign_words(shape)
-    last = list(shape.gaussian.values())[-1]
-    return -(-(last.b + last.shape[1]) // 64) * 64
+    return -(-shape.gaussian_halfwords // 64) * 64
 
 
 def _columns(widths: dict[str, int], unit: int) -> dict[str, int]:
