@@ -1,6 +1,7 @@
 """Every backend equals the oracle's vectors and the reference: all calls, shapes, threads, extremes."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +305,27 @@ def test_compiling_is_told_where_nothing_is_compiled_yet(monkeypatch, tmp_path):
     (compiled / "some.nbi").touch()
     get_backend("numba", notify=notices.append)
     assert len(notices) == 3
+
+
+def test_threads_may_call_at_once_and_backends_may_go():
+    """A backend's helpers still look out for work when nobody holds the backend any more; callers wait in turn."""
+    pytest.importorskip("numba")
+    shape, rng = Shape(16, 1), np.random.default_rng(3)
+    weights, tokens, states = weights_of(shape, rng, 16), text_of(rng, 64, 5), np.zeros((64, 1, 16), np.int8)
+    expected = REFERENCE.forward(REFERENCE.prepare(shape, weights), tokens, states)
+    for _ in range(20):
+        fast = get_backend("numba", threads=3)
+        model = fast.prepare(shape, weights)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(fast.forward, [model] * 8, [tokens] * 8, [states] * 8):
+                for one, other in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(one, other)
+
+
+def test_what_moves_in_place_must_lie_in_place():
+    pytest.importorskip("numba")
+    shape, fast = Shape(16, 1), get_backend("numba", threads=1)
+    votes, squares = np.zeros(shape.parameters, np.int32), np.zeros(shape.rows, np.int64)
+    for master in (np.zeros(shape.parameters, np.int64), np.zeros((shape.parameters, 2), np.int32)[:, 0]):
+        with pytest.raises(ValueError, match="contiguous int32"):
+            fast.update_rows(shape, master, squares, votes, 0, 0)

@@ -40,7 +40,7 @@ def compile_kernels(config: Config, backend: Backend, progress: Progress) -> Non
     from egg.kernels.cpu.compiling import watching
 
     e = config.evolution
-    without = {"adapters", *(() if e.station_names else ("stations",))}
+    without = {"adapters", "adapted", *(() if e.station_names else ("stations",))}
     size = {"population_size": 2} if e.recipe == "paper" else {"streams": 1, "branches": "all"}
     small = replace(config, model=ModelConfig(16, 1), evolution=replace(e, seq_len=4, **size))
     began, compiled = time.monotonic(), 0

@@ -22,7 +22,6 @@ from egg.kernels.cpu.simd import (
     absolute_half,
     add_magnitude_bytes,
     add_signed_bytes,
-    address,
     clip8_lanes,
     interleave_bytes,
     leading_zeros,
@@ -31,6 +30,7 @@ from egg.kernels.cpu.simd import (
     load_i8,
     load_long,
     load_offset,
+    load_word,
     maximum_half,
     minimum,
     minimum_half,
@@ -361,12 +361,11 @@ def keep_inputs(block, t, column, x, x_row, count):
 def load_states(model, block, states, row):
     """Start from the members' states, which begin at ``row``.
 
-    states : (rows, L, D) int8
+    states : address of (rows, L, D) int8
     """
-    base = address(states)
     for i in range(block.members):
         for layer in range(model.num_layers):
-            at = base + ((row + i) * model.num_layers + layer) * model.hidden_size
+            at = states + ((row + i) * model.num_layers + layer) * model.hidden_size
             for j in range(0, model.hidden_size, 16):
                 store_offset(state_at(block, layer, i) + j, load_i8(at + j))
 
@@ -375,12 +374,11 @@ def load_states(model, block, states, row):
 def save_states(model, block, states, row):
     """Keep the members' states.
 
-    states : (rows, L, D) int8, written
+    states : address of (rows, L, D) int8, written
     """
-    base = address(states)
     for i in range(block.members):
         for layer in range(model.num_layers):
-            at = base + ((row + i) * model.num_layers + layer) * model.hidden_size
+            at = states + ((row + i) * model.num_layers + layer) * model.hidden_size
             for j in range(0, model.hidden_size, 16):
                 store_i8(at + j, load_offset(state_at(block, layer, i) + j))
 
@@ -390,19 +388,18 @@ def run_sequences(model, noise, tables, block, tokens, states_in, states_out, ro
     """Logits for the block's sequences, beginning at ``row``, which read with the same or with moved factors.
 
     tokens : (sequences, T) uint8
-    states_in, states_out : (sequences, L, D) int8
-    logits : (sequences, T, 256) int8, written
+    states_in, states_out : addresses of (sequences, L, D) int8
+    logits : address of (sequences, T, 256) int8, written
     """
     load_states(model, block, states_in, row)
     if moves_factors(model):
         draw_signs(noise, block, ADAPTER_SIGNS, row >> 1)
-    out = address(logits)
     for t in range(block.length):
         read_token(model, noise, tables, block, t, tokens, row, st.NOTHING)
         head(model, noise, block, t, block.logits)
         for i in range(block.members):
             for j in range(0, 256, 16):
-                to = out + 256 * ((row + i) * block.length + t) + j
+                to = logits + 256 * ((row + i) * block.length + t) + j
                 store_i8(to, load_i8(block.logits + 256 * i + j))
     save_states(model, block, states_out, row)
 
@@ -412,8 +409,8 @@ def run_pair_block(model, noise, tables, block, tokens, states_in, states_out, r
     """Recipe paper: scores of the block's pairs, beginning at pair ``row``.
 
     tokens : (pairs, T + 1) uint8
-    states_in, states_out : (2 * pairs, L, D) int8
-    scores : (2 * pairs,) int32 in 1/16 bit, added to
+    states_in, states_out : addresses of (2 * pairs, L, D) int8
+    scores : address of (2 * pairs,) int32 in 1/16 bit, added to
     """
     load_states(model, block, states_in, 2 * row)
     draw_signs(noise, block, DIRECTION_SIGNS, first + row)
@@ -422,5 +419,6 @@ def run_pair_block(model, noise, tables, block, tokens, states_in, states_out, r
         head(model, noise, block, t, block.logits)
         for i in range(block.members):
             target = np.int64(tokens[row + (i >> 1), t + 1])
-            scores[2 * row + i] += score(block.logits + 256 * i, target, tables)
+            at = scores + 4 * (2 * row + i)
+            store_word(at, load_word(at) + score(block.logits + 256 * i, target, tables))
     save_states(model, block, states_out, 2 * row)
