@@ -34,6 +34,10 @@ MARGIN = 16 << 20
 """Bytes of free disk required beyond the expected size of a corpus."""
 
 
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}B [{elapsed}<{remaining}{postfix}]"
+"""Of tqdm: what fits into 80 columns."""
+
+
 MAX_TEXT = 64 * 10**9
 """Default size limit of a corpus, in bytes on disk: a small compressed file can hold terabytes."""
 
@@ -188,10 +192,12 @@ def _progress_bar(name: str, size_hint: int | None, progress: bool, announce: Ca
         return
     from tqdm import tqdm
 
-    with tqdm(desc=f"preparing {name}", total=size_hint, unit="B", unit_scale=True, mininterval=0.5) as bar:
+    # A line above says what is prepared, and where.
+    short = name if len(name) <= 12 else f"{name[:11]}\u2026"
+    with tqdm(desc=short, total=size_hint, unit_scale=True, mininterval=0.5, bar_format=BAR) as bar:
 
         def report(split: str, size: int, documents: int) -> None:
-            bar.set_postfix_str(f"{split}, {documents:,} documents", refresh=False)
+            bar.set_postfix_str(f"{split}, {documents:,} document{'s' * (documents != 1)}", refresh=False)
             bar.update(size)
 
         yield report

@@ -23,6 +23,8 @@ from egg.view.figures import number, whole_number
 FORMAT = 2  # of config.json
 VOCABULARY = 256
 TOKENS = Parameter(alias="--member-tokens")  # the name of --tokens in older versions
+USE_CLT = Parameter(negative="--no-use-clt")
+ALPHA_DECAY = Parameter(alias="--alpha-decay-timestep")  # its name in the published program
 MAX_LAYERS = 1024  # far beyond any sensible model; lists of more tensors could fill memory
 DEFAULT_HORIZON = 8_000_000  # tokens: what the step size of a run without a known end is chosen for
 # Fields of one recipe alone: the other recipe's stay at their defaults, and are in no file.
@@ -37,7 +39,19 @@ OWN_FIELDS = {
         "schedule",
         "final_step_share",
     ),
-    "paper": ("population_size", "sigma_shift"),
+    "paper": (
+        "population_size",
+        "group_size",
+        "rank",
+        "noise",
+        "sigma_shift",
+        "num_perturbations",
+        "noise_reuse",
+        "fitness",
+        "use_clt",
+        "alpha",
+        "alpha_decay",
+    ),
 }
 # Multiply-accumulates that a station adds to a token, in D**2 a layer: its branches, and with middle the votes of w_up.
 STATION_WORK = {"gates": 2, "state": 1, "past": 1, "middle": 8, "mlp": 4}
@@ -46,6 +60,15 @@ DEFAULT_STATIONS = "gates", "state", "past"
 LATER: dict[str, Any] = {
     "credit": "wire",
     "stations": None,
+    "group_size": 2,
+    "rank": 1,
+    "noise": "sign",
+    "num_perturbations": 0,
+    "noise_reuse": 1,
+    "fitness": "sign",
+    "use_clt": True,
+    "alpha": 4.0,
+    "alpha_decay": 1000,
     "validation_share": 0.0,
     "validation_data": None,
     "force_text": True,
@@ -117,8 +140,30 @@ class EvolutionConfig:
     needs middle), or all; none: gates, state and past, which learn most for their time (recipe egg)."""
     population_size: int = 2048
     """Members, an even number: perturbed copies of the model that read text at every step (recipe paper)."""
+    group_size: int = 2
+    """Members that read the same text, an even number that divides the population size (recipe paper)."""
+    rank: Literal[1, 4, 16] = 1
+    """Rank of a member's perturbation of a matrix: 1, 4 or 16, a sum of so many products over its root (recipe
+    paper)."""
+    noise: Literal["sign", "gaussian"] = "sign"
+    """What perturbations are made of: signs, or int8 Gaussian numbers as in the publication (recipe paper)."""
     sigma_shift: int = 4
-    """Size of the perturbation, 0 to 8: a weight moves by 2^(4 - sigma_shift) int8 steps (recipe paper)."""
+    """Size of the perturbation, 0 to 8: a weight moves by about 2^(4 - sigma_shift) int8 steps (recipe paper)."""
+    num_perturbations: int = 0
+    """Members with perturbations of their own, an even number; the others repeat them, in turns, on other texts; 0: all
+    (recipe paper)."""
+    noise_reuse: int = 1
+    """Steps for which a member keeps its perturbation; 0: for ever (recipe paper)."""
+    fitness: Literal["sign", "raw", "rank"] = "sign"
+    """A pair's fitness: the sign of the difference of its two scores, the difference over its root mean square, or half
+    the difference of the scores' ranks among all members (recipe paper)."""
+    use_clt: Annotated[bool, USE_CLT] = True
+    """Whether Gaussian perturbations vote as they are; --no-use-clt: with their signs (recipe paper)."""
+    alpha: float = 4.0
+    """About the share of the weights that move in a step; more than 1: the share falls from 1 to 2^-alpha (recipe
+    paper)."""
+    alpha_decay: Annotated[int, ALPHA_DECAY] = 1000
+    """Steps in which it falls so far (recipe paper)."""
     seed: int = 0
     """Of every random draw, 0 to 2^64 - 1; equal seeds give equal runs, byte for byte."""
     schedule_tokens: int | Literal["time"] | None = None
@@ -142,7 +187,8 @@ class EvolutionConfig:
                         f"{flag(field.name)}: recipe {self.recipe} has none, remove it or choose --recipe {recipe}"
                     )
         self._check_stations()
-        _at_least(self, 1, "streams", "seq_len", "population_size")
+        _at_least(self, 1, "streams", "seq_len", "population_size", "alpha_decay")
+        _at_least(self, 0, "num_perturbations", "noise_reuse")
         if self.schedule_tokens != "time":
             _at_least(self, 1, "schedule_tokens")
         if not 0 <= self.sigma_shift <= 8:
@@ -153,10 +199,7 @@ class EvolutionConfig:
             raise EggError(f"--step-size {self.step_size}: must be more than 0, 127 at most")
         if not 0 <= self.final_step_share <= 1:
             raise EggError(f"--final-step-share {self.final_step_share}: must be 0 to 1")
-        if self.population_size % 2:
-            raise EggError(
-                f"--population-size {self.population_size}: recipe paper pairs its members, choose an even number"
-            )
+        self._check_members()
         if self.recipe == "egg" and self.streams * self.seq_len > VOTE_ROWS:
             raise EggError(
                 f"--streams {self.streams} of --seq-len {self.seq_len}: at most {VOTE_ROWS:,} bytes in a step, "
@@ -165,6 +208,24 @@ class EvolutionConfig:
 
         if self.recipe == "paper" and self.seq_len > MEMBER_ROWS:
             raise EggError(f"--seq-len {self.seq_len}: at most {MEMBER_ROWS:,}, more would overflow a member's score")
+
+    def _check_members(self) -> None:
+        population = self.population_size
+        if population % 2:
+            raise EggError(f"--population-size {population}: recipe paper pairs its members, choose an even number")
+        if self.group_size < 2 or self.group_size % 2 or population % self.group_size:
+            raise EggError(
+                f"--group-size {self.group_size}: must be an even number that divides the population size, {population}"
+            )
+        if self.num_perturbations % 2 or self.num_perturbations > population:
+            raise EggError(
+                f"--num-perturbations {self.num_perturbations}: must be an even number, the population size, "
+                f"{population}, at most; 0: all members have their own"
+            )
+        if not 2**-16 <= self.alpha <= 16:
+            raise EggError(f"--alpha {self.alpha}: must be 2^-16 to 16")
+        if not self.use_clt and self.noise == "sign":
+            raise EggError("--no-use-clt: noise sign has nothing but signs, remove it or choose --noise gaussian")
 
     def _check_stations(self) -> None:
         if self.stations is None:
@@ -354,12 +415,14 @@ PRESETS: dict[str, Config] = {
     "nano": Config(
         "nano",
         ModelConfig(hidden_size=256, num_layers=2),
-        run=RunConfig(tokens=50_000_000, eval_every=4000, checkpoint_every=20_000),
+        EvolutionConfig(credit="stations"),
+        RunConfig(tokens=30_000_000, eval_every=2500, checkpoint_every=10_000),
     ),
     "base": Config(
         "base",
         ModelConfig(hidden_size=256, num_layers=2),
-        run=RunConfig(tokens=600_000_000, eval_every=20_000, checkpoint_every=50_000, log_every=50),
+        EvolutionConfig(credit="stations"),
+        RunConfig(tokens=400_000_000, eval_every=15_000, checkpoint_every=40_000, log_every=50),
     ),
     "paper": Config(
         "paper",
@@ -509,6 +572,7 @@ def as_field(name: str, value: Any, hint) -> Any:
     """A value converted to its field's type, from a text or a number; raises EggError for one that does not fit."""
     choices = _choices(hint)
     words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
+    numbers = {str(word): word for word in words if isinstance(word, int)}
     text = isinstance(value, str) and str not in choices
     try:
         if isinstance(value, str) and value.strip().lower() == "none" and type(None) in choices:
@@ -517,6 +581,8 @@ def as_field(name: str, value: Any, hint) -> Any:
             value = value.strip().lower() == "true"
         elif text and value.strip().lower() in words:
             value = value.strip().lower()
+        elif text and value.strip() in numbers:
+            value = numbers[value.strip()]
         elif text or (isinstance(value, Real) and not isinstance(value, bool)):  # 1e6, a NumPy integer
             if int in choices:
                 value = whole_number(str(value))
@@ -526,7 +592,7 @@ def as_field(name: str, value: Any, hint) -> Any:
         raise EggError(f"{flag(name)}: {error}" + "".join(f", or {word}" for word in words)) from None
     if not _fits(value, hint):
         words = ["true", "false"] if hint is bool else words
-        advice = f"choose {', '.join(words)}" if words else "not a valid value"
+        advice = f"choose {', '.join(map(str, words))}" if words else "not a valid value"
         raise EggError(f"{flag(name)} {value!r}: {advice}")
     return value
 

@@ -5,9 +5,10 @@ from math import isqrt
 
 import numpy as np
 
-from egg.kernels.arithmetic import REWARD_MASTER_BITS, cosine_table, normal_quantile_sixteenths
+from egg.kernels.arithmetic import REWARD_MASTER_BITS, cosine_table, floor_power_of_two, normal_quantile_sixteenths
 
 STEP_BITS = 16  # fractional bits of a step size
+SHARE_UNIT = 1 << 16  # of recipe paper's alpha
 SHARE_BITS = 17  # fractional bits of the done share of a schedule: half a period of the cosine
 # The best step size found, 0.4 int8 steps, and the tokens of a step and of the run that it was found for.
 REFERENCE_STEP = (4 << STEP_BITS) // 10
@@ -64,16 +65,36 @@ def scheduled_step_size(first: int, last: int, schedule: str, tokens: int, horiz
     return last + (first - last) * ((1 << 30) + int(cosine)) // (1 << 31)
 
 
-def ranked_multiplier(step_size: int, fitness: np.ndarray) -> int:
+def ranked_multiplier(step_size: int, fitness: np.ndarray, root: int = 1) -> int:
     """The factor, over 2**32, that turns a sum over directions of f times signs into a move by the step size.
 
-    The sum's root mean square is sqrt(sum f^2).
+    root : of the directions that share a fitness: the sum's root mean square is root * sqrt(sum f^2)
     """
     shift = 32 - STEP_BITS + REWARD_MASTER_BITS
-    return (step_size << shift) // max(1, isqrt(int((fitness**2).sum())))
+    return (step_size << shift) // max(1, root * isqrt(int((fitness**2).sum())))
 
 
-def sign_threshold(step: int, pairs: int) -> int:
-    """Recipe ``paper``: a weight moves where 16 |votes| is at least this. [arXiv 2511.16652 v2, appendix H]"""
-    # alpha = 1 / (0.015 step + 1) = 1000 / (15 step + 1000); 1 - alpha / 2 = (15 step + 500) / (15 step + 1000)
-    return normal_quantile_sixteenths(15 * step + 500, 15 * step + 1000) * isqrt(pairs)
+def moving_share(alpha: float, decay: int, step: int) -> Fraction:
+    """Recipe ``paper``: about the share of the weights that move in a step. [arXiv 2511.16652 v2, appendix H]
+
+    alpha : a constant share up to 1; beyond, the share falls from 1 to 2**-alpha
+    decay : in so many steps
+
+    >>> moving_share(4.0, 1000, 200), moving_share(0.25, 1000, 200)
+    (Fraction(1, 4), Fraction(1, 4))
+    """
+    exact = Fraction(str(alpha))
+    if exact <= 1:
+        return Fraction(int(exact * SHARE_UNIT + Fraction(1, 2)), SHARE_UNIT)
+    growth = floor_power_of_two((16 << 8) + int(exact * 256 + Fraction(1, 2)), 8) - SHARE_UNIT
+    return Fraction(SHARE_UNIT * decay, growth * step + SHARE_UNIT * decay)
+
+
+def sign_threshold(share: Fraction, spread: int) -> int:
+    """Recipe ``paper``: a weight moves where 16 |votes| is at least this. [arXiv 2511.16652 v2, appendix H]
+
+    share : see ``moving_share``
+    spread : about the standard deviation of votes that agree by chance
+    """
+    kept = 1 - share / 2
+    return normal_quantile_sixteenths(kept.numerator, kept.denominator) * spread

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias, cast, get_args
 
-from egg.kernels.backend import Adapter, Backend, Draw, Noise, Votes
+from egg.kernels.backend import Adapter, Backend, Choice, Draw, Noise, Votes
 from egg.kernels.layout import AdapterShape, BackendError, Shape
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "BackendName",
+    "Choice",
     "Draw",
     "Noise",
     "Shape",

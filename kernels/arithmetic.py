@@ -16,6 +16,7 @@ SIXTEENTHS, FINE = 16, 256  # units of a score: 1/16 bit (published), 1/256 bit 
 MASTER_BITS = 16  # fractional bits of a master weight (recipe egg)
 REWARD_MASTER_BITS = 8  # the same for rewards and classic evolution
 VOTE_ROWS = 1 << 17  # (stream, byte) rows of votes that int32 holds: 127 * 127 * 2**17 < 2**31
+GAUSSIAN_LIMIT = 1 << 24  # of b . x, Gaussian noise: 69 of it are below 2**31
 MEMBER_ROWS = (2**31 - 1) // 382  # bytes whose score_16, -382 at the least, an int32 sums for a member
 VOTE_LIMIT = 1 << 23  # of one weight's votes where they are squared
 VOTE_MEAN = 4  # of a narrowed vote, at the most
@@ -94,7 +95,7 @@ def adapter_lift(k: int) -> int:
     return product_shift(k) - 6
 
 
-def _floor_power_of_two(numerator: int, log2_denominator: int) -> int:
+def floor_power_of_two(numerator: int, log2_denominator: int) -> int:
     """floor(2**(numerator / 2**log2_denominator)), exact: floors of nested square roots nest."""
     value = 1 << numerator
     for _ in range(log2_denominator):
@@ -105,14 +106,14 @@ def _floor_power_of_two(numerator: int, log2_denominator: int) -> int:
 @cache
 def exp2_table() -> np.ndarray:
     """(256,) int32: e[j] = floor(16 * 2**(j / 16)); the sum of 256 of them is below 2**28."""
-    table = [_floor_power_of_two(16 * 4 + j, 4) for j in range(VOCABULARY)]
+    table = [floor_power_of_two(16 * 4 + j, 4) for j in range(VOCABULARY)]
     return np.array(table, np.int32)
 
 
 @cache
 def branch_table() -> np.ndarray:
     """(16,) int32: floor(2**(15 - f / 16)), 32767 for f = 0: a likelihood f sixteenths of a bit below the top."""
-    table = [min(32767, _floor_power_of_two(15 * 16 - f, 4)) for f in range(16)]
+    table = [min(32767, floor_power_of_two(15 * 16 - f, 4)) for f in range(16)]
     return np.array(table, np.int32)
 
 
@@ -121,7 +122,7 @@ def log2_thresholds(fraction: int) -> np.ndarray:
     """(fraction,) uint32: ceil(2**(31 + j / fraction)), fraction 16 or 256, of the integer logarithm."""
     bits = fraction.bit_length() - 1
     # 2**(31 + j / fraction) is an integer for j = 0 alone, elsewhere the ceiling is the floor + 1.
-    table = [_floor_power_of_two(31 * fraction + j, bits) + (j > 0) for j in range(fraction)]
+    table = [floor_power_of_two(31 * fraction + j, bits) + (j > 0) for j in range(fraction)]
     return np.array(table, np.uint32)
 
 
@@ -139,10 +140,13 @@ def floor_log2(v: np.ndarray, fraction: int) -> np.ndarray:
     return (top - FRACTION_BITS) * fraction + steps
 
 
+SHARES = 1 << 16  # fractions of a probability in top_p
+
+
 @cache
 def sampling_table() -> np.ndarray:
     """(256,) uint64: floor(2**(32 + j / 256)), below 2**33."""
-    table = [_floor_power_of_two(32 * FINE + j, 8) for j in range(FINE)]
+    table = [floor_power_of_two(32 * FINE + j, 8) for j in range(FINE)]
     return np.array(table, np.uint64)
 
 
@@ -167,7 +171,20 @@ def coding_table() -> np.ndarray:
 
     2**26 to 1,116; 256 of them sum to 2**34 at the most.
     """
-    table = [_floor_power_of_two(CODING_BITS * SIXTEENTHS - d, 4) for d in range(2 * LIMIT + 1)]
+    table = [floor_power_of_two(CODING_BITS * SIXTEENTHS - d, 4) for d in range(2 * LIMIT + 1)]
+    return np.array(table, np.uint64)
+
+
+SURPRISE_BITS = 55  # of the likeliest byte's share in the total that a surprise is taken from
+
+
+@cache
+def surprise_table() -> np.ndarray:
+    """(255,) uint64: round(2**(55 - d / 16)), the share of a byte whose logit is d below the largest.
+
+    256 of them sum to 2**63 at the most.
+    """
+    table = [(floor_power_of_two((SURPRISE_BITS + 1) * SIXTEENTHS - d, 4) + 1) >> 1 for d in range(2 * LIMIT + 1)]
     return np.array(table, np.uint64)
 
 

@@ -4,10 +4,12 @@ The calls take and return NumPy arrays. ``egg.kernels.reference`` is their defin
 """
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Protocol
 
 import numpy as np
 
+from egg.kernels.arithmetic import SHARES
 from egg.kernels.layout import AdapterShape, Layout, Shape
 from egg.kernels.values import ArrayValue
 
@@ -21,7 +23,29 @@ class Noise:
     step: int
     """Training step, the last word of the counter."""
     sigma_shift: int
-    """A weight moves by 2**(4 - sigma_shift) int8 steps; 0 to 8."""
+    """A weight moves by about 2**(4 - sigma_shift) int8 steps; 0 to 8."""
+    rank: int = 1
+    """Directions of rank 1 that a member's perturbation is the sum of, over their root: 1, 4 or 16."""
+    gaussian: bool = False
+    """Whether they are int8 Gaussian, not signs (recipe ``paper``)."""
+    use_clt: bool = True
+    """Whether Gaussian directions vote as they are, not with their signs."""
+    directions: int = 0
+    """Perturbations that the pairs take in turns; 0: every pair has its own."""
+
+    @property
+    def root(self) -> int:
+        """sqrt(rank)."""
+        return isqrt(self.rank)
+
+    def numbers(self, pairs: np.ndarray) -> np.ndarray:
+        """(..., rank): the numbers of the directions of pairs.
+
+        >>> Noise(0, 0, 4, rank=4, directions=2).numbers(np.array([3]))
+        array([[4, 5, 6, 7]])
+        """
+        first = pairs % self.directions if self.directions else pairs
+        return self.rank * np.asarray(first)[..., None] + np.arange(self.rank)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +87,34 @@ class Votes(ArrayValue):
     """Sum of the readers' scores, in 1/256 bit."""
 
 
+@dataclass(frozen=True, eq=False)
+class Likelihoods(ArrayValue):
+    """What a model made of the bytes that it was to predict, without its logits."""
+
+    totals: np.ndarray
+    """(sequences, T) uint64: Z of docs/arithmetic.md, the sum of all bytes' shares, 2**55 for the likeliest."""
+    below: np.ndarray
+    """(sequences, T) uint8: how far the target's logit is below the largest, in sixteenths of a bit."""
+    scores: np.ndarray
+    """(sequences, T) int32: the integer log-likelihood of the target, in sixteenths of a bit."""
+    states: np.ndarray
+    """(sequences, L, D) int8: the states after."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice(ArrayValue):
+    """How a byte is drawn from logits; docs/arithmetic.md, "Sampling"."""
+
+    weights: np.ndarray | None
+    """(255,) uint64 of ``egg.kernels.arithmetic.sampling_weights``; None is temperature 0."""
+    top_k: int = 0
+    """Number of likeliest bytes to draw from, 0 for all."""
+    top_p: int = SHARES
+    """Share of the probability to draw from, in 1/65536; 65536 for all."""
+    seed: int = 0
+    """Key of the generator, 0 to 2**64 - 1."""
+
+
 class Backend(Protocol):
     """The calls. ``model`` is what ``prepare`` made of the weights: opaque, and valid until they change."""
 
@@ -82,6 +134,27 @@ class Backend(Protocol):
         tokens : (sequences, T) uint8; a 0 resets the state before it is read
         states : (sequences, L, D) int8
         returns : logits (sequences, T, 256) int8 in sixteenths of a bit, and the states after
+        """
+        ...
+
+    def score(self, model: Any, tokens: np.ndarray, states: np.ndarray) -> Likelihoods:
+        """Read tokens as ``forward`` does, and leave of the logits what the actual bytes' likelihoods need.
+
+        tokens : (sequences, T + 1) uint8, the inputs and after each its target
+        states : (sequences, L, D) int8
+        """
+        ...
+
+    def write(
+        self, model: Any, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, positions: range, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw bytes one after another, each from the logits after the byte before, for many sequences side by side.
+
+        logits : (sequences, 256) int8, from which the first byte is drawn
+        states : (sequences, L, D) int8
+        numbers : (sequences,) int64, the samples' numbers, 0 to 2**32 - 1: they and the positions define the draws
+        positions : of the bytes to draw, one after another, 0 to 2**32 - 1
+        returns : the bytes (sequences, positions) uint8, and logits and states after the last of them
         """
         ...
 
@@ -122,10 +195,10 @@ class Backend(Protocol):
         ...
 
     def cast_pair_votes(self, shape: Shape, fitness: np.ndarray, noise: Noise, *, first_pair: int = 0) -> np.ndarray:
-        """Recipe ``paper``: Z = sum over pairs of f a b^T.
+        """Recipe ``paper``: Z = sum over pairs and their directions of f a b^T; of vectors sqrt(rank) f e.
 
-        fitness : (pairs,) int8 in -1, 0, 1
-        returns : (parameters,) int32
+        fitness : (pairs,) int8
+        returns : (parameters,) int64
         """
         ...
 
@@ -171,7 +244,7 @@ class Backend(Protocol):
         """Recipe ``paper``: move weights by sign(votes) where 16 |votes| >= threshold.
 
         weights : (parameters,) int8
-        votes : (parameters,) int32
+        votes : (parameters,) int64
         returns : (parameters,) int8, the new weights
         """
         ...

@@ -89,6 +89,11 @@ class Layout:
         last = list(self.tensors.values())[-1]
         return (last.b + -(-last.shape[1] // 64) * 64) // 32
 
+    @cached_property
+    def gaussian(self) -> dict[str, Tensor]:
+        """Every tensor by name, with the places of its Gaussian factors in halfwords; a vector has two as well."""
+        return _lay_out({name: t.shape if len(t.shape) == 2 else t.shape * 2 for name, t in self.tensors.items()})
+
     def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """A flat (parameters,) vector as one view a tensor."""
         return {name: flat[t.slice].reshape(t.shape) for name, t in self.tensors.items()}

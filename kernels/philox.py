@@ -9,6 +9,7 @@ import numpy as np
 INITIAL_WEIGHTS, DIRECTION_SIGNS = 0, 1
 STREAM_ORDER, SAMPLING, ADAPTER_WEIGHTS, ADAPTER_SIGNS, FULL_RANK_SIGNS = range(3, 8)
 BRANCH_SIGNS, BRANCH_ROWS = 8, 9
+GAUSSIAN_NOISE = 10
 
 ROUNDS = 10
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
@@ -72,3 +73,13 @@ def signs(word_strings: np.ndarray, offset: int, count: int) -> np.ndarray:
     at = np.arange(offset, offset + count)
     bits = (word_strings[..., at >> 5] >> (at & 31).astype(np.uint32)) & np.uint32(1)
     return (2 * bits.astype(np.int8) - 1).astype(np.int8)
+
+
+def halfwords(word_strings: np.ndarray, offset: int, count: int) -> np.ndarray:
+    """Halfwords offset .. offset + count of word strings, the low half of a word first.
+
+    word_strings : (..., words) uint32
+    returns : (..., count) uint32, below 2**16
+    """
+    at = np.arange(offset, offset + count)
+    return (word_strings[..., at >> 1] >> (16 * (at & 1)).astype(np.uint32)) & np.uint32(0xFFFF)

@@ -5,7 +5,9 @@ l layers, d hidden. Sums are int64, wider than any needs; the bounds the fast ba
 Recipe ``egg`` goes on in ``egg.kernels.reference_branches``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import isqrt
 
 import numpy as np
@@ -14,9 +16,11 @@ from egg.kernels import philox
 from egg.kernels.arithmetic import (
     FINE,
     FRACTION_BITS,
+    GAUSSIAN_LIMIT,
     LIMIT,
     MASTER_BITS,
     REWARD_MASTER_BITS,
+    SHARES,
     SIXTEENTHS,
     VOCABULARY,
     VOTE_LIMIT,
@@ -25,14 +29,19 @@ from egg.kernels.arithmetic import (
     clip8,
     exp2_table,
     floor_log2,
+    normal_table,
     product_shift,
     round_shift,
     shift_right,
+    surprise_table,
 )
-from egg.kernels.backend import Noise, Votes
+from egg.kernels.backend import Choice, Likelihoods, Noise, Votes
 from egg.kernels.layout import AdapterShape, Layout, Shape
 from egg.kernels.reference_branches import Ballot, Branches, Byte, Stations, vote
 
+Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""``Backend.forward`` of a model, or a function like it: tokens (n, T) uint8 and states (n, L, D) int8 -> logits
+(n, T, 256) int8 in sixteenths of a bit, and the states after."""
 BLOCK_MEMBERS = 256  # that run together; bounds memory, not results
 BLOCK_LOGITS = 1 << 20  # of branches that are scored together, likewise
 
@@ -54,6 +63,28 @@ def scores(logits: np.ndarray, targets: np.ndarray, fraction: int = SIXTEENTHS) 
     total = exp2_table().astype(np.int64)[at].sum(-1)
     target = np.take_along_axis(at, targets[..., None].astype(np.int64), -1)[..., 0]
     return (target * (fraction // SIXTEENTHS) - floor_log2(total, fraction)).astype(np.int32)
+
+
+def shares(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a target's surprise is taken from: the total of all bytes' shares, and how far it is below the largest.
+
+    logits : (..., 256) int8 in sixteenths of a bit
+    targets : (...) uint8
+    returns : (...) uint64, and (...) uint8 in sixteenths of a bit
+    """
+    below = (logits.max(-1, keepdims=True).astype(np.int16) - logits).astype(np.uint8)
+    totals = surprise_table()[below].sum(-1, dtype=np.uint64)
+    return totals, np.take_along_axis(below, targets[..., None].astype(np.int64), -1)[..., 0]
+
+
+def likelihoods(logits: np.ndarray, targets: np.ndarray, states: np.ndarray) -> Likelihoods:
+    """``Backend.score`` from what ``forward`` gives.
+
+    logits : (sequences, T, 256) int8
+    targets : (sequences, T) uint8
+    states : (sequences, L, D) int8, passed on
+    """
+    return Likelihoods(*shares(logits, targets), scores(logits, targets), states)
 
 
 @dataclass
@@ -164,46 +195,73 @@ class Reader(Model):
         return Byte(tokens_b, targets_b, self.inputs, self.stages)
 
 
-class Perturbed(Model):
-    """A block of members: what may move, weights or an adapter's factors, moved by r times each one's own direction.
+def directions(layout: Layout, noise: Noise, stream: int, numbers: np.ndarray) -> dict[str, tuple]:
+    """The factors a and b of directions, by tensor; of a vector e and None.
 
+    numbers : (...) int64
+    returns : (..., N) and (..., K) int64
+    """
+    found: dict[str, tuple] = {}
+    if noise.gaussian:
+        last = list(layout.gaussian.values())[-1]
+        strings = philox.words(
+            noise.seed, philox.GAUSSIAN_NOISE, numbers, noise.step, (last.b + last.shape[1] + 1) // 2
+        )
+        table = normal_table().astype(np.int64)
+        for name, t in layout.gaussian.items():
+            a, b = (table[philox.halfwords(strings, *at)] for at in ((t.a, t.shape[0]), (t.b, t.shape[1])))
+            found[name] = (a, b) if len(layout.tensors[name].shape) == 2 else (a * b, None)
+        return found
+    strings = philox.words(noise.seed, stream, numbers, noise.step, layout.sign_words)
+    for name, t in layout.tensors.items():
+        a = philox.signs(strings, t.a, t.shape[0]).astype(np.int64)
+        b = philox.signs(strings, t.b, t.shape[1]).astype(np.int64) if len(t.shape) == 2 else None
+        found[name] = a, b
+    return found
+
+
+class Perturbed(Model):
+    """A block of members: what may move, weights or an adapter's factors, moved by r times each one's own directions.
+
+    pairs_m : (members,) int64, each one's pair
     r_m : (members,) 1 and -1
     """
 
-    def __init__(self, model: Model, noise: Noise, directions_m: np.ndarray, r_m: np.ndarray):
+    def __init__(self, model: Model, noise: Noise, pairs_m: np.ndarray, r_m: np.ndarray):
         super().__init__(model.shape, model.weights, model.factors, model.adapter)
         stream = philox.ADAPTER_SIGNS if self.adapter else philox.DIRECTION_SIGNS
-        strings = philox.words(noise.seed, stream, directions_m, noise.step, self.layout.sign_words)
-        self.shift, self.r = noise.sigma_shift - FRACTION_BITS, r_m
-        self.a, self.b = {}, {}
-        for name, t in self.layout.tensors.items():
-            self.a[name] = philox.signs(strings, t.a, t.shape[0])
-            if len(t.shape) == 2:
-                self.b[name] = philox.signs(strings, t.b, t.shape[1])
-
-    @property
-    def vector_step(self) -> int:
-        """How far gains, biases and embedding rows move."""
-        return max(1, shift_right(1, self.shift))
+        self.factors_of = directions(self.layout, noise, stream, noise.numbers(pairs_m))  # (members, rank, N or K)
+        self.noise, self.r = noise, r_m
+        step = noise.sigma_shift - FRACTION_BITS
+        self.vector_step = 1 if noise.gaussian else max(1, shift_right(1, step))
+        self.vector_shift = step + 2 * FRACTION_BITS if noise.gaussian else 0
+        self.halving = noise.root.bit_length() - 1  # log2 of the rank's root
+        self.term_shift = self.halving + step + (2 * FRACTION_BITS if noise.gaussian else 0)
 
     def vector(self, name):
-        if name not in self.a:
+        if name not in self.factors_of:
             return super().vector(name)
-        return clip8(self.weights[name] + self.r[:, None] * self.a[name] * self.vector_step)
+        e = self.factors_of[name][0][:, 0]
+        return clip8(self.weights[name] + shift_right(self.r[:, None] * e * self.vector_step, self.vector_shift))
 
     def embedding(self, tokens_m):
         name = "embedding.weight"
-        if name not in self.a:
+        if name not in self.factors_of:
             return super().embedding(tokens_m)
-        a = np.take_along_axis(self.a[name], tokens_m[:, None].astype(np.int64), 1)
-        move = (self.r[:, None] * a) * self.b[name] * self.vector_step
-        return clip8(self.weights[name][tokens_m] + move)
+        a, b = self.factors_of[name]
+        a = np.take_along_axis(a, tokens_m[:, None, None].astype(np.int64), 2)
+        move = self.r[:, None] * (a * b).sum(1) * self.vector_step
+        return clip8(self.weights[name][tokens_m] + shift_right(move, self.halving + self.vector_shift))
 
     def term(self, name, x_mk):
-        if name not in self.a:
+        if name not in self.factors_of:
             return 0
-        p = self.r * (self.b[name] * x_mk).sum(1)
-        return shift_right(self.a[name] * p[:, None], self.shift)
+        a, b = self.factors_of[name]
+        p = self.r[:, None] * (b * x_mk[:, None]).sum(2)
+        if self.noise.gaussian:
+            limit = GAUSSIAN_LIMIT // self.noise.rank
+            p = np.clip(p, -limit, limit)
+        return shift_right((a * p[..., None]).sum(1), self.term_shift)
 
 
 def cast_adapter_pair_votes(layout: AdapterShape, fitness: np.ndarray, noise: Noise) -> np.ndarray:
@@ -218,17 +276,19 @@ def cast_adapter_pair_votes(layout: AdapterShape, fitness: np.ndarray, noise: No
 def _cast_pair_votes(layout: Layout, fitness: np.ndarray, noise: Noise, stream: int, first_pair: int) -> np.ndarray:
     votes = np.zeros(layout.parameters, np.int64)
     voters = np.flatnonzero(fitness)
-    for start in range(0, len(voters), BLOCK_MEMBERS):
-        pairs = voters[start : start + BLOCK_MEMBERS]
+    block = max(1, BLOCK_MEMBERS // noise.rank)
+    for start in range(0, len(voters), block):
+        pairs = voters[start : start + block]
         f = fitness[pairs].astype(np.int64)
-        strings = philox.words(noise.seed, stream, first_pair + pairs, noise.step, layout.sign_words)
+        factors = directions(layout, noise, stream, noise.numbers(first_pair + pairs))  # (pairs, rank, N or K)
         for name, z in layout.views(votes).items():
-            t = layout.tensors[name]
-            a = philox.signs(strings, t.a, t.shape[0])
-            if z.ndim == 1:
-                z += f @ a
+            a, b = factors[name]
+            if noise.gaussian and not noise.use_clt:
+                a, b = np.sign(a), None if b is None else np.sign(b)
+            if b is None:
+                z += noise.root * (f @ a[:, 0])
             else:
-                z += (f[:, None] * a).T @ philox.signs(strings, t.b, t.shape[1])
+                z += (f[:, None, None] * a).reshape(-1, z.shape[0]).T @ b.reshape(-1, z.shape[1])
     return votes
 
 
@@ -236,6 +296,79 @@ def _full_rank_signs(noise: Noise, direction: int, parameters: int) -> np.ndarra
     """(parameters,) int64: a sign for every weight."""
     words = philox.words(noise.seed, philox.FULL_RANK_SIGNS, direction, noise.step, -(-parameters // 32))
     return philox.signs(words, 0, parameters).astype(np.int64)
+
+
+def choose(
+    logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int = 0, top_p: int = SHARES
+) -> np.ndarray:
+    """The next byte of each sequence, see ``egg.kernels.backend.Choice``.
+
+    logits : (n, 256) int8 in sixteenths of a bit
+    drawn : (n,) uint64
+    weights : (255,) uint64 of ``sampling_weights``; None is temperature 0
+    top_k : number of likeliest bytes to draw from, 0 for all
+    top_p : share of the probability to draw from, in 1/65536; 65536 for all
+    returns : (n,) uint8
+    """
+    if weights is None or top_k == 1:
+        return logits.argmax(1).astype(np.uint8)  # the first of equals is the lowest byte
+    below = logits.max(1, keepdims=True).astype(np.int32) - logits
+    weight = weights.take(below)
+    if 0 < top_k < VOCABULARY:
+        rank = _ranks(below)
+        weight[rank > np.partition(rank, top_k - 1, 1)[:, top_k - 1, None]] = 0
+    if top_p < SHARES:
+        order = _ranks(below).argsort(1)
+        ordered = np.take_along_axis(weight, order, 1)
+        total = ordered.cumsum(1)  # <= 2^40
+        outside = (total - ordered) * np.uint64(SHARES) >= total[:, -1:] * np.uint64(top_p)
+        np.put_along_axis(weight, order, np.where(outside, np.uint64(0), ordered), 1)
+    return inverse(weight.cumsum(1), drawn)
+
+
+def _ranks(below: np.ndarray) -> np.ndarray:
+    """Numbers in the order of the logits, the largest first; no two equal, of equal logits the lower byte first."""
+    return below * VOCABULARY + np.arange(VOCABULARY)
+
+
+def inverse(cumulative: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The first byte whose cumulative weight exceeds floor(drawn * total / 2**64).
+
+    cumulative : (n, 256) uint64, rows that do not fall; the last of each, its total, is at least 1
+    drawn : (n,) uint64
+    returns : (n,) uint8
+    """
+    # The product has up to 104 bits: Python's integers hold it.
+    totals = cumulative[:, -1].tolist()
+    at = [u * total >> 64 for u, total in zip(drawn.tolist(), totals, strict=True)]
+    return (cumulative <= np.array(at, np.uint64)[:, None]).sum(1).astype(np.uint8)
+
+
+def draws(seed: int, numbers: np.ndarray, positions: range) -> np.ndarray:
+    """The 64 random bits of each sample at some positions.
+
+    numbers : (n,), the samples' numbers
+    returns : (n, positions) uint64
+    """
+    counter = np.zeros((len(numbers), len(positions), 4), np.uint32)
+    counter[..., 1] = philox.SAMPLING
+    counter[..., 2] = numbers[:, None]
+    counter[..., 3] = positions
+    words = philox.philox(counter, philox.key_words(seed)).astype(np.uint64)
+    return words[..., 0] | words[..., 1] << np.uint64(32)
+
+
+def write(
+    read: Read, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, positions: range, choice: Choice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``Backend.write`` by a function that reads, such as ``Backend.forward`` of a model."""
+    words = draws(choice.seed, numbers, positions)
+    drawn = np.empty(words.shape, np.uint8)
+    for t in range(len(positions)):
+        drawn[:, t] = choose(logits, words[:, t], choice.weights, choice.top_k, choice.top_p)
+        found, states = read(np.ascontiguousarray(drawn[:, t : t + 1]), states)
+        logits = found[:, 0]
+    return drawn, logits, states
 
 
 class NumpyBackend:
@@ -257,6 +390,13 @@ class NumpyBackend:
         for t in range(tokens.shape[1]):
             logits[:, t] = model.product("head.weight", model.read(tokens[:, t], h))
         return logits, h.astype(np.int8)
+
+    def score(self, model, tokens, states):
+        logits, after = self.forward(model, tokens[:, :-1], states)
+        return likelihoods(logits, tokens[:, 1:], after)
+
+    def write(self, model, logits, states, numbers, positions, choice):
+        return write(partial(self.forward, model), logits, states, numbers, positions, choice)
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         head, layers = model.weights["head.weight"], model.shape.num_layers
@@ -288,8 +428,8 @@ class NumpyBackend:
         for start in range(0, len(tokens), BLOCK_MEMBERS // 2):
             pairs = np.arange(start, min(len(tokens), start + BLOCK_MEMBERS // 2))
             members = slice(2 * start, 2 * start + 2 * len(pairs))
-            directions, r = np.repeat(first_pair + pairs, 2), np.tile([1, -1], len(pairs))
-            block = Perturbed(model, noise, directions, r)
+            pairs_m, r = np.repeat(first_pair + pairs, 2), np.tile([1, -1], len(pairs))
+            block = Perturbed(model, noise, pairs_m, r)
             tokens_m = np.repeat(tokens[pairs], 2, 0)
             h = states[members].astype(np.int64)
             for t in range(tokens.shape[1] - 1):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from egg.kernels.backend import Adapter, Backend
+from egg.kernels.backend import Adapter, Backend, Choice, Likelihoods
 from egg.kernels.layout import Shape
 from egg.kernels.reference import NumpyBackend
 
@@ -39,12 +39,35 @@ class TieredBackend:
 
     def forward(self, model: "TieredModel", tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``Backend.forward``."""
-        work = tokens.size * model.shape.parameters
+        backend, form = self._chosen(model, tokens.size)
+        return backend.forward(form, tokens, states)
+
+    def score(self, model: "TieredModel", tokens: np.ndarray, states: np.ndarray) -> Likelihoods:
+        """See ``Backend.score``."""
+        backend, form = self._chosen(model, tokens.size)
+        return backend.score(form, tokens, states)
+
+    def write(
+        self,
+        model: "TieredModel",
+        logits: np.ndarray,
+        states: np.ndarray,
+        numbers: np.ndarray,
+        positions: range,
+        choice: Choice,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See ``Backend.write``."""
+        backend, form = self._chosen(model, len(numbers) * len(positions))
+        return backend.write(form, logits, states, numbers, positions, choice)
+
+    def _chosen(self, model: "TieredModel", tokens: int) -> tuple[Backend, Any]:
+        """The backend that reads so many tokens, and the model in its form."""
+        work = tokens * model.shape.parameters
         if work <= self._left:
             self._left -= work
-            return self._first.forward(model.first, tokens, states)
+            return self._first, model.first
         self._left = 0
-        return self.second.forward(model.second, tokens, states)
+        return self.second, model.second
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # what copying and pickling ask for

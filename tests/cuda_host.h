@@ -20,6 +20,7 @@
 
 struct dim3 { unsigned x, y, z; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct alignas(16) int4 { int x, y, z, w; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 using std::abs;
 template <class A, class B> auto min(A a, B b) { return a < b ? a : b; }
@@ -126,6 +127,20 @@ inline int __shfl_xor_sync(uint32_t, int value, int mask) {
   return warp.lanes[round][lane ^ mask].value;
 }
 
+// All lanes' values by two, for which the order does not matter.
+template <class All> int reduce(int value, All all) {
+  host::Warp &warp = host::warp();
+  const unsigned round = warp.meeting.round & 1, lane = threadIdx.x & 31;
+  warp.lanes[round][lane].value = value;
+  host::meet(warp.meeting, 32, [] {});
+  int out = warp.lanes[round][0].value;
+  for (int l = 1; l < 32; l++) out = all(out, warp.lanes[round][l].value);
+  return out;
+}
+inline int __reduce_add_sync(uint32_t, int value) { return reduce(value, [](int a, int b) { return a + b; }); }
+inline uint32_t __reduce_add_sync(uint32_t, uint32_t value) { return uint32_t(__reduce_add_sync(~0u, int(value))); }
+inline int __reduce_max_sync(uint32_t, int value) { return reduce(value, [](int a, int b) { return a > b ? a : b; }); }
+
 // ldmatrix.x4 as the PTX ISA lays it over the lanes: each gives the address of one row of one matrix.
 inline void load_matrices(uint32_t (&out)[4], const signed char *row) {
   host::Warp &warp = host::warp();
@@ -163,10 +178,17 @@ inline void mma(int (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 }
 
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
+inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 inline int __clz(int v) { return v ? __builtin_clz(v) : 32; }
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; i++) c += int8_t(a >> 8 * i) * int8_t(b >> 8 * i);
   return c;
+}
+inline uint32_t __vaddss4(uint32_t a, uint32_t b) {
+  uint32_t out = 0;
+  for (int i = 0; i < 4; i++)
+    out |= uint32_t(max(-128, min(127, int8_t(a >> 8 * i) + int8_t(b >> 8 * i))) & 255) << 8 * i;
+  return out;
 }
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t both = uint64_t(y) << 32 | x;

@@ -219,8 +219,9 @@ def paper_vectors(layers, seed, step, sigma_shift):
     weights = step_weights(seed, layers)
     tokens = [list(text) for text in (b"first ", b"second", b"thi\0rd", b"fourth")]
     states = random_states(seed, 8, layers, D)
-    result = oracle.paper_votes(weights, tokens, states, seed, step, sigma_shift)
-    new_weights = oracle.paper_update(weights, result.votes, step, len(tokens))
+    settings = oracle.PaperSettings(sigma_shift)
+    result = oracle.paper_votes(weights, tokens, states, seed, step, settings)
+    new_weights = oracle.paper_update(weights, result.votes, step, result.fitness_size, settings)
     return {
         "layers": np.int64(layers),
         "seed": np.int64(seed),

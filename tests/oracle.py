@@ -10,6 +10,7 @@ A model is a dict from tensor name to a list of integers (vectors) or a list of 
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from operator import mul
@@ -33,6 +34,11 @@ def round_shift(v, s):
 def round_div(v, m):
     """v / m for m > 0, rounded half up."""
     return (2 * v + m) // (2 * m)
+
+
+def lift(v, x):
+    """v * 2^x, rounded down."""
+    return v << x if x >= 0 else v >> -x
 
 
 def shift(k):
@@ -176,7 +182,7 @@ def normal_quantile(m):
 
 # ---------------------------------------------------------------- randomness
 
-INITIAL, DIRECTION, STREAM_ORDER, BRANCH_SIGNS, BRANCH_ROWS = 0, 1, 3, 8, 9  # stream numbers
+INITIAL, DIRECTION, STREAM_ORDER, BRANCH_SIGNS, BRANCH_ROWS, GAUSSIAN = 0, 1, 3, 8, 9, 10  # stream numbers
 
 
 def philox4x32(counter, key):
@@ -216,6 +222,10 @@ def sign_at(words, k):
     return 1 if bit(words, k) else -1
 
 
+def normal_at(words, k):
+    return normal_quantile(halfword(words, k))
+
+
 def initial_gain(name, recipe):
     if recipe != "egg":
         return 16
@@ -232,7 +242,7 @@ def initial_tensor(seed, number, name, shape, recipe, layers):
     if recipe == "egg" and name.endswith(ZERO_AT_FIRST):
         return zeros(shape)
     words = draw_words(seed, INITIAL, number, 0, (rows * columns + 1) // 2)
-    flat = [normal_quantile(halfword(words, e)) for e in range(rows * columns)]
+    flat = [normal_at(words, e) for e in range(rows * columns)]
     matrix = [flat[n * columns : (n + 1) * columns] for n in range(rows)]
     if recipe == "egg" and name == "embedding.weight":
         for row in matrix:
@@ -253,55 +263,110 @@ def initial_weights(seed, d, layers, recipe):
 # ---------------------------------------------------------------- the perturbation of recipe paper
 
 
-def draw_direction(seed, index, step, d, layers):
-    """The signs as drawn: (a, b) of every matrix, e of every vector."""
-    lengths = [n for _, shape in tensors(d, layers) for n in shape]
-    words = draw_words(seed, DIRECTION, index, step, sum((n + 63) // 64 * 2 for n in lengths))
+@dataclass(frozen=True)
+class PaperSettings:
+    """The settings of recipe paper; anything with these attributes will do."""
+
+    sigma_shift: int = 4
+    rank: int = 1  # R, the directions of a pair
+    noise: str = "sign"  # or gaussian
+    num_perturbations: int = 0
+    noise_reuse: int = 1
+    group_size: int = 2
+    fitness: str = "sign"  # or raw, rank
+    use_clt: bool = True
+    alpha: object = 4  # a number, taken as the decimal that it is written as
+    alpha_decay: int = 1000
+
+
+PLAIN = PaperSettings()
+
+
+def half_log2(rank):
+    """g = log2(R) / 2."""
+    return (rank.bit_length() - 1) // 2
+
+
+def draw_direction(seed, index, step, d, layers, noise="sign"):
+    """One direction as drawn: (a, b) of every matrix, e of every vector.
+
+    index : the direction's number
+    step : the counter's
+    """
+    gaussian = noise == "gaussian"
+    stream, per_word, value_at = (GAUSSIAN, 2, normal_at) if gaussian else (DIRECTION, 32, sign_at)
+    # Of a vector a and b are drawn if they are Gaussian, else e alone.
+    lengths = {name: shape * 2 if gaussian and len(shape) == 1 else shape for name, shape in tensors(d, layers)}
+    values = sum((n + 63) // 64 * 64 for of_tensor in lengths.values() for n in of_tensor)
+    words = draw_words(seed, stream, index, step, values // per_word)
     position = 0
 
-    def next_signs(length):
+    def next_values(length):
         nonlocal position
-        signs = [sign_at(words, position + k) for k in range(length)]
+        drawn = [value_at(words, position + k) for k in range(length)]
         position += (length + 63) // 64 * 64
-        return signs
+        return drawn
 
     direction = {}
     for name, shape in tensors(d, layers):
-        drawn = [next_signs(length) for length in shape]
-        direction[name] = tuple(drawn) if len(shape) == 2 else drawn[0]
+        drawn = [next_values(length) for length in lengths[name]]
+        direction[name] = tuple(drawn) if len(shape) == 2 else [math.prod(ab) for ab in zip(*drawn, strict=True)]
     return direction
+
+
+def draw_directions(seed, pair, step, d, layers, settings=PLAIN):
+    """The R directions of a pair of a step; all of them have e, the first one's is used."""
+    shared = settings.num_perturbations // 2
+    number = pair % shared if shared else pair
+    counter_step = step // settings.noise_reuse if settings.noise_reuse else 0
+    indices = [settings.rank * number + q for q in range(settings.rank)]
+    return [draw_direction(seed, index, counter_step, d, layers, settings.noise) for index in indices]
 
 
 @dataclass
 class Perturbation:
-    """What one token's weights are changed by: a direction, its sign r and its size."""
+    """What one token's weights are changed by: R directions, their sign r and their size."""
 
-    direction: dict
+    directions: list
     r: int
-    sigma_shift: int
-
-    def gain(self, v):
-        s = self.sigma_shift
-        return v << (4 - s) if s <= 4 else v >> (s - 4)
+    settings: object = PLAIN
 
     def amount(self):
-        """V = max(1, 2^(4 - sigma_shift))."""
-        return max(1, self.gain(1))
+        """V = max(1, 2^(4 - s))."""
+        return max(1, lift(1, 4 - self.settings.sigma_shift))
 
     def term(self, name, x):
         """What the accumulators of a matrix gain, for the input x."""
-        a, b = self.direction[name]
-        p = self.r * dot(b, x)
-        return [self.gain(a_n * p) for a_n in a]
+        s, g = self.settings.sigma_shift, half_log2(len(self.directions))
+        drawn = [direction[name] for direction in self.directions]
+        p = [self.r * dot(b, x) for _, b in drawn]
+        if self.settings.noise == "gaussian":
+            bound = 2**24 // len(drawn)
+            p = [clip(p_q, -bound, bound) for p_q in p]
+            exponent = -(4 + s + g)
+        else:
+            exponent = 4 - s - g
+        rows = zip(*[a for a, _ in drawn], strict=True)  # of each output, a of every direction
+        return [lift(dot(row, p), exponent) for row in rows]
 
-    def vector(self, name, g):
-        change = self.r * self.amount()
-        return [clip8(g_k + change * e) for g_k, e in zip(g, self.direction[name], strict=True)]
+    def vector(self, name, v):
+        e = self.directions[0][name]
+        if self.settings.noise == "gaussian":
+            change = [(self.r * e_k) >> (4 + self.settings.sigma_shift) for e_k in e]
+        else:
+            change = [self.r * e_k * self.amount() for e_k in e]
+        return add(v, change)
 
     def embedding_row(self, byte, row):
-        a, b = self.direction["embedding.weight"]
-        change = self.r * a[byte] * self.amount()
-        return [clip8(w + change * b_k) for w, b_k in zip(row, b, strict=True)]
+        s, g = self.settings.sigma_shift, half_log2(len(self.directions))
+        drawn = [direction["embedding.weight"] for direction in self.directions]
+        columns = zip(*[b for _, b in drawn], strict=True)
+        total = [self.r * dot([a[byte] for a, _ in drawn], column) for column in columns]
+        if self.settings.noise == "gaussian":
+            change = [t >> (4 + s + g) for t in total]
+        else:
+            change = [(self.amount() * t) >> g for t in total]
+        return add(row, change)
 
 
 # ---------------------------------------------------------------- one token
@@ -418,6 +483,11 @@ def score_16(logits, target):
 
 def score_256(logits, target):
     return 16 * (logits[target] + 128) - floor_log2(exponential_sum(logits), 256)
+
+
+def surprise_total(logits):
+    """Z, the sum of round(2^(55 - (max l - l) / 16)): half of floor(2^(56 - ..)), rounded half up."""
+    return sum((root_of_power_of_two(56 * 16 - (max(logits) - v), 16) + 1) // 2 for v in logits)
 
 
 def forward(weights, h, text):
@@ -918,42 +988,99 @@ def egg_step(run, lr):
 # ---------------------------------------------------------------- recipe paper
 
 
-def paper_threshold(step):
-    """The largest j with Phi(j / 16) <= 1 - alpha / 2, alpha = 1000 / (15 step + 1000)."""
-    numerator, denominator = 15 * step + 500, 15 * step + 1000
+def round_half_up(v):
+    return math.floor(v + Fraction(1, 2))
+
+
+def paper_alpha(step, settings=PLAIN):
+    """alpha_t, a Fraction."""
+    alpha = Fraction(str(settings.alpha))
+    if alpha <= 1:
+        return Fraction(round_half_up(2**16 * alpha), 2**16)
+    c = root_of_power_of_two(16 * 256 + round_half_up(256 * alpha), 256) - 2**16
+    decay = 2**16 * settings.alpha_decay
+    return Fraction(decay, c * step + decay)
+
+
+def paper_threshold(step, settings=PLAIN):
+    """j, the largest integer with Phi(j / 16) <= 1 - alpha_t / 2."""
+    alpha = paper_alpha(step, settings)
+    assert alpha > 0, "no integer is the largest"
     j = 0
-    while phi(j + 1, 16) * denominator <= numerator << PHI_BITS:
+    while phi(j + 1, 16) <= (1 - alpha / 2) * 2**PHI_BITS:
         j += 1
     return j
 
 
-def paper_chunk(text, step, pair, pairs, length):
+def paper_chunk(text, step, pair, pairs, length, group_size=2):
     """The bytes that a pair reads."""
-    return wrapped(text, pair * len(text) // pairs + step * length, length + 1)
+    streams = 2 * pairs // group_size
+    stream = pair // (group_size // 2)
+    return wrapped(text, stream * len(text) // streams + step * length, length + 1)
 
 
-def paper_member(weights, h, text, direction, r, sigma_shift):
+def paper_member(weights, h, text, directions, r, settings=PLAIN):
     """A member's score, the sum of its score_16, and its state afterwards."""
     score = 0
     for byte, target in pairwise(text):
-        token = read_token(weights, h, byte, Perturbation(direction, r, sigma_shift))
+        token = read_token(weights, h, byte, Perturbation(directions, r, settings))
         h = token.h
         score += score_16(token.logits, target)
     return score, h
 
 
-def add_paper_vote(z, direction, f):
-    """Z += f a b^T, or f e for vectors."""
-    for name, signs in direction.items():
-        if isinstance(signs, tuple):
-            a, b = signs
-            add_outer(z[name], [f * a_n for a_n in a], b)
+def ranked_fitness(scores):
+    """f of every pair, from the ranks of all members' scores."""
+    ordered = sorted(scores)
+    ranks = []
+    for score in scores:
+        places = [k for k, other in enumerate(ordered) if other == score]
+        twice = places[0] + places[-1]  # twice the mean place of equal scores
+        ranks.append(127 * twice // (len(scores) - 1) - 127)
+    return [(plus - minus) // 2 for plus, minus in zip(ranks[::2], ranks[1::2], strict=True)]
+
+
+def paper_fitness(scores, kind="sign"):
+    """f of every pair, and F, from the members' scores."""
+    d = [plus - minus for plus, minus in zip(scores[::2], scores[1::2], strict=True)]
+    if kind == "sign":
+        return [sign(d_i) for d_i in d], math.isqrt(len(d))
+    if kind == "raw":
+        m = max(1, math.isqrt(dot(d, d) // len(d)))
+        f = [sign(d_i) * min(127, round_div(16 * abs(d_i), m)) for d_i in d]
+    else:
+        f = ranked_fitness(scores)
+    return f, math.isqrt(dot(f, f))
+
+
+def signs_of(direction):
+    """A direction with the signs of its a, b and e, which may be 0."""
+
+    def signs(values):
+        return [sign(v) for v in values]
+
+    return {name: tuple(map(signs, v)) if isinstance(v, tuple) else signs(v) for name, v in direction.items()}
+
+
+def add_paper_vote(z, directions, f, settings=PLAIN):
+    """Z += f sum_q a_q b_q^T, or 2^g f e for vectors."""
+    if not settings.use_clt:
+        directions = [signs_of(direction) for direction in directions]
+    for name, z_o in z.items():
+        if isinstance(z_o[0], list):
+            for direction in directions:
+                a, b = direction[name]
+                add_outer(z_o, [f * a_n for a_n in a], b)
         else:
-            z[name] = [z_k + f * e for z_k, e in zip(z[name], signs, strict=True)]
+            unit = f << half_log2(len(directions))
+            z[name] = [z_k + unit * e for z_k, e in zip(z_o, directions[0][name], strict=True)]
 
 
-def paper_update(weights, z, step, pairs):
-    bound = paper_threshold(step) * math.isqrt(pairs)
+def paper_update(weights, z, step, f_size, settings=PLAIN):
+    """The weights after votes z; f_size is F."""
+    g = half_log2(settings.rank)
+    c = 2 ** (8 + g) if settings.noise == "gaussian" and settings.use_clt else 2**g
+    bound = paper_threshold(step, settings) * f_size * c
 
     def moved(w, z_o):
         return clip8(w + sign(z_o)) if z_o != 0 and 16 * abs(z_o) >= bound else w
@@ -967,42 +1094,55 @@ class PaperResult:
 
     scores: list  # per member
     fitness: list  # per pair
+    fitness_size: int  # F
     votes: dict
     states: list  # per member
 
 
-def paper_votes(weights, chunks, states, seed, step, sigma_shift):
+def paper_votes(weights, chunks, states, seed, step, settings=PLAIN):
     """Everything in a step but the choice of the text and the update; pair i reads chunks[i]."""
+    scores, new_states = [], []
+    drawn = [draw_directions(seed, i, step, *size_of(weights), settings) for i in range(len(chunks))]
+    for member, h in enumerate(states):
+        pair, r = member // 2, 1 - 2 * (member % 2)
+        score, new_h = paper_member(weights, h, chunks[pair], drawn[pair], r, settings)
+        scores.append(score)
+        new_states.append(new_h)
+    fitness, fitness_size = paper_fitness(scores, settings.fitness)
     z = zeros_like(weights)
-    result = PaperResult([], [], z, [])
-    for i, text in enumerate(chunks):
-        direction = draw_direction(seed, i, step, *size_of(weights))
-        plus, plus_h = paper_member(weights, states[2 * i], text, direction, 1, sigma_shift)
-        minus, minus_h = paper_member(weights, states[2 * i + 1], text, direction, -1, sigma_shift)
-        f = sign(plus - minus)
-        add_paper_vote(z, direction, f)
-        result.scores += [plus, minus]
-        result.fitness.append(f)
-        result.states += [plus_h, minus_h]
-    return result
+    for directions, f in zip(drawn, fitness, strict=True):
+        add_paper_vote(z, directions, f, settings)
+    return PaperResult(scores, fitness, fitness_size, z, new_states)
 
 
 class PaperRun:
     """A training run of recipe paper; paper_step takes it one step further."""
 
-    def __init__(self, text, seed, d, layers, pairs, length, sigma_shift):
-        self.text, self.seed = list(text), seed
-        self.pairs, self.length, self.sigma_shift = pairs, length, sigma_shift
-        self.weights = initial_weights(seed, d, layers, "paper")
+    def __init__(self, weights, text, seed, pairs, length, settings=PLAIN):
+        self.weights, self.text, self.seed = weights, list(text), seed
+        self.pairs, self.length, self.settings = pairs, length, settings
+        d, layers = size_of(weights)
         self.states = [zeros((layers, d)) for _ in range(2 * pairs)]
         self.step = 0
 
 
 def paper_step(run):
     """One whole training step; returns the PaperResult."""
-    chunks = [paper_chunk(run.text, run.step, i, run.pairs, run.length) for i in range(run.pairs)]
-    result = paper_votes(run.weights, chunks, run.states, run.seed, run.step, run.sigma_shift)
-    run.weights = paper_update(run.weights, result.votes, run.step, run.pairs)
+    sizes = (run.pairs, run.length, run.settings.group_size)
+    chunks = [paper_chunk(run.text, run.step, i, *sizes) for i in range(run.pairs)]
+    result = paper_votes(run.weights, chunks, run.states, run.seed, run.step, run.settings)
+    run.weights = paper_update(run.weights, result.votes, run.step, result.fitness_size, run.settings)
     run.states = result.states
     run.step += 1
     return result
+
+
+def paper_steps(weights, text, steps, seed, pairs, length, settings=PLAIN):
+    """Whole steps from step 0 and states of zero: the members' scores of each step, and the weights after the last.
+
+    pairs : P
+    length : T, the bytes that a member reads in a step
+    """
+    run = PaperRun(weights, text, seed, pairs, length, settings)
+    scores = [paper_step(run).scores for _ in range(steps)]
+    return scores, run.weights

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 import oracle
-from oracle import clip, clip8, dot, round_shift, shift
+from oracle import clip, clip8, dot, half_log2, round_shift, shift
 
 INITIAL, DIRECTION = 5, 6  # stream numbers
 
@@ -35,7 +35,7 @@ def initial_factors(seed, sizes):
 
 
 def draw_direction(seed, index, step, adapter):
-    """Signs (a, b) of every factor."""
+    """Signs (a, b) of every factor; index is the direction's number."""
     lengths = [n for shape in shapes(adapter).values() for n in shape]
     words = oracle.draw_words(seed, DIRECTION, index, step, sum(2 * -(-n // 64) for n in lengths))
     direction, position = {}, 0
@@ -48,25 +48,30 @@ def draw_direction(seed, index, step, adapter):
     return direction
 
 
+def draw_directions(seed, pair, step, adapter, rank=1):
+    """The directions of a pair; rank is that of the noise."""
+    return [draw_direction(seed, rank * pair + q, step, adapter) for q in range(rank)]
+
+
 @dataclass
 class Adapted:
-    """What one token's products are changed by: the factors, moved by r times a direction, or as they are."""
+    """What one token's products are changed by: the factors, moved by r times R directions, or as they are."""
 
     adapter: dict
-    direction: dict | None = None
+    directions: list = field(default_factory=list)
     r: int = 1
     sigma_shift: int = 4
     z: dict = field(default_factory=dict)  # of every matrix
 
     def sums(self, name, x):
         """A . x or B . z, moved."""
-        if self.direction is None:
+        if not self.directions:
             return oracle.sums(x, self.adapter[name])
-        a, b = self.direction[name]
-        p = self.r * dot(b, x)
-        s = 4 - self.sigma_shift
-        moves = [a_n * p << s if s >= 0 else a_n * p >> -s for a_n in a]
-        return oracle.sums(x, self.adapter[name], moves)
+        drawn = [direction[name] for direction in self.directions]
+        p = [self.r * dot(b, x) for _, b in drawn]
+        t = 4 - self.sigma_shift - half_log2(len(drawn))
+        rows = zip(*[a for a, _ in drawn], strict=True)  # of each output, a of every direction
+        return oracle.sums(x, self.adapter[name], [oracle.lift(dot(row, p), t) for row in rows])
 
     def term(self, name, x):
         if name + ".A" not in self.adapter:
@@ -129,19 +134,18 @@ def moved(master, z, multiplier):
     return clip(master + round_shift(z * multiplier, 32), -127 * 256, 127 * 256)
 
 
-def multiplier(lr, fitness):
-    return (lr << 24) // max(1, math.isqrt(dot(fitness, fitness)))
+def multiplier(lr, fitness, rank=1):
+    return (lr << 24) // max(1, 2 ** half_log2(rank) * math.isqrt(dot(fitness, fitness)))
 
 
-def ranked_fitness(scores):
-    """f of every pair, from the scores of all members."""
-    ordered = sorted(scores)
-    ranks = []
-    for score in scores:
-        places = [k for k, other in enumerate(ordered) if other == score]
-        twice = places[0] + places[-1]  # twice the mean place of equal scores
-        ranks.append(127 * twice // (len(scores) - 1) - 127)
-    return [(plus - minus) // 2 for plus, minus in zip(ranks[::2], ranks[1::2], strict=True)]
+def reward_votes(adapter, seed, step, fitness, rank=1):
+    """Z of every factor, from the fitness of every pair."""
+    votes = {name: oracle.zeros(shape) for name, shape in shapes(adapter).items()}
+    for pair, f in enumerate(fitness):
+        for direction in draw_directions(seed, pair, step, adapter, rank):
+            for name, (a, b) in direction.items():
+                oracle.add_outer(votes[name], [f * a_n for a_n in a], b)
+    return votes
 
 
 def merged(w, a, b):

@@ -1,5 +1,7 @@
 """egg adapt --reward: scores, fitness, what members write, and rewards that go wrong."""
 
+import dataclasses
+import doctest
 import json
 import os
 import shutil
@@ -131,6 +133,42 @@ def test_the_rewards_that_come_with_it():
     assert rewards.target_length("x" * 20 + "\nand more") == 1
     assert rewards.target_length("x" * 15) == 0.75
     assert rewards.target_length("x" * 100) == 0
+    assert doctest.testmod(rewards).failed == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "3+8+0",
+        "(0+3)+8\nand more",
+        "8 + 3/1 + 0",
+        "3-8-0",
+        "8/0+3",
+        "-3+8+0",
+        "3**8**0",
+        "3//8+0",
+        "3 8+0",
+        "3(8)+0",
+        "3_8_0",
+    ]
+    + [
+        "3+8+0#",
+        "0x3+8",
+        "3.8+0",
+        "03+8+0",
+        "3+8",
+        "3+8+0+0",
+        "(" * 3000 + "3+8+0",
+        "３+8+0",
+        "3+8+0\0",
+        "",
+        "9**9**9",
+    ],
+)
+def test_an_answer_is_right_only_as_an_expression_of_the_numbers(answer):
+    right = answer in ("3+8+0", "(0+3)+8\nand more")
+    wrong = answer in ("3-8-0", "8/0+3")
+    assert rewards.countdown(answer, "0 3 8>11=") == (1 if right else 0.1 if wrong else 0)
 
 
 def test_fitness_is_half_the_difference_of_ranks():
@@ -143,7 +181,7 @@ def test_members_write_what_sampling_writes():
     """Members with factors as they are write the samples of egg sample, whatever stands beside them."""
     prompts, numbers = [b"one", b"longer prompt", b""], np.array([4, 0, 7])
     states, sampling = NETWORK.zero_states(3), Sampling(length=12, seed=1)
-    texts = continue_prompts(NETWORK.forward, states, prompts, numbers, sampling, whole=True)
+    texts = continue_prompts(NETWORK.forward, NETWORK.write, states, prompts, numbers, sampling, whole=True)
     for prompt, number, text in zip(prompts, numbers.tolist(), texts, strict=True):
         sampling = Sampling(length=12, seed=1, count=number + 1)
         assert generate(NETWORK, prompt, sampling)[number] == text
@@ -163,15 +201,17 @@ def test_pair_votes_are_sums_of_outer_products():
         np.testing.assert_array_equal(votes[name], expected)
 
 
-def test_a_reward_rises():
+@pytest.mark.parametrize(("noise_rank", "gain"), [(1, 0.3), (4, 0.15)])
+def test_a_reward_rises(noise_rank, gain):
     def early(prompts, texts):
         return [sum(c < "A" for c in text) / 12 for text in texts]
 
-    evolution = RewardEvolution(NETWORK, LAYOUT, [b"one", b"two"], early, SETTINGS)
+    settings = dataclasses.replace(SETTINGS, noise_rank=noise_rank)
+    evolution = RewardEvolution(NETWORK, LAYOUT, [b"one", b"two"], early, settings)
     before = evolution.measure()
     for _ in range(SETTINGS.steps):
         evolution.step()
-    assert evolution.measure() > before + 0.3
+    assert evolution.measure() > before + gain
     assert isinstance(evolution.network.adapter, Adapter) and (evolution.network.weights == WEIGHTS).all()
 
 
@@ -185,6 +225,20 @@ def test_a_folder_of_an_adapter_to_a_reward(egg, model, module):
     assert json.loads((out / "config.json").read_text())["adapter"]["reward"] == "own_rewards:letters"
     assert egg("sample", model, "--adapter", out, "--length", 5, "--backend", "numpy")[0] == 0
     assert read_model(model)[1].tobytes() == WEIGHTS.tobytes()
+
+
+def test_the_rank_of_the_noise_is_the_one_asked_for(egg, model, module):
+    def letters(prompts, texts):
+        return [sum(character < "A" for character in text) / 12 for text in texts]
+
+    settings = RewardSettings(4, 32, 12, 1.0, 1, 4 << 16, 0, noise_rank=4)
+    evolution = RewardEvolution(NETWORK, LAYOUT, [b"one", b"two ["], letters, settings)
+    for _ in range(4):
+        evolution.step()
+    status, _, err = adapt(egg, model, "own_rewards:letters", "--noise-rank", 4)
+    assert status == 0, err
+    found = read_adapter(model.parent / "out", SHAPE, WEIGHTS)
+    assert (found.factors == evolution.weights).all()
 
 
 def test_a_function_of_a_file(egg, model, module, tmp_path, monkeypatch):
@@ -223,6 +277,12 @@ def test_a_reward_that_goes_wrong_is_named_in_one_line(egg, model, module, rewar
     assert f"--reward {reward}" in err and says in err
     assert "Traceback" not in err and err.splitlines()[-1].startswith("egg: ")
     assert not (model.parent / "out").exists()
+
+
+@pytest.mark.parametrize("reward", ["addition", "countdown"])
+def test_a_prompt_that_asks_nothing_is_named(egg, model, reward):
+    status, _, err = adapt(egg, model, f"egg.rewards:{reward}")
+    assert status == 2 and "failed: ValueError: the prompt 'one' asks nothing: it must be like" in err
 
 
 def test_a_prompt_is_given_to_who_asks_for_it(egg, model, module):
@@ -311,6 +371,7 @@ def assert_one_step(model):
         (["--member-tokens", 5], "--tokens 5"),
         (["--data", "x"], "give either --data"),
         (["--eval-every", -1], "--eval-every -1"),
+        (["--noise-rank", 2], "--noise-rank"),
     ],
 )
 def test_what_cannot_be_asked(egg, model, more, says):

@@ -89,11 +89,11 @@ def test_votes_equal(numba, case):
 @pytest.mark.parametrize("case", CASES)
 def test_pairs_equal(numba, case):
     shape, weights, adapter, rng = made(*case)
-    for pairs, length, sigma_shift in ((1, 1, 3), (23, 3, 0)):
+    for pairs, length, sigma_shift, rank in ((1, 1, 3, 1), (23, 3, 0, 1), (1, 1, 3, 16), (23, 3, 0, 4)):
         tokens = text_of(rng, 2 * pairs, length)
         states = drawn(rng, (2 * pairs, shape.num_layers, shape.hidden_size), 40)
         expected, got = (
-            b.read_adapter_pairs(b.prepare(shape, weights, adapter), tokens, states, Noise(7, 11, sigma_shift))
+            b.read_adapter_pairs(b.prepare(shape, weights, adapter), tokens, states, Noise(7, 11, sigma_shift, rank))
             for b in (REFERENCE, numba)
         )
         np.testing.assert_array_equal(got[0], expected[0])

@@ -1,5 +1,7 @@
 """Scalar arithmetic and the generator against the plain-integer oracle, exhaustively over int8 where possible."""
 
+from fractions import Fraction
+
 import numpy as np
 import oracle
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from egg.kernels import arithmetic, philox, reference
 from egg.kernels.layout import BackendError, Shape
 from egg.model.parameters import initial_weights
+from egg.optimizer import moving_share, sign_threshold
 
 
 def test_tables_equal_the_oracles():
@@ -22,6 +25,11 @@ def test_the_branches_table_is_the_largest_integer_below():
     assert table[0] == 2**15 - 1  # 2**15 itself has no place in 16 bits
     for f in range(1, 16):  # v <= 2**(15 - f / 16) < v + 1, in sixteenth powers
         assert table[f] ** 16 <= 2 ** (15 * 16 - f) < (table[f] + 1) ** 16
+
+
+def test_the_shares_of_a_surprise_are_rounded_half_up():
+    for d, share in enumerate(arithmetic.surprise_table().tolist()):  # |v - 2**(55 - d / 16)| <= 1/2, likewise
+        assert (2 * share - 1) ** 16 <= 2 ** (56 * 16 - d) <= (2 * share + 1) ** 16
 
 
 def test_bit_lengths_at_every_power_and_beside_it():
@@ -131,3 +139,13 @@ def test_initial_weights(recipe, hidden_size, layers):
     assert list(weights) == list(expected)
     for name, tensor in expected.items():
         assert np.array_equal(weights[name], tensor), name
+
+
+def test_the_share_of_weights_that_move_falls_as_published():
+    assert [moving_share(4.0, 1000, step) for step in (0, 1, 1000)] == [1, Fraction(1000, 1015), Fraction(1, 16)]
+    assert moving_share(3.0, 50, 50) == Fraction(1, 8)
+    assert moving_share(0.3, 1000, 7) == Fraction(19661, 65536)  # 19660.8
+    # Thresholds of the published program: 16 times the quantile, rounded towards zero.
+    steps = (0, 1, 10, 100, 500, 999)
+    assert [sign_threshold(moving_share(4.0, 1000, step), 1) for step in steps] == [0, 0, 2, 13, 25, 29]
+    assert [sign_threshold(moving_share(alpha, 1000, 0), 3) for alpha in (0.5, 0.25, 0.0625)] == [30, 54, 87]

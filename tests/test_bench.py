@@ -14,6 +14,7 @@ from egg.cli import bench as cli_bench
 from egg.errors import EggError
 from egg.kernels import Shape, get_backend
 from egg.kernels.reference import NumpyBackend
+from egg.model import compress as compression
 
 SMALL = "--hidden-size 16 --num-layers 1 --readers 4 --backend numpy --seconds 0".split()
 ROW = {
@@ -37,6 +38,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(bench_check, "SHAPES", (Shape(16, 1),))
     monkeypatch.setattr(bench, "DOCUMENT", 8)
     monkeypatch.setattr(bench, "PAPER_LENGTH", 6)
+    for module in (bench, compression):
+        monkeypatch.setattr(module, "LEARNED_SEGMENT", 64)
     bench._text.cache_clear()
     yield
     bench._text.cache_clear()
@@ -60,6 +63,7 @@ def test_work_counted_by_hand():
     assert work("votes") == Work(128, 128 * voted)
     assert work("update") == Work(128, 0)
     assert work("step") == Work(128, 128 * (read + 16 * 256 + voted))
+    assert work("stations") == Work(128, 128 * (read + 16 * 256 + voted + 4 * 16 * 16))  # gates, state and past
     assert work("branches", "egg", 2, 4, 64) == Work(8, 8 * 64 * 256)
     directions = 16 * (read + 256 * 16)  # the embedding votes as well
     assert work("step", "paper", 32, 6) == Work(192, 192 * read + directions)
@@ -72,6 +76,8 @@ def test_work_counted_by_hand():
     assert 64 < drawn.tokens <= 96
     # after one NUL for all, each sample's bytes but its last are read
     assert drawn.multiply_accumulates == (1 + drawn.tokens - 32) * read
+    learned = read + 16 * 256 + voted + 16 * 16 * 16  # of all stations, and the votes of w_up
+    assert work("compress", "egg", 2, 64) == Work(128, 128 * (read + learned))
 
 
 def test_the_figures_of_a_row():
@@ -130,11 +136,15 @@ def test_the_default_plan():
     rows = [(c.name, c.recipe, c.shape.hidden_size, c.readers) for c in cases]
     assert len(set(rows)) == len(rows)
     for name in bench.NAMES:
-        sizes = [c.shape.hidden_size for c in cases if c.name == name and c.recipe == "egg"]
-        assert sizes == [64, 256, 1024]
+        sizes = {c.shape.hidden_size for c in cases if c.name == name and c.recipe == "egg"}
+        assert sizes == ({64, 256} if name == "compress" else {64, 256, 1024})
     for row in (
         ("step", "egg", 64, 16),
         ("step", "egg", 256, 16),
+        ("stations", "egg", 64, 16),
+        ("generate", "egg", 256, 1),
+        ("generate", "egg", 256, 1024),
+        ("compress", "egg", 64, 8),
         ("step", "paper", 64, 1024),
         ("step", "paper", 256, 256),
     ):
@@ -163,6 +173,8 @@ def test_branches_and_votes_from_what_can_be_timed():
     [
         ({"only": "eval"}, {("eval", 64, 2), ("eval", 256, 2), ("eval", 1024, 2)}),
         ({"only": "forward", "hidden_size": 64}, {("forward", 64, 2)}),
+        ({"only": "stations", "hidden_size": 64}, {("stations", 64, 2)}),
+        ({"only": "compress"}, {("compress", 64, 2), ("compress", 256, 2), ("compress", 1024, 2)}),
         ({"only": "votes", "hidden_size": 256}, {("votes", 256, 2)}),
         ({"only": "generate", "hidden_size": 64, "num_layers": 7}, {("generate", 64, 7)}),
         ({"recipe": "paper", "hidden_size": 1024}, {("step", 1024, 2)}),
@@ -178,7 +190,7 @@ def test_flags_narrow_the_plan(arguments, expected):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--only speed", "--only speed: choose forward, branches, votes, update, step, eval, generate"),
+        ("--only speed", "--only speed: choose forward, branches, votes, update, step, stations, eval, gen"),
         ("--recipe salad", "--recipe salad: choose egg, paper"),
         ("--recipe paper --only eval", "omit --recipe"),
         ("--hidden-size 16", "--num-layers"),
@@ -204,7 +216,7 @@ def test_json_is_one_object(egg):
     found = json.loads(out)
     assert out.count("\n") == 1
     names = [(row["name"], row["recipe"]) for row in found["rows"]]
-    egg_rows = [(n, "egg") for n in ("forward", "votes", "update", "step", "eval", "generate")]
+    egg_rows = [(n, "egg") for n in ("forward", "votes", "update", "step", "stations", "eval", "generate", "compress")]
     assert sorted(names) == sorted([*egg_rows, ("step", "paper")])
     for row in found["rows"]:
         assert set(row) >= ROW
@@ -269,14 +281,16 @@ def test_numba_is_measured(egg):
 
 
 @pytest.mark.parametrize(
-    "call", ["forward", "run_pairs", "cast_votes", "cast_pair_votes", "update_rows", "update_master", "update_signs"]
+    "call",
+    ["forward", "score", "run_pairs", "cast_votes", "cast_pair_votes", "update_rows", "update_master", "update_signs"],
 )
 def test_no_figures_for_a_wrong_backend(egg, monkeypatch, call):
     right = getattr(NumpyBackend, call)
 
     def wrong(self, *arguments, **options):
         found = right(self, *arguments, **options)
-        array = found.votes if call == "cast_votes" else found
+        array = {"cast_votes": "votes", "score": "totals"}.get(call)
+        array = getattr(found, array) if array else found
         array = array[0] if isinstance(array, tuple) else array
         array.flat[-1] ^= 1
         return found
@@ -326,6 +340,7 @@ def test_the_cost_of_perturbations_has_a_table_of_its_own(egg):
     assert (member["hidden_size"], member["num_layers"], member["parameters"]) == (16, 1, 11_344)
     one, full = member["rank_1_seconds_per_member"], member["full_rank_seconds_per_member"]
     assert 0 < one < full
+    assert all(member[f"{rank}_seconds_per_member"] > 0 for rank in ("rank_4", "rank_16", "gaussian"))
     assert member["full_rank_over_rank_1"] == round(full / one, 2)
     status, out, err = egg("bench", *SMALL, "--only", "perturbation")
     assert status == 0, err
@@ -367,3 +382,17 @@ def test_no_figures_for_wrong_noise(egg, monkeypatch, call):
     status, out, err = egg("bench", *SMALL, "--only", "perturbation")
     assert status == 2 and not out
     assert "egg: backend wrong: full-rank noise differs from the reference at 16/1" in err
+
+
+def test_no_figures_for_wrong_members_of_a_rank(egg, monkeypatch):
+    class Wrong(NumpyBackend):
+        name = "wrong"
+
+        def run_pairs(self, model, tokens, states, noise, **settings):
+            scores, states = super().run_pairs(model, tokens, states, noise, **settings)
+            return scores + (noise.rank == 4), states
+
+    monkeypatch.setattr("egg.compute.get_backend", lambda *_, **__: Wrong())
+    status, out, err = egg("bench", *SMALL, "--only", "perturbation")
+    assert status == 2 and not out
+    assert "egg: backend wrong: members of rank 4 differ from the reference at 16/1" in err

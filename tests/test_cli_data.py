@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 from conftest import SMALL, TEXTS
+from test_inspect import self_contained
 
 from egg import data, train
+from egg.report.curves import read_curves
 from egg.view.figures import count
 
 
@@ -247,6 +249,10 @@ def test_a_mixture_is_measured_on_each_part_and_on_the_whole(egg, own, tables, t
         "validation_bits_per_byte",
         *(f"validation_bits_per_byte/{name}" for name in names),
     ]
+    page = self_contained((run / "report.html").read_text()).data
+    for curves in (dict(page["runs"][0]["parts"]), read_curves(run).parts):
+        assert list(curves) == names
+        assert [curves[name][-1][2] for name in names] == pytest.approx(list(found.values()), rel=1e-4)
     shown = ", ".join(f"{name} {bits:.3f}" for name, bits in found.items())
     assert f"validation {last(run)['validation_bits_per_byte']:.3f} (best " in out and f", {shown})" in out
     status, measured, err = egg("eval", run, "--json", "--backend", "numpy")

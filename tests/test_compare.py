@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
+from egg.config import preset, with_settings
 from egg.errors import EggError
 from egg.study import compare
 from egg.study.compare import Configuration, Cost, RunResult, best_table, read_comparison, results_table
@@ -66,7 +67,7 @@ def test_experiments_take_their_first_steps(egg, tmp_path, path):
     assert len(compare.read_results(tmp_path / "out")) == len(re.findall(r"(?m)^\[", text))
 
 
-@pytest.mark.parametrize("script", ["backprop", "straight_through"])
+@pytest.mark.parametrize("script", ["backprop", "straight_through", "peer"])
 def test_a_script_without_pytorch_says_so_in_one_line(tmp_path, script):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
@@ -301,3 +302,11 @@ def test_bad_files_are_refused_in_one_line(tmp_path, text, says):
 def test_the_table_gives_mean_and_range_over_seeds():
     costs = [Cost("a", "a", 10**7, 213 * 10**10, 9.96, [3.5, 3.0])]
     assert "| a | 2 | 10.0M | 2.13T | 3.2500 | 3.0000 to 3.5000 | 10.0 |" in results_table(costs)
+
+
+def test_a_configuration_may_set_what_is_true_or_false(tmp_path):
+    path = tmp_path / "votes.toml"
+    path.write_text('recipe = "paper"\nnoise = "gaussian"\n[plain]\n[signs]\nuse_clt = false\n')
+    plain, signs = read_comparison(path)[0]
+    configs = [with_settings(preset("quickstart"), one.settings) for one in (plain, signs)]
+    assert [config.evolution.use_clt for config in configs] == [True, False]

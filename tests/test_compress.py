@@ -12,10 +12,10 @@ import pytest
 from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError
 from egg.evolution.branches import BranchEvolution
-from egg.kernels import Shape, get_backend, get_coder
+from egg.kernels import Adapter, AdapterShape, Shape, get_backend, get_coder
 from egg.model import compress as module
-from egg.model.compress import HEADER, HEADER_1, OVERHEAD, compress, decompress, read_packed
-from egg.model.digest import digest
+from egg.model.compress import DIGEST, HEADER, HEADER_1, OVERHEAD, compress, decompress, read_packed
+from egg.model.digest import adapter_digest, digest
 from egg.model.evaluate import evaluate
 from egg.model.learner import Learner
 from egg.model.network import Network
@@ -65,6 +65,50 @@ def test_a_model_that_learns_a_text_makes_it_smaller(monkeypatch):
     assert len(learned) < 0.75 * len(kept)
     assert restore(learned) == text
     assert read_packed(compress(network, text[:3999]), "FILE").step_size == 0
+
+
+def adapter_of(rank: int, seed: int) -> Adapter:
+    layout = AdapterShape(SHAPE, rank, SHAPE.matrices)
+    return Adapter(layout, np.random.default_rng(seed).integers(-40, 41, layout.parameters).astype(np.int8))
+
+
+ADAPTER = adapter_of(2, 4)
+
+
+@pytest.mark.parametrize("step_size", [0, STEP])
+def test_an_adapter(step_size):
+    """It is used as it is where the model does not learn, and merged into the weights where it does."""
+    plain = Network(NUMBA, SHAPE, WEIGHTS)
+    adapted = plain.with_adapter(ADAPTER)
+    text = b"".join(generate(adapted, b"", Sampling(temperature=0.5, count=32)))[:2001]
+    packed = compress(adapted, text, step_size=step_size)
+    opened = read_packed(packed, "FILE")
+    assert opened.model == digest(SHAPE, WEIGHTS)[:8] and opened.adapter == adapter_digest(ADAPTER)[:8]
+    assert packed == compress(Network(NUMPY, SHAPE, WEIGHTS, ADAPTER), text, step_size=step_size)
+    for backend in (NUMBA, NUMPY):
+        assert decompress(Network(backend, SHAPE, WEIGHTS, ADAPTER), opened, model_name="MODEL") == text
+    assert len(packed) != len(compress(plain, text, step_size=step_size)) + DIGEST
+    if step_size:
+        assert packed[OVERHEAD + DIGEST :] == compress(adapted.merged(), text, step_size=step_size)[OVERHEAD:]
+    for network, told in (
+        (None, f"with model {digest(SHAPE, WEIGHTS).hex()[:16]} and adapter {opened.adapter.hex()}: give them with"),
+        (Network(NUMBA, SHAPE, -WEIGHTS, ADAPTER), "with another model than MODEL: with"),
+        (plain, f"with adapter {opened.adapter.hex()}: give it with --adapter"),
+        (adapted.merged(), "with another model than MODEL: with"),
+        (plain.with_adapter(adapter_of(2, 5)), f"with another adapter: with {opened.adapter.hex()}, and this is "),
+        (plain.with_adapter(adapter_of(3, 4)), f"with another adapter: with {opened.adapter.hex()}, and this is "),
+    ):
+        with pytest.raises(EggError, match=f"^FILE was compressed {told}"):
+            decompress(network, opened, model_name="MODEL")
+    with pytest.raises(EggError, match="^FILE was compressed without an adapter: leave out --adapter"):
+        decompress(adapted, read_packed(compress(plain, text, step_size=step_size), "FILE"), model_name="MODEL")
+
+
+def test_a_text_that_an_adapter_makes_no_smaller_is_stored_without_its_name():
+    adapted = Network(NUMBA, SHAPE, WEIGHTS, ADAPTER)
+    packed = compress(adapted, RANDOM)
+    assert packed == compress(adapted.with_adapter(None), RANDOM) and len(packed) == len(RANDOM) + OVERHEAD
+    assert decompress(None, read_packed(packed, "FILE"), model_name="") == RANDOM
 
 
 class Bytes:
@@ -181,7 +225,7 @@ def test_format_1_is_still_read():
     for size in (8, 103, 104, len(content) - 1):
         with pytest.raises(EggError, match="^FILE is damaged: it (ends within its header|has .* bytes of code)"):
             restore(content[:size], weights=weights)
-    for place, value, told in ((1, 4, "has format 4, this program reads 1 to 3"), (2, 0, "in 0 segments")):
+    for place, value, told in ((1, 5, "has format 5, this program reads 1 to 4"), (2, 0, "in 0 segments")):
         fields = list(HEADER_1.unpack(content[: HEADER_1.size]))
         fields[place] = value
         header = HEADER_1.pack(*fields)
@@ -249,12 +293,17 @@ def test_segments_have_a_least_size():
                 compress(Network(NUMBA, SHAPE, WEIGHTS), TEXT, step_size=step_size, streams=streams)
 
 
-REFUSED = "^FILE (is damaged|was not written by egg compress|has format 131)"
+REFUSED = "^FILE (is damaged|was not written by egg compress|has format 13[12])"
 
 
-@pytest.mark.parametrize("text", [TEXT[:300], RANDOM[:300], b""], ids=["coded", "stored", "empty"])
-def test_every_changed_byte_and_every_length_is_refused(text):
-    packed = compress(Network(NUMBA, SHAPE, WEIGHTS), text)
+@pytest.mark.parametrize(
+    ("text", "adapter"),
+    [(TEXT[:300], None), (TEXT[:300], ADAPTER), (RANDOM[:300], None), (b"", None)],
+    ids=["coded", "adapter", "stored", "empty"],
+)
+def test_every_changed_byte_and_every_length_is_refused(text, adapter):
+    packed = compress(Network(NUMBA, SHAPE, WEIGHTS, adapter), text)
+    assert (packed[7] == 4) == (adapter is not None)
     for at in range(len(packed)):
         changed = bytearray(packed)
         changed[at] ^= 1 << at % 8
@@ -284,7 +333,7 @@ def forged(packed: bytes, **fields) -> bytes:
         (TEXT, {"size": 4000}, "is damaged: the text does not match its checksum"),
         (TEXT, {"checksum": bytes(8)}, "is damaged: the text does not match its checksum"),
         (TEXT, {"step_size": STEP}, "is damaged: the text does not match its checksum"),
-        (TEXT, {"format": 4}, "has format 4, this program reads 1 to 3"),
+        (TEXT, {"format": 5}, "has format 5, this program reads 1 to 4"),
         (RANDOM, {"size": 4000}, "is damaged: it stores 4,001 bytes, not 4,000"),
         (RANDOM, {"size": 12 * 10**9}, "is damaged: it stores 4,001 bytes, not 12,000,000,000"),
         (RANDOM, {"checksum": bytes(8)}, "is damaged: the text does not match its checksum"),
@@ -341,6 +390,28 @@ def test_the_commands(train, egg, tmp_path, book):
     status, out, err = egg(*arguments, run)
     assert (status, out) == (2, "") and f"{packed} is damaged" in err.splitlines()[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"run", "other", "book.egg"}
+
+
+def test_the_commands_with_an_adapter(egg, tmp_path):
+    for name, adapter in (("first", ADAPTER), ("second", adapter_of(2, 5))):
+        Network(NUMPY, SHAPE, WEIGHTS, adapter).save(tmp_path / name)
+    first, second, packed, back = (tmp_path / name for name in ("first", "second", "book.egg", "book.txt"))
+    note = tmp_path / "note"
+    note.write_bytes(TEXT)
+    status, _, err = egg("compress", note, "--model", first, "--adapter", first, "-o", packed, "--backend", "numpy")
+    assert status == 0, err
+    arguments = ["decompress", packed, "-o", back, "--backend", "numpy"]
+    assert egg(*arguments, "--model", second, "--adapter", first)[0] == 0
+    assert back.read_bytes() == TEXT
+    back.unlink()
+    for more, told in (
+        ((), "and adapter"),
+        (("--model", first), "give it with --adapter"),
+        (("--model", first, "--adapter", second), "with another adapter"),
+        (("--model", first, "--adapter", tmp_path / "third"), "third: no such file"),
+    ):
+        status, out, err = egg(*arguments, *more)
+        assert (status, out) == (2, "") and told in err.splitlines()[-1] and not back.exists()
 
 
 def test_the_commands_on_a_file_that_would_grow(train, egg, tmp_path):

@@ -41,6 +41,17 @@ from egg.optimizer import STEP_FACTORS
         (EvolutionConfig, {"sigma_shift": 3}, "--sigma-shift: recipe egg has none"),
         (EvolutionConfig, {"population_size": 0, "recipe": "paper"}, "--population-size 0"),
         (EvolutionConfig, {"population_size": 33, "recipe": "paper"}, "even"),
+        (EvolutionConfig, {"rank": 4}, "--rank: recipe egg has none"),
+        (EvolutionConfig, {"group_size": 3, "recipe": "paper"}, "--group-size 3: must be an even number"),
+        (EvolutionConfig, {"group_size": 20, "population_size": 32, "recipe": "paper"}, "population size, 32"),
+        (EvolutionConfig, {"num_perturbations": 7, "recipe": "paper"}, "--num-perturbations 7: must be an even number"),
+        (EvolutionConfig, {"num_perturbations": 34, "population_size": 32, "recipe": "paper"}, "32, at most"),
+        (EvolutionConfig, {"num_perturbations": -2, "recipe": "paper"}, "--num-perturbations -2: must be 0 or more"),
+        (EvolutionConfig, {"noise_reuse": -1, "recipe": "paper"}, "--noise-reuse -1: must be 0 or more"),
+        (EvolutionConfig, {"alpha": 0.0, "recipe": "paper"}, "--alpha 0.0: must be"),
+        (EvolutionConfig, {"alpha": 16.5, "recipe": "paper"}, "--alpha 16.5"),
+        (EvolutionConfig, {"alpha_decay": 0, "recipe": "paper"}, "--alpha-decay 0: must be 1 or more"),
+        (EvolutionConfig, {"use_clt": False, "recipe": "paper"}, "--no-use-clt: noise sign has nothing but signs"),
         (EvolutionConfig, {"streams": 8, "recipe": "paper"}, "--streams: recipe paper has none"),
         (EvolutionConfig, {"branches": 16, "recipe": "paper"}, "--branches"),
         (EvolutionConfig, {"credit": "stations", "recipe": "paper"}, "--credit: recipe paper has none"),
@@ -85,6 +96,8 @@ def test_limits_themselves_are_allowed():
     EvolutionConfig(seed=0, streams=1, seq_len=131_072, step_size=127.0)
     EvolutionConfig(recipe="paper", population_size=2, sigma_shift=8)
     EvolutionConfig(recipe="paper", population_size=10**6, sigma_shift=0)
+    EvolutionConfig(recipe="paper", population_size=8, group_size=8, num_perturbations=8, alpha=2**-16, noise_reuse=0)
+    EvolutionConfig(recipe="paper", noise="gaussian", use_clt=False, alpha=16.0, alpha_decay=1)
     EvolutionConfig(recipe="paper", seq_len=5_621_684)
     for horizon in (1, 10**18, 10**23):
         assert Config(evolution=EvolutionConfig(schedule_tokens=horizon)).resolved().evolution.step_size > 0
@@ -202,6 +215,20 @@ def test_the_wire_drops_the_stations_of_a_file():
     assert with_settings(own, {"credit": "wire"}).evolution == EvolutionConfig()
     with pytest.raises(EggError, match="--stations past: credit wire has none"):
         with_settings(own, {"credit": "wire", "stations": "past"})
+
+
+@pytest.mark.parametrize(("given", "rank"), [("4", 4), (" 16 ", 16), (1, 1), (4.0, 4)])
+def test_a_rank_is_one_of_few_numbers(given, rank):
+    assert with_settings(preset("paper"), {"rank": given}).evolution.rank == rank
+    with pytest.raises(EggError, match="--rank '2': choose 1, 4, 16"):
+        with_settings(preset("paper"), {"rank": "2"})
+
+
+def test_a_file_from_before_its_options_is_of_the_plain_recipe_paper():
+    content = json.loads(json.dumps(to_json(preset("paper"))))
+    for name in ("group_size", "rank", "noise", "num_perturbations", "noise_reuse", "fitness", "use_clt", "alpha"):
+        del content["evolution"][name]
+    assert from_json(content, "config.json") == preset("paper")
 
 
 def test_a_file_from_before_stations_is_of_the_wire():

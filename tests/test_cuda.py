@@ -10,38 +10,42 @@ import weakref
 import cuda_host
 import numpy as np
 import pytest
-from test_backends import text_of, weights_of
+from test_backends import assert_same_votes, drawn_step, text_of, weights_of
 from test_golden import PINNED, golden
 
 from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
+from egg.kernels.arithmetic import STATIONS
 from egg.kernels.cuda import backend as cuda_backend
 from egg.kernels.cuda import compiler, peak, sources
 from egg.kernels.cuda.backend import CupyBackend
 from egg.kernels.cuda.device import CupyDevice
-from egg.kernels.cuda.sources import KERNELS, SHAPED, defines, source, tile_for
+from egg.kernels.cuda.sources import FEW, KERNELS, SHAPED, Tile, defines, source, tile_for
 
 REFERENCE = get_backend("numpy")
-SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10}  # bytes a block may have
+SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # bytes a block may have
 
 
 # --- compiled for a GPU, without one -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("architecture", "hidden_size"), [("sm_80", 16), ("sm_90", 256)])
-def test_cuda_sources_compile(architecture, hidden_size):
+@pytest.mark.parametrize(
+    ("architecture", "hidden_size", "few"), [("sm_80", 16, False), ("sm_90", 256, False), ("sm_100", 64, True)]
+)
+def test_cuda_sources_compile(architecture, hidden_size, few):
     try:
         compiler.library()
     except BackendError as error:
         pytest.skip(str(error))
     shape = Shape(hidden_size, 2)
-    options = defines(shape, tile_for(hidden_size, SHARED[architecture]))
+    options = defines(shape, Tile(*FEW) if few else tile_for(hidden_size, SHARED[architecture]))
     for name, entries in KERNELS.items():
         settings = ("-std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v")
         compiled, log, code, _ = compiler.compile_source(source(name), settings + (options if name in SHAPED else ()))
         assert compiled, f"{name}: {log}"
         assert all(entry.encode() in code for entry in entries)
         spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
-        assert len(spills) == len(entries) and set(spills) == {("0", "0")}, f"{name}: {log}"
+        # Some versions report the compiler's own routines too.
+        assert len(spills) >= len(entries) and set(spills) == {("0", "0")}, f"{name}: {log}"
 
 
 def test_no_source_has_a_floating_point_number():
@@ -81,8 +85,8 @@ def assert_calls_equal(one, shape, *, sigma_shift=4, scale=24, pairs=5, length=4
     weights, tokens = weights_of(shape, rng, scale), text_of(rng, pairs, length + 1)
     layers = (shape.num_layers, shape.hidden_size)
     states = rng.integers(-127, 128, (2 * pairs, *layers)).astype(np.int8)
-    fitness = rng.integers(-1, 2, 2 * pairs).astype(np.int8)
-    noise = Noise(2**63 + sigma_shift, 2**32 - 2, sigma_shift)
+    fitness = rng.integers(-127, 128, 2 * pairs).astype(np.int8)
+    noise = Noise(2**63 + sigma_shift, 2**32 - 2, sigma_shift, directions=sigma_shift)
     votes = rng.integers(-(2**24), 2**24, shape.parameters)
     master = (weights.astype(np.int16) << 8) + np.int16(77)
 
@@ -92,6 +96,8 @@ def assert_calls_equal(one, shape, *, sigma_shift=4, scale=24, pairs=5, length=4
         yield "run_pairs", backend.run_pairs(model, tokens, states, noise, first_pair=3)
         yield "cast_pair_votes", backend.cast_pair_votes(shape, fitness, noise, first_pair=11)
         yield "update_master", (backend.update_master(shape, moved, votes, 3 << 16), moved)
+        found = backend.score(model, tokens, states[:pairs])
+        yield "score", (found.totals, found.below, found.scores, found.states)
         yield "update_signs", backend.update_signs(weights, votes, 1 << 26)
 
     for (name, expected), (_, found) in zip(calls(REFERENCE), calls(one), strict=True):
@@ -99,6 +105,29 @@ def assert_calls_equal(one, shape, *, sigma_shift=4, scale=24, pairs=5, length=4
             expected, found = (expected,), (found,)
         for theirs, ours in zip(expected, found, strict=True):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def assert_recipe_egg_equal(one, shape, cases):
+    """cast_votes and update_rows against the reference's. cases : scale, streams, T, branches, stations"""
+    rng = np.random.default_rng(shape.hidden_size)
+    for scale, streams, length, branches, stations in cases:
+        weights = weights_of(shape, rng, scale)
+        tokens, states, draw = drawn_step(shape, rng, streams, length, branches, stations)
+        expected, got = (
+            b.cast_votes(b.prepare(shape, weights), tokens, states, draw, first_row=2**40 + 77)
+            for b in (REFERENCE, one)
+        )
+        assert_same_votes(expected, got, shape)
+        assert got.votes.dtype == np.int32 and got.votes.any() == (scale > 0)
+        for step, step_size, squares in ((0, 26214, 0), (70, 127 << 16, 2**20), (200, 900, 2**50)):
+            master = [weights.astype(np.int32) << 16 for _ in range(2)]
+            held = [np.arange(shape.rows) * squares // shape.rows for _ in range(2)]
+            moved = [
+                b.update_rows(shape, master[i], held[i], expected.votes, step, step_size)
+                for i, b in enumerate((REFERENCE, one))
+            ]
+            for theirs, ours in (moved, master, held):
+                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_tile_of_the_launcher_is_the_tile_of_the_source(folder):
@@ -137,6 +166,27 @@ def test_every_call_on_the_cpu_equals_the_reference(host):
     assert_calls_equal(host, Shape(64, 1))
 
 
+def test_recipe_egg_on_the_cpu_equals_the_reference(host):
+    some = ("past", "middle")
+    assert_recipe_egg_equal(host, Shape(64, 1), [(16, 5, 6, 64, ()), (2, 13, 4, 32, ()), (0, 1, 2, 64, ())])
+    assert_recipe_egg_equal(host, Shape(64, 1), [(16, 3, 4, 64, STATIONS), (30, 2, 2, 64, ("gates", "state"))])
+    cases = [(400, 3, 1, 16, ()), (400, 3, 2, 16, STATIONS), (30, 3, 3, 16, some), (0, 1, 2, 16, STATIONS)]
+    assert_recipe_egg_equal(host, Shape(16, 2), cases)
+
+
+def test_votes_beyond_their_limit_move_rows_equally(host):
+    shape, rng = Shape(16, 1), np.random.default_rng(4)
+    votes = rng.integers(-(2**31), 2**31, shape.parameters).astype(np.int32)
+    master = rng.integers(-127 << 16, (127 << 16) + 1, (1, shape.parameters)).repeat(2, 0).astype(np.int32)
+    squares = rng.integers(0, 2**50, (1, shape.rows)).repeat(2, 0)
+    theirs, ours = (
+        b.update_rows(shape, master[i], squares[i], votes, 9, 127 << 16) for i, b in enumerate((REFERENCE, host))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(master[0], master[1])
+    np.testing.assert_array_equal(squares[0], squares[1])
+
+
 def test_calls_in_many_blocks_and_tiles(folder, monkeypatch):
     """Tiles of 16 members, blocks of a few pairs, slices of 32 rows: more than one of each."""
     monkeypatch.setitem(sources.TILES, 16, ((32, 16),))
@@ -146,6 +196,8 @@ def test_calls_in_many_blocks_and_tiles(folder, monkeypatch):
     assert_calls_equal(tiny, shape, scale=16, sigma_shift=3, pairs=37)
     assert_calls_equal(tiny, shape, scale=400, sigma_shift=8, pairs=21, length=3)
     assert_calls_equal(tiny, shape, scale=2, sigma_shift=0, pairs=3, length=35)
+    monkeypatch.setattr(cuda_backend, "BLOCK_BYTES", 1 << 17)
+    assert_recipe_egg_equal(tiny, shape, [(16, 37, 3, 16, ()), (16, 37, 2, 16, STATIONS)])
 
 
 def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
@@ -156,21 +208,14 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
         host.prepare(shape, np.zeros(3, np.int8))
 
 
-def test_recipe_egg_is_refused_in_one_line(host):
-    with pytest.raises(BackendError, match="^recipe egg: not on this backend yet; use [^\n]*$"):
-        host.cast_votes(None, None, None, None, first_row=0)
-    with pytest.raises(BackendError, match="^recipe egg: not on this backend yet; use [^\n]*$"):
-        host.update_rows(None, None, None, None, 0, 0)
-
-
-def test_training_of_recipe_egg_ends_in_that_line_before_anything_is_written(host, monkeypatch, egg, tmp_path):
-    (tmp_path / "text").write_text("A text to train on. " * 999)
-    monkeypatch.setattr("egg.compute.get_backend", lambda *args, **settings: host)
-    out = tmp_path / "run"
-    command = ("train", "--backend", "cupy", "--steps", "1", "--out", out)
-    status, _, err = egg(*command, "--data", tmp_path / "text")
-    assert status == 2 and not out.exists()
-    assert err.splitlines()[-1] == f"egg: {cuda_backend.NOT_YET}"
+@pytest.mark.parametrize("noise", [Noise(0, 0, 4, rank=4), Noise(0, 0, 4, gaussian=True)])
+def test_other_noise_is_refused_in_one_line(host, noise):
+    shape, said = Shape(16, 1), "^backend cupy has noise of rank 1 and of signs alone: choose --backend numpy$"
+    with pytest.raises(BackendError, match=said):
+        host.cast_pair_votes(shape, np.ones(2, np.int8), noise)
+    model, states = host.prepare(shape, np.zeros(shape.parameters, np.int8)), np.zeros((2, 1, 16), np.int8)
+    with pytest.raises(BackendError, match=said):
+        host.run_pairs(model, np.zeros((1, 3), np.uint8), states, noise)
 
 
 def test_an_adapter_is_refused_in_one_line(host):
@@ -182,8 +227,9 @@ def test_an_adapter_is_refused_in_one_line(host):
 
 
 @pytest.mark.slow
-def test_golden_run_on_the_cpu(host):
-    assert golden("paper", host) == PINNED["paper"]
+@pytest.mark.parametrize("run", ["egg", "egg-sample", "egg-small", "stations", "stations-some", "paper"])
+def test_golden_run_on_the_cpu(host, run):
+    assert golden(run, host) == PINNED[run]
 
 
 class Scales:
@@ -248,7 +294,7 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
             return next(self.rates)
 
     monkeypatch.setattr("egg.compute.get_backend", lambda *args, **settings: one)
-    monkeypatch.setattr("egg.cli.bench.check_backend", lambda backend, branches: None)
+    monkeypatch.setattr("egg.cli.bench.check_backend", lambda backend: None)
     monkeypatch.setattr("egg.kernels.cuda.peak.Peak", Peak)
     command = "bench --backend cupy --only forward --hidden-size 16 --num-layers 2".split()
     command += ["--readers", "16", "--seconds", "0"]
@@ -260,6 +306,8 @@ def test_bench_on_a_device_names_its_peak(folder, monkeypatch, egg):
     assert row["repeats"] == 3 and row["tokens_per_second"] > 0
     status, out, err = egg(*command)
     assert status == 0 and "Peak by cuBLAS int8, 8192 cubed: 1002 GMAC/s" in out
+    status, _, err = egg("bench", "--backend", "cupy", "--only", "perturbation", "--hidden-size", "16")
+    assert status == 2 and err.splitlines()[-1].endswith("backend cupy has no full-rank noise: choose numba")
 
 
 # --- what is missing, in one line ---------------------------------------------------------------------
@@ -352,7 +400,10 @@ def test_a_device_belongs_to_cupy_alone(egg):
 @pytest.mark.cuda
 @pytest.mark.parametrize(("hidden_size", "num_layers"), [(16, 2), (64, 2), (256, 2), (1024, 1)])
 def test_every_call_on_a_device_equals_the_reference(cupy_backend, hidden_size, num_layers):
-    assert_calls_equal(cupy_backend, Shape(hidden_size, num_layers))
+    shape = Shape(hidden_size, num_layers)
+    assert_calls_equal(cupy_backend, shape)
+    cases = [(16, 5, 6, hidden_size, ()), (2, 37, 3, 16, ()), (16, 3, 3, hidden_size, STATIONS)]
+    assert_recipe_egg_equal(cupy_backend, shape, cases)
 
 
 @pytest.mark.cuda

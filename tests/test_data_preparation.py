@@ -18,7 +18,7 @@ from egg.data import pieces as pieces_module
 from egg.data.cache import corpus_folder, partial_folder
 from egg.data.local import path_source
 from egg.data.source import Contents, Source
-from egg.data.tokens import prepare
+from egg.data.tokens import BAR, prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -379,3 +379,11 @@ print(open_corpus({str(path)!r}).bytes("all"))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     size = path.stat().st_size if name.endswith(".txt") else 1 << 30
     assert done.stdout == f"{size}\n", done.stderr
+
+
+def test_the_bar_fits_into_80_columns():
+    from tqdm import tqdm
+
+    figures = {"n": 1.2e9, "total": 1.2e9, "elapsed": 3700, "ncols": 79, "unit_scale": True}
+    shown = tqdm.format_meter(prefix="a-long-name…", postfix="validation, 412,345 documents", bar_format=BAR, **figures)
+    assert shown.endswith("412,345 documents]") and "1.20GB [1:01:40<" in shown and len(shown) <= 79

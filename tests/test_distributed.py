@@ -100,8 +100,9 @@ def lines_of(err: str) -> list[str]:
         ["--streams", "7"],
         ["--streams", "2", "--credit", "stations"],
         ["--recipe", "paper", "--seq-len", "6"],
+        "--recipe paper --noise gaussian --rank 4 --fitness rank --num-perturbations 6 --group-size 4".split(),
     ],
-    ids=["two streams", "seven", "stations", "paper"],
+    ids=["two streams", "seven", "stations", "paper", "paper's options"],
 )
 def test_any_number_of_ranks_gives_the_same_bytes(train, ranks, tables, tmp_path, recipe):
     flags = [*(PAPER if "paper" in recipe else SMALL), "--data", tables, *recipe]

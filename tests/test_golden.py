@@ -29,6 +29,28 @@ RUNS = {
         EvolutionConfig(streams=6, seq_len=9, credit="stations", stations="gates,past,middle", step_size=2.5),
     ),
     "paper": (ModelConfig(16, 2), EvolutionConfig(recipe="paper", population_size=24, seq_len=20, seed=3)),
+    "paper-rank": (ModelConfig(16, 2), EvolutionConfig(recipe="paper", population_size=24, seq_len=20, rank=4)),
+    "paper-gaussian": (
+        ModelConfig(64, 1),
+        EvolutionConfig(
+            recipe="paper", population_size=16, seq_len=9, noise="gaussian", fitness="raw", group_size=4, seed=2**40
+        ),
+    ),
+    "paper-all": (
+        ModelConfig(16, 1),
+        EvolutionConfig(
+            recipe="paper",
+            population_size=24,
+            seq_len=15,
+            noise="gaussian",
+            rank=16,
+            use_clt=False,
+            fitness="rank",
+            noise_reuse=3,
+            num_perturbations=6,
+            alpha=0.5,
+        ),
+    ),
 }
 PINNED = {
     "egg": (
@@ -54,6 +76,18 @@ PINNED = {
     "paper": (
         [67276, 66074, 66028, 65661, 64904, 64863, 64799, 63281, 64175, 63455],
         "9aeb4bb077d4180707076c114f52e39184aafb338b2e44859f09ece8eba4f9ea",
+    ),
+    "paper-rank": (
+        [65959, 65162, 65295, 64396, 64784, 63193, 63783, 62368, 61968, 61177],
+        "25e6f8fb11900681b73a0791f0dda5e9b1ee913c1503071e9d3ee0004547e582",
+    ),
+    "paper-gaussian": (
+        [19676, 20673, 20003, 20315, 19832, 20946, 19541, 19584, 19427, 19245],
+        "abf5251a827940ef8d383dbfab203934324cc7651192ec4ba621afe00218986b",
+    ),
+    "paper-all": (
+        [46148, 47355, 47411, 47770, 47205, 47718, 48387, 47983, 47579, 47888],
+        "f063fd02424100648a22d1b8c5f75fd651428d5d30249aa2db1d28eb51393466",
     ),
 }
 

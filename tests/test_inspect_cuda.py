@@ -107,7 +107,7 @@ def test_the_cuda_backend_is_integer_only(show, disassembler):
     result = json.loads(show("--audit", "--json")[1])
     assert result["passed"] and result["instructions"]["float"] == 0 and result["compiled_for"]
     assert result["instructions"]["dot"] > 50 and result["instructions"]["vector"] > 1000
-    assert {row["path"] for row in result["functions"]} == {"forward", "perturbation", "vote", "update"}
+    assert {row["path"] for row in result["functions"]} == {"forward", "perturbation", "credit", "vote", "update"}
     assert len(result["functions"]) == sum(map(len, sources.KERNELS.values()))
 
 

@@ -77,3 +77,11 @@ def test_neon_compiles_to_dot_products(monkeypatch):
     instructions = [line.split()[0] for line in lines if line.startswith("\t") and line[1] != "."]
     assert instructions.count("sdot") == 4
     assert set(instructions) <= {"sdot", "ldp", "ldr", "ret", "mov"}
+
+
+def test_kernels_are_not_imported_before_their_instructions_are_chosen():
+    """They would compute other numbers, silently."""
+    code = "import egg.kernels.cpu.backend"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "imported by egg.kernels.get_backend('numba'), which chooses instructions" in result.stderr

@@ -11,10 +11,13 @@ import numpy as np
 import oracle
 import pytest
 
+from egg.config import Config, EvolutionConfig, ModelConfig
+from egg.evolution.recipes import evolution
 from egg.kernels import get_backend
 from egg.kernels.arithmetic import branch_table
 from egg.kernels.backend import Draw
 from egg.kernels.layout import Shape
+from egg.training.corpus import CorpusText
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +131,21 @@ def test_paper_threshold_is_the_normal_quantile_rounded_down_to_sixteenths():
     for step in (1, 5, 66, 1000, 123_456):
         quantile = statistics.NormalDist().inv_cdf(1 - 500 / (15 * step + 1000))
         assert oracle.paper_threshold(step) == floor(16 * quantile)
+    for alpha, j in ((1, 0), (0.5, 10), (0.05, 31), (0.0005, 55), (1.001, 0)):
+        assert oracle.paper_threshold(0, oracle.PaperSettings(alpha=alpha)) == j
+
+
+def test_alpha_is_constant_or_falls():
+    def alpha(step, alpha, alpha_decay=1000):
+        return oracle.paper_alpha(step, oracle.PaperSettings(alpha=alpha, alpha_decay=alpha_decay))
+
+    assert [oracle.paper_alpha(step) for step in (0, 7)] == [1, Fraction(1000, 1105)]
+    assert {alpha(step, 0.5) for step in (0, 9, 10**6)} == {Fraction(1, 2)}
+    assert alpha(3, "0.00002288818359375") == Fraction(2, 65536)  # one and a half, rounded up
+    assert alpha(8, 2, 8) == Fraction(1, 4)
+    assert alpha(8, 2.5, 8) == Fraction(2**16, floor(Decimal(2) ** Decimal("18.5")))
+    # x = 640.5 is 641.
+    assert alpha(8, "2.501953125", 8) == Fraction(2**16, floor(Decimal(2) ** (Decimal(16) + Decimal(641) / 256)))
 
 
 def test_initial_weights():
@@ -163,31 +181,57 @@ def test_signs_begin_at_multiples_of_64_bits():
     assert direction["layers.0.gru.w_f"][0] == [2 * (string[12] >> k & 1) - 1 for k in range(16)]
 
 
+def test_gaussian_halfwords_begin_at_multiples_of_64():
+    string = oracle.draw_words(5, 10, 3, 9, 500)
+    drawn = [oracle.normal_quantile(word >> s & 0xFFFF) for word in string for s in (0, 16)]
+    direction = oracle.draw_direction(5, 3, 9, 16, 1, "gaussian")
+    assert direction["embedding.weight"] == (drawn[:256], drawn[256:272])
+    assert direction["layers.0.ln1.weight"] == [a * b for a, b in zip(drawn[320:336], drawn[384:400], strict=True)]
+    assert direction["layers.0.gru.w_f"] == (drawn[448:464], drawn[512:528])
+    assert oracle.normal_quantile(0xFFFF) == -oracle.normal_quantile(0) == 69
+
+
+def test_pairs_share_directions_and_steps_reuse_them():
+    def drawn(pair, step, **settings):
+        return oracle.draw_directions(5, pair, step, 16, 1, oracle.PaperSettings(**settings))
+
+    def direction(number, step):
+        return oracle.draw_direction(5, number, step, 16, 1)
+
+    assert drawn(3, 9) == [direction(3, 9)]
+    assert drawn(3, 9, rank=4) == [direction(number, 9) for number in (12, 13, 14, 15)]
+    assert drawn(5, 9, rank=4, num_perturbations=8) == [direction(number, 9) for number in (4, 5, 6, 7)]
+    assert drawn(3, 9, noise_reuse=4) == [direction(3, 2)]
+    assert drawn(3, 9, noise_reuse=0) == [direction(3, 0)]
+
+
 @pytest.fixture
 def small_model():
     return make_vectors.random_weights(21, 16, 1)
 
 
-def plain_matrix(weights, name, perturbation):
-    """Weights that move by 2^(4 - sigma_shift) a b^T, for the head an exact equivalent."""
-    a, b = perturbation.direction[name]
-    step = perturbation.r * 2 ** (4 - perturbation.sigma_shift)
-    return [
-        [w + step * a_n * b_k for w, b_k in zip(row, b, strict=True)] for row, a_n in zip(weights[name], a, strict=True)
-    ]
+def plain_matrix(weights, name, perturbation, size):
+    """Weights that move by size times the sum of a b^T, for the head an exact equivalent."""
+    matrix = np.array(weights[name])
+    for direction in perturbation.directions:
+        matrix += perturbation.r * size * np.outer(*direction[name])
+    return matrix.tolist()
 
 
-@pytest.mark.parametrize("r", [1, -1])
-def test_sign_perturbation_moves_the_weights(small_model, r):
+@pytest.mark.parametrize(("r", "rank", "sigma_shift"), [(1, 1, 3), (-1, 1, 3), (1, 4, 2), (-1, 16, 1)])
+def test_sign_perturbation_moves_the_weights(small_model, r, rank, sigma_shift):
     """A low-rank term equals the same step on every weight, while no shift loses bits."""
-    direction = oracle.draw_direction(1, 2, 3, 16, 1)
-    perturbation = oracle.Perturbation(direction, r, 3)
+    settings = oracle.PaperSettings(sigma_shift, rank)
+    directions = oracle.draw_directions(1, 2, 3, 16, 1, settings)
+    perturbation = oracle.Perturbation(directions, r, settings)
     moved = {}
     for name, w in small_model.items():
         if isinstance(w[0], list):
-            moved[name] = plain_matrix(small_model, name, perturbation)
+            moved[name] = plain_matrix(small_model, name, perturbation, 2)
         else:
-            moved[name] = [g + 2 * r * e for g, e in zip(w, direction[name], strict=True)]
+            moved[name] = [v + 2 ** (4 - sigma_shift) * r * e for v, e in zip(w, directions[0][name], strict=True)]
+    # Only rows of the embedding are limited.
+    moved["embedding.weight"] = oracle.map_tensor(oracle.clip8, moved["embedding.weight"])
     h = make_vectors.random_states(1, 1, 1, 16)[0]
     perturbed = oracle.read_token(small_model, h, 66, perturbation)
     expected = oracle.read_token(moved, h, 66)
@@ -195,10 +239,48 @@ def test_sign_perturbation_moves_the_weights(small_model, r):
     assert perturbed.logits != oracle.read_token(small_model, h, 66).logits
 
 
-def test_gain_of_small_perturbations_rounds_down():
-    assert [oracle.Perturbation({}, 1, 6).gain(v) for v in (-5, -1, 3, 8)] == [-2, -1, 0, 2]
-    assert oracle.Perturbation({}, 1, 6).amount() == 1
-    assert oracle.Perturbation({}, 1, 1).amount() == 8
+@pytest.mark.parametrize("r", [1, -1])
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_gaussian_perturbation_moves_the_weights(small_model, r, rank):
+    """By sum a b^T / sqrt(R) in units of 2^-(4 + sigma_shift), each term and each vector rounded down."""
+    settings = oracle.PaperSettings(2, rank, "gaussian")
+    directions = oracle.draw_directions(1, 2, 3, 16, 1, settings)
+    perturbation = oracle.Perturbation(directions, r, settings)
+    divisor = 2**6 * round(sqrt(rank))
+    x = make_vectors.random_states(1, 1, 1, 16)[0][0]
+    for name in ("layers.0.gru.w_f", "head.weight"):
+        change = np.subtract(plain_matrix(small_model, name, perturbation, 1), small_model[name])
+        assert perturbation.term(name, x) == (change @ x // divisor).tolist()
+    row = plain_matrix(small_model, "embedding.weight", perturbation, 1)[9]
+    change = np.subtract(row, small_model["embedding.weight"][9]) // divisor
+    row = small_model["embedding.weight"][9]
+    assert perturbation.embedding_row(9, row) == np.clip(row + change, -127, 127).tolist()
+    e = r * np.array(directions[0]["ln_out.weight"])
+    gains = small_model["ln_out.weight"]
+    assert perturbation.vector("ln_out.weight", gains) == np.clip(gains + e // 64, -127, 127).tolist()
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_gaussian_terms_fit_32_bits(rank):
+    """p is limited: of 4,096 inputs of 127, all with noise of 69, every sum is 69 2^24."""
+    settings = oracle.PaperSettings(0, rank, "gaussian")
+    directions = [{"w": ([69, -69], [69] * 4096)}] * rank
+    shift = 4 + oracle.half_log2(rank)
+    expected = [69 * 2**24 >> shift, -69 * 2**24 >> shift]
+    assert oracle.Perturbation(directions, 1, settings).term("w", [127] * 4096) == expected
+    assert oracle.Perturbation(directions, -1, settings).term("w", [127] * 4096) == expected[::-1]
+    signs = [{"w": ([1, -1], [1] * 4096)}]
+    assert oracle.Perturbation(signs, 1, oracle.PaperSettings(4)).term("w", [127] * 4096) == [127 * 4096, -127 * 4096]
+
+
+def test_small_perturbations_round_down():
+    assert [oracle.lift(v, -2) for v in (-5, -1, 3, 8)] == [-2, -1, 0, 2]
+    assert [oracle.Perturbation([], 1, oracle.PaperSettings(s)).amount() for s in (6, 4, 1)] == [1, 1, 8]
+    # One of four signs is -1: the sum of the products is 2, half of it 1.
+    directions = [{"embedding.weight": ([a], [1, -1])} for a in (1, 1, 1, -1)]
+    for r, expected in ((1, [11, 9]), (-1, [9, 11])):
+        perturbation = oracle.Perturbation(directions, r, oracle.PaperSettings(6, 4))
+        assert perturbation.embedding_row(0, [10, 10]) == expected
 
 
 def test_a_zero_byte_forgets_the_state(small_model):
@@ -746,6 +828,8 @@ def test_stream_count_limits():
 def test_text_wraps_round():
     assert oracle.wrapped(b"abc", 2, 5) == list(b"cabca")
     assert bytes(oracle.paper_chunk(b"abcdefgh", 3, 1, 2, 2)) == b"cde"
+    read = [bytes(oracle.paper_chunk(b"abcdefgh", 1, pair, 6, 2, group_size=6)) for pair in range(6)]
+    assert read == [b"cde"] * 3 + [b"gha"] * 3
 
 
 def test_egg_lowers_the_cost_of_a_simple_text():
@@ -756,14 +840,65 @@ def test_egg_lowers_the_cost_of_a_simple_text():
 
 
 def test_paper_keeps_a_state_for_every_member():
-    run = oracle.PaperRun(b"the egg came first, " * 20, 3, 16, 1, 3, 4, 3)
-    before = run.weights
+    before = oracle.initial_weights(3, 16, 1, "paper")
+    run = oracle.PaperRun(before, b"the egg came first, " * 20, 3, 3, 4, oracle.PaperSettings(3))
     result = oracle.paper_step(run)
     assert len({str(h) for h in run.states}) == 6
     assert any(result.fitness)
     # In step 0 every weight with a vote moves by one.
     moved = np.array(run.weights["head.weight"]) - np.array(before["head.weight"])
     assert np.array_equal(moved, np.sign(result.votes["head.weight"]))
+
+
+def test_fitness_of_paper():
+    scores = [-10, -20, -30, -30, -45, -40, -7, -207]  # d = 10, 0, -5, 200, their mean square 10,031
+    assert oracle.paper_fitness(scores, "sign") == ([1, 0, -1, 1], 2)
+    assert oracle.paper_fitness(scores, "raw") == ([2, 0, -1, 32], 32)  # 1.6, 0, 0.8, 32
+    # Twice the mean ranks are 12, 10, 7, 7, 2, 4, 14, 0 of 14; in steps of 127 / 7, rounded down, less 127.
+    assert oracle.paper_fitness(scores, "rank") == ([18, 0, -18, 127], floor(sqrt(18**2 + 18**2 + 127**2)))
+    assert oracle.paper_fitness([5] * 6, "raw") == ([0] * 3, 0)
+    assert oracle.paper_fitness([9, 0, *[0] * 198], "raw")[0][0] == 127  # 144, limited
+
+
+@pytest.mark.parametrize("use_clt", [True, False])
+@pytest.mark.parametrize("rank", [1, 4, 16])
+@pytest.mark.parametrize("noise", ["sign", "gaussian"])
+def test_about_a_share_of_alpha_moves(noise, rank, use_clt):
+    """Of the weights of 24 pairs whose fitness is chance; fewer of the vectors, which have heavier tails."""
+    settings = oracle.PaperSettings(4, rank, noise, use_clt=use_clt, alpha=0.25)
+    weights = oracle.zeros_like(oracle.initial_weights(1, 16, 1, "egg"))
+    chance = [word % 255 - 127 for word in oracle.draw_words(1, 0, 0, 0, 48)]
+    fitness, size = oracle.paper_fitness(chance, "rank")
+    z = oracle.zeros_like(weights)
+    for pair, f in enumerate(fitness):
+        oracle.add_paper_vote(z, oracle.draw_directions(1, pair, 0, 16, 1, settings), f, settings)
+    moved = oracle.paper_update(weights, z, 0, size, settings)
+    share = np.mean(np.concatenate([np.ravel(w) for w in moved.values()]) != 0)
+    assert 0.21 < share < 0.29
+    share = np.mean(np.concatenate([w for w in moved.values() if np.ndim(w) == 1]) != 0)
+    assert 0.1 < share < 0.4
+
+
+def test_signs_vote_where_use_clt_is_false():
+    direction = {"head.weight": ([5, -7], [0, 3]), "ln_out.weight": [-21, 0]}
+    z = {"head.weight": oracle.zeros((2, 2)), "ln_out.weight": [0, 0]}
+    oracle.add_paper_vote(z, [direction] * 4, 3, oracle.PaperSettings(use_clt=False))
+    assert z == {"head.weight": [[0, 12], [0, -12]], "ln_out.weight": [-6, 0]}
+    oracle.add_paper_vote(z, [direction] * 4, -1)
+    assert z == {"head.weight": [[0, -48], [0, 72]], "ln_out.weight": [36, 0]}
+
+
+def test_steps_of_paper():
+    """Eight members in two groups, which share two perturbations of rank 4 for two steps."""
+    settings = oracle.PaperSettings(3, 4, "gaussian", 4, 2, 4, "raw", alpha=0.5)
+    weights = oracle.initial_weights(3, 16, 1, "paper")
+    text = b"the egg came first, " * 20
+    scores, after = oracle.paper_steps(weights, text, 2, 3, 4, 4, settings)
+    assert [len(step) for step in scores] == [8, 8]
+    assert scores[0][:2] != scores[0][2:4] and scores[0][:2] == scores[0][4:6]  # the text is the same after 200 bytes
+    assert 0.2 < np.mean(np.not_equal(weights["head.weight"], after["head.weight"])) < 0.8
+    plain, _ = oracle.paper_steps(weights, text, 1, 3, 4, 4)
+    assert plain[0] != scores[0]
 
 
 @pytest.mark.parametrize("name", make_vectors.VECTORS)
@@ -976,3 +1111,29 @@ def test_a_run_is_the_oracles(backend):
         np.testing.assert_array_equal(run.squares, flat_squares(expected.squares))
         np.testing.assert_array_equal(run.master, flat(run.shape, expected.master, np.int32))
     np.testing.assert_array_equal(run.weights, flat(run.shape, oracle.from_master(expected.master), np.int8))
+
+
+PAPERS = [
+    {},
+    {"rank": 4, "fitness": "rank", "group_size": 4},
+    {"rank": 16, "sigma_shift": 2},
+    {"noise": "gaussian", "rank": 4, "fitness": "raw", "sigma_shift": 1},
+    {"noise": "gaussian", "rank": 16, "use_clt": False, "noise_reuse": 2, "num_perturbations": 4, "alpha": 0.5},
+    {"noise": "gaussian", "fitness": "raw", "noise_reuse": 0, "num_perturbations": 2, "alpha": 3.3, "alpha_decay": 7},
+]
+
+
+@pytest.mark.parametrize("options", PAPERS)
+def test_steps_of_recipe_paper_are_the_oracles(options):
+    text = np.random.default_rng(0).integers(0, 256, 90).astype(np.uint8)
+    config = Config(
+        model=ModelConfig(16, 1), evolution=EvolutionConfig("paper", population_size=8, seq_len=4, seed=3, **options)
+    )
+    training = evolution(config, get_backend("numpy"), CorpusText(text))
+    initial = oracle.initial_weights(3, 16, 1, "paper")
+    settings = oracle.PaperSettings(**options)
+    scores, weights = oracle.paper_steps(initial, bytes(text), 3, 3, 4, 4, settings)
+    steps = [training.step().train_integer_bits_per_byte for _ in range(3)]
+    assert [round(-bits * 16 * 8 * 4) for bits in steps] == [sum(members) for members in scores]
+    for name, view in training.shape.views(training.weights).items():
+        assert view.tolist() == weights[name]

@@ -10,6 +10,7 @@ from egg.evolution.reward import pair_fitness
 from egg.kernels import get_backend
 from egg.kernels.backend import Adapter, Draw, Noise
 from egg.kernels.layout import AdapterShape, Shape
+from egg.kernels.reference import cast_adapter_pair_votes
 from egg.model.adapter import initial_factors, merge
 from egg.optimizer import ranked_multiplier
 
@@ -108,18 +109,39 @@ def test_steps_of_an_adapter_are_the_oracles(backend):
         assert (oracle.from_master(run.master)[name] == rows) == name.endswith(".A")
 
 
+@pytest.mark.parametrize("rank", [1, 4, 16])
 @pytest.mark.parametrize("case", CASES)
-def test_pairs_are_the_oracles(case):
+def test_pairs_are_the_oracles(case, rank):
     weights, adapter, model, _, _ = made(*case)
     states = make_vectors.random_states(1, 4, case[0], 16)
     tokens = np.array([[65], [65], [0], [66]], np.uint8)
-    logits, after = REFERENCE.read_adapter_pairs(model, tokens, np.array(states, np.int8), Noise(SEED, 9, 1))
+    logits, after = REFERENCE.read_adapter_pairs(model, tokens, np.array(states, np.int8), Noise(SEED, 9, 1, rank))
     for member, h in enumerate(states):
-        direction = oracle_adapter.draw_direction(SEED, member // 2, 9, adapter)
-        adapted = oracle_adapter.Adapted(adapter, direction, 1 - 2 * (member % 2), 1)
+        directions = oracle_adapter.draw_directions(SEED, member // 2, 9, adapter, rank)
+        adapted = oracle_adapter.Adapted(adapter, directions, 1 - 2 * (member % 2), 1)
         token = oracle.read_token(weights, h, int(tokens[member, 0]), adapted)
         assert logits[member, 0].tolist() == token.logits
         assert after[member].tolist() == token.h
+
+
+@pytest.mark.parametrize(("rank", "sigma_shift"), [(1, 3), (4, 2), (16, 1)])
+def test_the_oracle_moves_factors_along_all_directions_of_a_pair(rank, sigma_shift):
+    """While no shift loses bits: by twice the sum of the directions, which is also what a fitness of 2 votes for."""
+    weights, adapter, _, layout, _ = made(*CASES[1])
+    directions = oracle_adapter.draw_directions(SEED, 1, 9, adapter, rank)
+    assert directions == [oracle_adapter.draw_direction(SEED, rank + q, 9, adapter) for q in range(rank)]
+    votes = oracle_adapter.reward_votes(adapter, SEED, 9, [0, 2], rank)
+    for r in (1, -1):
+        factors = {name: (np.array(rows) + r * np.array(votes[name])).tolist() for name, rows in adapter.items()}
+        h = make_vectors.random_states(1, 1, 2, 16)[0]
+        moved = oracle.read_token(weights, h, 66, oracle_adapter.Adapted(adapter, directions, r, sigma_shift))
+        expected = oracle.read_token(weights, h, 66, oracle_adapter.Adapted(factors))
+        assert (moved.logits, moved.h, moved.change.z) == (expected.logits, expected.h, expected.change.z)
+        assert moved.h != oracle.read_token(weights, h, 66, oracle_adapter.Adapted(adapter)).h
+    root = oracle.half_log2(rank)
+    assert oracle_adapter.multiplier(98_304, [3, -4], rank) == (98_304 << 24) // (5 << root)
+    cast = cast_adapter_pair_votes(layout, np.array([0, 2]), Noise(SEED, 9, sigma_shift, rank))
+    assert {name: z.tolist() for name, z in layout.views(cast).items()} == votes
 
 
 def test_masters_of_rewards_are_the_oracles(backend):
@@ -145,7 +167,7 @@ def test_fitness_is_the_oracles():
     rng = np.random.default_rng(4)
     for scores in (rng.normal(size=10), rng.integers(0, 3, 24) / 7, np.zeros(2)):
         fitness = pair_fitness(scores)
-        assert fitness.tolist() == oracle_adapter.ranked_fitness(scores.tolist())
+        assert fitness.tolist() == oracle.ranked_fitness(scores.tolist())
         assert ranked_multiplier(4 << 16, fitness) == oracle_adapter.multiplier(4 << 16, fitness.tolist())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_inspect import self_contained
 
+from egg.errors import EggError
 from egg.model.network import load
 from egg.report.curves import SAMPLES, read_curves
 from egg.run.log import log_spacing
@@ -33,6 +34,45 @@ def runs(tmp_path_factory, tables):
         arguments = ["--steps", "9", "--seed", seed, "--out", out, "--data", str(tables)]
         assert main(["train", *SMALL, *arguments]) == 0
     return folder / "a", folder / "b<i>"
+
+
+def test_a_mixtures_parts_are_curves_of_their_own(runs, tmp_path, monkeypatch):
+    """Beside the whole where a run is drawn alone, at most so many, and each named in the legend."""
+    from matplotlib.axes import Axes
+
+    from egg.report import curves
+    from egg.report.draw import write
+
+    run = tmp_path / "mixed"
+    shutil.copytree(runs[0], run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if (bits := line.get("validation_bits_per_byte")) is not None:
+            line |= {f"validation_bits_per_byte/part {n}": bits + n for n in range(4)}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(curves, "MAX_PARTS", 3)
+    read, drawn = read_curves(run), []
+    assert list(read.parts) == ["part 0", "part 1", "part 2"] and read.name == "mixed"
+    for n, points in enumerate(read.parts.values()):
+        assert np.array_equal(points, read.validation + [0, 0, n])
+    real = Axes.plot
+
+    def plot(axes, *arguments, **options):
+        drawn.append((axes.get_xlabel(), options.get("label") or ""))
+        return real(axes, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", plot)
+    write([read], {}, tmp_path)
+    last = read.validation[-1, 2]
+    named = [label.strip() for _, label in drawn if "part" in label]
+    assert named == 2 * [f"part {n}: {last + n:.3f} at the end" for n in range(3)]
+    drawn.clear()
+    write([read, read_curves(runs[1])], {}, tmp_path)
+    assert not [label for _, label in drawn if "part" in label]
+    line = lines[-1] | {"validation_bits_per_byte/part 0": "low"}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(EggError, match="is no log of a run: the line of step 9 has no numbers"):
+        read_curves(run)
 
 
 def test_one_run_is_drawn_into_its_folder(egg, runs):

@@ -16,7 +16,12 @@ import pytest
 from conftest import SMALL
 from test_kills import ROOT, result, saved_steps
 
+from egg.cli import adapt_reward
+from egg.kernels import Shape, get_backend
 from egg.model import checkpoint
+from egg.model.network import Network
+from egg.model.parameters import initial_weights
+from egg.run import adaptation, compiling
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes through /proc")
 
@@ -143,9 +148,8 @@ def test_an_interrupt_of_the_compiler_says_what_is_lost(tables, tmp_path):
 
 def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables, tmp_path):
     """Those that calls lead to by their source have code in Numba's cache, once a run has used them."""
-    train(
-        "--steps", 2, "--out", tmp_path / "run", "--backend", "numba"
-    )  # imports the kernels, with their cache's place
+    # imports the kernels, with their cache's place
+    train("--steps", 2, "--out", tmp_path / "run", "--backend", "numba", "--credit", "wire")
     from numba.core import event
 
     from egg.kernels import get_backend
@@ -158,9 +162,8 @@ def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables,
     needed = needed_kernels(CALLS["egg"], {"adapters", "adapted", "stations"})
     files = [path.name for path in code_folder(detect()).rglob("*.nbi")]
     assert [name for name in needed if not any(f.startswith(f"{name}-") for f in files)] == []
-    assert len(needed) < len(
-        needed_kernels(CALLS["egg"], {"adapters", "adapted"})
-    )  # stations have kernels of their own
+    of_stations = needed_kernels(CALLS["egg"], {"adapters", "adapted"}) - needed
+    assert "stations.vote_through" in of_stations
 
     counted, known = [], kernels(get_backend("numba"))
     with watching(CALLS["egg"], {"adapters", "adapted", "stations"}, lambda *numbers: counted.append(numbers)):
@@ -168,6 +171,55 @@ def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables,
             with event.trigger_event("numba:compile", {"dispatcher": known[name].dispatcher}):
                 pass
     assert counted == [(number, len(needed)) for number in range(1, len(needed) + 1)]
+
+    # Of recipe paper with what its smallest step has to leave out, and Gaussian noise, which has kernels of its own
+    options = "--recipe paper --noise gaussian --group-size 4 --num-perturbations 6".split()
+    train(*options, "--steps", 1, "--out", tmp_path / "paper", "--backend", "numba")
+    needed = needed_kernels(
+        CALLS["paper"], {"adapters", "stations", "pair_votes"}, {"noise", "gaussian_votes"}
+    )
+    files = [path.name for path in code_folder(detect()).rglob("*.nbi")]
+    assert [name for name in needed if not any(f.startswith(f"{name}-") for f in files)] == []
+    signs = needed_kernels(CALLS["paper"], {"adapters", "stations"})
+    assert "noise.sum_ranks" in needed and not [name for name in signs if "noise" in name or "gaussian" in name]
+
+
+def test_adapting_compiles_nothing_after_its_compiling(tables, book, egg, tmp_path, monkeypatch):
+    """What egg adapt compiles, to a text or to a reward, it shows before the first measurement, and no step waits."""
+    get_backend("numba")  # imports Numba with its settings
+    from numba.core import event
+
+    late, now = [], []
+
+    class Listener(event.Listener):
+        def on_start(self, event):
+            pass
+
+        def on_end(self, event):
+            name = event.data["dispatcher"].py_func.__qualname__
+            if not now and event.data["dispatcher"].py_func.__module__.startswith("egg."):
+                late.append(name)
+
+    real = compiling.compile_kernels
+
+    def compile_kernels(*arguments):
+        now.append(True)
+        real(*arguments)
+        now.clear()
+
+    for module in (compiling, adaptation, adapt_reward):
+        monkeypatch.setattr(module, "compile_kernels", compile_kernels)
+    model = tmp_path / "model"
+    shape = Shape(16, 1)
+    Network(get_backend("numpy"), shape, initial_weights(shape, 0, "paper")).save(model)
+    flags = ["--tokens", 2048, "--backend", "numba", "--threads", 1]
+    (tmp_path / "prompts").write_text("a\n")
+    reward = ["--reward", "egg.rewards:target_length", "--prompts", tmp_path / "prompts", "--population-size", 16]
+    with event.install_listener("numba:compile", Listener()):
+        for number, more in enumerate((["--data", book], ["--data", book, "--rank", "full"], reward)):
+            status, _, err = egg("adapt", model, *flags, *more, "--out", tmp_path / f"out-{number}")
+            assert status == 0, err
+            assert late == []
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ Useful work is counted in multiply-accumulates (MAC). A byte that a reader reads
 
     M + 256 K + V
 
-Look-ups, the head's branches, the credit and the update are not counted. In recipe ``paper`` a member's token counts M,
-and a pair's votes, once per step, an outer product for every matrix and for the embedding, M + 256 D.
+and with stations what ``Config.multiply_accumulates`` adds for them. A byte that ``compress`` codes and learns is read
+twice, and learned with all stations. Look-ups, the head's branches, the credit and the update are not counted. In
+recipe ``paper`` a member's token counts M, and a pair's votes, once per step, an outer product for every matrix and for
+the embedding, M + 256 D.
 """
 
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from egg.kernels.arithmetic import LIMIT, MASTER_BITS, MIN_BRANCHES, VOCABULARY,
 from egg.kernels.backend import Backend, Draw, Noise
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import words
+from egg.model.compress import CHUNK, LEARNED_SEGMENT, LEARNED_STREAMS, STEP_SIZE, compress
 from egg.model.evaluate import evaluate
 from egg.model.network import Network
 from egg.model.parameters import initial_weights
@@ -35,16 +38,26 @@ NAMES = {
     "votes": "credit becomes votes on the weights",
     "update": "votes move the weights",
     "step": "a whole step of training, from weights to weights",
+    "stations": "a whole step with credit stations",
     "eval": "bits per byte of documents, with unperturbed weights",
     "generate": "samples drawn side by side, byte after byte",
+    "compress": "a text predicted, coded and learned",
 }
 """Case -> what it times."""
+WITHOUT_RECIPE = "eval", "generate", "compress"
 PERTURBATION = "perturbation"
-"""A case with its own table: the cost of a member of full rank, beside one of rank 1."""
-RANKS = ("rank 1", "full rank")
+"""A case with its own table: the cost of a member of full rank, beside those of recipe paper."""
+SIGMA_SHIFT = 4
+LOW_RANK = {
+    "rank 1": Noise(0, 0, SIGMA_SHIFT),
+    "rank 4": Noise(0, 0, SIGMA_SHIFT, 4),
+    "rank 16": Noise(0, 0, SIGMA_SHIFT, 16),
+    "Gaussian": Noise(0, 0, SIGMA_SHIFT, gaussian=True),
+}
+"""The perturbations of recipe paper that are timed; Gaussian is of rank 1."""
+RANKS = (*LOW_RANK, "full rank")
 RECIPES = ("egg", "paper")
 PAPER_LENGTH = 100  # bytes that a member of recipe paper reads in a step
-SIGMA_SHIFT = 4
 DOCUMENT = 256  # mean bytes of a document; they have half to one and a half times as many
 
 
@@ -57,9 +70,7 @@ class Sizes:
     documents: int
     """Documents evaluated."""
     length: int
-    """Bytes per sample."""
-    samples: int = 1024
-    """Samples generated side by side."""
+    """Bytes per sample, of 1,024 that are generated side by side; of a single one four times as many."""
 
 
 SIZES = {16: Sizes(1024, 4096, 64), 64: Sizes(1024, 2048, 64), 256: Sizes(256, 512, 32), 1024: Sizes(64, 256, 8)}
@@ -70,7 +81,8 @@ MODELS = ((64, 2), (256, 2), (1024, 2))
 """Hidden size and layers of the models measured by default."""
 PERTURBED = tuple((d, 2) for d in FULL_RANK_MEMBERS)
 """The same for the cost of perturbations."""
-PAPER_LARGEST = 256  # hidden size up to which recipe paper is measured by default
+LARGEST = 256  # hidden size up to which recipe paper and compress are measured by default
+SAMPLES = 1024, 1
 
 
 @dataclass(frozen=True)
@@ -80,12 +92,12 @@ class Case:
     name: str
     """One of NAMES."""
     recipe: str
-    """egg or paper (eval and generate do not depend on it); for a perturbation its rank, one of RANKS."""
+    """egg or paper (WITHOUT_RECIPE do not depend on it); for a perturbation its rank, one of RANKS."""
     shape: Shape
     readers: int
-    """Streams of recipe egg, members of recipe paper, documents of eval, or samples of generate."""
+    """Streams of recipe egg, members of recipe paper, documents of eval, samples of generate, segments of compress."""
     seq_len: int
-    """Bytes that each reads; the mean of documents, and the bytes drawn for a sample."""
+    """Bytes that each reads in a step; the mean of documents, and the bytes drawn for a sample."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.recipe} {self.shape.hidden_size}/{self.shape.num_layers}"
@@ -131,23 +143,26 @@ def choose_cases(
     for shape in _shapes(hidden_size, num_layers, MODELS if only != PERTURBATION else ()):
         size = SIZES[shape.hidden_size]
         if recipe != "paper":
-            for name in ("forward", "branches", "votes", "update", "step"):
+            for name in ("forward", "branches", "votes", "update", "step", "stations"):
                 if name != "branches" or shape.hidden_size > MIN_BRANCHES:
                     cases.append((name, "egg", shape, default.streams, default.seq_len))
-        if recipe == "paper" or (recipe is None and shape.hidden_size <= PAPER_LARGEST):
+        if recipe == "paper" or (recipe is None and shape.hidden_size <= LARGEST):
             cases.append(("step", "paper", shape, size.members, PAPER_LENGTH))
         if recipe != "paper":
             cases.append(("eval", "egg", shape, size.documents, DOCUMENT))
-            cases.append(("generate", "egg", shape, size.samples, size.length))
+            for samples in SAMPLES:
+                cases.append(("generate", "egg", shape, samples, size.length * (4 if samples == 1 else 1)))
+            if shape.hidden_size <= LARGEST or only == "compress":
+                cases.append(("compress", "egg", shape, LEARNED_STREAMS, CHUNK))
     for shape in _shapes(hidden_size, num_layers, PERTURBED if recipe is None else ()):
         for rank in RANKS:
             d = shape.hidden_size
-            count = SIZES[d].members if rank == "rank 1" else FULL_RANK_MEMBERS[d]
+            count = SIZES[d].members if rank in LOW_RANK else FULL_RANK_MEMBERS[d]
             cases.append((PERTURBATION, rank, shape, count, PAPER_LENGTH))
     chosen = [
         Case(name, kind, shape, readers or count, length)
         for name, kind, shape, count, length in cases
-        if only in (None, name)
+        if only in (None, name) and not (readers and name == "generate" and count == 1)
     ]
     if recipe == "paper" and only not in (None, "step"):
         raise EggError(f"--only {only}: of recipe paper only a step is timed, omit --recipe")
@@ -184,9 +199,11 @@ def make_job(case: Case, backend: Backend) -> Job:
         "votes": _chunk,
         "update": _update,
         "step": _step,
+        "stations": _step,
         "eval": _evaluation,
         "generate": _generation,
-        PERTURBATION: _full_rank if case.recipe == "full rank" else _rank_1,
+        "compress": _compression,
+        PERTURBATION: _low_rank if case.recipe in LOW_RANK else _full_rank,
     }[case.name](case, backend)
 
 
@@ -243,15 +260,14 @@ def _update(case: Case, backend: Backend) -> Job:
 def _step(case: Case, backend: Backend) -> Job:
     shape, readers, length = case.shape, case.readers, case.seq_len
     if case.recipe == "egg":
-        settings = EvolutionConfig(recipe="egg", seq_len=length, streams=readers)
+        credit = "stations" if case.name == "stations" else "wire"
+        settings = EvolutionConfig(recipe="egg", seq_len=length, streams=readers, credit=credit)
     else:
         settings = EvolutionConfig(recipe="paper", seq_len=length, population_size=readers)
     config = Config("bench", ModelConfig(shape.hidden_size, shape.num_layers), settings)
     training = evolution(config, backend, ArrayText(_text(1 << 13)))
-    work = readers * length * shape.multiply_accumulates
-    if case.recipe == "egg":
-        work += readers * length * (branch_work(shape) + shape.vote_work)
-    else:
+    work = readers * length * config.multiply_accumulates
+    if case.recipe == "paper":
         work += readers // 2 * (shape.multiply_accumulates + VOCABULARY * shape.hidden_size)
 
     def step():
@@ -273,11 +289,11 @@ def _evaluation(case: Case, backend: Backend) -> Job:
 
 
 def _generation(case: Case, backend: Backend) -> Job:
-    weights = initial_weights(case.shape, 0, "paper")
+    network = Network(backend, case.shape, initial_weights(case.shape, 0, "paper"))
     sampling = Sampling(length=case.seq_len, count=case.readers)
 
     def draw():
-        drawn = sum(len(numbers) for numbers, _ in stream(Network(backend, case.shape, weights), b"", sampling))
+        drawn = sum(len(numbers) for numbers, _ in stream(network, b"", sampling))
         # All samples begin with the logits after one NUL; then every byte is read but the last of each sample.
         read = 1 + drawn - sampling.count
         return Work(drawn, read * case.shape.multiply_accumulates)
@@ -285,12 +301,28 @@ def _generation(case: Case, backend: Backend) -> Job:
     return Job(draw)
 
 
-def _rank_1(case: Case, backend: Backend) -> Job:
-    """Members of rank 1, as in recipe paper."""
+def _compression(case: Case, backend: Backend) -> Job:
+    shape = case.shape
+    text = _text(case.readers * LEARNED_SEGMENT // DOCUMENT + 1)[: case.readers * LEARNED_SEGMENT].tobytes()
+    network = Network(backend, shape, initial_weights(shape, 0, "paper"))
+    learning = Config(
+        "bench", ModelConfig(shape.hidden_size, shape.num_layers), EvolutionConfig(credit="stations", stations="all")
+    )
+    work = Work(len(text), len(text) * (shape.multiply_accumulates + learning.multiply_accumulates))
+
+    def code():
+        compress(network, text, step_size=STEP_SIZE, streams=case.readers)
+        return work
+
+    return Job(code)
+
+
+def _low_rank(case: Case, backend: Backend) -> Job:
+    """Members of recipe paper."""
     shape, members, length = case.shape, case.readers, case.seq_len
     model = backend.prepare(shape, initial_weights(shape, 0, "paper"))
     tokens, states = _tokens(members // 2, length), _states(members, shape)
-    noise = Noise(0, 0, SIGMA_SHIFT)
+    noise = LOW_RANK[case.recipe]
     work = Work(members * length, members * length * shape.multiply_accumulates)
 
     def read():

@@ -52,6 +52,30 @@ def check_full_rank(backend: Backend) -> None:
             )
 
 
+def check_low_rank(backend: Backend, noises: dict[str, Noise]) -> None:
+    """Compare members of recipe paper and their votes with the reference, with noises by name.
+
+    Raises EggError, one line, for the first that differs.
+    """
+    reference, tokens = get_backend("numpy"), np.arange(10, dtype=np.uint8).reshape(2, 5)
+    for shape in SHAPES:
+        weights = np.arange(shape.parameters).astype(np.int8) // 2
+        states = np.zeros((4, shape.num_layers, shape.hidden_size), np.int8)
+        for name, noise in noises.items():
+            expected, actual = (
+                (
+                    *b.run_pairs(b.prepare(shape, weights), tokens, states, noise),
+                    b.cast_pair_votes(shape, np.array([1, -3], np.int8), noise),
+                )
+                for b in (reference, backend)
+            )
+            if not all(map(np.array_equal, expected, actual)):
+                raise EggError(
+                    f"backend {backend.name}: members of {name} differ from the reference at "
+                    f"{shape.hidden_size}/{shape.num_layers}: their speed means nothing"
+                )
+
+
 def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]:
     """Call -> the arrays it computes from fixed inputs."""
     rng = np.random.default_rng(shape.hidden_size)
@@ -65,6 +89,8 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
 
     model = backend.prepare(shape, weights)
     results: dict[str, tuple] = {"forward": backend.forward(model, tokens, states[:STREAMS])}
+    found = backend.score(model, tokens, states[:STREAMS])
+    results["score"] = found.totals, found.below, found.scores, found.states
     if branches:
         shifts = rng.integers(4, 13, shape.vote_kinds(stations=True))
         few, all_ = (Draw(1, 17, count, shifts[: shape.vote_kinds()]) for count in (MIN_BRANCHES, shape.hidden_size))

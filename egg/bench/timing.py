@@ -37,11 +37,11 @@ class Timing:
 class Budget:
     """How long to measure."""
 
-    seconds: float = 8.0
+    seconds: float = 6.0
     """For each case: repeats start until these have passed, within the two limits below."""
     min_repeats: int = 3
     max_repeats: int = 9
-    total: float = 400.0
+    total: float = 230.0
     """Seconds from the first warm-up; after them only cases that have no repeat yet are timed."""
 
     @property

@@ -97,6 +97,8 @@ class AdaptArguments:
     """reward: members."""
     sigma_shift: int = 1
     """reward: size of the perturbation, 0 to 8; a factor moves by 2^(4 - sigma_shift) int8 steps."""
+    noise_rank: Literal[1, 4, 16] = 1
+    """reward: rank of a member's perturbation of a factor: a sum of so many products, over its root."""
     step_size: float | None = None
     """Largest step of a factor, in int8 steps; none: chosen from the tokens, with a reward 4."""
     seed: int = 0
@@ -156,12 +158,13 @@ def _adapt(arguments: AdaptArguments) -> int:
     shape, weights, _ = read_model(arguments.path)
     full = arguments.rank.strip().lower() == FULL
     subspace = ALL_WEIGHTS if full else Subspace(rank_of(arguments.rank), arguments.tensors or ADAPTED)
-    layout = subspace.layout(shape)
+    layout, evolved = subspace.layout(shape), subspace.parameters(shape)
     config = _config(arguments, ModelConfig(shape.hidden_size, shape.num_layers))
     out, progress = folder_for(arguments.out), Progress()
     network = Network(arguments.compute.make(progress.note), shape, weights)
     corpus, text, split = open_for_training(config.run, progress.note)
     measured, parts = measured_texts(corpus, split, config.run.eval_bytes)
+    subspace.compile(config, network.backend, progress)
     before = evaluate(network, measured).bits_per_byte
     evolution = subspace.evolution(config, network, text)
     kind = Trainer if full else AdapterTrainer
@@ -170,7 +173,7 @@ def _adapt(arguments: AdaptArguments) -> int:
     trainer.content["adapter"] = origin(arguments.path, network, layout) | {"base_bits_per_byte": before}
     what = "all weights" if full else f"rank {layout.rank}, {len(layout.matrices)} matrices"
     progress.note(
-        f"{subspace.parameters(shape):,} of {shape.parameters:,} parameters evolve: {what}\n"
+        f"{evolved:,} of {shape.parameters:,} parameters evolve: {what}\n"
         f"{corpus.name}, {count(corpus.bytes(corpus.training_split))} bytes, into {out}\n"
         f"before: {before:.4f} bits per byte"
     )

@@ -1,6 +1,7 @@
 """``egg adapt --reward``: adaptation to a reward that a Python function computes."""
 
 import json
+import sys
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from egg.cli.options import FULL, rank_of, say
 from egg.errors import EggError, telling
 from egg.evolution.reward import RewardEvolution, RewardSettings
 from egg.files import read_file, replace_file, save_figure
+from egg.kernels import Backend
 from egg.model import checkpoint
 from egg.model.adapter import ADAPTER, KINDS, file_bytes
 from egg.model.network import Network, read_model
@@ -16,10 +18,12 @@ from egg.model.sample import Sampling
 from egg.optimizer import STEP_BITS
 from egg.report.draw import draw_or_note
 from egg.rewards.process import Reward, check_timeout
-from egg.run.adaptation import Subspace, origin
+from egg.run.adaptation import Subspace, origin, small_network
+from egg.run.compiling import CALLS, compile_kernels
 from egg.run.folders import folder_for
 from egg.run.log import METRICS
 from egg.run.origin import made_with
+from egg.run.progress import Progress
 from egg.run.signals import catch_signals
 
 STEP_SIZE = 4.0  # int8 steps
@@ -41,6 +45,7 @@ def adapt_to_reward(arguments) -> int:
     if every is None:
         every = max(1, settings.steps // MEASUREMENTS)
     with closing(Reward(arguments.reward, arguments.reward_timeout)) as score:
+        _compile(base.backend, settings.noise_rank)
         evolution = RewardEvolution(base, layout, prompts, score, settings)
         before = evolution.measure()  # a function that fails does so before anything is written
         say(f"before: reward {before:.4f}; {settings.steps:,} steps, into {out}")
@@ -67,6 +72,23 @@ def adapt_to_reward(arguments) -> int:
     if drawn:
         say(f"reward curve: {drawn[0]}")
     return 0
+
+
+def _compile(backend: Backend, noise_rank: int) -> None:
+    """Compile what a step and a measurement need, and show that on standard error."""
+    small = {"population_size": 2, "length": 2, "noise_rank": noise_rank}
+    settings = RewardSettings(1, **small, temperature=1.0, sigma_shift=1, step_size=1, seed=0)
+
+    def work() -> None:
+        base = small_network(backend)
+        layout = Subspace(1, ",".join(KINDS)).layout(base.shape)
+        evolution = RewardEvolution(base, layout, [b"a"], lambda prompts, texts: [0.0] * len(texts), settings)
+        evolution.step()
+        evolution.measure()
+
+    compile_kernels(
+        backend, Progress(sys.stderr), CALLS["reward"], {"stations"}, work, {"noise"} if noise_rank > 1 else ()
+    )
 
 
 def _run(evolution: RewardEvolution, out: Path, every: int, rows: list[dict]) -> int | None:
@@ -116,6 +138,7 @@ def _settings(arguments) -> RewardSettings:
         sigma_shift,
         round(size * (1 << STEP_BITS)),
         arguments.seed,
+        arguments.noise_rank,
     )
 
 

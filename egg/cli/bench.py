@@ -11,8 +11,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from egg.bench.cases import NAMES, PERTURBATION, RANKS, choose_cases
-from egg.bench.check import check_backend, check_full_rank
+from egg.bench.cases import LOW_RANK, NAMES, PERTURBATION, RANKS, WITHOUT_RECIPE, choose_cases
+from egg.bench.check import check_backend, check_full_rank, check_low_rank
 from egg.bench.compression import Compression, measure, model_compressor, other_programs, sum_of
 from egg.bench.timing import Budget, Timing, time_cases
 from egg.cli.corpus import open_measured
@@ -39,17 +39,21 @@ class BenchArguments:
      votes: the head's branches, credit along the wire, and the outer products: cast_votes, less forward and branches.
      update: update_rows, once for the step's tokens.
      step: a whole step of training, from weights to weights, on synthetic text; of recipe paper too.
+     stations: such a step with credit stations, at gates, state and past.
      eval: egg.model.evaluate on synthetic documents of 256 bytes, each read from state zero.
-     generate: egg.model.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1.
-     perturbation: time per member that reads 100 bytes, over hidden sizes, in its own table: of rank 1, as in recipe
-    paper, and of full rank, whose noise is drawn from the seed, added to the weights in place and subtracted again,
-    one member after another.
+     generate: egg.model.sample on an empty prompt, with all of a sample's bytes drawn at temperature 1: 1,024 samples
+    side by side, and one by itself.
+     compress: egg.model.compress on random bytes in 8 segments, with a model that learns; up to hidden size 256.
+     perturbation: time per member that reads 100 bytes, over hidden sizes, in its own table: of rank 1, 4 and 16 and
+    with Gaussian noise of rank 1, as in recipe paper, and of full rank, whose noise is drawn from the seed, added to
+    the weights in place and subtracted again, one member after another.
 
     Useful work is M = 12 D^2 L + 256 D multiply-accumulates (MAC) for each byte read, 256 D for its branches, 8 D^2 L +
-    256 D for its votes, and the sum of the three for a token of a step; in recipe paper M, and M + 256 D per pair and
-    step. The peak is that of int8 dot products whose weights and sums stay in registers, on all threads at once, the
-    best of all measurements: other work on the machine makes fractions too low, never too high. With --backend cupy
-    times are the device's, between events, and the peak is that of a large int8 product of cuBLAS.
+    256 D for its votes, and the sum of the three for a token of a step, 4 D^2 L more with stations; in recipe paper M,
+    and M + 256 D per pair and step; for a byte of compress 2 M, and what its branches, votes and stations take. The
+    peak is that of int8 dot products whose weights and sums stay in registers, on all threads at once, the best of all
+    measurements: other work on the machine makes fractions too low, never too high. With --backend cupy times are the
+    device's, between events, and the peak is that of a large int8 product of cuBLAS.
 
     egg bench compress compares egg compress with other programs (egg bench compress --help).
 
@@ -65,9 +69,10 @@ class BenchArguments:
     num_layers: int | None = None
     """Measure models with this many layers; with --hidden-size any model can be measured."""
     readers: int | None = None
-    """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate; none: the defaults."""
+    """Readers of recipe egg, members of recipe paper, documents of eval, samples of generate, segments of compress;
+    none: the defaults."""
     seconds: float = Budget.seconds
-    """Time for each case, in 3 to 9 repeats; after about seven minutes no case is repeated."""
+    """Time for each case, in 3 to 9 repeats; after about four minutes no case is repeated."""
     json: JsonFlag = False
     compare: str | None = None
     """A file of an earlier --json on this machine: rows say how many times as fast they are now."""
@@ -126,11 +131,12 @@ def _time(arguments: BenchArguments, command: str) -> int:
     before = None if arguments.compare is None else earlier_rates(arguments.compare)
     backend = arguments.compute.make(say)
     say("checking against the reference (the first time also compiles: up to a minute)")
-    check_backend(backend, branches=backend.name != "cupy")
+    check_backend(backend)
     if backend.name == "cupy":
         cases = _available_on_cupy(cases)
     elif any(case.name == PERTURBATION for case in cases):
         check_full_rank(backend)
+        check_low_rank(backend, LOW_RANK)
     if backend.name == "cupy":
         peaks = DevicePeaks(backend)
     else:
@@ -273,10 +279,9 @@ def compression_table(rows: list[Compression], missing: dict[str, str]) -> list[
 
 def _available_on_cupy(cases: list) -> list:
     """The cases that backend cupy can run; raises EggError if it can run none."""
-    missing = ("branches", "votes", "update", PERTURBATION)
-    available = [c for c in cases if c.name not in missing and (c.name, c.recipe) != ("step", "egg")]
+    available = [case for case in cases if case.name != PERTURBATION]
     if not available:
-        raise EggError("backend cupy has neither recipe egg nor full-rank noise: choose numba")
+        raise EggError("backend cupy has no full-rank noise: choose numba")
     return available
 
 
@@ -389,40 +394,41 @@ def _times_as_fast(row: dict, before: dict[tuple, float]) -> float | None:
 
 
 def member_costs(timings: list[Timing]) -> list[dict]:
-    """Seconds per member of rank 1 and of full rank, for each model."""
+    """Seconds per member of each rank, for each model."""
     by_rank = {(timing.case.shape, timing.case.recipe): timing for timing in timings}
     costs = []
     for shape in dict.fromkeys(timing.case.shape for timing in timings):
-        one, full = (by_rank[shape, rank] for rank in RANKS)
-        seconds = [statistics.median(t.seconds) / t.case.readers for t in (one, full)]
+        ranks = {rank: by_rank[shape, rank] for rank in RANKS}
+        seconds = {rank: statistics.median(t.seconds) / t.case.readers for rank, t in ranks.items()}
         costs.append(
             {
                 "hidden_size": shape.hidden_size,
                 "num_layers": shape.num_layers,
                 "parameters": shape.parameters,
-                "seq_len": one.case.seq_len,
-                "rank_1_members": one.case.readers,
-                "full_rank_members": full.case.readers,
-                "rank_1_seconds_per_member": seconds[0],
-                "full_rank_seconds_per_member": seconds[1],
-                "full_rank_over_rank_1": round(seconds[1] / seconds[0], 2),
+                "seq_len": ranks["rank 1"].case.seq_len,
+                "rank_1_members": ranks["rank 1"].case.readers,
+                "full_rank_members": ranks["full rank"].case.readers,
+                **{f"{_key(rank)}_seconds_per_member": s for rank, s in seconds.items()},
+                "full_rank_over_rank_1": round(seconds["full rank"] / seconds["rank 1"], 2),
             }
         )
     return costs
 
 
+def _key(rank: str) -> str:
+    return rank.lower().replace(" ", "_")
+
+
 def member_table(members: list[dict]) -> list[str]:
     """The same as a Markdown table, milliseconds."""
-    lines = [["model", "parameters", "bytes read", "rank 1, ms per member", "full rank", "times"]]
+    lines = [["model", "parameters", "bytes read", "rank 1, ms per member", *RANKS[1:], "times"]]
     for m in members:
-        one, full = (1000 * m[f"{rank}_seconds_per_member"] for rank in ("rank_1", "full_rank"))
         lines.append(
             [
                 f"{m['hidden_size']}/{m['num_layers']}",
                 f"{m['parameters']:,}",
                 str(m["seq_len"]),
-                f"{one:.3g}",
-                f"{full:.3g}",
+                *(f"{1000 * m[f'{_key(rank)}_seconds_per_member']:.3g}" for rank in RANKS),
                 f"{m['full_rank_over_rank_1']:.3g}",
             ]
         )
@@ -463,7 +469,7 @@ def timing_table(timings: list[Timing], peak: float | None, before: dict[tuple, 
         lines.append(
             [
                 case.name,
-                case.recipe if case.name not in ("eval", "generate") else "-",
+                "-" if case.name in WITHOUT_RECIPE else case.recipe,
                 f"{case.shape.hidden_size}/{case.shape.num_layers}",
                 f"{case.readers:,}, {case.seq_len}",
                 median,

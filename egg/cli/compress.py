@@ -12,10 +12,12 @@ from egg.cli.options import ComputeFlags, ModelPath, parse, say, target_file
 from egg.compute import Compute
 from egg.errors import telling
 from egg.files import read_file, replace_file
+from egg.model.adapter import read_adapter
 from egg.model.compress import MAX_TEXT, OVERHEAD, compress, decompress, default_step_size, read_packed
 from egg.model.network import Network, read_model
 from egg.optimizer import STEP_BITS
 
+AdapterFile = Annotated[str | None, Parameter(metavar="FILE")]
 OutName = Annotated[str, Parameter(alias="-o", metavar="OUT")]
 
 
@@ -29,12 +31,16 @@ class CompressArguments:
 
     For example:
       egg compress notes.txt --model pretrained -o notes.egg
+      egg compress notes.txt --model pretrained --adapter runs/letters -o notes.egg
     """
 
     file: str
     """The file to compress."""
     _: KW_ONLY
     model: ModelPath
+    adapter: AdapterFile = None
+    """Adapter to use with the model: adapter.safetensors of egg adapt, or its folder; where the model learns, it is
+    merged into the weights. egg decompress needs it too."""
     out: OutName
     """The compressed file; an existing file is replaced."""
     max_text: int = MAX_TEXT
@@ -61,6 +67,8 @@ class DecompressArguments:
     _: KW_ONLY
     model: str | None = None
     """The model it was compressed with, wherever that is now; none: the file must be a stored one."""
+    adapter: AdapterFile = None
+    """The adapter it was compressed with, if there was one."""
     out: OutName
     """The restored file; an existing file is replaced."""
     max_text: int = MAX_TEXT
@@ -112,7 +120,9 @@ def _decompress(arguments: DecompressArguments, target: Path) -> tuple[int, int,
 def _network(arguments: CompressArguments | DecompressArguments, size: int, learns: bool) -> Network:
     """The model, on a backend that suits a text of ``size`` bytes."""
     shape, weights, _ = read_model(arguments.model)
-    return Network(arguments.compute.make(say, work=None if learns else size * shape.parameters), shape, weights)
+    adapter = read_adapter(arguments.adapter, shape, weights) if arguments.adapter else None
+    work = None if learns else size * shape.parameters
+    return Network(arguments.compute.make(say, work=work), shape, weights, adapter)
 
 
 def _read(path: str, max_text: int) -> bytes:

@@ -5,16 +5,17 @@ docs/arithmetic.md, "Adapters to a reward".
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from egg.kernels import Adapter, AdapterShape, Noise
 from egg.kernels.arithmetic import LIMIT, REWARD_MASTER_BITS
-from egg.kernels.reference import cast_adapter_pair_votes
+from egg.kernels.reference import Read, cast_adapter_pair_votes, write
 from egg.model.adapter import initial_factors
 from egg.model.continuations import continue_prompts
 from egg.model.network import Network
-from egg.model.sample import Read, Sampling
+from egg.model.sample import Sampling, Write
 from egg.optimizer import ranked_multiplier, scheduled_step_size
 
 MEASURED = 256  # texts in a measurement, written by the adapter without noise
@@ -33,6 +34,7 @@ class RewardSettings:
     sigma_shift: int
     step_size: int  # in 2**-16 int8 steps
     seed: int
+    noise_rank: int = 1
 
 
 class RewardEvolution:
@@ -60,7 +62,7 @@ class RewardEvolution:
     def step(self) -> float:
         """Let the members write, score them, and move the factors; returns the members' mean score."""
         s, backend = self.settings, self.base.backend
-        noise = Noise(s.seed, self.step_number, s.sigma_shift)
+        noise = Noise(s.seed, self.step_number, s.sigma_shift, s.noise_rank)
         pairs = s.population_size // 2
         numbers = np.repeat(self.step_number * pairs + np.arange(pairs), 2)
         prompts = [self.prompts[n % len(self.prompts)] for n in numbers.tolist()]
@@ -69,14 +71,14 @@ class RewardEvolution:
         def read(tokens, states):
             return backend.read_adapter_pairs(model, tokens, states, noise)
 
-        texts = self._write(read, prompts, numbers % MEASURED_FROM)
+        texts = self._write(read, partial(write, read), prompts, numbers % MEASURED_FROM)
         self.tokens += tokens_read(prompts, texts, s.length)
         scores = self._score(prompts, texts)
         fitness = pair_fitness(np.array(scores))
         votes = cast_adapter_pair_votes(self.layout, fitness, noise)
         done = self.step_number * LIMIT  # any unit will do
         size = scheduled_step_size(s.step_size, s.step_size // 20, "linear", done, max(1, s.steps * LIMIT))
-        multiplier = ranked_multiplier(size, fitness)
+        multiplier = ranked_multiplier(size, fitness, noise.root)
         self.weights = backend.update_master(self.layout, self.master, votes, multiplier)
         self.step_number += 1
         return sum(scores) / len(scores)
@@ -85,14 +87,16 @@ class RewardEvolution:
         """Mean score of texts that the adapter writes without noise, always from the same draws."""
         numbers = np.arange(MEASURED)
         prompts = [self.prompts[n % len(self.prompts)] for n in numbers.tolist()]
-        scores = self._score(prompts, self._write(self.network.forward, prompts, numbers + MEASURED_FROM))
+        texts = self._write(self.network.forward, self.network.write, prompts, numbers + MEASURED_FROM)
+        scores = self._score(prompts, texts)
         return sum(scores) / len(scores)
 
-    def _write(self, read: Read, prompts: list[bytes], numbers: np.ndarray) -> list[bytes]:
+    def _write(self, read: Read, write: Write, prompts: list[bytes], numbers: np.ndarray) -> list[bytes]:
         """Continue the prompts; members of a pair have the same number, and stay beside each other."""
         s = self.settings
         sampling = Sampling(s.length, s.temperature, seed=s.seed)
-        return continue_prompts(read, self.base.zero_states(len(prompts)), prompts, numbers, sampling, whole=True)
+        states = self.base.zero_states(len(prompts))
+        return continue_prompts(read, write, states, prompts, numbers, sampling, whole=True)
 
     def _score(self, prompts: list[bytes], texts: list[bytes]) -> list[float]:
         return self.score(

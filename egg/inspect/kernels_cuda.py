@@ -16,6 +16,11 @@ PATHS = {
     "votes": "vote",
     "pairs": "perturbation",
     "update": "update",
+    "branches": "perturbation",
+    "end": "credit",
+    "wire": "credit",
+    "stations": "credit",
+    "rows": "update",
 }
 """Kernel, or file without .cu -> the step it belongs to."""
 

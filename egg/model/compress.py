@@ -1,7 +1,7 @@
 """Lossless compression: the model predicts each byte, and an arithmetic coder spends the bits that it costs.
 
-The model learns each chunk when it has read it, and the decoder repeats every step. The file's layout, the steps and
-the coder are defined in docs/compression.md.
+The model learns each chunk when it has read it, and the decoder repeats every step; an adapter is merged into the
+weights of a model that learns. The file's layout, the steps and the coder are defined in docs/compression.md.
 """
 
 import hashlib
@@ -16,13 +16,14 @@ import numpy as np
 
 from egg.errors import EggError
 from egg.kernels import get_coder
-from egg.model.digest import digest
+from egg.model.digest import adapter_digest, digest
 from egg.model.learner import Learner
 from egg.model.network import Network
 from egg.optimizer import STEP_BITS
 
 MAGIC, FORMAT = b"EGGPACK", 3
 HEADER = struct.Struct("<7sBHHQ8s8s")  # of formats 2 and 3, and after it the CRC-32 of the file without that
+ADAPTED = 4  # the format with an adapter's digest between that header and the CRC-32
 HEADER_1 = struct.Struct("<8sIIQQ32s32sI")  # of format 1, and its own CRC-32 after it
 OVERHEAD = HEADER.size + 4  # the most that a file is longer than its text
 DIGEST = 8  # first bytes of a digest that a header has
@@ -64,9 +65,10 @@ def compress(
         that does not learn; None for the default
     streams : segments, each coded from a fresh state, side by side; None for the default
     read : called from time to time with the number of bytes read since the last call
-    Raises EggError for more segments than the text has room for, and for a network with an adapter.
+    Raises EggError for more segments than the text has room for.
     """
-    model = _model(network)
+    model = digest(network.shape, network.weights)
+    adapter = b"" if network.adapter is None else adapter_digest(network.adapter)[:DIGEST]
     step_size = default_step_size(len(text)) if step_size is None else step_size
     if not 0 <= step_size < 1 << STEP_BITS:
         raise EggError(f"--step-size {step_size / (1 << STEP_BITS):g}: must be 0 or more, less than 1")
@@ -80,7 +82,7 @@ def compress(
     sizes, starts = _segments(len(text), streams)
     states = network.zero_states(streams)
     before = np.zeros((streams, 1), np.uint8)  # each begins as a document does, after a NUL
-    learner = Learner(network, step_size) if step_size else None
+    network, learner = _learning(network, step_size)
     length = CHUNK if learner else max(1, ROWS // streams)
     # While the model reads a piece, another thread codes the one before.
     with ThreadPoolExecutor(1) as coding:
@@ -105,10 +107,11 @@ def compress(
         for piece in waiting:
             piece.result()
     code = encoder.finish()
-    if len(code) >= len(text):
-        streams, code = 0, text
+    if len(code) + len(adapter) >= len(text):
+        streams, code, adapter = 0, text, b""
+    kind = ADAPTED if adapter else FORMAT
     checksum = hashlib.sha256(text).digest()
-    header = HEADER.pack(MAGIC, FORMAT, streams, step_size, len(text), model[:DIGEST], checksum[:DIGEST])
+    header = HEADER.pack(MAGIC, kind, streams, step_size, len(text), model[:DIGEST], checksum[:DIGEST]) + adapter
     return header + struct.pack("<I", zlib.crc32(code, zlib.crc32(header))) + code
 
 
@@ -126,6 +129,8 @@ class Packed:
     """Of the model as it learns, in 2**-16 int8 steps; 0: it does not."""
     model: bytes
     """The model's digest, or its first bytes."""
+    adapter: bytes
+    """The first bytes of the adapter's digest; empty: the model has none."""
     checksum: bytes
     """The same of the text's SHA-256."""
     code: bytes
@@ -162,20 +167,33 @@ def _decode(network: Network | None, packed: Packed, model_name: str, read: Call
     """The text of a file's code, not compared with its checksum yet."""
     needed = packed.model.hex()[:16]
     if network is None:
-        raise EggError(f"{packed.name} was compressed with model {needed}: give it with --model")
-    ours = _model(network)
+        both = f"model {needed} and adapter {packed.adapter.hex()}: give them with --model and --adapter"
+        needed = both if packed.adapter else f"model {needed}: give it with --model"
+        raise EggError(f"{packed.name} was compressed with {needed}")
+    ours = digest(network.shape, network.weights)
     if not ours.startswith(packed.model):
         raise EggError(
             f"{packed.name} was compressed with another model than {model_name}: "
             f"with {needed}, and this is {ours.hex()[:16]}"
         )
+    if network.adapter is None and packed.adapter:
+        raise EggError(f"{packed.name} was compressed with adapter {packed.adapter.hex()}: give it with --adapter")
+    if network.adapter is not None:
+        ours = adapter_digest(network.adapter)[:DIGEST]
+        if not packed.adapter:
+            raise EggError(f"{packed.name} was compressed without an adapter: leave out --adapter")
+        if ours != packed.adapter:
+            raise EggError(
+                f"{packed.name} was compressed with another adapter: "
+                f"with {packed.adapter.hex()}, and this is {ours.hex()}"
+            )
     size, streams = packed.size, packed.streams
     decoder = get_coder(network.backend).Decoder(packed.code)
     data = np.empty(size, np.uint8)
     sizes, starts = _segments(size, streams)
     states = first_states = network.zero_states(streams)
     before, reported = np.zeros((streams, 1), np.uint8), 0
-    learner = Learner(network, packed.step_size) if packed.step_size else None
+    network, learner = _learning(network, packed.step_size)
     chunk = np.zeros((streams, CHUNK + 1), np.uint8)
     for at in range(sizes[0]):
         active = streams if at < sizes[-1] else int(np.count_nonzero(sizes > at))
@@ -196,15 +214,16 @@ def _decode(network: Network | None, packed: Packed, model_name: str, read: Call
     return data.tobytes()
 
 
-def _model(network: Network) -> bytes:
-    """The model's digest for a file's header, which has no place for an adapter."""
-    if network.adapter is not None:
-        raise EggError("a compressed file names only a model: merge the adapter into its weights (egg adapt merge)")
-    return digest(network.shape, network.weights)
+def _learning(network: Network, step_size: int) -> tuple[Network, Learner | None]:
+    """The network that reads first, and who moves its weights; None: nobody."""
+    if not step_size:
+        return network, None
+    network = network.merged()  # all weights move, which is worth more than an adapter's factors alone
+    return network, Learner(network, step_size)
 
 
 def read_packed(content: bytes, name: str) -> Packed:
-    """A file of ``compress``, of format 1, 2 or 3, its header and its CRC-32 checked, and its text and model not yet.
+    """A file of ``compress``, of format 1 to 4, its header and its CRC-32 checked, and its text and model not yet.
 
     name : of the file, for errors
     Raises EggError for a file that is damaged, or is not of ``compress``.
@@ -212,16 +231,16 @@ def read_packed(content: bytes, name: str) -> Packed:
     if not content.startswith(MAGIC):
         raise EggError(f"{name} was not written by egg compress: it begins with other bytes")
     kind = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 1])  # 0 in format 1, whose number is in the next field
-    if kind not in (0, 2, FORMAT):
+    if kind not in (0, 2, FORMAT, ADAPTED):
         raise _unknown(name, kind)
-    whole = (HEADER if kind else HEADER_1).size + 4
+    whole = (HEADER if kind else HEADER_1).size + (DIGEST if kind == ADAPTED else 0) + 4
     if len(content) < whole:
         raise EggError(f"{name} is damaged: it ends within its header")
     header, (crc,), code = content[: whole - 4], struct.unpack("<I", content[whole - 4 : whole]), content[whole:]
     if zlib.crc32(code if kind else b"", zlib.crc32(header)) != crc:
         raise EggError(f"{name} is damaged: it does not match its checksum")
     if kind:
-        _, _, streams, step_size, size, model, checksum = HEADER.unpack(header)
+        _, _, streams, step_size, size, model, checksum = HEADER.unpack(header[: HEADER.size])
         if streams == 0 and len(code) != size:
             raise EggError(f"{name} is damaged: it stores {len(code):,} bytes, not {size:,}")
     else:
@@ -233,16 +252,17 @@ def read_packed(content: bytes, name: str) -> Packed:
         if zlib.crc32(code) != code_crc:
             raise EggError(f"{name} is damaged: its code does not match its checksum")
         step_size = 0
+    adapter = header[HEADER.size :] if kind == ADAPTED else b""
     if kind == 2 and step_size:
         raise EggError(f"{name} is damaged: format 2 has no step size")
-    if not (0 if kind else 1) <= streams <= _most_streams(size, step_size):
+    if not (0 if kind in (2, FORMAT) else 1) <= streams <= _most_streams(size, step_size):
         raise EggError(f"{name} is damaged: {size:,} bytes cannot be in {streams:,} segments")
-    return Packed(name, size, streams, step_size, model, checksum, code)
+    return Packed(name, size, streams, step_size, model, adapter, checksum, code)
 
 
 def _unknown(name: str, number: int) -> EggError:
     return EggError(
-        f"{name} has format {number}, this program reads 1 to {FORMAT}: decompress with the version that wrote it"
+        f"{name} has format {number}, this program reads 1 to {ADAPTED}: decompress with the version that wrote it"
     )
 
 

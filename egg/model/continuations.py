@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from egg.kernels.reference import Read
 from egg.model.network import Network
-from egg.model.sample import Read, Sampling, generate_steps, read_prompts, stop_at_end
+from egg.model.sample import Sampling, Write, generate_steps, read_prompts, stop_at_end
 
 SIDE_BY_SIDE = 64  # prompts: bounds memory
 
@@ -24,7 +25,8 @@ def continuations(
     for first in range(0, len(order), SIDE_BY_SIDE):
         numbers = np.array(order[first : first + SIDE_BY_SIDE])
         chosen = [prompts[i] for i in numbers]
-        written = continue_prompts(network.forward, network.zero_states(len(numbers)), chosen, numbers, sampling)
+        states = network.zero_states(len(numbers))
+        written = continue_prompts(network.forward, network.write, states, chosen, numbers, sampling)
         for i, text in zip(numbers.tolist(), written, strict=True):
             texts[i] = text
         if done:
@@ -34,6 +36,7 @@ def continuations(
 
 def continue_prompts(
     read: Read,
+    write: Write,
     states: np.ndarray,
     prompts: Sequence[bytes],
     numbers: np.ndarray,
@@ -49,7 +52,7 @@ def continue_prompts(
     """
     texts = [bytearray() for _ in prompts]
     logits, states = read_prompts(read, states, prompts)
-    for rows, chosen in generate_steps(read, logits, states, numbers, sampling, whole=whole):
+    for rows, chosen in generate_steps(write, logits, states, numbers, sampling, whole=whole):
         for row, byte in zip(rows.tolist(), chosen.tolist(), strict=True):
             texts[row].append(byte)
     return [bytes(text[: len(text) - stop_at_end(text, sampling.stop)].removesuffix(b"\0")) for text in texts]

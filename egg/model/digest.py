@@ -1,10 +1,10 @@
-"""The SHA-256 of a model, by which files name the model that they belong to."""
+"""The SHA-256 of a model or an adapter, by which files name what they belong to."""
 
 import hashlib
 
 import numpy as np
 
-from egg.kernels.layout import Shape
+from egg.kernels import Adapter, Shape
 
 # Two kinds of file hold it, with a different byte between the sizes and the weights. Both are contracts, as files of
 # either kind exist.
@@ -24,3 +24,13 @@ def digest(shape: Shape, weights: np.ndarray, between: bytes = PACKED) -> bytes:
     """
     sizes = f"egg {shape.hidden_size} {shape.num_layers}".encode()
     return hashlib.sha256(sizes + between + np.ascontiguousarray(weights).tobytes()).digest()
+
+
+def adapter_digest(adapter: Adapter) -> bytes:
+    """(32 bytes) of an adapter: rank, names of its matrices, and factors, in the order of ``AdapterShape``.
+
+    A compressed file holds it beside the digest of the adapter's base.
+    """
+    layout = adapter.shape
+    line = " ".join(["egg adapter", str(layout.rank), *layout.matrices]) + "\n"
+    return hashlib.sha256(line.encode() + np.ascontiguousarray(adapter.factors).tobytes()).digest()

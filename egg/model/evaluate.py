@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egg.errors import EggError
-from egg.kernels.arithmetic import SIXTEENTHS, VOCABULARY, exp2_table, floor_log2
+from egg.kernels.arithmetic import SIXTEENTHS, SURPRISE_BITS, VOCABULARY, exp2_table, floor_log2
+from egg.kernels.backend import Likelihoods
+from egg.kernels.reference import shares
 
 if TYPE_CHECKING:
     from egg.model.network import Network
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 LANES = 256  # documents read side by side
 PIECE = 256  # bytes read of each before their logits are scored
 BATCH = 1 << 24  # bytes of text laid out in lanes at a time, which bounds memory
-ROWS = 256  # logits scored at a time: their 1 MB of float64 and of indices stay in the cache
+ROWS = 1024  # surprises taken at a time: between them NumPy lets other threads have the interpreter
 SAMPLED_DOCUMENTS = 16  # least number in a sample, if the text has so many
-FRACTION_BITS = 44  # of a surprise, which is below 2**5 bits: ROWS of them are below 2**58
+FRACTION_BITS = 44  # of a surprise, which is below 2**5 bits: ROWS of them are below 2**60
 _WHITE = re.compile(r"\s+")
 
 
@@ -105,7 +107,7 @@ def evaluate(
     """
     began = time.perf_counter()
     totals, documents = np.zeros(3, object), 0  # Python's integers: exact, whatever the size
-    # While the model reads a piece, another thread scores the one before.
+    # While the model reads a piece, another thread adds up the one before.
     with ThreadPoolExecutor(1) as scorer:
         for starts, ends in _batches(text):
             per_document = np.zeros((len(starts), 3), object) if scored else None
@@ -116,8 +118,8 @@ def evaluate(
                     read(size)
 
             waiting = deque()
-            for logits, targets, numbers, size in _read(network, text, starts, ends, lanes):
-                waiting.append((scorer.submit(_score, logits, targets, numbers), size))
+            for found, targets, numbers, size in _read(network, text, starts, ends, lanes):
+                waiting.append((scorer.submit(_sum, found, targets, numbers), size))
                 if len(waiting) > 2:
                     add(*waiting.popleft())
             for piece in waiting:
@@ -204,7 +206,14 @@ def surprises(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     targets : (n,) uint8
     returns : (n,) float64; a row's value depends on nothing but the row
     """
-    return _surprises(_indices(logits), _chosen(logits, targets), np.empty(logits.shape))
+    return _bits(*shares(logits, targets))
+
+
+def _bits(totals: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """(n,) float64 surprises from (n,) ``totals`` and ``below`` of ``egg.kernels.backend.Likelihoods``."""
+    # math.log2, one by one: a vectorised logarithm may differ between an array's body and its tail.
+    logarithms = np.array([*map(math.log2, np.ldexp(totals.astype(np.float64), -SURPRISE_BITS).tolist())], np.float64)
+    return logarithms + below / 16.0
 
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -214,49 +223,14 @@ def scores(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     targets : (n,) uint8
     returns : (n,) int32 in sixteenths of a bit
     """
-    return _scores(_indices(logits), _chosen(logits, targets), np.empty(logits.shape, np.int32))
-
-
-def _indices(logits: np.ndarray) -> np.ndarray:
-    """(n, 256) intp: the unsigned bytes of logits, at which tables have their powers."""
-    return logits.view(np.uint8).astype(np.intp)
-
-
-def _chosen(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(n,) int8: the logits of the targets."""
-    return np.take_along_axis(logits, targets[:, None].astype(np.intp), 1)[:, 0]
-
-
-def _surprises(indices: np.ndarray, chosen: np.ndarray, powers: np.ndarray) -> np.ndarray:
-    """As ``surprises``; powers is (n, 256) float64, written."""
-    sums = np.take(_exp2(), indices, out=powers, mode="clip").T
-    # Halves are added to halves: the same order for every row, on every machine.
-    while (half := len(sums) // 2) >= 16:
-        sums = sums[:half] + sums[half:]
-    sums = np.ascontiguousarray(sums)  # rows have become short: now NumPy passes along the columns
-    while half := len(sums) // 2:
-        sums = sums[:half] + sums[half:]
-    # math.log2, one by one: a vectorised logarithm may differ between an array's body and its tail.
-    logarithms = np.array([math.log2(v) for v in sums[0].tolist()], np.float64)
-    return logarithms - chosen / 16.0
-
-
-def _scores(indices: np.ndarray, chosen: np.ndarray, powers: np.ndarray) -> np.ndarray:
-    """As ``scores``; powers is (n, 256) int32, written."""
-    np.take(_integer_exp2(), indices, out=powers, mode="clip")
-    total = powers.sum(1, dtype=np.int32)  # < 2**28
+    total = np.take(_integer_exp2(), logits.view(np.uint8)).sum(1, dtype=np.int32)  # < 2**28
+    chosen = np.take_along_axis(logits, targets[:, None].astype(np.intp), 1)[:, 0]
     return (chosen + np.int32(128) - floor_log2(total, SIXTEENTHS)).astype(np.int32)
 
 
 @cache
-def _exp2() -> np.ndarray:
-    """(256,) float64: 2**(l / 16) at the unsigned byte of l, so that int8 logits index it as they are."""
-    return np.array([2.0 ** (int(b) / 16) for b in np.arange(VOCABULARY).astype(np.int8)])
-
-
-@cache
 def _integer_exp2() -> np.ndarray:
-    """(256,) int32: the integer table of powers, likewise."""
+    """(256,) int32: the integer table of powers, at the unsigned byte of a logit."""
     return exp2_table()[np.arange(VOCABULARY) ^ 128].astype(np.int32)
 
 
@@ -282,9 +256,8 @@ def _batches(text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _read(network, text, starts, ends, lanes):
     """Feed documents through the model, side by side.
 
-    yields : logits (active lanes, PIECE, 256) int8, the next bytes (active lanes, PIECE) uint8, where
-        a NUL stands for no byte to predict, the number of the document at each (int32), and how many
-        bytes of the text were read
+    yields : likelihoods of the next bytes, these bytes (active lanes, PIECE) uint8, where a NUL stands for
+        no byte to predict, the number of the document at each (int32), and how many bytes of the text were read
     """
     rows = [np.array(row, np.int32) for row in _lanes(ends - starts, lanes)]
     lengths = np.array([int((ends - starts)[row].sum()) for row in rows])
@@ -296,16 +269,17 @@ def _read(network, text, starts, ends, lanes):
     begun = np.full(len(rows), -1)  # documents that each lane has begun, less one
     for begin in range(0, longest, PIECE):
         active = int(np.count_nonzero(lengths > begin))  # the lanes are sorted, longest first
-        targets = tokens[:active, begin + 1 : begin + 1 + PIECE]
-        inputs = np.ascontiguousarray(tokens[:active, begin : begin + targets.shape[1]])
+        piece = tokens[:active, begin : begin + 1 + PIECE]
+        inputs, targets = piece[:, :-1], piece[:, 1:]
         places = begun[:active, None] + (inputs == 0).cumsum(1)
         numbers = np.empty(inputs.shape, np.int32)
         for lane, place in enumerate(places):  # nothing is predicted beyond a lane's end
             numbers[lane] = rows[lane].take(place, mode="clip")
         begun[:active] = places[:, -1]
-        logits, states = network.forward(inputs, states[:active])
+        found = network.backend.score(network.prepared, piece, states[:active])
+        states = found.states
         size = int(np.minimum(lengths[:active] - begin, targets.shape[1]).sum())
-        yield logits, targets, numbers, size
+        yield found, targets, numbers, size
 
 
 def _lanes(sizes: np.ndarray, lanes: int) -> list[list[int]]:
@@ -319,26 +293,22 @@ def _lanes(sizes: np.ndarray, lanes: int) -> list[list[int]]:
     return [rows[lane] for _, lane in sorted(heap, key=lambda item: (-item[0], item[1]))]
 
 
-def _score(logits: np.ndarray, targets: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sum(found: Likelihoods, targets: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the stretches of a piece that belong to one document.
 
     returns : the documents' numbers (n,), and (n, 3) int64: surprise in 2**-FRACTION_BITS bit, score in
         sixteenths of a bit, and bytes
     """
-    logits, targets, numbers = logits.reshape(-1, VOCABULARY), targets.ravel(), numbers.ravel()
-    sums = np.ones((len(targets), 3), np.int64)
-    powers, integers = np.empty((ROWS, VOCABULARY)), np.empty((ROWS, VOCABULARY), np.int32)
-    for at in range(0, len(targets), ROWS):
-        rows = logits[at : at + ROWS]
-        indices, chosen = _indices(rows), _chosen(rows, targets[at : at + ROWS])
-        found = _surprises(indices, chosen, powers[: len(rows)])
-        sums[at : at + ROWS, 0] = np.rint(np.ldexp(found, FRACTION_BITS))
-        sums[at : at + ROWS, 1] = _scores(indices, chosen, integers[: len(rows)])
     counted = targets != 0
-    numbers, sums = numbers[counted], sums[counted]
+    totals, below, numbers = found.totals[counted], found.below[counted], numbers[counted]
+    sums = np.ones((len(numbers), 3), np.int64)
     if not len(sums):
         return numbers, sums
-    # A stretch ends with its document, or after ROWS bytes: its sum is below 2**58.
+    for at in range(0, len(sums), ROWS):
+        part = slice(at, at + ROWS)
+        sums[part, 0] = np.rint(np.ldexp(_bits(totals[part], below[part]), FRACTION_BITS))
+    sums[:, 1] = found.scores[counted]
+    # A stretch ends with its document, or after ROWS bytes: its sum is below 2**60.
     changes = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
     firsts = np.union1d(changes, np.arange(0, len(sums), ROWS))
     return numbers[firsts], np.add.reduceat(sums, firsts)

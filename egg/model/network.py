@@ -11,7 +11,7 @@ import numpy as np
 from egg.config import VOCABULARY, model_from_json, tokens_of_a_step
 from egg.errors import EggError, telling
 from egg.files import replace_file
-from egg.kernels import Adapter, Backend, Shape, get_backend
+from egg.kernels import Adapter, Backend, Choice, Shape, get_backend
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint, hub
 from egg.model.adapter import ADAPTER, base_hash, file_bytes, merge, read_adapter
@@ -75,6 +75,24 @@ class Network(ArrayValue):
         ((3, 1, 256), (3, 1, 16))
         """
         return self.backend.forward(self.prepared, tokens, states)
+
+    def write(
+        self, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, positions: range, choice: Choice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw bytes side by side, as ``egg.kernels.Backend.write``; ``generate`` is the convenient form.
+
+        logits : (sequences, 256) int8 after the bytes before
+        states : (sequences, L, D) int8
+        numbers : (sequences,) int64, the samples' numbers
+        positions : of the bytes to draw
+        choice : how they are drawn
+        returns : the bytes (sequences, positions) uint8, and logits and states after the last of them
+
+        >>> logits, states = network.forward(np.zeros((3, 1), np.uint8), network.zero_states(3))
+        >>> network.write(logits[:, 0], states, np.arange(3), range(5), egg.kernels.Choice(None))[0].shape
+        (3, 5)
+        """
+        return self.backend.write(self.prepared, logits, states, numbers, positions, choice)
 
     def zero_states(self, sequences: int) -> np.ndarray:
         """(sequences, L, D) int8: state zero, before anything is read."""

@@ -1,7 +1,7 @@
 """Text from a model: bytes drawn one after another, with integers alone; docs/arithmetic.md, "Sampling".
 
-A small model reads a byte in the time of a few dozen NumPy calls: hence samples side by side, random words for many
-positions at once, and weights from a table.
+A small model reads a byte in the time of a few NumPy calls: hence samples side by side, and a call of the backend for
+many positions.
 """
 
 import math
@@ -16,17 +16,17 @@ import numpy as np
 from cyclopts import Parameter
 
 from egg.errors import EggError
-from egg.kernels import philox
-from egg.kernels.arithmetic import FINE, VOCABULARY, round_div, sampling_weights
+from egg.kernels import Choice
+from egg.kernels.arithmetic import FINE, SHARES, VOCABULARY, round_div, sampling_weights
+from egg.kernels.reference import Read
 
 if TYPE_CHECKING:
     from egg.model.network import Network
 
 NUL = 0  # separates documents: a sample ends at one
 SIDE_BY_SIDE = 1024  # samples generated together: bounds memory
-DRAWN_AT_ONCE = 16  # positions whose random words are drawn together
+WRITTEN_AT_ONCE = 16  # bytes of each sample that a call writes: after a sample's end they are lost
 PIECE = 1 << 16  # bytes of the prompt read in one call: bounds the memory of their logits
-SHARES = 1 << 16  # fractions of a probability in top_p
 HOTTEST = 4096.0  # higher temperatures all have the same weights (2**20 > 254 * 16 * 256)
 
 
@@ -163,13 +163,12 @@ def stream(network: "Network", prompt: bytes, sampling: Sampling) -> Iterator[tu
     for first in range(0, sampling.count, SIDE_BY_SIDE):
         numbers = np.arange(first, min(first + SIDE_BY_SIDE, sampling.count))
         logits, states = (np.repeat(a, len(numbers), 0) for a in beginning)
-        for rows, drawn in generate_steps(network.forward, logits, states, numbers, sampling):
+        for rows, drawn in generate_steps(network.write, logits, states, numbers, sampling):
             yield numbers[rows], drawn
 
 
-Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""``Network.forward``, or a function like it: tokens (n, T) uint8 and states (n, L, D) int8 -> logits (n, T, 256) int8
-in sixteenths of a bit, and the states after."""
+Write = Callable[[np.ndarray, np.ndarray, np.ndarray, range, Choice], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""``Network.write``, or a function like it, see ``egg.kernels.Backend.write``."""
 
 
 def read_prompts(read: Read, states: np.ndarray, prompts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -187,46 +186,47 @@ def read_prompts(read: Read, states: np.ndarray, prompts: Sequence[bytes]) -> tu
 
 
 def generate_steps(
-    read: Read, logits: np.ndarray, states: np.ndarray, numbers: np.ndarray, sampling: Sampling, *, whole: bool = False
+    write: Write,
+    logits: np.ndarray,
+    states: np.ndarray,
+    numbers: np.ndarray,
+    sampling: Sampling,
+    *,
+    whole: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The loop of all generation: samples side by side, a byte each at every position, until none is active.
 
     logits, states : (n, 256) int8 and (n, L, D) int8 after each sample's prompt
     numbers : (n,) int64, the samples' numbers: a sample's draws depend only on its number and the position
     sampling : its count has no meaning here
-    whole : samples that have ended stay and read NULs until all have ended, which keeps members of a pair together
+    whole : samples that have ended are written on until all have ended, which keeps members of a pair together
     yields : for the active samples, rows (m,) int64 of the arrays above, and their next bytes (m,) uint8; a sample is
         active until a NUL, or the last byte of a stop
     """
-    rows = np.arange(len(numbers))
+    rows = kept = np.arange(len(numbers))  # of the active samples, and of those that are written
     longest = max(map(len, sampling.stop), default=0)
     tails = [b""] * len(numbers)  # the last bytes of each row's sample, where there are stops
     weights = sampling_weights(sampling.temperature_256) if sampling.temperature_256 else None
-    for position in range(sampling.length):
-        ahead = position % DRAWN_AT_ONCE
-        if ahead == 0:
-            words = draws(sampling.seed, numbers[rows], position, DRAWN_AT_ONCE)
-        chosen = choose(logits, words[:, ahead], weights, sampling.top_k, sampling.top_p_65536)
-        yield rows, chosen
-        active = chosen != NUL
-        if sampling.stop:
-            for at, (row, byte) in enumerate(zip(rows.tolist(), chosen.tolist(), strict=True)):
-                tails[row] = (tails[row] + bytes([byte]))[-longest:]
-                if stop_at_end(tails[row], sampling.stop):
-                    active[at] = False
-        if not active.all():
-            rows, chosen, words = rows[active], chosen[active], words[active]
-            states = states if whole else states[active]
-        if not rows.size or position + 1 == sampling.length:
-            return
-        if whole:
-            tokens = np.zeros(len(numbers), np.uint8)
-            tokens[rows] = chosen
-            logits, states = read(tokens[:, None], states)
-            logits = logits[rows, 0]
-        else:
-            logits, states = read(chosen[:, None], states)
-            logits = logits[:, 0]
+    choice = Choice(weights, sampling.top_k, sampling.top_p_65536, int(sampling.seed))
+    for begin in range(0, sampling.length, WRITTEN_AT_ONCE):
+        positions = range(begin, min(begin + WRITTEN_AT_ONCE, sampling.length))
+        written, logits, states = write(logits, states, numbers[kept], positions, choice)
+        places = kept.searchsorted(rows)  # of the active samples among them
+        for chosen in written.T:
+            chosen = chosen[places]
+            yield rows, chosen
+            active = chosen != NUL
+            if sampling.stop:
+                for at, (row, byte) in enumerate(zip(rows.tolist(), chosen.tolist(), strict=True)):
+                    tails[row] = (tails[row] + bytes([byte]))[-longest:]
+                    if stop_at_end(tails[row], sampling.stop):
+                        active[at] = False
+            if not active.all():
+                rows, places = rows[active], places[active]
+                if not rows.size:
+                    return
+        if not whole and len(rows) < len(kept):
+            logits, states, kept = logits[places], states[places], rows
 
 
 class Conversation:
@@ -248,7 +248,7 @@ class Conversation:
         self._read(text)
         numbers, written = np.array([self._turns]), bytearray()
         self._turns += 1
-        steps = generate_steps(self._network.forward, self._logits, self._states, numbers, self._sampling)
+        steps = generate_steps(self._network.write, self._logits, self._states, numbers, self._sampling)
         for _, piece in in_order(steps, self._sampling):
             written += piece
             yield piece
@@ -260,65 +260,3 @@ class Conversation:
                 np.frombuffer(text[at : at + PIECE], np.uint8)[None], self._states
             )
             self._logits = logits[:, -1]
-
-
-def draws(seed: int, numbers: np.ndarray, position: int, count: int) -> np.ndarray:
-    """The 64 random bits of each sample at ``count`` positions.
-
-    numbers : (n,), the samples' numbers
-    position : the first position
-    returns : (n, count) uint64
-    """
-    counter = np.zeros((len(numbers), count, 4), np.uint32)
-    counter[..., 1] = philox.SAMPLING
-    counter[..., 2] = numbers[:, None]
-    counter[..., 3] = np.arange(position, position + count)
-    seed = int(seed)
-    words = philox.philox(counter, (seed & 0xFFFFFFFF, seed >> 32)).astype(np.uint64)
-    return words[..., 0] | words[..., 1] << np.uint64(32)
-
-
-def choose(
-    logits: np.ndarray, drawn: np.ndarray, weights: np.ndarray | None, top_k: int = 0, top_p: int = SHARES
-) -> np.ndarray:
-    """The next byte of each sample.
-
-    logits : (n, 256) int8 in sixteenths of a bit
-    drawn : (n,) uint64
-    weights : (255,) uint64 of ``sampling_weights``; None is temperature 0
-    top_k : number of likeliest bytes to draw from, 0 for all
-    top_p : share of the probability to draw from, in 1/65536; 65536 for all
-    returns : (n,) uint8
-    """
-    if weights is None or top_k == 1:
-        return logits.argmax(1).astype(np.uint8)  # the first of equals is the lowest byte
-    below = logits.max(1, keepdims=True).astype(np.int32) - logits
-    weight = weights.take(below)
-    if 0 < top_k < VOCABULARY:
-        rank = _ranks(below)
-        weight[rank > np.partition(rank, top_k - 1, 1)[:, top_k - 1, None]] = 0
-    if top_p < SHARES:
-        order = _ranks(below).argsort(1)
-        ordered = np.take_along_axis(weight, order, 1)
-        total = ordered.cumsum(1)  # <= 2^40
-        outside = (total - ordered) * np.uint64(SHARES) >= total[:, -1:] * np.uint64(top_p)
-        np.put_along_axis(weight, order, np.where(outside, np.uint64(0), ordered), 1)
-    return inverse(weight.cumsum(1), drawn)
-
-
-def _ranks(below: np.ndarray) -> np.ndarray:
-    """Numbers in the order of the logits, the largest first; no two equal, of equal logits the lower byte first."""
-    return below * VOCABULARY + np.arange(VOCABULARY)
-
-
-def inverse(cumulative: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The first byte whose cumulative weight exceeds floor(drawn * total / 2**64).
-
-    cumulative : (n, 256) uint64, rows that do not fall; the last of each, its total, is at least 1
-    drawn : (n,) uint64
-    returns : (n,) uint8
-    """
-    # The product has up to 104 bits: Python's integers hold it.
-    totals = cumulative[:, -1].tolist()
-    at = [u * total >> 64 for u, total in zip(drawn.tolist(), totals, strict=True)]
-    return (cumulative <= np.array(at, np.uint64)[:, None]).sum(1).astype(np.uint8)

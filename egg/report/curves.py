@@ -15,6 +15,7 @@ from egg.run.log import MEASURED, METRICS, SAMPLE, VALIDATION, Pace, is_number, 
 SAMPLES = 24  # in memory; of more every other one is dropped
 POINTS = 300  # of a curve at the most; each is the mean of equally many rows
 MAX_ROWS = 1 << 14  # of a log, in memory
+MAX_PARTS = 12  # of a mixture: more curves than that could not be told apart
 FIGURES = ("tokens_per_second", "step_size", "changed_share", "clipped_share")
 
 
@@ -42,6 +43,8 @@ class Curves(ArrayValue):
     """Of all steps, without measurements, checkpoints and compilation; 0 if the log has no speeds."""
     measured_on: str = MEASURED[VALIDATION]
     """Of MEASURED: what was measured last."""
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of a mixture: name -> the same as ``validation`` of that part; the first MAX_PARTS."""
 
 
 def read_curves(run: Path, name: str | None = None) -> Curves:
@@ -56,6 +59,7 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
     if (run / checkpoint.MODEL).exists():
         raise EggError(f"{run} is a checkpoint: give its run, {run.absolute().parent.parent}")
     rows = {key: _Rows() for key in ("train", VALIDATION, *FIGURES)}
+    of_parts: dict[str, _Rows] = {}
     at: tuple[int, float] = (0, 0.0)
     steps, first_speed, measured_on = 0, None, MEASURED[VALIDATION]
     pace, samples = Pace(), []
@@ -65,7 +69,9 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
             values |= {key: record[key] for key in FIGURES if key in record}
             if measured := measurement(record):
                 values[VALIDATION], measured_on = measured[1], MEASURED[measured[0]]
-            if not all(map(is_number, (record.get("tokens"), *values.values()))):
+            begin = f"{measured[0]}/" if measured else None
+            parts = {key.removeprefix(begin): record[key] for key in record if begin and key.startswith(begin)}
+            if not all(map(is_number, (record.get("tokens"), *values.values(), *parts.values()))):
                 raise EggError(f"{run / METRICS} is no log of a run: the line of step {record['step']} has no numbers")
             if (text := record.get(SAMPLE)) is not None:
                 if not isinstance(text, str):
@@ -82,6 +88,9 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
             steps, at = record["step"], (record["tokens"], record["seconds"])
             for key, value in values.items():
                 rows[key].append((*at, value))
+            for part, value in parts.items():
+                if part in of_parts or len(of_parts) < MAX_PARTS:
+                    of_parts.setdefault(part, _Rows()).append((*at, value))
     if not steps:
         raise EggError(f"{run / METRICS} has no whole line yet: nothing to draw")
     if not rows[FIGURES[0]].rows and first_speed is not None:
@@ -99,6 +108,7 @@ def read_curves(run: Path, name: str | None = None) -> Curves:
         samples,
         pace.seconds,
         measured_on,
+        {shown(part): points.array() for part, points in of_parts.items()},
     )
 
 

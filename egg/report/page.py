@@ -56,6 +56,7 @@ def _curves(run: Curves) -> dict[str, Any]:
         "train": points(run.train),
         "validation": points(run.validation),
         "measured_on": run.measured_on,
+        "parts": [[name, points(rows)] for name, rows in run.parts.items()],
         "figures": [points(run.figures[key], scale) for key, _, scale in CHARTS],
     }
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from egg.errors import EggError, telling
-from egg.files import save_figure
+from egg.files import save_figure, shown
 from egg.report.curves import Curves
 from egg.run.log import MEASURED, METRICS, VALIDATION, is_number, measurement, read_records
 
 LOSS = "loss.png"
+PART_COLORS = ("C1", "C2", "C4", "C5", "C6", "C9")  # beside C0 and C3, training and validation
+PART_NAME = 40  # characters of a part's name in the legend
 
 
 def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) -> None:
@@ -40,6 +42,11 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
                 name = run.name if run.measured_on == MEASURED[VALIDATION] else f"{run.name}, {run.measured_on}"
                 figures = f"{run.measured_on}, exact: {figures}" if alone else f"{name}: {figures}"
                 panel.plot(at, bits, style, color="C3" if alone else color, markersize=3, label=figures)
+                for part, (of, points) in enumerate(run.parts.items() if alone else ()):
+                    at, shade = points[:, column] / scale, PART_COLORS[part % len(PART_COLORS)]
+                    dashes = ("--", ":")[part // len(PART_COLORS) % 2]
+                    name = f"    {shown(of, PART_NAME)}: {points[-1, 2]:.3f} at the end"
+                    panel.plot(at, points[:, 2], dashes, color=shade, linewidth=1.2, label=name)
             elif not alone:
                 panel.plot([], [], color=color, label=f"{run.name}: not measured")
         for name, bits in lines.items():

@@ -12,7 +12,7 @@ from egg.errors import EggError, telling
 from egg.evolution.base import StepReport, Text
 from egg.evolution.branches import BranchEvolution
 from egg.files import replace_file
-from egg.kernels import Adapter, AdapterShape, Shape
+from egg.kernels import Adapter, AdapterShape, Backend, Shape
 from egg.kernels.backend import Votes
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint, hub
@@ -28,7 +28,10 @@ from egg.model.adapter import (
 )
 from egg.model.evaluate import evaluate
 from egg.model.network import Network
+from egg.model.parameters import initial_weights
+from egg.run.compiling import SMALL, SmallText, calls_of, compile_kernels, compile_recipe, measure, small_config
 from egg.run.log import RunLog
+from egg.run.progress import Progress
 from egg.run.trainer import Trainer
 
 ADAPTED = "gru,w_down,head"
@@ -106,8 +109,28 @@ class Subspace:
             return FineTuning(config, base, text, tensors_of(base.shape, self.tensors))
         return AdapterEvolution(config, base, text, layout)
 
+    def compile(self, config: Config, backend: Backend, progress: Progress) -> None:
+        """Compile what its evolution and measurements need, and show that: see ``egg.run.compiling``."""
+        if self.rank is None:
+            compile_recipe(config, backend, progress)
+            return
+        base, calls = small_network(backend), calls_of(config)
+
+        def work() -> None:
+            measure(base, ())
+            made = Subspace(1, ADAPTED).evolution(small_config(config), base, SmallText())
+            made.step()
+            measure(made.network, calls)
+
+        compile_kernels(backend, progress, calls, {"stations"}, work)
+
 
 ALL_WEIGHTS = Subspace(None, ALL)
+
+
+def small_network(backend: Backend) -> Network:
+    """A model of the smallest shape, to compile with."""
+    return Network(backend, SMALL.shape, initial_weights(SMALL.shape, 0, "egg"))
 
 
 def origin(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Compiling the kernels of a run before its first step, so that the wait is shown and no step's time includes it."""
 
 import time
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -9,18 +10,21 @@ from egg.config import Config, ModelConfig
 from egg.evolution.recipes import evolution
 from egg.kernels.backend import Backend
 from egg.model.evaluate import evaluate
+from egg.model.network import Network
 from egg.run.progress import Progress
 from egg.run.signals import hold_signal
 from egg.view.figures import duration
 
 CALLS = {
-    "egg": ("prepare", "forward", "cast_votes", "update_rows"),
-    "paper": ("prepare", "forward", "run_pairs", "cast_pair_votes", "update_signs"),
+    "egg": ("prepare", "score", "cast_votes", "update_rows"),
+    "paper": ("prepare", "score", "run_pairs", "cast_pair_votes", "update_signs"),
+    "reward": ("prepare", "forward", "write", "read_adapter_pairs", "update_master"),
 }
-"""Recipe -> what a run calls of its backend."""
+"""Recipe, or kind of adaptation -> what a run calls of its backend; besides ``write``, if it shows samples."""
+SMALL = ModelConfig(16, 1)
 
 
-class _Text:
+class SmallText:
     """A few bytes to read."""
 
     size = 256
@@ -30,19 +34,64 @@ class _Text:
         return np.ones((len(starts), length), np.uint8)
 
 
-def compile_kernels(config: Config, backend: Backend, progress: Progress) -> None:
-    """Take a step of the smallest model and measure it: afterwards all that a run needs of its backend is compiled.
+def small_config(config: Config) -> Config:
+    """A run's configuration for the smallest model and the smallest step."""
+    e = config.evolution
+    size: dict = {"streams": 1, "branches": "all"}
+    if e.recipe == "paper":
+        size = {"population_size": 2, "group_size": 2, "num_perturbations": 0}
+    return replace(config, model=SMALL, evolution=replace(e, seq_len=4, **size))
+
+
+def calls_of(config: Config) -> tuple[str, ...]:
+    """What a run calls of its backend."""
+    return CALLS[config.evolution.recipe] + (("write",) if config.run.sample_every else ())
+
+
+def measure(network: Network, calls: Collection[str]) -> None:
+    """Do what a run's measurements do, with few bytes."""
+    evaluate(network, np.arange(2, dtype=np.uint8))
+    if "write" in calls:
+        network.generate(b"", 1)
+
+
+def compile_recipe(config: Config, backend: Backend, progress: Progress) -> None:
+    """Take a step of the smallest model and measure it: see ``compile_kernels``."""
+    e = config.evolution
+    calls = calls_of(config)
+
+    def work() -> None:
+        made = evolution(small_config(config), backend, SmallText())
+        made.step()
+        measure(made.network, calls)
+
+    without, also = {"adapters", "adapted", *(() if e.station_names else ("stations",))}, set()
+    if e.noise == "gaussian":
+        without.add("pair_votes")
+        also = {"noise", "gaussian_votes"}
+    elif e.rank > 1:
+        also = {"noise"}
+    compile_kernels(backend, progress, calls, without, work, also)
+
+
+def compile_kernels(
+    backend: Backend,
+    progress: Progress,
+    calls: Collection[str],
+    without: Collection[str],
+    work: Callable[[], None],
+    also: Collection[str] = (),
+) -> None:
+    """Do a small piece of work: afterwards all that a run needs of its backend is compiled.
 
     A signal ends it between two kernels; those that are compiled by then stay compiled.
+
+    calls, without, also : as for ``egg.kernels.cpu.compiling.watching``
     """
     if backend.name != "numba":
         return
     from egg.kernels.cpu.compiling import watching
 
-    e = config.evolution
-    without = {"adapters", "adapted", *(() if e.station_names else ("stations",))}
-    size = {"population_size": 2} if e.recipe == "paper" else {"streams": 1, "branches": "all"}
-    small = replace(config, model=ModelConfig(16, 1), evolution=replace(e, seq_len=4, **size))
     began, compiled = time.monotonic(), 0
 
     def done(number: int, total: int) -> None:
@@ -53,15 +102,17 @@ def compile_kernels(config: Config, backend: Backend, progress: Progress) -> Non
         progress.working(f"compiling {number} of {total} kernels, {left}once for this CPU")
 
     try:
-        with hold_signal() as due, watching(CALLS[e.recipe], without, done):
-            made = evolution(small, backend, _Text())
-            made.step()
-            evaluate(made.network, np.arange(2, dtype=np.uint8))
+        with hold_signal() as due, watching(calls, without, done, also):
+            work()
     except KeyboardInterrupt:
         if compiled:
             progress.note(
-                f"interrupted after {compiled} kernels: no step was taken, and what is compiled is not compiled again"
+                f"interrupted after {_kernels(compiled)}: no step was taken, and what is compiled is not compiled again"
             )
         raise
     if compiled:
-        progress.note(f"compiled {compiled} kernels in {duration(time.monotonic() - began)}")
+        progress.note(f"compiled {_kernels(compiled)} in {duration(time.monotonic() - began)}")
+
+
+def _kernels(number: int) -> str:
+    return f"{number} kernel{'s' * (number != 1)}"

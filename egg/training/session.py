@@ -18,7 +18,7 @@ from egg.model.state import check_memory
 from egg.ranks.distributed import ALONE, Alone
 from egg.report.draw import LOSS, REPORT, draw_or_note, draw_run
 from egg.report.ending import report
-from egg.run.compiling import compile_kernels
+from egg.run.compiling import compile_recipe
 from egg.run.folders import refuse_a_run
 from egg.run.lock import locked
 from egg.run.origin import made_with
@@ -131,7 +131,7 @@ class Session:
             state = checkpoint.read_state(self._saved, layout)
         for notice in notices:
             self.progress.note(notice)
-        compile_kernels(config, backend, self.progress)
+        compile_recipe(config, backend, self.progress)
         self.evolution = recipe(config, backend, text, ranks)
         if self._saved:
             self.evolution.load_state(state)

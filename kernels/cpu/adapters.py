@@ -15,6 +15,7 @@ from numba.extending import overload
 
 from egg.kernels.arithmetic import LIMIT, adapter_lift
 from egg.kernels.backend import Adapter
+from egg.kernels.cpu.noise import TERMS, summed_projection, summed_terms, summed_tile
 from egg.kernels.cpu.simd import (
     add_products,
     add_signed_bytes,
@@ -64,22 +65,22 @@ class AdaptedModel(NamedTuple):
     signs: int  # (M, 4) int64: byte offsets in a direction's bits
 
 
-def through_adapter(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
+def through_adapter(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
     """Compute an adapted product; False, at compile time, for a model without an adapter."""
     raise NotImplementedError("for kernels alone")
 
 
 @overload(through_adapter)
-def _through_adapter(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
+def _through_adapter(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
     if model.instance_class is not AdaptedModel:
-        return lambda model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine: False
+        return lambda model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine: False
 
-    def compute(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
+    def compute(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, fine):
         m = load_long(model.number + 8 * tensor)
         if m < 0:
             return False
-        append_inner(model, block, t, m, x, x_row, inputs)
-        adapted_product(model, block, m, inputs, outputs, out, out_row, flip, fine)
+        append_inner(model, noise, block, t, m, x, x_row, inputs)
+        adapted_product(model, noise, block, m, inputs, outputs, out, out_row, flip, fine)
         return True
 
     return compute
@@ -108,8 +109,10 @@ def factor_signs(model, block, m, kind):
 
 
 @njit(**JIT)
-def append_inner(model, block, t, m, x, x_row, inputs):
+def append_inner(model, noise, block, t, m, x, x_row, inputs):
     """Every member's input with its z appended, in block.wide; and what its outputs gain for a = +1 and -1.
+
+    A member's directions are bits where it has one, else bytes (noise.py).
 
     |A . x + gain(p)| <= 127 * 4,096 * (127 + 2**4) < 2**27; |gain(p)| << lift <= 2**4 * 16 * 127 << 4 < 2**19
     """
@@ -121,6 +124,9 @@ def append_inner(model, block, t, m, x, x_row, inputs):
     a_a, b_a = factor_signs(model, block, m, A_A), factor_signs(model, block, m, B_A)
     b_b = factor_signs(model, block, m, B_B)
     moves = model.members == MOVES
+    summed = moves and summed_projection(noise, block.members, 2 * m, x, x_row, inputs)
+    moves = moves and not summed
+    terms = 0
     for i in range(block.members):
         at, to = x + i * x_row, block.wide + i * block.wide_row
         for k in range(0, inputs, 16):
@@ -132,6 +138,8 @@ def append_inner(model, block, t, m, x, x_row, inputs):
             for k in range(0, inputs, 64):
                 acc = add_signed_bytes(acc, at + k, b_a + direction + (k >> 3))
             p = side(i) * total(acc)
+        if summed:
+            terms = terms + TERMS if i & 1 else summed_terms(noise, 2 * m, i, 0, RANKS, 0)
         p_b = 0
         quad = block.quad + (i >> 2) * block.length + t
         for j in range(rank):
@@ -139,6 +147,8 @@ def append_inner(model, block, t, m, x, x_row, inputs):
             for k in range(0, inputs, 64):
                 acc = add_products(acc, at + k, rows + j * filled + k)
             z = total(acc) + load_word(start + 4 * j)
+            if summed:
+                z += load_word(terms + 4 * j)
             if moves:
                 plus = (load_byte(a_a + direction + (j >> 3)) >> (j & 7)) & 1
                 z += gain(p if plus else -p, model.shift)
@@ -155,10 +165,12 @@ def append_inner(model, block, t, m, x, x_row, inputs):
             p_b *= side(i)
             store_word(block.gains + 8 * i, gain(p_b, model.shift) << lift)
             store_word(block.gains + 8 * i + 4, gain(-p_b, model.shift) << lift)
+    if summed:  # the inputs of B are the first of z's copies; its b is 0 beyond the adapter's rank
+        summed_projection(noise, block.members, 2 * m + 1, block.wide + inputs, block.wide_row, RANKS)
 
 
 @njit(**JIT)
-def adapted_product(model, block, m, inputs, outputs, out, out_row, flip, fine):
+def adapted_product(model, noise, block, m, inputs, outputs, out, out_row, flip, fine):
     """clip8((W . x + ((B . z) << lift(K))) >> shift(K)) of every member, x and z being in block.wide.
 
     out : address of (members, outputs) bytes; flip OFFSET writes offset bytes
@@ -193,7 +205,7 @@ def adapted_product(model, block, m, inputs, outputs, out, out_row, flip, fine):
                     0,
                 )
                 continue
-            arguments = (
+            common = (
                 x,
                 block.wide_row,
                 panel,
@@ -204,10 +216,10 @@ def adapted_product(model, block, m, inputs, outputs, out, out_row, flip, fine):
                 out + i * out_row + n,
                 out_row,
                 flip,
-                row_bits,
-                bits_row,
-                block.gains + 8 * i,
             )
+            if moves and summed_tile(noise, 2 * m + 1, i, n, columns, shift - 6, *common):
+                continue
+            arguments = (*common, row_bits, bits_row, block.gains + 8 * i)
             if columns == COLUMNS:
                 if moves:
                     moved_tile(*arguments)

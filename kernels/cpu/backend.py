@@ -6,28 +6,54 @@ Threads only ever add integers into places of their own, so the results do not d
 import ctypes
 import os
 import threading
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from egg.kernels.arithmetic import READ_BY, VOCABULARY, adapter_lift, exp2_table, log2_thresholds
-from egg.kernels.backend import Votes
-from egg.kernels.cpu import adapted, full_rank, pair_votes, stations, structures, tasks, team
+from egg.kernels.arithmetic import (
+    READ_BY,
+    VOCABULARY,
+    VOTE_ROWS,
+    adapter_lift,
+    exp2_table,
+    log2_thresholds,
+    normal_table,
+    surprise_table,
+)
+from egg.kernels.backend import Likelihoods, Noise, Votes
+from egg.kernels.cpu import (
+    adapted,
+    forward,
+    full_rank,
+    gaussian_votes,
+    layers,
+    likelihood,
+    pair_votes,
+    stations,
+    structures,
+    tasks,
+    team,
+    writing,
+)
 from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
+from egg.kernels.cpu.noise import factor_buffers, place_factors, summed_noise
 from egg.kernels.cpu.reciprocal import reciprocals
 from egg.kernels.cpu.simd import aligned
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
-from egg.kernels.philox import key_words
+from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS, GAUSSIAN_NOISE, key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
 # Of a block's activations, states and signs: they stay in a core's second-level cache
 BLOCK_BYTES = 384 << 10
+STRETCH = 16  # bytes: so many of a few sequences are read layer by layer
+SCORED = 8  # bytes that a block reads before they are scored: their logits stay in that cache as well
 
 
 class Prepared(NamedTuple):
@@ -38,9 +64,6 @@ class Prepared(NamedTuple):
     model: structures.Model  # or adapters.AdaptedModel
     arrays: tuple
     adapter: AdapterShape | None = None
-
-
-CLEAN = structures.NoiseParameters(structures.CLEAN, 0, 0, 0, 0, 0)  # weights as they are
 
 
 class Places(NamedTuple):
@@ -140,11 +163,11 @@ def _adapter_plan(layout: AdapterShape) -> tuple[np.ndarray, int]:
     return np.array(rows, np.int64).reshape(-1, 7), at
 
 
-def _vector_places(shape: Shape) -> list[int]:
+def _vector_places(shape: Shape) -> list[slice]:
     """Places of gains and biases in the flat vector, in the order of their votes."""
     of_a_layer = "ln1.weight", "ln2.weight", "gru.b_f", "gru.b_h"
     names = ["ln_out.weight", *(f"layers.{layer}.{name}" for layer in range(shape.num_layers) for name in of_a_layer)]
-    return [shape.tensors[name].offset for name in names]
+    return [shape.tensors[name].slice for name in names]
 
 
 def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
@@ -159,11 +182,46 @@ def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
     return votes
 
 
+@cache
+def _factor_places(layout: Shape | AdapterShape, rank: int, gaussian: bool) -> tuple[np.ndarray, int, int]:
+    """See ``place_factors``; the array lives as long as the process."""
+    return place_factors(layout, rank, gaussian)
+
+
+def _is_bits(noise: Noise) -> bool:
+    return noise.rank == 1 and not noise.gaussian
+
+
+def _direction_bytes(layout: Shape | AdapterShape, noise: Noise) -> int:
+    """Of a member's directions, which as bytes its pair shares."""
+    if _is_bits(noise):
+        return 4 * layout.sign_words
+    return _factor_places(layout, noise.rank, noise.gaussian)[1] // 2
+
+
+def _gaussian_words(layout: Shape | AdapterShape) -> int:
+    """Words of one direction's Gaussian factors."""
+    last = [*layout.gaussian.values()][-1]
+    return (last.b + last.shape[1] + 1) // 2
+
+
 def available_cores() -> int:
     """The cores this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+_backends = weakref.WeakSet()
+
+
+def _start_threads_again() -> None:
+    for backend in _backends:
+        backend.start_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_threads_again)
 
 
 class NumbaBackend:
@@ -174,21 +232,27 @@ class NumbaBackend:
     def __init__(self, instruction_set: InstructionSet, threads: int | None = None):
         self.threads = threads or available_cores()
         self.description = f"Numba, {instruction_set.description}, {self.threads} threads"
-        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         logarithms = (log2_thresholds(n).astype(np.int64) for n in (16, 256))
         self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
-        self._tables = _words(structures.Tables(*map(_at, self._table_arrays)))
+        self.tables = structures.Tables(*map(_at, self._table_arrays))
+        self._local = threading.local()  # each thread's blocks
+        self._step: Any = None  # of the last ``cast_votes``: fresh pages cost more than their use
+        self._buffers: dict = {}
+        self.start_threads()
+        _backends.add(self)
+
+    def start_threads(self) -> None:
+        """Make what the threads need to share work; again in a forked process, which has none of them."""
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self._team = aligned((team.WORDS,), np.int64)
         self._team[:] = 0
         self._team[team.YIELD] = team.yield_address()
         self._helpers: dict[int, Future] = {}
-        self._lock = threading.Lock()  # one leads; what a call keeps is used by one call
-        self._blocks: dict = {}
-        self._step: Any = None  # of the last ``cast_votes``: fresh pages cost more than their use
-        self._buffers: dict = {}
+        self._numbers = [threading.Lock() for _ in range(self.threads + 1)]  # of threads, one is enough for each
+        self._lock = threading.Lock()  # one leads; what ``cast_votes`` keeps is used by one call
 
     def share(self, structure: np.ndarray, *phases) -> None:
-        """Phases of tasks, one after another, on all threads.
+        """Phases of tasks, one after another, on all threads. The caller holds the lock.
 
         structure : int64, what the tasks share, see tasks.py
         phases : of each the task and how many there are
@@ -203,7 +267,12 @@ class NumbaBackend:
 
     def _help(self, thread: int) -> None:
         """Take tasks, until there are none for a while."""
-        team.look_out(_at(self._team), thread)
+        # An interrupted ``share`` may have asked twice: two threads of one number would use the same buffers
+        if self._numbers[thread].acquire(blocking=False):
+            try:
+                team.look_out(_at(self._team), thread)
+            finally:
+                self._numbers[thread].release()
 
     def run(self, function, tasks):
         """function(*task) for all tasks; their results in order. The calling thread is one of the threads.
@@ -249,70 +318,81 @@ class NumbaBackend:
         model, more = widen(model, shape, weights, adapter)
         return Prepared(shape, weights, model, arrays + more, adapter.shape)
 
-    def _new_blocks(
-        self, slots, shape, members, length, *, text=1, moved=False, credited=False, stations_=False, adapter=None, **at
-    ):
-        """Blocks for so many members, and the arrays that must live as long.
+    def block(self, shape, members, length, *, text=1, moved=False, adapter=None):
+        """A block of members, see ``structures.Block``; each thread keeps the buffers of the last few.
 
-        slots : how many
         text : members that read one row of text
-        moved : whether members have directions of their own
-        credited : whether they leave behind what votes need
-        stations_ : and what stations need
-        at : fields of a block, see ``structures.Block``
-        returns : (slots, fields) int64
+        moved : whether they have directions of their own
+        """
+        kept = self._local.__dict__.setdefault("blocks", {})
+        key = shape, members, length, text, moved, adapter
+        if key in kept:
+            kept[key] = kept.pop(key)  # the latest: whoever has two blocks keeps both
+        else:
+            if len(kept) == 4:
+                kept.pop(next(iter(kept)))
+            kept[key] = self.new_block(*key)
+        return kept[key][0]
+
+    def new_block(self, shape, members, length, text, moved, adapter, credited=False, with_stations=False):
+        """A block and the arrays that must live as long.
+
+        credited : whether its members leave behind what votes need
+        with_stations : and what stations need
         """
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
         seen, bytes_ = (padded, length) if credited else (0, 0)
         words = -(-(adapter or shape).sign_words // 64) * 64
         wide_row = _wide_row(shape) if adapter else 0
-        scratch = 4 * (VOCABULARY + 2 * d + 64 * layers) + 128 * shape.vote_kinds(stations_)
-        planes = structures.SAVED_FOR_STATIONS if stations_ else structures.SAVED
-        sizes = {"stride": stride, "length": length, "text_share": text, "words_row": 4 * words}
-        sizes |= {"wide_row": wide_row, "planes": planes}
-        blocks, kept = np.zeros((slots, len(structures.Block._fields)), np.int64), []
-        for block in blocks:
-            arrays = {
-                "bytes": _filled((structures.BUFFERS, padded, stride), np.uint8),
-                "mid": _filled((padded, 4 * stride), np.uint8),
-                "states": _filled((layers, padded, stride), np.uint8),
-                "logits": np.empty((padded, VOCABULARY), np.int8),
-                "gains": np.zeros((padded, 2), np.int32),
-                "words": np.zeros((padded if moved else 0, words), np.uint32),
-                "wide": _filled((padded, wide_row), np.uint8),
-                "fine": aligned(((seen + 1) * VOCABULARY,), np.int16),
-                "saved": aligned((bytes_, layers, planes, seen, stride), np.int8),
-                "wire": aligned((bytes_, seen, stride), np.int32),
-                "scratch": aligned((scratch,), np.uint8),
-                "work": aligned((stations.work_bytes(layers, padded, stride) if stations_ else 0,), np.uint8),
-            }
-            fields = sizes | at | {name: _at(array) for name, array in arrays.items()}
-            block[:] = [fields.get(name, 0) for name in structures.Block._fields]
-            kept.append(arrays)
-        return blocks, kept
+        scratch = 4 * (VOCABULARY + 2 * d + 64 * layers) + 128 * shape.vote_kinds(with_stations)
+        planes = structures.SAVED_FOR_STATIONS if with_stations else structures.SAVED
+        arrays = (
+            _filled((structures.BUFFERS, padded, stride), np.uint8),
+            _filled((padded, 4 * stride), np.uint8),
+            _filled((layers, padded, stride), np.uint8),
+            np.empty((padded, VOCABULARY), np.int8),
+            np.zeros((padded, 2), np.int32),
+            np.zeros((padded if moved else 0, words), np.uint32),
+            _filled((padded, wide_row), np.uint8),
+            aligned(((seen + 1) * VOCABULARY,), np.int16),
+            aligned((bytes_, layers, planes, seen, stride), np.int8),
+            aligned((bytes_, seen, stride), np.int32),
+            aligned((scratch,), np.uint8),
+            aligned((stations.work_bytes(layers, padded, stride) if with_stations else 0,), np.uint8),
+        )
+        addresses = [_at(array) for array in arrays]
+        addresses.insert(8, planes)
+        addresses.insert(6, wide_row)
+        block = structures.Block(members, padded, 0, stride, length, text, 4 * words, *addresses, *[0] * 4)
+        return block, arrays
 
-    def _reading_blocks(self, shape, adapter, text, moved, slots, members):
-        """Blocks of at least so many members, kept from call to call."""
-        key = shape, adapter, text, moved
-        has_slots, has_members, *found = self._blocks.pop(key, (0, 0))
-        if has_slots < slots or has_members < members:
-            slots, members = max(slots, has_slots), max(members, has_members)
-            found = self._new_blocks(slots, shape, members, 0, text=text, moved=moved, adapter=adapter)
-            has_slots, has_members = slots, members
-        if len(self._blocks) == 3:
-            self._blocks.clear()
-        self._blocks[key] = has_slots, has_members, *found
-        return found[0]
+    def _noise(self, layout, plain, noise, stream, block):
+        """A block's noise: signs of rank 1 are bits in the block, else each thread keeps factors as bytes."""
+        if _is_bits(noise):
+            return plain
+        places = _factor_places(layout, noise.rank, noise.gaussian)
+        words = layout.sign_words
+        if noise.gaussian:
+            words, stream = _gaussian_words(layout), GAUSSIAN_NOISE
+        kept = self._local.__dict__.setdefault("factors", {})
+        key = layout, noise.rank, noise.gaussian, block.padded
+        if key not in kept:
+            if len(kept) == 4:
+                kept.clear()
+            kept[key] = factor_buffers(places, block.padded, words)
+        return summed_noise(plain, noise, places, stream, normal_table(), kept[key])
 
-    def members_per_block(self, shape, adapter=None, *, moved: bool = False) -> int:
-        """As many members as the second-level cache holds, at least 16, at most 128."""
+    def members_per_block(self, shape, adapter=None, *, moved: int = 0) -> int:
+        """As many members as the second-level cache holds, at least 16, at most 128.
+
+        moved : bytes of a member's directions
+        """
         stride = max(64, shape.hidden_size)
         each = (structures.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
-        if moved:
-            each += 4 * shape.sign_words
+        each += moved
         if adapter:
-            each += 4 * adapter.sign_words + _wide_row(shape)
+            each += _wide_row(shape)
         return min(128, max(16, BLOCK_BYTES // each // 16 * 16))
 
     def parts(self, items: int, most: int, least: int | None = None) -> int:
@@ -332,57 +412,118 @@ class NumbaBackend:
         return [(items * i // parts, items * (i + 1) // parts) for i in range(parts)]
 
     def forward(self, model, tokens, states):
-        task = adapted.read_some_adapted if model.adapter else tasks.read_some
-        return self._read(task, model, CLEAN, tokens, states, 1)
+        return self._read(model, structures.UNMOVED, tokens, states)
 
-    def _read(self, task, prepared, noise, tokens, states, members):
-        """Logits and states of sequences, ``members`` of which stay together in a block."""
+    def score(self, model, tokens, states):
+        shape, packed, adapter = model.shape, model.model, model.adapter
+        tokens, states = np.ascontiguousarray(tokens), np.ascontiguousarray(states)
+        sequences, length = tokens.shape[0], tokens.shape[1] - 1
+        totals, below, scores = (np.empty((sequences, length), t) for t in (np.uint64, np.uint8, np.int32))
+        states_out = states.copy()
+        most, shares = self.members_per_block(shape, adapter), surprise_table()
+
+        few = self._few(length)
+
+        def run(first, last):
+            room, some = self._scratch((most * SCORED, VOCABULARY), np.int8), states_out[first:last]
+            span = most // (last - first) if last - first < few else SCORED
+            for begin in range(0, length, span):
+                text = np.ascontiguousarray(tokens[first:last, begin : min(begin + span, length)])
+                logits = room[: text.size].reshape(*text.shape, VOCABULARY)
+                if last - first < few:
+                    self._read_few(model, text, 0, some, logits)
+                else:
+                    block = self.block(shape, *text.shape, adapter=adapter)
+                    forward.run_sequences(packed, structures.UNMOVED, self.tables, block, text, some, some, 0, logits)
+                likelihood.measure(logits, tokens, begin, first, shares, self.tables, totals, below, scores)
+
+        if totals.size:
+            self.run(run, self.spread(sequences, most, 1 if few else ROWS))
+        return Likelihoods(totals, below, scores, states_out)
+
+    def _few(self, length: int) -> int:
+        """With fewer sequences than this in a block, each of so many bytes, a stretch is read layer by layer."""
+        return ROWS if length >= STRETCH else 0
+
+    def _read_few(self, prepared, tokens, first, states, logits):
+        """A few sequences, from ``first`` on, in stretches; ``states`` are theirs alone, and move on."""
+        members, length = len(states), tokens.shape[1]
+        span = self.members_per_block(prepared.shape, prepared.adapter) // members
+        for begin in range(0, length, span):
+            some = min(span, length - begin)
+            wide = self.block(prepared.shape, members * some, 0, adapter=prepared.adapter)  # no block of another use
+            block = self.block(prepared.shape, members, some, adapter=prepared.adapter)
+            layers.read_layers(
+                prepared.model, structures.UNMOVED, self.tables, wide, block, tokens, first, begin, states, logits
+            )
+
+    def write(self, model, logits, states, numbers, positions, choice):
+        shape, packed, adapter = model.shape, model.model, model.adapter
+        logits, states = (np.array(a, np.int8, order="C") for a in (logits, states))  # they move on in place
+        numbers = np.array(numbers, np.int64)
+        drawn = np.empty((len(numbers), len(positions)), np.uint8)
+        weights = (np.empty(0) if choice.weights is None else choice.weights).astype(np.int64)
+        most, filled = self.members_per_block(shape, adapter), -(-len(positions) // 16) * 16
+        key_0, key_1 = key_words(choice.seed)
+        drawing = structures.UNMOVED._replace(key_0=key_0, key_1=key_1, step=positions.start)
+
+        def run(first, last):
+            block = self.block(shape, last - first, len(positions), adapter=adapter)
+            by = numbers, weights, choice.top_k % VOCABULARY, choice.top_p
+            room = self._scratch((16 * most * filled,), np.uint8), self._scratch((255,), np.int64)
+            moving = first, logits, states, drawn
+            writing.write_sequences(packed, drawing, self.tables, block, *by, *room, *moving)
+
+        if drawn.size:
+            self.run(run, self.spread(len(numbers), most, ROWS))
+        return drawn, logits, states
+
+    def _read(self, prepared, plain, tokens, states, noise=None):
+        """Logits and states of sequences; with a noise, of pairs of members, which stay together in a block."""
+        shape, model, adapter = prepared.shape, prepared.model, prepared.adapter
         logits = np.empty((*tokens.shape, VOCABULARY), np.int8)
+        states = np.ascontiguousarray(states)  # kernels go by addresses
+        states_out = np.empty_like(states)
         if tokens.size == 0:
             return logits, states.copy()
-        most = self.members_per_block(prepared.shape, prepared.adapter) // members
-        kind = 1, members == 2
-        return logits, self._read_blocks(task, prepared, noise, tokens, states, members, most, kind, logits)
+        unit, moved = (1, 0) if noise is None else (2, _direction_bytes(adapter, noise))
 
-    def _read_blocks(self, task, prepared, noise, tokens, states, members, most, kind, out, first=0):
-        """Let the threads read, in blocks of at most ``most`` items of so many members; returns the states after."""
-        text, moved = kind
-        # Kernels go by addresses
-        tokens, states = np.ascontiguousarray(tokens, np.uint8), np.ascontiguousarray(states, np.int8)
-        states_out, model, noise = np.empty_like(states), _words(prepared.model), _words(noise)
-        items, length = len(tokens) * text // members, tokens.shape[1]
-        parts = self.parts(items, most, ROWS // members)
-        slots = min(parts, self.threads)
-        with self._lock:
-            blocks = self._reading_blocks(
-                prepared.shape, prepared.adapter, text, moved, slots, members * -(-items // parts)
-            )
-            blocks[:, structures.Block._fields.index("length")] = length - (text == 2)  # pairs read targets too
-            call = structures.Reading(
-                *map(_at, (model, noise, self._tables, blocks)),
-                slots,
-                items,
-                parts,
-                members,
-                length,
-                *map(_at, (tokens, states, states_out)),
-                first,
-                _at(out),
-            )
-            self.share(_words(call), (task, parts))
-        return states_out
+        few = self._few(tokens.shape[1]) if unit == 1 else 0
+
+        def run(first, last):
+            if last - first < few:
+                states_out[first:last] = states[first:last]
+                self._read_few(prepared, tokens, first, states_out[first:last], logits)
+                return
+            bits = noise is not None and _is_bits(noise)
+            block = self.block(shape, unit * (last - first), tokens.shape[1], moved=bits, adapter=adapter)
+            own = plain if noise is None else self._noise(adapter, plain, noise, ADAPTER_SIGNS, block)
+            forward.run_sequences(model, own, self.tables, block, tokens, states, states_out, unit * first, logits)
+
+        most = self.members_per_block(shape, adapter, moved=moved) // unit
+        self.run(run, self.spread(len(tokens) // unit, most, 1 if few else ROWS // unit))
+        return logits, states_out
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
+        shape, packed = model.shape, model.model
         scores = np.zeros(len(states), np.int32)
-        if not len(states):
-            return scores, states.copy()
+        states = np.ascontiguousarray(states)  # kernels go by addresses
+        states_out = np.empty_like(states)
         shift = 4 - noise.sigma_shift
         parameters = structures.NoiseParameters(
-            structures.MOVED, *key_words(noise.seed), noise.step, shift, 1 << max(0, shift)
+            structures.MOVED, *key_words(noise.seed), noise.step, shift, 1 << max(0, shift), noise.directions
         )
-        most = self.members_per_block(model.shape, moved=True) // 2
-        arguments = (tasks.read_pairs, model, parameters, tokens, states, 2, most, (2, True), scores, first_pair)
-        return scores, self._read_blocks(*arguments)
+
+        def run(first, last):
+            block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=_is_bits(noise))
+            own = self._noise(shape, parameters, noise, DIRECTION_SIGNS, block)
+            forward.run_pair_block(
+                packed, own, self.tables, block, tokens, states, states_out, first, first_pair, scores
+            )
+
+        most = self.members_per_block(shape, moved=_direction_bytes(shape, noise)) // 2
+        self.run(run, self.spread(len(tokens), most, ROWS))
+        return scores, states_out
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         shape, layout = model.shape, model.adapter
@@ -431,11 +572,18 @@ class NumbaBackend:
             phases += [(adapted.read_and_vote_adapted, parts), (tasks.sum_panel, panels)]
         return phases, stations.vote_stations if on else tasks.vote_wire
 
+    def _scratch(self, shape, dtype) -> np.ndarray:
+        """An array of this thread, left over from call to call."""
+        kept = self._local.__dict__.setdefault("scratch", {})
+        if (shape, dtype) not in kept:
+            kept[shape, dtype] = aligned(shape, dtype)
+        return kept[shape, dtype]
+
     def read_adapter_pairs(self, model, tokens, states, noise):
         packed = model.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
         key_0, key_1 = key_words(noise.seed)
-        parameters = CLEAN._replace(key_0=key_0, key_1=key_1, step=noise.step)
-        return self._read(adapted.read_some_adapted, model._replace(model=packed), parameters, tokens, states, 2)
+        plain = structures.UNMOVED._replace(key_0=key_0, key_1=key_1, step=noise.step, directions=noise.directions)
+        return self._read(model._replace(model=packed), plain, tokens, states, noise)
 
     def add_full_rank(self, weights, noise, direction, amount):
         key = key_words(noise.seed)
@@ -459,37 +607,85 @@ class NumbaBackend:
         return votes
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
-        z = self.buffer("pair votes", (shape.parameters,), np.int32)
-        z[...] = 0
         voters = np.flatnonzero(fitness)
-        for at in range(0, len(voters), PAIR_ROWS):
-            self._cast_pair_batch(shape, z, voters[at : at + PAIR_ROWS], fitness, noise, first_pair)
-        return z
+        numbers = noise.numbers(first_pair + voters).reshape(-1)
+        factors = np.repeat(np.asarray(fitness, np.int64)[voters], noise.rank)
+        cast, parts = self._cast_signs, [gaussian_votes.WHOLE]
+        if noise.gaussian:
+            cast = self._cast_gaussian
+            if noise.use_clt and np.abs(factors).max(initial=0) > 1:
+                parts = [gaussian_votes.LOW, gaussian_votes.HIGH]
+        z = self.buffer("pair votes", (len(parts), shape.parameters), np.int32)
+        votes, vectors = None, np.zeros(shape.parameters if noise.gaussian else 0, np.int64)
+        for begin in range(0, len(numbers), VOTE_ROWS):
+            z[...] = 0
+            for at in range(begin, min(len(numbers), begin + VOTE_ROWS), PAIR_ROWS):
+                batch = slice(at, at + PAIR_ROWS)
+                cast(shape, z, vectors, numbers[batch], factors[batch], noise, parts)
+            sums = z[0].astype(np.int64)
+            if len(parts) > 1:
+                sums += np.left_shift(z[1], 7, dtype=np.int64)
+            votes = sums if votes is None else votes + sums
+        if votes is None:
+            return np.zeros(shape.parameters, np.int64)
+        if noise.gaussian or noise.rank > 1:
+            for place in _vector_places(shape):
+                votes[place] = noise.root * (vectors if noise.gaussian else votes)[place]
+        return votes
 
-    def _cast_pair_batch(self, shape, z, voters, fitness, noise, first_pair):
+    def _cast_signs(self, shape, z, vectors, numbers, factors, noise, parts):
         """Add the votes of some directions: each task draws nothing, packs one tensor's signs and sums them."""
-        quads = -(-len(voters) // 4)
-        factors, ones = np.zeros((2, 4 * quads), np.int64)
-        factors[: len(voters)], ones[: len(voters)] = fitness[voters], 1
+        quads = -(-len(numbers) // 4)
+        f, ones = np.zeros((2, 4 * quads), np.int64)
+        f[: len(numbers)], ones[: len(numbers)] = factors, 1
+        first = np.where(np.arange(4 * quads) % noise.rank, 0, f)  # vectors move in a pair's first direction alone
         words = self.buffer("words", (4 * quads, -(-shape.sign_words // 64) * 64), np.uint32)
         key = key_words(noise.seed)
-        directions = first_pair + voters
 
         def draw(first, last):
-            pair_votes.draw_directions(directions[first:last], noise.step, *key, words[first:last])
+            pair_votes.draw_directions(numbers[first:last], noise.step, *key, words[first:last])
 
         def cast(tensor):
             outputs = tensor.shape[0]
             inputs = tensor.shape[1] if len(tensor.shape) == 2 else 0
             v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
-            pair_votes.pack_signs(words, tensor.a >> 3, factors, 0, outputs, v)
+            pair_votes.pack_signs(words, tensor.a >> 3, f if inputs else first, 0, outputs, v)
             if inputs:
                 pair_votes.pack_signs(words, tensor.b >> 3, ones, structures.OFFSET, inputs, x)
             plan = _panels(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
-            vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z, 1)
+            vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z[0], 1)
 
-        self.run(draw, self.spread(len(voters), 64))
+        self.run(draw, self.spread(len(numbers), 64))
         self.run(cast, [(tensor,) for tensor in shape.tensors.values()])
+
+    def _cast_gaussian(self, shape, z, vectors, numbers, factors, noise, parts):
+        """The same of Gaussian directions, in parts; those of vectors are added to ``vectors``, int64."""
+        quads = -(-len(numbers) // 4)
+        f, ones = np.zeros((2, 4 * quads), np.int64)
+        f[: len(numbers)], ones[: len(numbers)] = factors, 1
+        rows = self.buffer("factors", (4 * quads, 2 * _gaussian_words(shape)), np.int8)
+        table = normal_table() if noise.use_clt else np.sign(normal_table())
+        key = key_words(noise.seed)
+
+        def draw(first, last):
+            string = np.empty(-(-rows.shape[1] // 128) * 128, np.uint16)
+            gaussian_votes.draw_gaussian(numbers[first:last], noise.step, *key, table, string, rows[first:last])
+
+        def cast(name, tensor):
+            at = shape.gaussian[name]
+            if len(tensor.shape) == 1:
+                gaussian_votes.sum_gaussian(rows, at.a, at.b, factors, noise.rank, vectors[tensor.slice])
+                return
+            outputs, inputs = tensor.shape
+            v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
+            gaussian_votes.pack_gaussian(rows, at.b, ones, gaussian_votes.WHOLE, structures.OFFSET, inputs, x)
+            plan = _panels(tensor, 0, 0, 0, -1)
+            for part, sums in zip(parts, z, strict=True):
+                gaussian_votes.pack_gaussian(rows, at.a, f, part, 0, outputs, v)
+                vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, sums, 1)
+
+        self.run(draw, self.spread(len(numbers), 64))
+        self.run(cast, list(shape.tensors.items()))
 
     def update_rows(self, layout, master, squares, votes, step, step_size):
         weights, votes = np.empty(layout.parameters, np.int8), np.ascontiguousarray(votes, np.int32)
@@ -539,22 +735,12 @@ class Casting:
         tensors = [shape.tensors[f"layers.{layer}.{name}"] for layer in range(layers) for name in names]
         self.shifts, self.totals = np.empty(kinds, np.int64), np.empty((parts, kinds), np.int64)
         self.scores, self.votes = np.empty(parts, np.int64), np.zeros(size, np.int32)  # what is never voted on stays
-        noise = _words(CLEAN)
+        noise = _words(structures.UNMOVED)
         v, x = aligned((quads * v_columns,), np.int32), aligned((quads * x_columns,), np.int32)
         z = aligned((quads * RANKS * len(layout.matrices) if layout else 0,), np.int32)
-        blocks, arrays = backend._new_blocks(
-            slots,
-            shape,
-            4 * -(-fours // parts),
-            length,
-            credited=True,
-            stations_=bool(on),
-            adapter=layout,
-            quads=quads,
-            v=_at(v),
-            x=_at(x),
-            z=_at(z),
-        )
+        members = 4 * -(-fours // max(1, parts))
+        made = [backend.new_block(shape, members, length, 1, False, layout, True, bool(on)) for _ in range(slots)]
+        blocks = np.array([b._replace(quads=quads, v=_at(v), x=_at(x), z=_at(z)) for b, _ in made], np.int64)
         of_draw = {
             "moves": aligned((VOCABULARY // 2, count), np.int32),
             "rows": np.empty(count, np.int64),
@@ -572,7 +758,7 @@ class Casting:
         draw = _words(draw.get(name, 0) for name in structures.BranchParameters._fields)
         of_call = {
             "noise": noise,
-            "tables": backend._tables,
+            "tables": _words(backend.tables),
             "blocks": blocks,
             "draw": draw,
             "words": aligned((2, max(tasks.WORDS, d)), np.uint32),
@@ -585,7 +771,7 @@ class Casting:
             "totals": self.totals,
             "scores": self.scores,
             "plan": plan,
-            "places": np.array(_vector_places(shape), np.int64),
+            "places": np.array([place.start for place in _vector_places(shape)], np.int64),
             "votes": self.votes,
         }
         call = {"slots": slots, "streams": streams, "length": length, "parts": parts, "kinds": kinds}
@@ -593,7 +779,7 @@ class Casting:
         call |= {"panels": len(plan), "size": size, "vote": team.task_address(vote)}
         call |= {name: _at(array) for name, array in of_call.items()}
         self.call = structures.Step(*(call.get(name, 0) for name in structures.Step._fields))
-        self.arrays = v, x, z, arrays, of_draw, of_call  # must live as long
+        self.arrays = v, x, z, made, of_draw, of_call  # must live as long
 
 
 def _wide_row(shape: Shape) -> int:

@@ -305,7 +305,7 @@ def read_and_credit(model, noise, tables, block, draw, tokens, states, states_ou
     head's votes.
 
     tokens : (streams, T + 1) uint8
-    states, states_out : addresses of (streams, L, D) int8
+    states, states_out : (streams, L, D) int8
     first : B step + i of the first stream given, for the rounding of the head's votes
     vectors : (1 + 4 L, D) int32, written: votes on the gains of the last norm, and zeros
     returns : the readers' score in 1/256 bit

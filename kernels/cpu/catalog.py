@@ -12,32 +12,35 @@ import numpy as np
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
-from egg.kernels.arithmetic import STATIONS
+from egg.kernels.arithmetic import STATIONS, sampling_weights
 from egg.kernels.audit import Code, elf_functions
-from egg.kernels.backend import Adapter, Draw, Noise
-from egg.kernels.cpu.adapters import OVERLOADS
+from egg.kernels.backend import Adapter, Choice, Draw, Noise
+from egg.kernels.cpu import adapters, noise
 from egg.kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
     name: path
     for path, names in {
-        "forward": "pack forward tiles structures adapters adapted tasks team branches.read_and_credit",
-        "perturbation": "signs full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
+        "forward": "pack forward layers tiles structures adapters adapted tasks team branches.read_and_credit",
+        "perturbation": "signs noise full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
         "branches.prepare_moves stations.prepare_moves stations.prepare_station credit.transform_rows "
         "credit.move_shift pair_votes.draw_directions tasks.draw_branches tasks.transform_head tasks.prepare_head "
+        "gaussian_votes.draw_gaussian structures.direction_of "
         "structures.gain structures.side structures.embedding_sign structures.a_signs structures.b_signs "
         "adapters.factor_signs",
-        "score": "score branches.score_reader",
+        "score": "score likelihood branches.score_reader",
         "credit": "branches credit stations",
-        "vote": "votes pair_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
+        "vote": "votes pair_votes gaussian_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
         "branches.vote_along branches.vote_four branches.as_vote stations.vote_through stations.vote_stations "
         "tasks.vote_wire tasks.sum_panel tasks.sum_part",
         "coding": "coder",
+        "sampling": "writing",
         "update": "votes.integer_root votes.divided votes.move_rows votes.move_master votes.move_signs tasks.move_some",
     }.items()
     for name in names.split()
 }
 """What a kernel is for, by its module or by itself: a step of the calculation."""
+OVERLOADS = adapters.OVERLOADS | noise.OVERLOADS
 # Wrappers that Numba compiles beside each kernel: they unpack arguments.
 CALLS = "calls from Python"
 RUNTIME = "Numba's runtime"  # reference counts
@@ -50,7 +53,7 @@ class Kernel:
     name: str
     """module.function, below egg.kernels.cpu."""
     path: str
-    """The step it belongs to: forward, perturbation, score, credit, vote, update or coding."""
+    """The step it belongs to: forward, perturbation, score, credit, vote, update, coding or sampling."""
     purpose: str
     """First line of its documentation."""
     called_by: tuple[str, ...]
@@ -141,6 +144,10 @@ def compile_all(backend) -> None:
         model, noise = backend.prepare(shape, weights), Noise(0, 0, 4)
         draw = Draw(0, 0, d, np.zeros(shape.vote_kinds(), np.int64))
         backend.forward(model, tokens, states)
+        backend.forward(model, np.ones((1, 16), np.uint8), states[:1])
+        backend.score(model, tokens, states)
+        beginning = np.zeros((16, 256), np.int8), states, np.arange(16), range(1)
+        backend.write(model, *beginning, Choice(sampling_weights(256), 3, 9))
         cast = backend.cast_votes(model, tokens, states, draw)
         shifts = np.zeros(shape.vote_kinds(stations=True), np.int64)
         backend.cast_votes(model, tokens, states, Draw(0, 0, d, shifts, STATIONS))
@@ -150,12 +157,17 @@ def compile_all(backend) -> None:
         adapter = Adapter(layout, np.ones(layout.parameters, np.int8))
         adapted = backend.prepare(shape, weights, adapter)
         backend.forward(adapted, tokens, states)
+        backend.forward(adapted, np.ones((1, 16), np.uint8), states[:1])
+        backend.write(adapted, *beginning, Choice(None))
         backend.cast_votes(adapted, tokens, states, draw)
         backend.read_adapter_pairs(adapted, tokens, states, noise)
         backend.update_master(shape, weights.astype(np.int16), weights.astype(np.int64), 1)
-        scores, _ = backend.run_pairs(model, tokens[:8], states, noise)
-        fitness = np.sign(scores[::2] - scores[1::2] + 1).astype(np.int8)
-        votes = backend.cast_pair_votes(shape, fitness, noise)
+        gaussian = Noise(0, 0, 4, gaussian=True)
+        backend.read_adapter_pairs(adapted, tokens, states, gaussian)
+        fitness = np.full(8, 2, np.int8)
+        for kind in (noise, gaussian):
+            backend.run_pairs(model, tokens[:8], states, kind)
+            votes = backend.cast_pair_votes(shape, fitness, kind)
         backend.update_signs(weights, votes, 1)
         backend.add_full_rank(weights, noise, 0, 1)
         backend.cast_full_rank_votes(shape.parameters, np.ones(1, np.int64), noise)
@@ -175,7 +187,10 @@ def referred(where, names: dict) -> Iterator[Dispatcher]:
                     break
                 if isinstance(value, FunctionType) and value in OVERLOADS:
                     overload = OVERLOADS[value]
-                    yield from referred(overload.__code__, overload.__globals__)
+                    if isinstance(overload, Dispatcher):
+                        yield overload
+                    else:
+                        yield from referred(overload.__code__, overload.__globals__)
                     break
 
 

@@ -10,6 +10,7 @@ from numba.core.dispatcher import Dispatcher
 from egg.kernels.cpu import backend as module
 
 KERNELS = "egg.kernels.cpu."
+OPTIONAL = ("noise", "gaussian_votes")  # modules of what few calls need, see ``watching``
 
 
 class _Listener(event.Listener):
@@ -27,11 +28,15 @@ class _Listener(event.Listener):
 
 
 @contextmanager
-def watching(calls: Collection[str], without: Collection[str], done: Callable[[int, int], None]) -> Iterator[None]:
+def watching(
+    calls: Collection[str], without: Collection[str], done: Callable[[int, int], None], also: Collection[str] = ()
+) -> Iterator[None]:
     """Meanwhile ``done`` is called with the number of kernels compiled so far, and of those that some calls need.
 
     calls : names of methods of ``NumbaBackend``
     without : modules of kernels that these calls do not reach this time, such as ``adapters`` without an adapter
+    also : modules that they do reach, of OPTIONAL: ``noise`` for directions of rank 4, 16 or Gaussian ones, and
+        ``gaussian_votes`` for the votes of these
 
     What the cache holds is not compiled again: then ``done`` is not called.
     """
@@ -39,7 +44,7 @@ def watching(calls: Collection[str], without: Collection[str], done: Callable[[i
 
     def count(dispatcher: Dispatcher) -> None:
         if not needed:
-            needed.update(needed_kernels(calls, without))
+            needed.update(needed_kernels(calls, without, also))
         name = _name(dispatcher)
         if name in needed and name not in compiled:
             compiled.add(name)
@@ -49,11 +54,11 @@ def watching(calls: Collection[str], without: Collection[str], done: Callable[[i
         yield
 
 
-def needed_kernels(calls: Collection[str], without: Collection[str]) -> set[str]:
+def needed_kernels(calls: Collection[str], without: Collection[str], also: Collection[str] = ()) -> set[str]:
     """The names of all kernels that calls of the backend lead to, module.function; arguments as for ``watching``."""
     from egg.kernels.cpu.catalog import referred  # with much that only inspection needs
 
-    methods = vars(module.NumbaBackend)
+    methods, without = vars(module.NumbaBackend), {*without, *OPTIONAL} - {*also}
     waiting: list = [methods[name] for name in calls]
     known, found = set(), set()
     while waiting:

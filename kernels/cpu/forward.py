@@ -15,6 +15,7 @@ from numba import njit
 from egg.kernels.arithmetic import LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.adapters import moves_factors, through_adapter
+from egg.kernels.cpu.noise import summed_factors, summed_projection, summed_row, summed_tile, summed_vector
 from egg.kernels.cpu.score import score
 from egg.kernels.cpu.signs import draw_signs
 from egg.kernels.cpu.simd import (
@@ -22,6 +23,7 @@ from egg.kernels.cpu.simd import (
     absolute_half,
     add_magnitude_bytes,
     add_signed_bytes,
+    address,
     clip8_lanes,
     interleave_bytes,
     leading_zeros,
@@ -30,7 +32,6 @@ from egg.kernels.cpu.simd import (
     load_i8,
     load_long,
     load_offset,
-    load_word,
     maximum_half,
     minimum,
     minimum_half,
@@ -71,11 +72,11 @@ def product(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_
 
     x, out : addresses of (members, inputs) offset bytes and (members, outputs) bytes; flip OFFSET writes offset bytes
     """
-    if through_adapter(model, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, False):
+    if through_adapter(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_row, flip, False):
         return
     shift = product_shift(inputs)
     moved = noise.mode == st.MOVED
-    if moved:
+    if moved and not summed_projection(noise, block.members, tensor, x, x_row, inputs):
         project(model, noise, block, tensor, x, x_row, inputs)
     w = tensor_at(model, tensor)
     start = model.starts + 4 * load_long(model.start + 8 * tensor)
@@ -85,7 +86,7 @@ def product(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_
     for n in range(0, outputs, columns):
         panel = w + (n & -width) * inputs + 4 * (n & (width - 1))
         for i in range(0, block.padded, ROWS):
-            arguments = (
+            common = (
                 x + i * x_row,
                 x_row,
                 panel,
@@ -96,10 +97,10 @@ def product(model, noise, block, t, tensor, x, x_row, inputs, outputs, out, out_
                 out + i * out_row + n,
                 out_row,
                 flip,
-                bits + i * bits_row + (n >> 3),
-                bits_row,
-                block.gains + 8 * i,
             )
+            if moved and summed_tile(noise, tensor, i, n, columns, 0, *common):
+                continue
+            arguments = (*common, bits + i * bits_row + (n >> 3), bits_row, block.gains + 8 * i)
             if columns == COLUMNS:
                 if moved:
                     moved_tile(*arguments)
@@ -125,7 +126,7 @@ def fine_head(model, block, t):
     x = block.bytes + st.IN * block.padded * block.stride
     tensor = 2 + st.LAYER_TENSORS * model.num_layers
     inputs, row = model.hidden_size, block.stride
-    if through_adapter(model, block, t, tensor, x, row, inputs, 256, block.fine, 512, 0, True):
+    if through_adapter(model, st.UNMOVED, block, t, tensor, x, row, inputs, 256, block.fine, 512, 0, True):
         return
     w = tensor_at(model, tensor)
     start = model.starts + 4 * load_long(model.start + 8 * tensor)
@@ -154,6 +155,9 @@ def vector(model, noise, block, i, tensor, j):
     """Gains or biases as member i has them, 32 of them."""
     v = load_half(tensor_at(model, tensor) + j)
     if noise.mode == st.MOVED:
+        own = summed_vector(noise, tensor, i)
+        if own:
+            return load_half(own + j)
         step = splat_half(side(i) * noise.vector_step)
         bits = block.words + block.words_row * i + st.a_signs(model, tensor) + (j >> 3)
         v = clip8_half(v + select_half(bits, step, splat_half(0) - step))
@@ -239,6 +243,8 @@ def read_token(model, noise, tables, block, t, tokens, row, keeps):
                     store_offset(state_at(block, layer, i) + j, splat(0))
         weights = model.packed + byte * d
         if noise.mode == st.MOVED:
+            if summed_row(noise, model, i, byte, x + i * stride):
+                continue
             bits = block.words + block.words_row * i + st.b_signs(model, 0)
             a = st.embedding_sign(model, block, i, byte)
             step = splat(side(i) * a * noise.vector_step)
@@ -361,11 +367,12 @@ def keep_inputs(block, t, column, x, x_row, count):
 def load_states(model, block, states, row):
     """Start from the members' states, which begin at ``row``.
 
-    states : address of (rows, L, D) int8
+    states : (rows, L, D) int8
     """
+    base = address(states)
     for i in range(block.members):
         for layer in range(model.num_layers):
-            at = states + ((row + i) * model.num_layers + layer) * model.hidden_size
+            at = base + ((row + i) * model.num_layers + layer) * model.hidden_size
             for j in range(0, model.hidden_size, 16):
                 store_offset(state_at(block, layer, i) + j, load_i8(at + j))
 
@@ -374,11 +381,12 @@ def load_states(model, block, states, row):
 def save_states(model, block, states, row):
     """Keep the members' states.
 
-    states : address of (rows, L, D) int8, written
+    states : (rows, L, D) int8, written
     """
+    base = address(states)
     for i in range(block.members):
         for layer in range(model.num_layers):
-            at = states + ((row + i) * model.num_layers + layer) * model.hidden_size
+            at = base + ((row + i) * model.num_layers + layer) * model.hidden_size
             for j in range(0, model.hidden_size, 16):
                 store_i8(at + j, load_offset(state_at(block, layer, i) + j))
 
@@ -388,18 +396,19 @@ def run_sequences(model, noise, tables, block, tokens, states_in, states_out, ro
     """Logits for the block's sequences, beginning at ``row``, which read with the same or with moved factors.
 
     tokens : (sequences, T) uint8
-    states_in, states_out : addresses of (sequences, L, D) int8
-    logits : address of (sequences, T, 256) int8, written
+    states_in, states_out : (sequences, L, D) int8
+    logits : (sequences, T, 256) int8, written
     """
     load_states(model, block, states_in, row)
-    if moves_factors(model):
+    if moves_factors(model) and not summed_factors(noise, model, block.members, row >> 1):
         draw_signs(noise, block, ADAPTER_SIGNS, row >> 1)
+    out = address(logits)
     for t in range(block.length):
         read_token(model, noise, tables, block, t, tokens, row, st.NOTHING)
         head(model, noise, block, t, block.logits)
         for i in range(block.members):
             for j in range(0, 256, 16):
-                to = logits + 256 * ((row + i) * block.length + t) + j
+                to = out + 256 * ((row + i) * block.length + t) + j
                 store_i8(to, load_i8(block.logits + 256 * i + j))
     save_states(model, block, states_out, row)
 
@@ -409,16 +418,16 @@ def run_pair_block(model, noise, tables, block, tokens, states_in, states_out, r
     """Recipe paper: scores of the block's pairs, beginning at pair ``row``.
 
     tokens : (pairs, T + 1) uint8
-    states_in, states_out : addresses of (2 * pairs, L, D) int8
-    scores : address of (2 * pairs,) int32 in 1/16 bit, added to
+    states_in, states_out : (2 * pairs, L, D) int8
+    scores : (2 * pairs,) int32 in 1/16 bit, added to
     """
     load_states(model, block, states_in, 2 * row)
-    draw_signs(noise, block, DIRECTION_SIGNS, first + row)
+    if not summed_factors(noise, model, block.members, first + row):
+        draw_signs(noise, block, DIRECTION_SIGNS, first + row)
     for t in range(block.length):
         read_token(model, noise, tables, block, t, tokens, row, st.NOTHING)
         head(model, noise, block, t, block.logits)
         for i in range(block.members):
             target = np.int64(tokens[row + (i >> 1), t + 1])
-            at = scores + 4 * (2 * row + i)
-            store_word(at, load_word(at) + score(block.logits + 256 * i, target, tables))
+            scores[2 * row + i] += score(block.logits + 256 * i, target, tables)
     save_states(model, block, states_out, 2 * row)

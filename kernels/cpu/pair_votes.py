@@ -1,4 +1,4 @@
-"""The votes of recipe paper, Z = sum over pairs of f a b^T, through the same GEMM as recipe egg's.
+"""The votes of recipe paper, Z = sum over pairs and their directions of f a b^T, through the same GEMM as recipe egg's.
 
 Four directions make a quad of rows. Their signs are drawn again from the generator, never stored with a population.
 """

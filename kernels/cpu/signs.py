@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from egg.kernels.cpu.simd import address, load_i32, multiply_high, splat, store_i32, store_interleaved
-from egg.kernels.cpu.structures import JIT
+from egg.kernels.cpu.structures import JIT, direction_of
 from egg.kernels.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
 # Compiled in as a constant: its address holds, a local array's would not
@@ -34,11 +34,9 @@ def draw_words(stream, index, step, key_0, key_1, lanes, out, words):
 
 @njit(**JIT)
 def draw_signs(noise, block, stream, first):
-    """Fill the directions of the block's pairs of members, the first of which has number ``first``."""
+    """Fill the directions of the block's pairs of members, the first of which is pair ``first``."""
     for i in range(0, block.members, 2):
-        at = block.words + block.words_row * i
-        draw_words(
-            stream, first + (i >> 1), noise.step, noise.key_0, noise.key_1, address(LANES), at, block.words_row >> 2
-        )
+        at, number = block.words + block.words_row * i, direction_of(noise, first + (i >> 1))
+        draw_words(stream, number, noise.step, noise.key_0, noise.key_1, address(LANES), at, block.words_row >> 2)
         for j in range(0, block.words_row, 64):
             store_i32(at + block.words_row + j, load_i32(at + j))

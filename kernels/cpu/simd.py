@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 from egg.kernels.arithmetic import BRANCH_BITS, LIMIT, branch_table
+from egg.kernels.layout import BackendError
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -34,7 +35,12 @@ instruction_set = None  # its name: set by egg.kernels.cpu.load, before anything
 
 
 def offset() -> int:
-    """What is added to the bytes of a matrix input."""
+    """What is added to the bytes of a matrix input.
+
+    Raises BackendError where no instruction set is chosen: kernels that were compiled now would compute other numbers.
+    """
+    if instruction_set is None:
+        raise BackendError("the kernels are imported by egg.kernels.get_backend('numba'), which chooses instructions")
     return 128 if instruction_set == "avx512vnni" else 0
 
 
@@ -589,6 +595,41 @@ add_signed_bytes = define(_add_signed_bytes, i32x16, i32x16, types.int64, types.
 add_products = define(
     lambda b, acc, x, w: dot4(b, acc, load(b, x, BYTES), load(b, w, BYTES)), i32x16, i32x16, types.int64, types.int64
 )
+# acc, 64 offset bytes, a word of four bytes for all lanes
+add_word_products = define(
+    lambda b, acc, x, w: dot4(b, acc, load(b, x, BYTES), b.bitcast(broadcast(b, load(b, w, I32), V_I32), BYTES)),
+    i32x16,
+    i32x16,
+    types.int64,
+    types.int64,
+)
+
+
+def _add_rank_4(b, acc, x, w):
+    words = load(b, x, QUARTER)
+    spread = b.bitcast(shuffle(b, words, words, [lane // 4 for lane in range(LANES)]), BYTES)
+    return dot4(b, acc, spread, load(b, w, BYTES))
+
+
+def _fold_rank_4(b, v):
+    v = b.add(v, shuffle(b, v, v, [(lane + 8) % LANES for lane in range(LANES)]))
+    v = b.add(v, shuffle(b, v, v, [(lane + 4) % LANES for lane in range(LANES)]))
+    return shuffle(b, v, constant(V_I32, 0), [lane if lane < 4 else LANES for lane in range(LANES)])
+
+
+# acc, four offset bytes for 16 ranks or 16 for 4, and 64 bytes with as many of each rank
+add_rank_16 = define(
+    lambda b, acc, x, w: dot4(b, acc, b.bitcast(broadcast(b, load(b, x, I32), V_I32), BYTES), load(b, w, BYTES)),
+    i32x16,
+    i32x16,
+    types.int64,
+    types.int64,
+)
+add_rank_4 = define(_add_rank_4, i32x16, i32x16, types.int64, types.int64)
+fold_rank_4 = define(_fold_rank_4, i32x16, i32x16)  # sums of 4 ranks, the other lanes 0
+first_lane = define(
+    lambda b, s: b.insert_element(constant(V_I32, 0), b.trunc(s, I32), I32(0)), i32x16, types.int64
+)  # the others are 0
 
 
 @intrinsic

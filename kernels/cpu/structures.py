@@ -87,6 +87,10 @@ class NoiseParameters(NamedTuple):
     step: int
     shift: int  # 4 - sigma_shift
     vector_step: int
+    directions: int  # that the pairs take in turns, or 0
+
+
+UNMOVED = NoiseParameters(CLEAN, 0, 0, 0, 0, 0, 0)
 
 
 class BranchParameters(NamedTuple):
@@ -153,25 +157,6 @@ class Packing(NamedTuple):
     panels: int  # (panels, 4) int64, see pack.py
     packed: int
     starts: int
-
-
-class Reading(NamedTuple):
-    """What the tasks of ``forward`` and ``run_pairs`` share; addresses."""
-
-    model: int  # Model or AdaptedModel
-    noise: int  # NoiseParameters
-    tables: int  # Tables
-    blocks: int  # (slots,) Block
-    slots: int  # as many as parts, or as threads if they are fewer
-    items: int  # sequences, or pairs
-    parts: int
-    members: int  # of an item: 1 or 2
-    length: int  # bytes of a row of text
-    text: int  # (rows, length) uint8
-    states: int  # (members of all items, L, D) int8
-    states_out: int
-    first: int  # number of the first pair
-    out: int  # logits, or scores
 
 
 class Step(NamedTuple):
@@ -285,6 +270,12 @@ def a_signs(model, tensor):
 def b_signs(model, tensor):
     """Byte offset of a matrix's b signs in a direction's bits."""
     return load_long(model.b + 8 * tensor)
+
+
+@njit(**JIT)
+def direction_of(noise, pair):
+    """Number of a pair's direction, of rank 1."""
+    return pair % noise.directions if noise.directions else pair
 
 
 @njit(**JIT)

@@ -10,7 +10,7 @@ from egg.kernels.arithmetic import BRANCH_MEAN, VOCABULARY
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.branches import draw_rows, draw_turns, prepare_moves, read_and_credit, vote_along
 from egg.kernels.cpu.credit import move_shift, transform_rows
-from egg.kernels.cpu.forward import log2_of, run_pair_block, run_sequences
+from egg.kernels.cpu.forward import log2_of
 from egg.kernels.cpu.pack import pack_panels
 from egg.kernels.cpu.simd import load_i32, load_long, splat, store_i32, store_long, store_word
 from egg.kernels.cpu.structures import JIT, array_at, load_as, product_shift
@@ -45,34 +45,6 @@ def pack_panel(arguments, thread, panel):
     call = load_as(st.Packing, arguments)
     panels = array_at(call.panels, (panel + 1, 4), np.int64)
     pack_panels(call.weights, panels, panel, panel + 1, call.packed, call.starts)
-
-
-@njit(**JIT)
-def open_part(call, thread, i):
-    """The block of part i of the sequences or pairs, the number of its first member, and all rows of text."""
-    first, last = call.items * i // call.parts, call.items * (i + 1) // call.parts
-    block = take_block(block_at(call, thread, i), call.members * (last - first), 0)
-    return block, call.members * first, array_at(call.text, (call.members * call.items, call.length), np.uint8)
-
-
-@njit(**JIT)
-def read_some(arguments, thread, i):
-    """Part i of the sequences."""
-    call = load_as(st.Reading, arguments)
-    model, noise = load_as(st.Model, call.model), load_as(st.NoiseParameters, call.noise)
-    block, first, text = open_part(call, thread, i)
-    tables = load_as(st.Tables, call.tables)
-    run_sequences(model, noise, tables, block, text, call.states, call.states_out, first, call.out)
-
-
-@njit(**JIT)
-def read_pairs(arguments, thread, i):
-    """Part i of the antithetic pairs."""
-    call = load_as(st.Reading, arguments)
-    model, noise = load_as(st.Model, call.model), load_as(st.NoiseParameters, call.noise)
-    block, first, text = open_part(call, thread, i)
-    tables = load_as(st.Tables, call.tables)
-    run_pair_block(model, noise, tables, block, text, call.states, call.states_out, first >> 1, call.first, call.out)
 
 
 @njit(**JIT)
@@ -163,12 +135,20 @@ def open_readers(call, thread, i):
 
 
 @njit(**JIT)
+def states_of(call):
+    """The states of all readers, before and after."""
+    model = load_as(st.Model, call.model)
+    size = call.streams, model.num_layers, model.hidden_size
+    return array_at(call.states, size, np.int8), array_at(call.states_out, size, np.int8)
+
+
+@njit(**JIT)
 def read_and_vote(arguments, thread, i):
     """Part i of the readers, from text to votes."""
     call = load_as(st.Step, arguments)
     model, noise = load_as(st.Model, call.model), load_as(st.NoiseParameters, call.noise)
     block, draw, text, row, vectors = open_readers(call, thread, i)
-    tables, states = load_as(st.Tables, call.tables), (call.states, call.states_out)
+    tables, states = load_as(st.Tables, call.tables), states_of(call)
     score = read_and_credit(model, noise, tables, block, draw, text, *states, row, call.first_row, vectors)
     store_long(call.scores + 8 * i, score)
     call_task(call.vote, arguments, thread, i)

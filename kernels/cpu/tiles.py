@@ -93,9 +93,10 @@ def _narrow(b, row, shift, flip):
 def _product_tile(vectors, kind):
     """4 members x 16 * vectors outputs of a product.
 
-    kind : "clean": clip8(acc >> shift); "moved": clip8((acc + gain(a p)) >> shift); "fine": acc >> (shift - 8) as
-        int16, between -127 * 256 and 127 * 256 + 255, which is clip8(acc >> shift) with eight more bits; its argument
-        shift is less by 6
+    kind : "clean": clip8(acc >> shift); "moved": clip8((acc + gain(a p)) >> shift); "added": clip8((acc + term) >>
+        shift), int32 terms being at ``bits``, from a row to the next ``bits_row``; "fine": acc >> (shift - 8) as int16,
+        between -127 * 256 and 127 * 256 + 255, which is clip8(acc >> shift) with eight more bits; its argument shift is
+        less by 6
     """
 
     @intrinsic
@@ -126,6 +127,9 @@ def _product_tile(vectors, kind):
                     if kind == "moved":
                         mask = bit_mask(b, b.add(row_bits, I64(2 * v)), LANES)
                         acc[row][v] = b.add(value, b.select(mask, plus, minus))
+                    if kind == "added":
+                        at = b.add(bits, b.add(b.mul(bits_row, I64(row)), I64(4 * LANES * v)))
+                        acc[row][v] = b.add(value, load(b, at, V_I32))
                 if kind != "fine":
                     for value in _narrow(b, acc[row], shift, flip):
                         store(b, value, to)
@@ -214,6 +218,7 @@ WIDE = 4 if simd.instruction_set == "avx512vnni" else 1
 COLUMNS = LANES * WIDE
 clean_tile, narrow_clean_tile = (_product_tile(v, "clean") for v in (WIDE, 1))
 moved_tile, narrow_moved_tile = (_product_tile(v, "moved") for v in (WIDE, 1))
+added_tile, narrow_added_tile = (_product_tile(v, "added") for v in (WIDE, 1))
 fine_tile = _product_tile(WIDE, "fine")  # the head's: it always has 256 outputs
 vote_tile, narrow_vote_tile = (_vote_tile(v) for v in (WIDE, 1))
 station_tile, narrow_station_tile = (_station_tile(v) for v in (WIDE, 1))

@@ -10,16 +10,24 @@ typedef unsigned int uint32;
 typedef long long int64;
 typedef unsigned long long uint64;
 
-constexpr int LIMIT = 127, VOCABULARY = 256, REWARD_MASTER_BITS = 8;
-constexpr int DIRECTION_SIGNS = 1; // stream of the generator
+constexpr int LIMIT = 127, VOCABULARY = 256, MASTER_BITS = 16, REWARD_MASTER_BITS = 8, BRANCH_BITS = 8;
+constexpr int FREE_W_F = 1, FREE_U_F = 2, FREE_W_H = 4, FREE_U_H = 8; // a reader's product is not at its limit
+constexpr int DIRECTION_SIGNS = 1, BRANCH_SIGNS = 8, BRANCH_ROWS = 9; // streams of the generator
+constexpr uint32 FULL = 0xFFFFFFFFu;                                  // all lanes of a warp
 
 __host__ __device__ constexpr int log2_of(int k) { return k <= 1 ? 0 : 1 + log2_of(k / 2); }
 __host__ __device__ constexpr int product_shift(int k) { return 4 + log2_of(k) / 2; }
 
 __device__ inline int clip8(int v) { return max(-LIMIT, min(LIMIT, v)); }
+__device__ inline int is_free(int v) { return abs(v) < LIMIT; } // where a push arrives
 
 // v << shift, an arithmetic >> for a negative shift; |v| < 2**20 and shift <= 4.
 __device__ inline int gain(int v, int shift) { return shift >= 0 ? v * (1 << shift) : v >> -shift; }
+
+__device__ inline int bit_length(uint64 v) {
+  const int high = int(v >> 32);
+  return high ? 64 - __clz(high) : 32 - __clz(int(v));
+}
 
 // n / d for n < 2**31 and d > 0 by integers alone: a GPU has no instruction that divides, and what the compiler makes
 // of n / d for a d that it does not know goes through a floating-point reciprocal.
@@ -46,8 +54,44 @@ struct Divisor {
   }
 };
 
+// n / d for n < 2**63 and d > 0, a shift where d is a power of two, as nearly always; else bit by bit.
+__device__ inline uint64 divided(uint64 n, uint64 d) {
+  const int bits = bit_length(d);
+  if ((d & (d - 1)) == 0) return n >> (bits - 1);
+  uint64 quotient = 0;
+#pragma unroll 1
+  for (int bit = bit_length(n) - bits; bit >= 0; bit--)
+    if (n >= d << bit) n -= d << bit, quotient |= uint64(1) << bit;
+  return quotient;
+}
+
+// floor(sqrt(v)) of v < 2**62, bit by bit.
+__device__ inline uint32 integer_root(uint64 v) {
+  uint32 root = 0;
+#pragma unroll 1
+  for (int bit = (bit_length(v) - 1) >> 1; bit >= 0; bit--) {
+    const uint64 next = root | uint32(1) << bit;
+    if (next * next <= v) root = uint32(next);
+  }
+  return root;
+}
+
+// floor(2**BITS log2(S / 16)) of 0 < S < 2**28: the top bit's place, and how many thresholds the mantissa reaches.
+// thresholds : (2**BITS,)
+template <int BITS> __device__ inline int floor_log2(uint32 sum, const uint32 *thresholds) {
+  const int zeros = __clz(int(sum));
+  const uint32 mantissa = sum << zeros;
+  int at = 0;
+#pragma unroll
+  for (int step = 1 << (BITS - 1); step; step /= 2)
+    if (mantissa >= thresholds[at + step]) at += step;
+  return (31 - zeros - 4) * (1 << BITS) + at;
+}
+
 // v / 2**s, rounded half up; s > 0.
 __device__ inline int64 round_shift(int64 v, int s) { return (v + (int64(1) << (s - 1))) >> s; }
+// The same of an int32 that leaves room for half of 2**s; s >= 0.
+__device__ inline int round_shift(int v, int s) { return (v + int((1u << s) >> 1)) >> s; }
 
 struct Words {
   uint32 word[4];

@@ -4,21 +4,44 @@ It speaks to the device through ``egg.kernels.cuda.device.CupyDevice``; the test
 sources in its place.
 """
 
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from egg.kernels.arithmetic import SIXTEENTHS, VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds
-from egg.kernels.backend import Noise
-from egg.kernels.cuda.sources import Tile, defines, packed_bytes, packed_offsets, sign_words, tile_for
-from egg.kernels.cuda.tables import pair_tables
+from egg.kernels.arithmetic import (
+    FINE,
+    READ_BY,
+    SIXTEENTHS,
+    VOCABULARY,
+    VOTE_ROWS,
+    WINDOW,
+    branch_table,
+    exp2_table,
+    log2_thresholds,
+)
+from egg.kernels.backend import Draw, Noise, Votes
+from egg.kernels.cuda.sources import (
+    FEW,
+    Tile,
+    defines,
+    kept_columns,
+    packed_bytes,
+    packed_offsets,
+    sign_words,
+    tile_for,
+    vote_columns,
+)
+from egg.kernels.cuda.tables import branch_tables, pair_tables
 from egg.kernels.layout import BackendError, Shape
 from egg.kernels.philox import key_words
+from egg.kernels.reference import likelihoods, write
 
 BLOCK_BYTES = 2 << 30  # of device memory that a block of members may take
 MOST_ROWS = VOTE_ROWS  # of votes that int32 sums, see votes.cu
 THREADS = 256
-NOT_YET = "recipe egg: not on this backend yet; use --backend numba or --recipe paper"
+ROWS = 4  # of a block of threads in end.cu
+STATION_MATRICES = "gru.w_f", "gru.u_f", "gru.w_h", "gru.u_h", "mlp.w_up", "mlp.w_down"  # in the order of branches.cu
 
 
 class Prepared(NamedTuple):
@@ -28,6 +51,33 @@ class Prepared(NamedTuple):
     tile: Tile
     weights: Any  # (parameters,) int8
     packed: Any  # int8, see prepare.cu
+
+
+class _Branches(NamedTuple):
+    """A step's branches of the wire on the device, see branches.cu."""
+
+    size: np.int32
+    signs: Any
+    places: Any
+    rows: Any
+    total: Any
+    moves: Any
+    stations: tuple[str, ...]
+    made: tuple[np.int32, Any, Any] | None
+    """Of stations that are on: a bit a matrix, m, and the moves."""
+
+
+class _Cast(NamedTuple):
+    """What a block of readers left on the device, and what its votes are added to; see credit.cuh."""
+
+    tokens: Any
+    kept: Any
+    fine: Any
+    shifts: Any
+    votes: Any
+    totals: Any
+    score: Any
+    first_row: int
 
 
 class CupyBackend:
@@ -40,6 +90,8 @@ class CupyBackend:
         self.description = device.description
         self._exp2 = device.put(exp2_table()[-16:])
         self._thresholds = device.put(log2_thresholds(SIXTEENTHS))
+        self._fine_thresholds = device.put(log2_thresholds(FINE))
+        self._likelihoods = device.put(branch_table())
         self._tables: dict = {}
 
     # --- launching ------------------------------------------------------------------------------------
@@ -51,6 +103,8 @@ class CupyBackend:
 
     def _forward(self, prepared: Prepared, kernel, members, *arguments):
         shape, tile = prepared.shape, prepared.tile
+        if kernel != "forward_pairs" and members <= FEW[0] * self.device.multiprocessors:
+            tile = Tile(*FEW)
         self._launch(
             "forward.cu",
             kernel,
@@ -67,7 +121,9 @@ class CupyBackend:
         return max(1, min(-(-count // THREADS), 32 * self.device.multiprocessors)), 1
 
     def _draw(self, shape, count, first, noise):
-        """(count, words) uint32 on the device: the sign bits of directions."""
+        """(count, words) uint32 on the device: the sign bits of pairs' directions; raises BackendError for others."""
+        if noise.rank > 1 or noise.gaussian:
+            raise BackendError("backend cupy has noise of rank 1 and of signs alone: choose --backend numpy")
         width = sign_words(shape)
         words = self.device.empty((count, width), np.uint32)
         self._launch(
@@ -78,6 +134,7 @@ class CupyBackend:
             np.int32(count),
             np.int32(width // 4),
             np.uint32(first),
+            np.uint32(noise.directions),
             np.uint32(noise.step),
             *_key(noise),
         )
@@ -155,6 +212,13 @@ class CupyBackend:
             results.append((self.device.get(out), self.device.get(after)))
         return _joined(results)
 
+    def score(self, model, tokens, states):
+        logits, after = self.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
+        return likelihoods(logits, tokens[:, 1:], after)  # on the CPU: no kernel of its own yet
+
+    def write(self, model, logits, states, numbers, positions, choice):
+        return write(partial(self.forward, model), logits, states, numbers, positions, choice)  # likewise
+
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
         shape, pairs, length = model.shape, len(tokens), tokens.shape[1] - 1
@@ -191,16 +255,177 @@ class CupyBackend:
             results.append((self.device.get(sums), self.device.get(after)))
         return _joined(results)
 
-    def cast_votes(self, *arguments, **settings) -> NoReturn:
-        raise BackendError(NOT_YET)
+    def cast_votes(self, model, tokens, states, draw, *, first_row=0):
+        device, shape, tokens = self.device, model.shape, _bytes(tokens)
+        streams, length = len(tokens), tokens.shape[1] - 1
+        layers, d = (shape.num_layers, shape.hidden_size), shape.hidden_size
+        states = _checked(states, np.int8, (streams, *layers), "states")
+        kinds = shape.vote_kinds(bool(draw.stations))
+        shifts = device.put(_checked(draw.shifts, np.int64, (kinds,), "shifts").astype(np.int32))
+        votes, totals = device.zeros((shape.parameters,), np.int32), device.zeros((kinds,), np.int64)
+        score, after = device.zeros((1,), np.int64), [np.empty((0, *layers), np.int8)]
+        branches = self._draw_branches(model, draw)
+        row_bytes = kept_columns(shape)["row"] + _vote_row(shape, draw.stations) + 2 * VOCABULARY + 4 * d
+        block = self._block(streams, length * row_bytes + 6 * shape.num_layers * d)
+        for at in range(0, streams if length else 0, block):
+            part = slice(at, at + block)
+            read, begun = device.put(tokens[part]), device.put(states[part])
+            kept, fine, ended = self._keep(model, read, begun)
+            cast = _Cast(read, kept, fine, shifts, votes, totals, score, first_row + at)
+            self._credit(model, branches, cast)
+            after.append(device.get(ended))
+        return Votes(device.get(votes), np.concatenate(after), device.get(totals), int(device.get(score)[0]))
 
-    update_rows = cast_votes
+    def _keep(self, model, tokens, states):
+        """Read a block's text: what every byte leaves, the reader's logits in 1/4096 bit, and the states after."""
+        device, shape, (readers, length) = self.device, model.shape, tokens.shape
+        length -= 1
+        kept = device.empty((readers * length, kept_columns(shape)["row"]), np.int8)
+        fine = device.empty((readers * length, VOCABULARY), np.int16)
+        after = device.empty(states.shape, np.int8)
+        self._forward(
+            model, "forward_kept", readers, tokens, np.int32(length), states, after, kept, fine, np.int64(readers)
+        )
+        return kept, fine, after
+
+    def _draw_branches(self, model, draw):
+        """A step's branches of the wire on the device: see branches.cu."""
+        device, shape, d = self.device, model.shape, model.shape.hidden_size
+        head = model.weights[shape.tensors["head.weight"].slice]
+        signs, places = device.empty((5 * d,), np.int8), device.empty((2,), np.int32)
+        rows, total = device.empty((draw.branches,), np.int32), device.zeros((1,), np.int64)
+        moves = device.empty((VOCABULARY // 2, draw.branches, 2), np.int16)
+        count, shaped = np.int32(draw.branches), (shape, model.tile)
+        drawn = np.uint32(draw.step), *_key(draw), count, signs, places, rows
+        self._launch("branches.cu", "draw_branches", (1, 1), *drawn, shaped=shaped)
+        self._launch("branches.cu", "measure_moves", (VOCABULARY, 1), head, signs, total, shaped=shaped)
+        made = head, signs, places, rows, total, count, moves
+        self._launch("branches.cu", "move_logits", (VOCABULARY, 1), *made, shaped=shaped)
+        stations = self._prepare_stations(model, draw, signs, places) if draw.stations else None
+        return _Branches(count, signs, places, rows, total, moves, draw.stations, stations)
+
+    def _prepare_stations(self, model, draw, signs, places):
+        """How the branches of stations move outputs: a bit for each matrix that is on, m of all, and the moves."""
+        device, shape = self.device, model.shape
+        on = np.int32(sum(1 << STATION_MATRICES.index(name) for station in draw.stations for name in READ_BY[station]))
+        layers, d, matrices = shape.num_layers, shape.hidden_size, len(STATION_MATRICES)
+        moved, moved_by = device.zeros((layers, matrices), np.int64), device.empty((layers, matrices), np.int32)
+        moves = device.empty((layers, 12 * d * d), np.int8)
+        grid, shaped = (9 * d, layers), (shape, model.tile)
+        self._launch("branches.cu", "measure_stations", grid, model.weights, signs, moved, on, shaped=shaped)
+        made = model.weights, signs, places, moved, moved_by, moves, on
+        self._launch("branches.cu", "move_stations", grid, *made, shaped=shaped)
+        return on, moved_by, moves
+
+    def _credit(self, model, branches, cast):
+        """Credit at the wire's end, then along it, and the votes of a block of readers."""
+        device, shape, (readers, length) = self.device, model.shape, cast.tokens.shape
+        length -= 1
+        rows, columns, d = readers * length, _vote_row(shape, branches.stations), shape.hidden_size
+        counts, shaped = (np.int32(readers), np.int32(length)), (shape, model.tile)
+        cast_bytes, wire = device.empty((rows, columns), np.int8), device.empty((rows, d), np.int32)
+        self._launch(
+            "end.cu",
+            "credit_end",
+            (-(-rows // ROWS), 1),
+            cast.fine,
+            branches.moves,
+            branches.rows,
+            branches.signs,
+            branches.places,
+            branches.total,
+            cast.kept,
+            model.weights[shape.tensors["ln_out.weight"].slice],
+            cast.tokens,
+            self._exp2,
+            self._likelihoods,
+            self._fine_thresholds,
+            cast.shifts,
+            cast_bytes,
+            wire,
+            cast.totals,
+            cast.score,
+            *counts,
+            branches.size,
+            np.int32(columns),
+            np.uint32(cast.first_row & 0xFFFFFFFF),
+            shaped=shaped,
+            threads=32 * ROWS,
+        )
+        ahead = device.empty((shape.num_layers, readers, d), np.int32)
+        if branches.made:
+            on, moved_by, moves = branches.made
+            self._launch(
+                "stations.cu",
+                "credit_stations",
+                (readers, 1),
+                cast.kept,
+                model.weights,
+                cast.tokens,
+                wire,
+                branches.signs,
+                branches.places,
+                moved_by,
+                moves,
+                cast.shifts,
+                cast_bytes,
+                ahead,
+                cast.votes,
+                cast.totals,
+                *counts,
+                np.int32(columns),
+                on,
+                shaped=shaped,
+                threads=min(THREADS, max(32, d)),
+            )
+        else:
+            self._launch(
+                "wire.cu",
+                "credit_wire",
+                (-(-readers * d // 512), 1),
+                cast.kept,
+                cast.tokens,
+                wire,
+                cast.shifts,
+                cast_bytes,
+                ahead,
+                cast.votes,
+                cast.totals,
+                *counts,
+                np.int32(columns),
+                shaped=shaped,
+                threads=128,
+            )
+        matrices, vectors = self._table(branch_tables, shape, branches.stations)
+        self._sum("sum_matrices", matrices, (cast_bytes, cast.kept), cast.votes, rows, threads=128)
+        self._sum("sum_vectors", vectors, (cast_bytes,), cast.votes, rows)
+
+    def update_rows(self, layout, master, squares, votes, step, step_size):
+        device, size, rows = self.device, layout.parameters, layout.rows
+        moved = device.put(_checked(master, np.int32, (size,), "master"))
+        held = device.put(_checked(squares, np.int64, (rows,), "squares"))
+        weights = device.empty((size,), np.int8)
+        self._launch(
+            "rows.cu",
+            "move_rows",
+            self._elements(32 * rows),
+            moved,
+            held,
+            device.put(_checked(votes, np.int32, (size,), "votes")),
+            device.put(layout.row_starts),
+            weights,
+            np.int32(rows),
+            np.int32(min(WINDOW, step + 1)),
+            np.int64(step_size),
+        )
+        master[...], squares[...] = device.get(moved), device.get(held)
+        return device.get(weights)
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
         device, pairs = self.device, len(fitness)
         fitness = _checked(fitness, np.int8, (pairs,), "fitness")
-        votes = device.zeros((shape.parameters,), np.int64)
-        matrices, vectors, stretches = self._table(shape)
+        votes = device.zeros((shape.parameters,), np.int32)
+        matrices, vectors, stretches = self._table(pair_tables, shape)
         v_columns = sum(t.shape[0] for t in shape.tensors.values())
         x_columns = sum(t.shape[1] for t in shape.tensors.values() if len(t.shape) == 2)
         block = self._block(pairs, 4 * sign_words(shape) + v_columns + x_columns)
@@ -225,13 +450,13 @@ class CupyBackend:
             )
             self._sum("sum_matrices", matrices, (v, x), votes, rows, threads=128)
             self._sum("sum_vectors", vectors, (v,), votes, rows)
-        return device.get(votes)
+        return device.get(votes).astype(np.int64)
 
-    def _table(self, shape: Shape):
-        """Where votes lie, on the device: 64 x 64 tiles of the matrices, vectors, and where their signs go."""
-        if shape not in self._tables:
-            self._tables[shape] = tuple(self.device.put(table) for table in pair_tables(shape))
-        return self._tables[shape]
+    def _table(self, tables, *of):
+        """Where votes lie, on the device: 64 x 64 tiles of the matrices, vectors, and where the signs of pairs go."""
+        if (tables, of) not in self._tables:
+            self._tables[tables, of] = tuple(self.device.put(table) for table in tables(*of))
+        return self._tables[tables, of]
 
     def _slices(self, rows: int, tiles: int) -> tuple[int, int]:
         """Rows of a slice and how many slices: enough to fill the device, few enough rows for int32."""
@@ -285,8 +510,13 @@ def _joined(results: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
     return np.concatenate(outputs), np.concatenate(states)
 
 
-def _key(noise: Noise):
+def _key(noise: Noise | Draw):
     return tuple(np.uint32(word) for word in key_words(noise.seed))
+
+
+def _vote_row(shape: Shape, stations: tuple[str, ...]) -> int:
+    """Bytes of a row of votes."""
+    return vote_columns(shape)["wide_row" if stations else "row"]
 
 
 def _bytes(tokens):

@@ -2,7 +2,7 @@
 #include "arithmetic.cuh"
 
 // The signs of directions as rows that votes.cu multiplies.
-// Grid: (directions, stretches). words : (directions, width)    fitness : (directions,) int8 in -1, 0, 1
+// Grid: (directions, stretches). words : (directions, width)    fitness : (directions,) int8, |f| <= 127
 // stretches : (stretches, 4) int32: bit, columns, column in v or x, and 0 for v, 1 for x
 extern "C" __global__ void expand_signs(const uint32 *words, const int8 *fitness, const int *stretches, int8 *v,
                                         int8 *x, int width, int v_columns, int x_columns) {

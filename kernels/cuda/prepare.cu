@@ -15,14 +15,16 @@ extern "C" __global__ void pack_matrix(const int8 *weights, uint32 *packed, int 
   }
 }
 
-// The sign bits of directions first .. first + count: (count, 4 blocks) uint32, in all fewer than 2**31 words.
-extern "C" __global__ void draw_signs(uint32 *words, int count, int blocks, uint32 first, uint32 step, uint32 key_0,
-                                      uint32 key_1) {
+// The sign bits of the directions of pairs first .. first + count: (count, 4 blocks) uint32, in all fewer than 2**31.
+// directions : that the pairs take in turns, or 0: each its own
+extern "C" __global__ void draw_signs(uint32 *words, int count, int blocks, uint32 first, uint32 directions,
+                                      uint32 step, uint32 key_0, uint32 key_1) {
   const int64 all = (int64)count * blocks;
-  const Divisor width{uint32(blocks)};
+  const Divisor width{uint32(blocks)}, turns{directions ? directions : 1};
   for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < all; i += (int64)gridDim.x * blockDim.x) {
-    const uint32 direction = width.of(uint32(i)), block = uint32(i) - direction * blocks;
-    const Words drawn = philox(block, DIRECTION_SIGNS, first + direction, step, key_0, key_1);
+    const uint32 pair = width.of(uint32(i)), block = uint32(i) - pair * blocks;
+    const uint32 direction = first + pair - (directions ? turns.of(first + pair) * directions : 0);
+    const Words drawn = philox(block, DIRECTION_SIGNS, direction, step, key_0, key_1);
     for (int k = 0; k < 4; k++) words[4 * i + k] = drawn.word[k];
   }
 }

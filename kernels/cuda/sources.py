@@ -4,23 +4,34 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from egg.kernels.arithmetic import VOCABULARY
 from egg.kernels.layout import BackendError, Shape
 
 FOLDER = Path(__file__).parent
 KERNELS = {
     "prepare.cu": ("pack_matrix", "draw_signs"),
-    "forward.cu": ("forward_clean", "forward_pairs"),
+    "forward.cu": ("forward_clean", "forward_pairs", "forward_kept"),
     "votes.cu": ("sum_matrices", "sum_vectors"),
     "pairs.cu": ("expand_signs",),
     "update.cu": ("move_master", "move_signs"),
+    "branches.cu": ("draw_branches", "measure_moves", "move_logits", "measure_stations", "move_stations"),
+    "end.cu": ("credit_end",),
+    "wire.cu": ("credit_wire",),
+    "stations.cu": ("credit_stations",),
+    "rows.cu": ("move_rows",),
 }
 """Source -> its entry points."""
-SHAPED = ("forward.cu",)
+SHAPED = ("forward.cu", "branches.cu", "end.cu", "wire.cu", "stations.cu")
 """Sources compiled for a shape; the others serve all."""
 WARPS = 8
 TILES = {16: ((128, 16),), 64: ((128, 32),), 256: ((128, 128), (64, 64), (32, 32)), 1024: ((32, 32), (16, 16))}
 """Hidden size -> members a block of threads carries, and those of a warp's part; the first that fits is taken."""
+FEW = (16, 16)  # the same for few sequences: more blocks
 GATE_MATRICES = ("w_f", "u_f", "w_h", "u_h")
+# What a reader's byte leaves of a layer, and what it votes there: name -> hidden sizes wide. credit.cuh draws it.
+KEPT = {"x": 1, "u": 1, "h": 1, "past": 1, "v": 1, "y": 4, "f": 1, "c": 1, "ends": 1, "middle": 1, "down": 1}
+VOTES = {"w_f": 1, "u_f": 1, "w_h": 1, "u_h": 1, "b_f": 1, "b_h": 1, "w_down": 1}
+STATION_VOTES = {"up": 4, "ln2": 1, "ln1": 1}
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,38 @@ def sign_words(shape: Shape) -> int:
     return -(-shape.sign_words // 4) * 4
 
 
+def _columns(widths: dict[str, int], unit: int) -> dict[str, int]:
+    """Where each of these begins, and under "layer" where the next layer does."""
+    places, at = {}, 0
+    for name, width in widths.items():
+        places[name] = at
+        at += width * unit
+    return places | {"layer": at}
+
+
+@cache
+def kept_columns(shape: Shape) -> dict[str, int]:
+    """Columns of what a byte leaves: of the first layer by name; "layer", of the next; "end", "o"; "row", all bytes."""
+    places, d = _columns(KEPT, shape.hidden_size), shape.hidden_size
+    end = places["layer"] * shape.num_layers
+    return places | {"end": end, "o": end + d, "row": end + 2 * d}
+
+
+@cache
+def vote_columns(shape: Shape) -> dict[str, int]:
+    """The same of its votes: "gain" of the last norm, "head", "row".
+
+    With stations a row goes on: from "row" on with what a layer's stations vote, by name from there, "more" of them a
+    layer, to "wide_row".
+    """
+    places, more = _columns(VOTES, shape.hidden_size), _columns(STATION_VOTES, shape.hidden_size)
+    gain = places["layer"] * shape.num_layers
+    head = gain + shape.hidden_size
+    row, width = head + VOCABULARY, more.pop("layer")
+    ends = {"gain": gain, "head": head, "row": row, "more": width, "wide_row": row + width * shape.num_layers}
+    return places | more | ends
+
+
 @cache
 def defines(shape: Shape, tile: Tile) -> tuple[str, ...]:
     """Compiler options of the sources in SHAPED."""
@@ -103,6 +146,8 @@ def defines(shape: Shape, tile: Tile) -> tuple[str, ...]:
         values[f"BIT_B_{short}"] = tensors[name].b
         if name in packed:
             values[f"PACKED_{short}"] = packed[name]
+    values |= {f"KEPT_{name.upper()}": at for name, at in kept_columns(shape).items()}
+    values |= {f"VOTE_{name.upper()}": at for name, at in vote_columns(shape).items()}
     return tuple(f"-D{name}={value}" for name, value in values.items())
 
 

@@ -15,7 +15,7 @@ constexpr int D = HIDDEN, MIDDLE = 4 * HIDDEN;
 // Rows in bytes: 16 beyond a multiple of 32, so that eight rows of a fragment lie in different banks; K = 16 is padded.
 constexpr int ROW = (HIDDEN < 32 ? 32 : HIDDEN) + 16, MIDDLE_ROW = MIDDLE + 16;
 constexpr int THREADS = 32 * WARPS;
-constexpr int CLEAN = 0, PAIRS = 1;
+constexpr int CLEAN = 0, PAIRS = 1, KEPT = 2; // KEPT: unperturbed, and leaves what credit and votes read
 
 struct __align__(8) Term { // what a product's accumulator gains where a is +1 and where it is -1
   int plus, minus;
@@ -105,13 +105,13 @@ __device__ inline void product(const Tile &tile, const int8 *in, int stride, con
 #pragma unroll
     for (int s = 0; s < STRIP / 16; s++) b[s] = next[s] = weights[s * K_TILES * 32];
     uint32 words[M_TILES][2]; // fetched from afar while the sums are made
-    const uint32 *signs = MODE == CLEAN ? nullptr : tile.signs(m0 + (lane >> 2), a + n0);
+    const uint32 *signs = MODE != PAIRS ? nullptr : tile.signs(m0 + (lane >> 2), a + n0);
 #pragma unroll
     for (int m = 0; m < M_TILES; m++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = m0 + 16 * m + 8 * half + (lane >> 2);
-        words[m][half] = MODE == CLEAN || row >= tile.rows ? 0 : signs[(8 * m + 4 * half) * WORDS];
+        words[m][half] = MODE != PAIRS || row >= tile.rows ? 0 : signs[(8 * m + 4 * half) * WORDS];
       }
     int acc[M_TILES][TILES][4];
 #pragma unroll
@@ -151,7 +151,7 @@ __device__ inline void product(const Tile &tile, const int8 *in, int stride, con
 #pragma unroll
           for (int j = 0; j < 2; j++) sums.of[i][j] = acc[m][i][2 * half + j];
         sums.term = {0, 0};
-        if (MODE != CLEAN) sums.term = tile.term[slot * TILE + sums.row];
+        if (MODE == PAIRS) sums.term = tile.term[slot * TILE + sums.row];
         sums.signs = words[m][half] >> (2 * (lane & 3));
         finish(sums);
       }
@@ -180,7 +180,7 @@ template <int K, class Body> __device__ inline void each_part(Body body) {
 // v of eight lanes, the sum in each.
 __device__ inline int row_sum(int v) {
 #pragma unroll
-  for (int distance = 4; distance; distance >>= 1) v += __shfl_xor_sync(0xFFFFFFFFu, v, distance);
+  for (int distance = 4; distance; distance >>= 1) v += __shfl_xor_sync(FULL, v, distance);
   return v;
 }
 
@@ -196,7 +196,7 @@ template <int K> struct Bits {
 };
 template <int MODE, int K> __device__ inline Bits<K> bits_of(const Tile &tile, int row, int bit) {
   Bits<K> bits;
-  if (MODE != CLEAN) {
+  if (MODE == PAIRS) {
     bits.halves = (const uint16 *)tile.signs(min(row, tile.rows - 1), bit);
     if (Bits<K>::HELD) each_part<K>([&](int i, int q) { bits.part[Bits<K>::HELD ? i : 0] = bits.halves[q]; });
   }
@@ -276,15 +276,4 @@ __device__ inline void norm(const int8 *x, int8 *out, const Gains &gains, const 
       return quotients ^ 0x80808080u; // less 128
     });
   });
-}
-
-// floor(16 log2(S / 16)) of 0 < S < 2**28: the top bit's place, and how many thresholds the mantissa reaches.
-__device__ inline int floor_log2(uint32 sum, const uint32 *thresholds) {
-  const int zeros = __clz(int(sum));
-  const uint32 mantissa = sum << zeros;
-  int at = 0;
-#pragma unroll
-  for (int step = 8; step; step /= 2)
-    if (mantissa >= thresholds[at + step]) at += step;
-  return (31 - zeros - 4) * 16 + at;
 }

@@ -1,7 +1,8 @@
 // Votes Z += v x^T of all matrices on tensor cores, and the sums that are no products.
 //
-// v and x are int8, and over at most 2**17 rows |sum| <= 127 * 127 * 2**17 < 2**31. Blocks of rows add into int64
-// atomically; integer sums do not depend on the order.
+// v and x are int8, and over at most 2**17 rows, of all blocks together, |sum| <= 127 * 127 * 2**17 < 2**31; where x is
+// a sign, as in recipe paper, 2**24 rows are as far from it. Blocks of rows add into int32 atomically; integer sums do
+// not depend on the order.
 #include "arithmetic.cuh"
 #include "mma.cuh"
 
@@ -24,9 +25,9 @@ constexpr int COLUMNS_BYTES = DEPTH * SIDE + 16 * (SIDE / 4);
 
 // Votes on a 64 x 64 tile of a matrix: z += v x^T over a slice of rows.
 // Grid: (tiles, slices of rows), 128 threads: each warp sums 16 outputs and 64 inputs.
-// v : (rows, v_columns) int16    x : (rows, x_columns) int8    z : (parameters,) int64, added to
+// v : (rows, v_columns) int8    x : (rows, x_columns) int8    z : (parameters,) int32, added to
 extern "C" __global__ void __launch_bounds__(128)
-sum_matrices(const int8 *v, const int8 *x, const int *places, int64 *z, int rows, int slice, int v_columns,
+sum_matrices(const int8 *v, const int8 *x, const int *places, int *z, int rows, int slice, int v_columns,
              int x_columns) {
   __shared__ __align__(16) int8 out[COLUMNS_BYTES], in[COLUMNS_BYTES];
   const Place place = ((const Place *)places)[blockIdx.x];
@@ -74,18 +75,18 @@ sum_matrices(const int8 *v, const int8 *x, const int *places, int64 *z, int rows
     for (int j = 0; j < 4; j++) {
       const int o = 16 * warp + (lane >> 2) + 8 * (j >> 1), k = 8 * n + 2 * (lane & 3) + (j & 1);
       if (o < place.outputs && k < place.inputs)
-        atomicAdd((uint64 *)(z + place.z_low + (int64)o * place.z_stride + k), uint64(int64(acc[n][j])));
+        atomicAdd(z + place.z_low + (int64)o * place.z_stride + k, acc[n][j]);
     }
 }
 
 // Votes on vectors: z[at + n] += sum of v over rows.
 // Grid: (places, slices of rows), one thread a column. places : (places, 3) int32 v_column, outputs, z offset
-extern "C" __global__ void sum_vectors(const int8 *v, const int *places, int64 *z, int rows, int slice, int v_columns) {
+extern "C" __global__ void sum_vectors(const int8 *v, const int *places, int *z, int rows, int slice, int v_columns) {
   const int *place = places + 3 * blockIdx.x;
   const int begin = blockIdx.y * slice, end = min(rows, begin + slice);
   for (int n = threadIdx.x; n < place[1]; n += blockDim.x) {
-    int64 sum = 0;
+    int sum = 0;
     for (int row = begin; row < end; row++) sum += v[(int64)row * v_columns + place[0] + n];
-    atomicAdd((uint64 *)(z + place[2] + n), uint64(sum));
+    atomicAdd(z + place[2] + n, sum);
   }
 }

@@ -43,7 +43,7 @@ function timeTicks(high, count) {
   return ticks(0, high / unit, count).map(v => v * unit);
 }
 
-// A chart: title, and series of {name, color, points [[tokens, seconds, value]], thin, dots}; fromZero: its vertical axis.
+// A chart: title, and series of {name, color, points [[tokens, seconds, value]], thin, dashed, dots}; fromZero: its vertical axis.
 function chart(title, seriesOf, lines, height, fromZero) {
   const box = make("div", null, document.getElementById("charts"), "chart");
   make("h2", title, box);
@@ -86,21 +86,23 @@ function chart(title, seriesOf, lines, height, fromZero) {
       draw("text", {x: at, y: height - BOTTOM + 15, "text-anchor": end}, svg, across(v));
     }
     draw("text", {x: (LEFT + width - RIGHT) / 2, y: height - 5, "text-anchor": "middle"}, svg, axis ? "wall time" : "tokens");
+    const names = []; // of the lines: drawn last, where no curve crosses them
     let above = -LABEL, moved = 0; // where the name above stands, and how far it was moved to the left
     for (const [name, bits] of [...lines].sort((a, b) => b[1] - a[1])) {
       const at = scaleY(bits);
       moved = at - above < LABEL ? moved + 90 : 0;
       above = at;
       draw("line", {x1: LEFT, x2: width - RIGHT, y1: at, y2: at, class: "base"}, svg);
-      draw("text", {x: width - RIGHT - 3 - moved, y: at - 4, "text-anchor": "end"}, svg, `${name} ${bits.toFixed(3)}`);
+      names.push([{x: width - RIGHT - 3 - moved, y: at - 4, "text-anchor": "end"}, `${name} ${bits.toFixed(3)}`]);
     }
     for (const s of shown) {
       const at = s.points.filter(p => !logarithmic || p[axis] > 0);
       const path = at.map(p => `${scaleX(p[axis]).toFixed(1)},${scaleY(p[2]).toFixed(1)}`).join(" ");
-      draw("polyline", {points: path, class: s.thin ? "line thin" : "line", style: `stroke: ${s.color}`}, svg);
+      draw("polyline", {points: path, class: "line" + (s.thin ? " thin" : "") + (s.dashed ? " dashed" : ""), style: `stroke: ${s.color}`}, svg);
       if (s.dots && at.length < 80) for (const p of at)
         draw("circle", {cx: scaleX(p[axis]), cy: scaleY(p[2]), r: 2.4, style: `fill: ${s.color}`}, svg);
     }
+    for (const [place, name] of names) draw("text", place, svg, name);
     marker = draw("line", {y1: TOP, y2: height - BOTTOM, class: "base", visibility: "hidden"}, svg);
   }
   svg.addEventListener("pointermove", event => {
@@ -123,9 +125,11 @@ function chart(title, seriesOf, lines, height, fromZero) {
 
 const alone = data.runs.length === 1;
 const color = i => `var(--c${i % COLORS})`;
+const partColor = k => color(2 + k % (COLORS - 2)); // beside training and the whole
 chart("Bits per byte", () => data.runs.flatMap((run, i) => [
   {run: i, name: alone ? "training" : `${run.name}, training`, color: color(i), points: run.train, thin: true},
   {run: i, name: alone ? run.measured_on : run.measured_on === "validation" ? run.name : `${run.name}, ${run.measured_on}`, color: alone ? color(1) : color(i), points: run.validation, dots: true},
+  ...(alone ? run.parts : []).map(([name, points], k) => ({run: i, name, color: partColor(k), points, dashed: true, dots: true})),
 ]), data.lines, 354);
 data.charts.forEach(([title], k) => {
   if (!data.runs.some(run => run.figures[k].length)) return;
@@ -135,7 +139,9 @@ data.charts.forEach(([title], k) => {
 
 const legend = document.getElementById("legend");
 if (alone) {
-  for (const [name, shade] of [["training, integer score", color(0)], [`${data.runs[0].measured_on}, exact`, color(1)]]) {
+  const parts = data.runs[0].parts.map(([name], k) => [name, partColor(k)]);
+  const whole = `${data.runs[0].measured_on}${parts.length ? ", whole" : ""}, exact`;
+  for (const [name, shade] of [["training, integer score", color(0)], [whole, color(1)], ...parts]) {
     const item = make("span", null, legend, "soft");
     make("i", null, item).style.background = shade;
     item.appendChild(document.createTextNode(name + "   "));
