@@ -175,9 +175,7 @@ def test_the_kernels_that_are_counted_are_those_that_are_compiled(train, tables,
     # Of recipe paper with what its smallest step has to leave out, and Gaussian noise, which has kernels of its own
     options = "--recipe paper --noise gaussian --group-size 4 --num-perturbations 6".split()
     train(*options, "--steps", 1, "--out", tmp_path / "paper", "--backend", "numba")
-    needed = needed_kernels(
-        CALLS["paper"], {"adapters", "stations", "pair_votes"}, {"noise", "gaussian_votes"}
-    )
+    needed = needed_kernels(CALLS["paper"], {"adapters", "stations", "pair_votes"}, {"noise", "gaussian_votes"})
     files = [path.name for path in code_folder(detect()).rglob("*.nbi")]
     assert [name for name in needed if not any(f.startswith(f"{name}-") for f in files)] == []
     signs = needed_kernels(CALLS["paper"], {"adapters", "stations"})
