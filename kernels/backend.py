@@ -1,11 +1,12 @@
 """What a backend does: a few coarse calls, the same on NumPy, Numba and CUDA, equal byte for byte.
 
-The calls take and return NumPy arrays. ``egg.kernels.reference`` is their definition, docs/arithmetic.md the text.
+The calls take and return NumPy arrays, or those that stay on a device (``Resident``). ``egg.kernels.reference`` is
+their definition, docs/arithmetic.md the text.
 """
 
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -248,3 +249,30 @@ class Backend(Protocol):
         returns : (parameters,) int8, the new weights
         """
         ...
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """A backend on a device, where arrays can stay from call to call; the CPU's arrays are there already.
+
+    ``prepare`` and ``update_rows`` take held arrays in place of NumPy's. What they were given held they leave so:
+    ``cast_votes`` of a model of held weights returns held votes, ``update_rows`` of held masters held weights.
+    """
+
+    def hold(self, array: np.ndarray) -> Any:
+        """A copy on the device."""
+        ...
+
+    def fetch(self, held: Any) -> np.ndarray:
+        """A copy in the host's memory, when all that was begun is done; a NumPy array is returned as it is."""
+        ...
+
+
+def hold(backend: Backend, array: np.ndarray) -> Any:
+    """The array where a backend computes: on the CPU itself."""
+    return backend.hold(array) if isinstance(backend, Resident) else array
+
+
+def fetch(backend: Backend, held: Any) -> np.ndarray:
+    """What ``hold`` or a call has left where a backend computes, as a NumPy array."""
+    return backend.fetch(held) if isinstance(backend, Resident) else held

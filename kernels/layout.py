@@ -11,6 +11,7 @@ from egg.kernels.arithmetic import VOCABULARY, first_shifts
 
 HIDDEN_SIZES = (16, 64, 256, 1024)
 MAX_RANK = 16  # of an adapter: one vector of lanes
+SUBSPACE_ROW = 4096  # coordinates that are updated together: the longest row of a model
 
 
 class BackendError(Exception):
@@ -196,3 +197,21 @@ class AdapterShape(Layout):
             outputs, inputs = self.base.tensors[name].shape
             shapes |= {name + ".A": (self.rank, inputs), name + ".B": (outputs, self.rank)}
         return _lay_out(shapes)
+
+
+@dataclass(frozen=True)
+class SubspaceShape(Layout):
+    """The coordinates of a random subspace."""
+
+    dimensions: int
+    """A power of two, 4 or more."""
+
+    def __post_init__(self):
+        if self.dimensions < 4 or self.dimensions & (self.dimensions - 1):
+            raise BackendError(f"{self.dimensions} dimensions: those of a random subspace are a power of two from 4 on")
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """One tensor, z."""
+        width = min(self.dimensions, SUBSPACE_ROW)
+        return _lay_out({"z": (self.dimensions // width, width)})

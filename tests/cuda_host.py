@@ -27,31 +27,42 @@ extern "C" int parameters_KERNEL() { return host::parameters(KERNEL); }
 """
 
 
+class Held(np.ndarray):
+    """An array of the device's, which a NumPy array is not."""
+
+
 class HostDevice:
-    """Stands in for egg.kernels.cuda.device.CupyDevice."""
+    """Stands in for egg.kernels.cuda.device.CupyDevice, and counts the bytes that come and go."""
 
     description = "CUDA sources on the CPU"
 
     def __init__(self, folder: Path, *, shared_limit=227 << 10, multiprocessors=2, free=1 << 30):
         self.folder, self.shared_limit, self.multiprocessors = folder, shared_limit, multiprocessors
-        self._free, self._libraries = free, {}
+        self._free, self._libraries, self.carried = free, {}, 0
 
     def free_bytes(self):
         return self._free
 
     def put(self, array):
-        return np.array(array, order="C")
+        assert not self.holds(array)
+        self.carried += array.nbytes
+        return np.array(array, order="C").view(Held)
+
+    def holds(self, array):
+        return isinstance(array, Held)
 
     def get(self, array):
-        return np.array(array, order="C")
+        assert self.holds(array)
+        self.carried += array.nbytes
+        return np.array(array, order="C", subok=False)
 
     def empty(self, shape, dtype):
         out = np.empty(shape, dtype)
         out.view(np.uint8)[...] = 0xA5  # nothing may rely on what lies there
-        return out
+        return out.view(Held)
 
     def zeros(self, shape, dtype):
-        return np.zeros(shape, dtype)
+        return np.zeros(shape, dtype).view(Held)
 
     def clock(self, call):
         began = time.perf_counter()
@@ -64,7 +75,7 @@ class HostDevice:
         holders = []
         for a in arguments:
             if isinstance(a, np.ndarray):
-                assert a.flags.c_contiguous
+                assert self.holds(a) and a.flags.c_contiguous
                 holders.append(ctypes.c_void_p(a.ctypes.data))
             else:
                 holders.append((ctypes.c_char * a.nbytes).from_buffer_copy(a.tobytes()))

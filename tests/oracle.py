@@ -985,6 +985,71 @@ def egg_step(run, lr):
     return result
 
 
+# ---------------------------------------------------------------- random subspaces
+
+SUBSPACE_SIGNS = 11
+WITHOUT_VOTES = ("ln1.weight", "ln2.weight", "mlp.w_up")
+
+
+class SubspaceRun(EggRun):
+    """A model that learns in d dimensions from the weights that it has; subspace_step takes it one step further."""
+
+    def __init__(self, text, seed, weights, readers, length, d):
+        hidden, layers = len(weights["ln_out.weight"]), size_of(weights)[1]
+        super().__init__(text, seed, hidden, layers, readers, length)
+        self.begin, self.z, self.d = weights, [0] * d, d
+        self.z_squares = [0] * (d // min(d, 4096))
+        n = len(voted_weights(weights))
+        words = draw_words(seed, SUBSPACE_SIGNS, 0, 0, n // 32 + 1)
+        self.p = [[sign_at(words, w) * (-1) ** bin((w % d) & k).count("1") for k in range(d)] for w in range(n)]
+
+    def weights(self):
+        """W of this moment."""
+        n = len(self.p)
+        e, moved = n.bit_length() // 2 - 1, []
+        for w, before in enumerate(voted_weights(self.begin)):
+            offset = ((40503 * w) % 2**16) << e
+            moved.append(clip8(before + ((dot(self.p[w], self.z) + offset) >> (16 + e))))
+        return with_voted(self.begin, moved)
+
+
+def voted_weights(tensors):
+    """The numbers of all tensors that a text has votes on, one after another."""
+    found = []
+    for name, w in tensors.items():
+        if not name.endswith(WITHOUT_VOTES):
+            found += [v for row in w for v in row] if isinstance(w[0], list) else w
+    return found
+
+
+def with_voted(tensors, numbers):
+    """The same tensors with these numbers in place of those of voted_weights."""
+    left = iter(numbers)
+    return {
+        name: w if name.endswith(WITHOUT_VOTES) else map_tensor(lambda _: next(left), w) for name, w in tensors.items()
+    }
+
+
+def subspace_step(run, lr):
+    """One whole step in the subspace."""
+    streams, chunks = egg_chunks(run.text, run.seed, run.step, run.readers, run.length)
+    states = [run.states[s] for s in streams]
+    result = egg_votes(run.weights(), chunks, states, run.seed, run.step, run.branches, run.shifts)
+    for s, h in zip(streams, result.states, strict=True):
+        run.states[s] = h
+    votes, n = voted_weights(result.votes), len(run.p)
+    z = [
+        clip(round_shift(dot(c, votes), n.bit_length() // 2), -VOTE_LIMIT, VOTE_LIMIT) for c in zip(*run.p, strict=True)
+    ]
+    width = min(run.d, 4096)
+    for row in range(run.d // width):
+        at = slice(row * width, (row + 1) * width)
+        run.z[at], run.z_squares[row] = update_row(run.z[at], run.z_squares[row], z[at], run.step, lr)
+    layers, hidden = len(run.states[0]), len(run.states[0][0])
+    run.shifts = next_shifts(run.shifts, result.totals, run.readers * run.length * hidden, kinds(layers))
+    run.step += 1
+
+
 # ---------------------------------------------------------------- recipe paper
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -277,6 +278,20 @@ def test_a_reward_that_goes_wrong_is_named_in_one_line(egg, model, module, rewar
     assert f"--reward {reward}" in err and says in err
     assert "Traceback" not in err and err.splitlines()[-1].startswith("egg: ")
     assert not (model.parent / "out").exists()
+
+
+def test_the_experiment_asks_for_what_it_has_not_shown(tmp_path):
+    script = runpy.run_path(str(Path(__file__).parent.parent / "docs/experiments/countdown.py"))
+    script["make"].__globals__["DOCUMENTS"] = 500
+    script["make"](tmp_path / "out")
+    lines = {name: (tmp_path / "out" / name).read_text().splitlines() for name in ("train.txt", "held.txt")}
+    assert not set(lines["train.txt"]) & set(lines["held.txt"]) and len(lines["held.txt"]) == 879
+    texts = [json.loads(line)["text"] for line in (tmp_path / "out/train.jsonl").read_text().splitlines()]
+    asked, answers = zip(*((text.partition("=")[0] + "=", text.partition("=")[2]) for text in texts), strict=True)
+    scores = [rewards.countdown(*both) for both in zip(answers, asked, strict=True)]
+    assert set(asked) <= set(lines["train.txt"]) and set(scores) == {1, 0.1}
+    assert all(score == 1 or answer.count("+") == 2 for score, answer in zip(scores, answers, strict=True))
+    assert 0.5 < np.mean(np.array(scores) == 1) < 0.7
 
 
 @pytest.mark.parametrize("reward", ["addition", "countdown"])

@@ -10,9 +10,12 @@ import weakref
 import cuda_host
 import numpy as np
 import pytest
+import synthetic
 from test_backends import assert_same_votes, drawn_step, text_of, weights_of
 from test_golden import PINNED, golden
 
+from egg.config import Config, EvolutionConfig, ModelConfig
+from egg.evolution.recipes import evolution as begin
 from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend
 from egg.kernels.arithmetic import STATIONS
 from egg.kernels.cuda import backend as cuda_backend
@@ -20,6 +23,7 @@ from egg.kernels.cuda import compiler, peak, sources
 from egg.kernels.cuda.backend import CupyBackend
 from egg.kernels.cuda.device import CupyDevice
 from egg.kernels.cuda.sources import FEW, KERNELS, SHAPED, Tile, defines, source, tile_for
+from egg.training.corpus import CorpusText
 
 REFERENCE = get_backend("numpy")
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}  # bytes a block may have
@@ -171,6 +175,7 @@ def test_recipe_egg_on_the_cpu_equals_the_reference(host):
     assert_recipe_egg_equal(host, Shape(64, 1), [(16, 5, 6, 64, ()), (2, 13, 4, 32, ()), (0, 1, 2, 64, ())])
     assert_recipe_egg_equal(host, Shape(64, 1), [(16, 3, 4, 64, STATIONS), (30, 2, 2, 64, ("gates", "state"))])
     cases = [(400, 3, 1, 16, ()), (400, 3, 2, 16, STATIONS), (30, 3, 3, 16, some), (0, 1, 2, 16, STATIONS)]
+    cases.append((0, 0, 2, 16, ()))  # no streams
     assert_recipe_egg_equal(host, Shape(16, 2), cases)
 
 
@@ -210,7 +215,7 @@ def test_a_wrong_array_is_refused_before_a_kernel_reads_beyond_it(host):
 
 @pytest.mark.parametrize("noise", [Noise(0, 0, 4, rank=4), Noise(0, 0, 4, gaussian=True)])
 def test_other_noise_is_refused_in_one_line(host, noise):
-    shape, said = Shape(16, 1), "^backend cupy has noise of rank 1 and of signs alone: choose --backend numpy$"
+    shape, said = Shape(16, 1), "^backend cupy has noise of rank 1 and of signs alone: choose --backend numba$"
     with pytest.raises(BackendError, match=said):
         host.cast_pair_votes(shape, np.ones(2, np.int8), noise)
     model, states = host.prepare(shape, np.zeros(shape.parameters, np.int8)), np.zeros((2, 1, 16), np.int8)
@@ -224,6 +229,29 @@ def test_an_adapter_is_refused_in_one_line(host):
     adapter = Adapter(layout, np.zeros(layout.parameters, np.int8))
     with pytest.raises(BackendError, match="knows no adapters: choose --backend numba"):
         host.prepare(shape, np.zeros(shape.parameters, np.int8), adapter)
+
+
+def test_masters_votes_and_weights_stay_on_the_device(host):
+    """A step brings text and states, and takes back states and a few numbers; what is evolved, is as on the CPU."""
+    config = Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(streams=2, seq_len=2, schedule_tokens=99))
+    theirs, ours = (begin(config, backend, CorpusText(synthetic.corpus(60))) for backend in (REFERENCE, host))
+    states = 2 * 64  # bytes
+    for step in range(2):
+        expected, before = theirs.step(), host.device.carried
+        found, carried = ours.step(), host.device.carried - before
+        if step:  # the first brings tables
+            assert carried < 2 * states + 100
+            assert found.changed_share == expected.changed_share and found.clipped_share == expected.clipped_share
+            np.testing.assert_array_equal(found.before, expected.before)
+            np.testing.assert_array_equal(found.after, expected.after)
+    expected, state = theirs.state(), ours.state()
+    for name, array in expected.items():
+        assert type(state[name]) is np.ndarray
+        np.testing.assert_array_equal(state[name], array)
+    ours.load_state(expected)
+    theirs.step(), ours.step()
+    np.testing.assert_array_equal(ours.weights, theirs.weights)
+    assert type(ours.weights) is np.ndarray
 
 
 @pytest.mark.slow
@@ -254,6 +282,9 @@ class Scales:
 
     def put(self, array):
         return self.empty(array.shape, array.dtype)
+
+    def holds(self, array):
+        return False
 
     def get(self, array):
         return np.zeros(array.shape, array.dtype)

@@ -112,6 +112,8 @@ def golden(run, backend):
 def test_golden_run(run, name, threads, request):
     if name == "cupy":
         request.getfixturevalue("cupy_backend")  # which skips where there is no device
+        if run.startswith("paper-"):
+            pytest.skip("backend cupy refuses other noise than signs of rank 1")
     if name == "numba":
         pytest.importorskip("numba")
     assert golden(run, get_backend(name, threads=threads)) == PINNED[run]

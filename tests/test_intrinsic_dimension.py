@@ -14,12 +14,15 @@ from egg.model.adapter import ALL, tensors_of, voted_parameters
 from egg.model.network import Network
 from egg.model.parameters import initial_weights
 from egg.run.adaptation import ALL_WEIGHTS, FineTuning, Subspace, adapt
+from egg.study.classification import Classification
 from egg.study.intrinsic_dimension import (
     Candidate,
     Records,
+    Scores,
     Setting,
     Trial,
     TrialResult,
+    alike,
     count_trials,
     estimate_dimensions,
     plan_subspaces,
@@ -75,6 +78,10 @@ def test_subspaces_in_order_and_once():
     assert plan_subspaces([head, low, head, ALL_WEIGHTS], SHAPE) == [low, head, ALL_WEIGHTS]
     with pytest.raises(EggError, match="rank 99"):
         plan_subspaces([Subspace(99, "head")], SHAPE)
+    # Random ones that the model is too small for are left out.
+    some, many = Subspace(None, ALL, 64), Subspace(None, ALL, 16384)
+    assert plan_subspaces([many, head, some], SHAPE) == [some, head, ALL_WEIGHTS]
+    assert (some.name, some.family, head.family) == ("random 64", "random", "chosen")
 
 
 def evolved(weights, tensors, steps=3):
@@ -127,77 +134,107 @@ def test_what_does_not_reach_the_share_is_not_told():
     assert smallest([10, 5000], np.array([-0.2, -0.1])) == math.inf
 
 
-def swept(table, factors=(1.0,)):
-    """The dimensions and trials of a sweep with gains by subspace, then seed; a step factor of a half is the best."""
+def candidate(base, tokens=1000):
+    network = Network(get_backend("numpy"), SHAPE, np.zeros(0, np.int8))
+    return Candidate(base, network, base, tokens, Scores(5.0, 6.0, 0.25))
+
+
+def swept(table, factors=(1.0,), models=1):
+    """The dimensions and trials of a sweep with gains by subspace, then seed; a step factor of a half is the best.
+
+    Half of a gain in bits per byte is gained in accuracy, and twice as much on the text that is adapted to.
+    """
     subspaces = plan_subspaces([Subspace(1, "head"), Subspace(None, "head")], SHAPE)
     gains = dict(zip(subspaces, table, strict=True))
     asked = []
 
-    def run(subspace, trial):
+    def run(candidate, subspace, trial):
         asked.append(trial)
-        gain = gains[subspace][trial.seed] - 0.01 * abs(math.log2(2 * trial.step_factor))
-        return TrialResult(trial, 1, 5.0 - gain, 0.0)
+        gain = gains[subspace][trial.seed + int(candidate.base)] - 0.01 * abs(math.log2(2 * trial.step_factor))
+        return TrialResult(trial, 1, Scores(5.0 - gain, 6.0 - 2 * gain, 0.25 + gain / 2), 0.0)
 
-    candidate = Candidate("a", Network(get_backend("numpy"), SHAPE, np.zeros(0, np.int8)), "hash", 1000, 5.0)
-    seeds = list(range(len(table[0])))
-    found = list(sweep(candidate, subspaces, Setting("text", 1, 1, 1), list(factors), seeds, run))
-    return estimate_dimensions(candidate, found), asked
+    draws = len(table[0])
+    group = [candidate(str(base)) for base in range(models)]
+    found = list(
+        sweep(group, subspaces, Setting("text", 1, 1, 1, True), list(factors), list(range(draws // models)), run)
+    )
+    measured = estimate_dimensions(group, found)
+    bits, accuracy = measured.estimates
+    assert (bits.measure, accuracy.measure) == ("bits_per_byte", "accuracy")
+    assert accuracy.d90.value == pytest.approx(bits.d90.value)
+    return measured, bits, asked
 
 
 def test_step_factors_are_chosen_with_the_first_seed():
     table = [[0.1, 0.2, 0.3], [0.6, 0.7, 0.8], [1.0, 1.0, 1.0]]
-    measured, asked = swept(table, factors=(0.25, 0.5, 1.0))
+    measured, bits, asked = swept(table, factors=(0.25, 0.5, 1.0))
     assert len(asked) == count_trials(3, 3, 3) == 15
     assert len(set(asked)) == len(asked)
-    assert {gain.step_factor for gain in measured.gains} == {0.5}
+    assert [gain.step_factor for gain in measured.gains] == [0.5] * 3
     assert [t.seed for t in asked[:5]] == [0, 0, 0, 1, 2]
-    assert measured.gains[1].gains == pytest.approx([0.6, 0.7, 0.8])
-    assert measured.d90.value == math.inf and dimension_text(measured, measured.d90.value) == "> 4.10k"
+    assert measured.gains[1].of("bits_per_byte") == pytest.approx([0.6, 0.7, 0.8])
+    assert measured.gains[1].of("accuracy") == pytest.approx([0.3, 0.35, 0.4])
+    assert measured.gains[1].gap == pytest.approx(0.7)
+    assert bits.d90.value == math.inf and dimension_text(bits, bits.d90.value) == "> 4.10k"
 
 
 def test_the_best_step_factor_is_not_the_last_that_was_tried():
     for factors, asked in (((1.0, 2.0, 4.0), [1, 2, 4, 0.5, 0.25]), ((0.125, 0.0625), [0.125, 0.0625, 0.25, 0.5, 1])):
-        measured, trials = swept([[0.1], [0.6], [1.0]], factors)
+        measured, _, trials = swept([[0.1], [0.6], [1.0]], factors)
         assert [t.step_factor for t in trials[: len(asked)]] == asked
-        assert {gain.step_factor for gain in measured.gains} == {0.5}
-    alone, trials = swept([[0.1], [0.6], [1.0]], (4.0,))
+        assert [gain.step_factor for gain in measured.gains] == [0.5] * 3
+    *_, trials = swept([[0.1], [0.6], [1.0]], (4.0,))
     assert {t.step_factor for t in trials} == {4.0}
 
 
 def test_the_interval_is_that_of_seeds():
-    certain, _ = swept([[0.5] * 3, [0.95] * 3, [1.0] * 3])
+    _, certain, _ = swept([[0.5] * 3, [0.95] * 3, [1.0] * 3])
     d90 = certain.d90
     assert d90.low == d90.value == d90.high == pytest.approx(certain.by_seed[0])
     assert 256 < d90.value < 4096
-    spread, _ = swept([[0.5] * 3, [0.85, 0.95, 1.05], [1.0] * 3])
+    _, spread, _ = swept([[0.5] * 3, [0.85, 0.95, 1.05], [1.0] * 3])
     assert spread.d90.low < spread.d90.value < spread.d90.high == math.inf
     assert math.isinf(spread.by_seed[0]) and math.isfinite(spread.by_seed[2])
-    small, _ = swept([[0.99] * 3, [0.5] * 3, [1.0] * 3])
+    _, small, _ = swept([[0.99] * 3, [0.5] * 3, [1.0] * 3])
     assert dimension_text(small, small.d90.value) == "<= 256"
+
+
+def test_checkpoints_that_differ_in_their_seed_are_one_model():
+    measured, _, asked = swept([[0.5, 0.5], [0.85, 1.05], [1.0, 1.0]], factors=(0.5, 1.0, 0.25), models=2)
+    assert [(t.base, t.step_factor) for t in asked[:4]] == [("0", 0.5), ("0", 1.0), ("0", 0.25), ("1", 0.5)]
+    assert len(asked) == count_trials(3, 3, 2)
+    assert measured.gains[1].of("bits_per_byte") == pytest.approx([0.85, 1.05])
+    assert measured.share(measured.gains[1]) == pytest.approx(0.95)
+    a, b, later, unknown, other = (candidate(*c) for c in (("a",), ("b",), ("c", 2000), ("d", None), ("e", None)))
+    assert alike([later, a, unknown, b, other]) == [[unknown], [other], [a, b], [later]]
 
 
 # Records
 
 
 def trial(seed=0):
-    return Trial("hash", None, "head", 1.0, seed, "text", 640, 64, 32)
+    return Trial("hash", None, "head", None, 1.0, seed, "text", 640, 64, 32, False)
+
+
+def result(seed, bits=4.0):
+    return TrialResult(trial(seed), 10, Scores(bits, 3.0, None), 0.1)
 
 
 def test_records_outlive_a_kill_while_one_is_written(tmp_path):
     for seed in range(3):
-        Records(tmp_path).add(TrialResult(trial(seed), 10, 4.0 + seed, 0.1))
+        Records(tmp_path).add(result(seed, 4.0 + seed))
     path = tmp_path / "results.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
     assert list(Records(tmp_path).known) == [trial(0), trial(1)]
     again = Records(tmp_path)
-    again.add(TrialResult(trial(2), 10, 6.0, 0.1))
+    again.add(result(2, 6.0))
     assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "nonsense", '{"trial": 3}', '{"trial": {"base": "x"}}', "\xff"])
 def test_a_line_that_is_no_result(tmp_path, line):
-    Records(tmp_path).add(TrialResult(trial(), 10, 4.0, 0.1))
+    Records(tmp_path).add(result(0))
     path = tmp_path / "results.jsonl"
     path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n")
     with pytest.raises(EggError, match=r"results\.jsonl, line 2 is no result"):
@@ -213,7 +250,7 @@ def call(egg, train, tmp_path, tables):
     train("--steps", 6, "--keep", "all", "--out", tmp_path / "run")
     saved = [tmp_path / f"run/checkpoints/step-0000000{step}" for step in (3, 6)]
     small = (
-        "--ranks 1 --tensors head --whole vectors;head --tokens 128 --streams 4 --seeds 2 "
+        "--dimensions 4 --ranks 1 --tensors head --whole head --tokens 128 --streams 4 --seeds 2 "
         "--step-factors 1 --eval-bytes 200 --backend numpy"
     ).split()
 
@@ -254,8 +291,8 @@ def test_a_sweep_that_is_interrupted_goes_on(call, tmp_path, monkeypatch):
     assert again["checkpoints"] == whole["checkpoints"]
     made.clear()
     status, shown, _ = call()
-    assert status == 0 and not made and "whole vectors" in shown
-    for name in ("d90.png", "gains.png"):
+    assert status == 0 and not made and "random 4" in shown
+    for name in ("d90.png", "gains.png", "gaps.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(PNG)
 
 
@@ -263,14 +300,16 @@ def test_what_a_sweep_says(call, monkeypatch):
     found = json.loads(call("--json")[1])
     assert (found["tokens"], found["seeds"]) == (128, 2)
     first, second = found["checkpoints"]
-    assert first["pretraining_tokens"] == 3 * PER_STEP
-    assert [s["parameters"] for s in second["subspaces"]] == [48, 256, 4096, MOVING]
-    assert [s["rank"] for s in second["subspaces"]] == ["whole", 1, "whole", "whole"]
+    assert first["pretraining_tokens"] == 3 * PER_STEP and len(first["checkpoints"]) == 1
+    assert [s["parameters"] for s in second["subspaces"]] == [4, 256, 4096, MOVING]
+    assert [s["name"] for s in second["subspaces"]] == ["random 4", "rank 1 head", "whole head", "whole all"]
     for checkpoint in found["checkpoints"]:
         gains = [s["gain"] for s in checkpoint["subspaces"]]
         assert checkpoint["full_gain"] == gains[-1]
         assert all(len(s["gains"]) == 2 for s in checkpoint["subspaces"])
-        assert checkpoint["reached"] == (checkpoint["d90"] is not None)
+        assert [e["family"] for e in checkpoint["estimates"]] == ["random", "chosen"]
+        assert all(e["reached"] == (e["d90"] is not None) for e in checkpoint["estimates"])
+        assert all(after["accuracy"] is None for s in checkpoint["subspaces"] for after in s["after"])
     for columns in (80, 120):
         monkeypatch.setenv("COLUMNS", str(columns))
         shown = call()[1]
@@ -281,6 +320,10 @@ def test_what_a_sweep_says(call, monkeypatch):
     ("arguments", "says"),
     [
         ("--ranks x", "'x' is no integer"),
+        ("--dimensions 4,y", "'y' is no integer"),
+        ("--dimensions 12", "12 dimensions"),
+        ("--dimensions 16384 --ranks none --whole none", "no subspace but all weights"),
+        ("--classify", "classes"),
         ("--ranks 17", "--rank 17"),
         ("--tensors embedding", "embedding"),
         ("--whole sideways", "sideways"),
@@ -297,6 +340,22 @@ def test_what_cannot_be_swept(call, arguments, says):
     status, out, err = call(*arguments.split())
     assert (status, out) == (2, "") and says in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+def test_classes_by_likelihood(call, tmp_path):
+    """A text whose first lines are classes; and what a model that knows all of one class says."""
+    lines = [b"%s\n%s" % ((b"ab"[i % 2 : i % 2 + 1], b"to be %d" % i)) for i in range(40)]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": line.decode()}) + "\n" for line in lines))
+    status, shown, err = call("--classify", "--json", "--validation-share", "0.5", "--data", tmp_path / "lines.jsonl")
+    assert status == 0, err
+    found = json.loads(shown)["checkpoints"][0]
+    assert [(e["family"], e["measure"]) for e in found["estimates"]] == [
+        (family, measure) for measure in ("bits_per_byte", "accuracy") for family in ("random", "chosen")
+    ]
+    assert all(0 <= after["accuracy"] <= 1 for s in found["subspaces"] for after in s["after"])
+    network = Network(get_backend("numpy"), SHAPE, initial_weights(SHAPE, 3, "egg"))  # all bytes are equally likely
+    some = Classification(np.frombuffer(b"\0a\nx\0a\ny\0b\nx\0c", np.uint8))
+    assert some.classes == [b"a", b"b"] and some.accuracy(network) == pytest.approx(2 / 3)
 
 
 def test_a_sweep_of_nothing(egg, tables):

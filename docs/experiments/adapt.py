@@ -17,6 +17,7 @@ from statistics import fmean
 import numpy as np
 
 import egg
+from egg.config import RunConfig
 from egg.evolution.classic import ClassicEvolution, ClassicSettings
 from egg.model.evaluate import evaluate, sample
 from egg.run.adaptation import adapt
@@ -43,7 +44,7 @@ def classic(network, text, validation, budget, seed):
 def run(arguments) -> None:
     """What is asked for and not there yet."""
     network = egg.load(arguments.model, threads=arguments.threads)
-    corpus, text, split = open_for_training(arguments.data, "text", print)
+    corpus, text, split = open_for_training(RunConfig(data=arguments.data), print)
     validation = sample(corpus.split(split), arguments.eval_bytes)
     out, given = Path(arguments.out), (network, text, validation)
     there = {(r["kind"], r["seed"]) for r in _rows(out)} if out.exists() else set()

@@ -12,7 +12,7 @@ their scores (fitness raw). Two things are measured, and drawn in OUT.png; OUT.j
 - how far the expected updates are from that of full rank, an estimate without the chance. With Z1 and Z2 the mean votes
   of two halves of the members, independent of each other, the expectation of Z1 . Z2 is the squared length of the
   expected update; the same of two kinds is their product. This is the distance of which the paper's theorem says that
-  it falls as 1/r. [arXiv 2511.16652, theorem 4]
+  it falls as 1/r, so its square as 1/r^2. [arXiv 2511.16652, theorem 4]
 
 Results and what they mean: docs/paper.md.
 """
@@ -34,8 +34,9 @@ from egg.kernels.backend import Noise
 from egg.model.network import read_model
 
 BATCH = 2048  # pairs whose votes are kept as one
+LEAST = 1024  # members from which cosines are drawn: those of fewer are chance
 FULL = "full"
-KINDS = {"1": {"rank": 1}, "4": {"rank": 4}, "16": {"rank": 16}, "gaussian 1": {"rank": 1, "gaussian": True}}
+KINDS = {"1": {"rank": 1}, "4": {"rank": 4}, "16": {"rank": 16}, "gaussian": {"rank": 1, "gaussian": True}}
 
 
 def gradient(shape, weights, tokens):
@@ -120,38 +121,37 @@ def measure(voters, kind, members, gradient_, halves):
 
 
 def distance(halves, kind, other):
-    """Length of the difference of two expected updates over that of the second; squared, without bias of chance."""
+    """Squared length of the difference of two expected updates over that of the second, without bias of chance."""
 
     def product(a, b):
         pairs = [(x, y) for x in halves[a] for y in halves[b] if a != b or x is not y]
         return float(np.mean([x @ y for x, y in pairs]))
 
-    squared = product(kind, kind) + product(other, other) - 2 * product(kind, other)
-    return math.copysign(math.sqrt(abs(squared) / product(other, other)), squared)
+    return (product(kind, kind) + product(other, other) - 2 * product(kind, other)) / product(other, other)
 
 
 def draw(found, out):
-    """Cosines by population, and distances by rank."""
+    """Cosines by population, and distances of expected updates."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     for kind, runs in found["cosines"].items():
-        sizes = sorted(map(int, runs[0]))
+        sizes = sorted(n for n in map(int, runs[0]) if n >= LEAST)
         means = [np.mean([run[str(n)] for run in runs]) for n in sizes]
-        left.plot(sizes, means, "o-", markersize=3, label=kind if kind == FULL else f"rank {kind}")
+        left.plot(sizes, means, "o-", markersize=3, label=kind if kind in (FULL, "gaussian") else f"rank {kind}")
     left.set(xscale="log", yscale="log", xlabel="population size", ylabel="cosine with the gradient")
-    ranks = [kind for kind in ("1", "4", "16") if kind in found["distances"]]
-    for kind in ranks:
-        values = found["distances"][kind]
-        right.plot([int(kind)] * len(values), values, "o", color="C0", markersize=4)
-    if ranks:
-        first = np.mean(found["distances"][ranks[0]])
-        right.plot([1, 4, 16], [first, first / 4, first / 16], "--", color="gray", label="1 / rank")
-        right.legend(fontsize=8)
-    right.set(xscale="log", xlabel="rank", ylabel="distance of the expected update from full rank's")
-    right.set_xticks([1, 4, 16], ["1", "4", "16"])
+    most = max(int(n) for runs in found["cosines"].values() for n in runs[0])
+    ticks = [n for n in populations(most)[::2] if n >= LEAST]
+    left.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    left.set_yticks([0.02, 0.05, 0.1, 0.2], ["0.02", "0.05", "0.1", "0.2"])
+    left.minorticks_off()
     left.legend(fontsize=8)
+    for number, values in enumerate(found["distances"].values()):
+        right.plot(values, [number] * len(values), "o", color="C0", markersize=4)
+    right.axvline(0, color="gray", linewidth=1)
+    right.set_yticks(range(len(found["distances"])), list(found["distances"]))
+    right.set_xlabel("squared distance of expected updates")
     for panel in (left, right):
         panel.grid(alpha=0.3)
     save_figure(figure, Path(out + ".png"))
@@ -194,8 +194,9 @@ def main():
         for kind in halves:
             mean = sum(halves[kind]) / 2
             found["slopes"].setdefault(kind, []).append(float(mean @ gradient_ / (gradient_ @ gradient_)))
-            if FULL in halves and kind != FULL:
-                found["distances"].setdefault(kind, []).append(distance(halves, kind, FULL))
+            for other in (FULL, "16"):
+                if other in halves and kind not in (FULL, other):
+                    found["distances"].setdefault(f"{kind} to {other}", []).append(distance(halves, kind, other))
     print(json.dumps({name: found[name] for name in ("slopes", "distances")}))
     with open(options.out + ".json", "w", encoding="utf-8") as file:
         json.dump(vars(options) | {"parameters": shape.parameters} | found, file, indent=1)

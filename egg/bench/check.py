@@ -12,15 +12,14 @@ SHAPES = (Shape(16, 1), Shape(64, 2), Shape(256, 1))
 STREAMS, LENGTH = 3, 5
 
 
-def check_backend(backend: Backend, *, branches: bool = True) -> None:
+def check_backend(backend: Backend) -> None:
     """Compare forward, votes and update with the reference on small models, byte for byte.
 
-    branches : whether the backend has the calls of recipe egg
     Raises EggError, one line, for the first call that differs.
     """
     reference = get_backend("numpy")
     for shape in SHAPES:
-        expected, actual = (_results(b, shape, branches) for b in (reference, backend))
+        expected, actual = (_results(b, shape) for b in (reference, backend))
         for name, arrays in expected.items():
             for one, other in zip(arrays, actual[name], strict=True):
                 if not np.array_equal(one, other):
@@ -76,7 +75,7 @@ def check_low_rank(backend: Backend, noises: dict[str, Noise]) -> None:
                 )
 
 
-def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]:
+def _results(backend: Backend, shape: Shape) -> dict[str, tuple]:
     """Call -> the arrays it computes from fixed inputs."""
     rng = np.random.default_rng(shape.hidden_size)
     layers, size = (shape.num_layers, shape.hidden_size), shape.parameters
@@ -91,15 +90,14 @@ def _results(backend: Backend, shape: Shape, branches: bool) -> dict[str, tuple]
     results: dict[str, tuple] = {"forward": backend.forward(model, tokens, states[:STREAMS])}
     found = backend.score(model, tokens, states[:STREAMS])
     results["score"] = found.totals, found.below, found.scores, found.states
-    if branches:
-        shifts = rng.integers(4, 13, shape.vote_kinds(stations=True))
-        few, all_ = (Draw(1, 17, count, shifts[: shape.vote_kinds()]) for count in (MIN_BRANCHES, shape.hidden_size))
-        master, squares = weights.astype(np.int32) << MASTER_BITS, np.arange(shape.rows)
-        results |= {"cast_votes": (), "update_rows": (master, squares)}
-        for draw in (few, all_, Draw(1, 17, shape.hidden_size, shifts, STATIONS)):
-            cast = backend.cast_votes(model, tokens, states[:STREAMS], draw, first_row=5)
-            results["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
-            results["update_rows"] += (backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15),)
+    shifts = rng.integers(4, 13, shape.vote_kinds(stations=True))
+    few, all_ = (Draw(1, 17, count, shifts[: shape.vote_kinds()]) for count in (MIN_BRANCHES, shape.hidden_size))
+    master, squares = weights.astype(np.int32) << MASTER_BITS, np.arange(shape.rows)
+    results |= {"cast_votes": (), "update_rows": (master, squares)}
+    for draw in (few, all_, Draw(1, 17, shape.hidden_size, shifts, STATIONS)):
+        cast = backend.cast_votes(model, tokens, states[:STREAMS], draw, first_row=5)
+        results["cast_votes"] += cast.votes.copy(), cast.states.copy(), cast.totals, cast.score
+        results["update_rows"] += (backend.update_rows(shape, master, squares, cast.votes, 17, 1 << 15),)
     master = weights.astype(np.int16) << REWARD_MASTER_BITS
     return results | {
         "update_master": (backend.update_master(shape, master, votes, 1 << 13), master),

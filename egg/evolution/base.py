@@ -1,13 +1,15 @@
 """Evolution, step by step: what the two recipes share. docs/arithmetic.md has every formula."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from egg.kernels.arithmetic import LIMIT
-from egg.kernels.backend import Backend
+from egg.kernels.backend import Backend, fetch
 from egg.kernels.layout import Layout, Shape
 from egg.kernels.values import ArrayValue
 from egg.model.network import Network
@@ -38,16 +40,26 @@ class StepReport(ArrayValue):
     """Mean integer score of the readers, in bits; it reads a little too good, see docs/arithmetic.md."""
     step_size: float | None
     """About the size of a weight's move, in int8 steps (recipe egg)."""
-    before: np.ndarray = field(repr=False)
-    """(parameters,) int8: the weights before the step."""
-    after: np.ndarray = field(repr=False)
-    """The same after it."""
+    held: tuple[Any, Any] = field(repr=False)
+    """The weights before and after, where the backend computes."""
+    fetch: Callable[[Any], np.ndarray] = field(repr=False, compare=False)
+    """Makes a NumPy array of either."""
     validation_bits_per_byte: float | None = None
     """Exact bits per byte, where a run measured the weights after the step."""
     training_text_bits_per_byte: float | None = None
     """The same of a run that has no validation text, and measures its training text."""
 
-    # Properties, as each passes over all weights: only lines of the log need them.
+    # Properties, as each passes over all weights, and may bring them from a device: only lines of the log need them.
+    @cached_property
+    def before(self) -> np.ndarray:
+        """(parameters,) int8: the weights before the step."""
+        return self.fetch(self.held[0])
+
+    @cached_property
+    def after(self) -> np.ndarray:
+        """The same after it."""
+        return self.fetch(self.held[1])
+
     @property
     def changed_share(self) -> float:
         """Share of the int8 weights that this step changed."""
@@ -86,16 +98,29 @@ class Evolution(ABC):
         return self.step_number * self.config.tokens_per_step
 
     @property
+    def weights(self) -> np.ndarray:
+        """(parameters,) int8: the model as it is now."""
+        if self._weights is None:
+            self._weights = fetch(self.backend, self._held)
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: Any) -> None:
+        """From where the backend computes, or NumPy's."""
+        self._held, self._weights = weights, None
+
+    @property
     def network(self) -> Network:
         """The model as it is now."""
         return Network(self.backend, self.shape, self.weights)
 
     def step(self) -> StepReport:
         """Read the next chunk of text, and move the weights."""
-        before = self.weights
+        before = self._held
         bits, step_size = self._step()
         self.step_number += 1
-        return StepReport(self.step_number, self.tokens, bits, step_size, before, self.weights)
+        held = before, self._held
+        return StepReport(self.step_number, self.tokens, bits, step_size, held, partial(fetch, self.backend))
 
     @property
     @abstractmethod

@@ -6,7 +6,7 @@ import numpy as np
 
 from egg.evolution.base import Evolution, Text
 from egg.kernels.arithmetic import FINE, LIMIT, MASTER_BITS, VOCABULARY, VOTE_LIMIT, first_shifts, next_shifts
-from egg.kernels.backend import Backend, Draw, Votes
+from egg.kernels.backend import Backend, Draw, Votes, fetch, hold
 from egg.kernels.layout import Shape
 from egg.kernels.philox import STREAM_ORDER, words
 from egg.model.state import STEP, Form
@@ -36,11 +36,16 @@ class BranchEvolution(Evolution):
 
         weights : (layout.parameters,) int8
         """
-        self.master = weights.astype(np.int32) << MASTER_BITS
-        self.squares = np.zeros(self.layout.rows, np.int64)
+        self._keep(weights.astype(np.int32) << MASTER_BITS, np.zeros(self.layout.rows, np.int64))
         # No votes move nothing; a backend without this recipe says so here, before anything is written.
         votes = np.zeros(self.layout.parameters, np.int32)
         self.weights = self.backend.update_rows(self.layout, self.master, self.squares, votes, 0, 0)
+
+    def _keep(self, master: np.ndarray, squares: np.ndarray) -> None:
+        """Where the backend computes, if it is a whole model that evolves."""
+        self.master, self.squares = master, squares
+        if self.layout is self.shape:
+            self.master, self.squares = hold(self.backend, master), hold(self.backend, squares)
 
     @property
     def description(self):
@@ -62,11 +67,12 @@ class BranchEvolution(Evolution):
         c, step_size = self.config, self.step_size()
         streams, rounds = self._turn()
         cast = self._cast(streams, rounds)
-        score, *totals = self.ranks.add(cast.votes, int(cast.score), *cast.totals.tolist())
+        votes = cast.votes if self.ranks.size == 1 else fetch(self.backend, cast.votes)
+        score, *totals = self.ranks.add(votes, int(cast.score), *cast.totals.tolist())
         self.states[streams] = self.ranks.all_gather(cast.states, c.streams)
         self.shifts = next_shifts(self.shifts, totals, self._credits)
         self.weights = self.backend.update_rows(
-            self.layout, self.master, self.squares, cast.votes, self.step_number, step_size
+            self.layout, self.master, self.squares, votes, self.step_number, step_size
         )
         return -score / (FINE * c.tokens_per_step), step_size / (1 << STEP_BITS)
 
@@ -82,8 +88,10 @@ class BranchEvolution(Evolution):
             votes = np.zeros(self.layout.parameters, np.int32)
             return Votes(votes, self.states[:0], np.zeros_like(self.shifts), 0)
         tokens = self.text.read(self.starts[mine] + rounds * c.seq_len, c.seq_len + 1)
+        whole = self.layout is self.shape
+        model = self.backend.prepare(self.shape, self._held) if whole else self.network.prepared
         return self.backend.cast_votes(
-            self.network.prepared,
+            model,
             tokens,
             self.states[mine],
             Draw(c.seed, self.step_number, c.branches, self.shifts, c.station_names),
@@ -104,8 +112,8 @@ class BranchEvolution(Evolution):
         return {
             "step": np.array([self.step_number], np.int64),
             "states": self.states,
-            "master": self.master,
-            "squares": self.squares,
+            "master": fetch(self.backend, self.master),
+            "squares": fetch(self.backend, self.squares),
             "shifts": self.shifts,
         }
 
@@ -115,9 +123,10 @@ class BranchEvolution(Evolution):
         }
         self.step_number = int(same["step"][0])
         self.states, self.shifts = same["states"], same["shifts"]
-        self.master, self.squares = same["master"], same["squares"]
+        self._keep(same["master"], same["squares"])
         half = 1 << (MASTER_BITS - 1)
-        self.weights = ((self.master + half) >> MASTER_BITS).astype(np.int8)
+        weights = ((same["master"] + half) >> MASTER_BITS).astype(np.int8)
+        self.weights = hold(self.backend, weights) if self.layout is self.shape else weights
 
     @staticmethod
     def stream_count(config, text_size):

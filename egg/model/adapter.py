@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from egg.errors import EggError
 from egg.kernels import Adapter, AdapterShape, BackendError, Shape
 from egg.kernels.arithmetic import LIMIT, clip8, round_shift
-from egg.kernels.layout import Layout
+from egg.kernels.layout import Layout, Tensor
 from egg.kernels.philox import ADAPTER_WEIGHTS
 from egg.model import checkpoint, hub
 from egg.model.checkpoint import ADAPTER
@@ -56,10 +56,15 @@ def tensors_of(shape: Shape, tensors: str) -> tuple[str, ...]:
 def voted_parameters(layout: Layout, names: Collection[str] | None = None) -> int:
     """Number of parameters that a text has votes on, in all tensors or the named ones; raises EggError if it is 0."""
     chosen = [t for n, t in layout.tensors.items() if names is None or n in names]
-    count = sum(t.size for t in chosen if not WITHOUT_VOTES & set(t.name.split(".")))
+    count = sum(t.size for t in voted_tensors(layout) if t in chosen)
     if not count:
         raise EggError(f"{', '.join(t.name for t in chosen)}: a text has no votes on any of these")
     return count
+
+
+def voted_tensors(layout: Layout) -> list[Tensor]:
+    """The tensors that a text has votes on, in their order."""
+    return [t for t in layout.tensors.values() if not WITHOUT_VOTES & set(t.name.split("."))]
 
 
 def select_names(

@@ -75,10 +75,10 @@ def plot_runs(runs: Sequence[Curves], lines: Mapping[str, float], path: Path) ->
 
 
 def log_axis(axis, values: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis, such as 500k and 2M; only at powers of ten where values span many decades."""
+    """Ticks of a logarithmic axis, such as 500k and 2M; only at powers of ten where values span three decades."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    narrow = max(values) < 30 * min(values)
+    narrow = max(values) < 300 * min(values)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     axis.set_major_formatter(EngFormatter(sep=""))
     axis.set_minor_formatter(NullFormatter())  # the default would write 6 x 10^5 beside 1M

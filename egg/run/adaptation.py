@@ -11,9 +11,11 @@ from egg.config import ADAPT, Config, EvolutionConfig, ModelConfig
 from egg.errors import EggError, telling
 from egg.evolution.base import StepReport, Text
 from egg.evolution.branches import BranchEvolution
+from egg.evolution.subspace import SubspaceEvolution
 from egg.files import replace_file
-from egg.kernels import Adapter, AdapterShape, Backend, Shape
+from egg.kernels import Adapter, AdapterShape, Backend, BackendError, Shape
 from egg.kernels.backend import Votes
+from egg.kernels.layout import SubspaceShape
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint, hub
 from egg.model.adapter import (
@@ -25,6 +27,7 @@ from egg.model.adapter import (
     initial_factors,
     tensors_of,
     voted_parameters,
+    voted_tensors,
 )
 from egg.model.evaluate import evaluate
 from egg.model.network import Network
@@ -85,11 +88,20 @@ class Subspace:
     """Of the factors beside each matrix, 1 to 16; None: the tensors themselves evolve."""
     tensors: str
     """Kinds or names of tensors, separated by commas, or ALL: see ``tensors_of`` and ``matrices_of``."""
+    dimensions: int | None = None
+    """Of a random subspace of all tensors; None: no random one."""
 
     @property
     def name(self) -> str:
         """The subspace's name in tables."""
+        if self.dimensions is not None:
+            return f"random {self.dimensions}"
         return f"{'whole' if self.rank is None else f'rank {self.rank}'} {self.tensors}"
+
+    @property
+    def family(self) -> str:
+        """random, or chosen: by matrix or tensor."""
+        return "chosen" if self.dimensions is None else "random"
 
     def layout(self, shape: Shape) -> AdapterShape | None:
         """The factors' layout, None where tensors evolve; raises EggError for a model that has no such subspace."""
@@ -97,6 +109,8 @@ class Subspace:
 
     def parameters(self, shape: Shape) -> int:
         """Number of parameters that evolve; raises EggError for a model that has no such subspace."""
+        if self.dimensions is not None:
+            return random_layout(shape, self.dimensions).parameters
         layout = self.layout(shape)
         return voted_parameters(shape, tensors_of(shape, self.tensors)) if layout is None else voted_parameters(layout)
 
@@ -104,6 +118,10 @@ class Subspace:
         """An evolution within it that begins with the model as it is; raises EggError for a model without it."""
         if base.adapter is not None:
             raise EggError("the model has an adapter already: merge it into the weights first (egg adapt merge)")
+        if self.dimensions is not None:
+            places = [np.arange(t.offset, t.offset + t.size) for t in voted_tensors(base.shape)]
+            layout = random_layout(base.shape, self.dimensions)
+            return SubspaceEvolution(config, base, text, np.concatenate(places), layout)
         layout = self.layout(base.shape)
         if layout is None:
             return FineTuning(config, base, text, tensors_of(base.shape, self.tensors))
@@ -131,6 +149,22 @@ ALL_WEIGHTS = Subspace(None, ALL)
 def small_network(backend: Backend) -> Network:
     """A model of the smallest shape, to compile with."""
     return Network(backend, SMALL.shape, initial_weights(SMALL.shape, 0, "egg"))
+
+
+def random_subspace(dimensions: int) -> Subspace:
+    """A random subspace of all weights that have votes; raises EggError for dimensions that are no power of two."""
+    try:
+        return Subspace(None, ALL, SubspaceShape(dimensions).parameters)
+    except BackendError as error:
+        raise EggError(str(error)) from error
+
+
+def random_layout(shape: Shape, dimensions: int) -> SubspaceShape:
+    """The coordinates of a random subspace; raises EggError for a number of dimensions that a model does not have."""
+    random_subspace(dimensions)
+    if dimensions > (most := voted_parameters(shape)):
+        raise EggError(f"{dimensions} dimensions: a text has votes on {most:,} weights of the model, choose fewer")
+    return SubspaceShape(dimensions)
 
 
 def origin(path: str | Path, base: Network, layout: AdapterShape | None) -> dict[str, Any]:
@@ -176,6 +210,7 @@ def adapt(
     *,
     rank: int | None,
     tensors: str | None = None,
+    dimensions: int | None = None,
     tokens: int,
     step_factor: float = 1.0,
     measurements: int = 10,
@@ -188,6 +223,7 @@ def adapt(
     validation : (n,) uint8, a NUL before each document: the text that bits per byte are measured on
     rank : rank of the adapter, 1 to 16; None: weights evolve
     tensors : matrices that are adapted, or tensors that evolve, see ``Subspace``; None: all that have votes
+    dimensions : of a random subspace instead, a power of two; None: not in one
     tokens : bytes of text to read
     step_factor : factor of the step size that is chosen from the tokens
     measurements : points of the curve after its first
@@ -202,7 +238,7 @@ def adapt(
     steps = tokens // config.tokens_per_step
     if steps < 1:
         raise EggError(f"{tokens:,} tokens: a step takes {config.tokens_per_step:,}")
-    subspace = Subspace(rank, tensors or (ALL if rank is None else ADAPTED))
+    subspace = Subspace(rank, tensors or (ALL if rank is None else ADAPTED), dimensions)
     evolved, evolution = subspace.parameters(shape), subspace.evolution(config, network, text)
     curve = [(0, evaluate(network, validation).bits_per_byte)]
     every = max(1, steps // measurements)

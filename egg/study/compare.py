@@ -118,7 +118,7 @@ def read_comparison(path: Path) -> tuple[list[Configuration], list[int]]:
             if not name.strip(".") or Path(name).name != name:
                 raise EggError(f"{path}: [{name!r}] names no folder: give it a name without slashes")
             for key, value in settings.items():
-                if key in RESERVED or isinstance(value, dict | list):
+                if key in RESERVED or isinstance(value, dict | list) or (key in STOPS and isinstance(value, bool)):
                     raise EggError(f"{path}: {name} cannot set {key} = {value!r}: a comparison does that itself")
             if name in configurations:
                 raise EggError(f"{path}: {name} is there twice: give a table another name")

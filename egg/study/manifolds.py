@@ -84,7 +84,7 @@ def estimate_manifolds(points: int, neighbors: int, done: Callable[[int], None])
         for seed in range(REPEATS):
             drawn = cloud(name, dimension, embedded, points, seed)
             real = measure_cloud(drawn, neighbors)
-            grid = measure_cloud(np.clip(np.rint(drawn), -127, 127), neighbors)
+            grid = measure_cloud(np.clip(np.rint(drawn), -127, 127).astype(np.int8), neighbors)
             figures.append((real.twonn, real.mle, grid.twonn, grid.mle, grid.nearest))
         found.append(ManifoldEstimates(name, dimension, embedded, *np.mean(figures, 0).tolist()))
         done(1)

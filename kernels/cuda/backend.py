@@ -51,6 +51,7 @@ class Prepared(NamedTuple):
     tile: Tile
     weights: Any  # (parameters,) int8
     packed: Any  # int8, see prepare.cu
+    held: bool  # whether the weights were given there
 
 
 class _Branches(NamedTuple):
@@ -123,7 +124,7 @@ class CupyBackend:
     def _draw(self, shape, count, first, noise):
         """(count, words) uint32 on the device: the sign bits of pairs' directions; raises BackendError for others."""
         if noise.rank > 1 or noise.gaussian:
-            raise BackendError("backend cupy has noise of rank 1 and of signs alone: choose --backend numpy")
+            raise BackendError("backend cupy has noise of rank 1 and of signs alone: choose --backend numba")
         width = sign_words(shape)
         words = self.device.empty((count, width), np.uint32)
         self._launch(
@@ -151,6 +152,19 @@ class CupyBackend:
         """Seconds that a call takes, by the device's events."""
         return self.device.clock(call)
 
+    def hold(self, array):
+        return self.device.put(array)
+
+    def fetch(self, held):
+        return self.device.get(held) if self.device.holds(held) else held
+
+    def _given(self, array, dtype, shape, what):
+        """An array of a caller's on the device: as it is where it is held there, else a copy."""
+        if self.device.holds(array):
+            assert array.dtype == dtype and array.shape == tuple(shape)
+            return array
+        return self.device.put(_checked(array, dtype, shape, what))
+
     # --- the calls ------------------------------------------------------------------------------------
 
     def add_full_rank(self, *arguments, **settings) -> NoReturn:
@@ -165,23 +179,23 @@ class CupyBackend:
         if adapter is not None:
             self.read_adapter_pairs()
         tile = tile_for(shape.hidden_size, self.device.shared_limit)
-        flat = self.device.put(_checked(weights, np.int8, (shape.parameters,), "weights"))
-        places = packed_offsets(shape)
+        flat = self._given(weights, np.int8, (shape.parameters,), "weights")
+        places, layers = packed_offsets(shape), shape.num_layers
         packed = self.device.empty((places[""],), np.int8)
-        for name, at in places.items():
-            if name:
-                t = shape.tensors[name]
-                size = packed_bytes(t.shape)
-                self._launch(
-                    "prepare.cu",
-                    "pack_matrix",
-                    self._elements(size // 4),
-                    flat[t.slice],
-                    packed[at : at + size],
-                    np.int32(t.shape[0]),
-                    np.int32(t.shape[1]),
-                )
-        return Prepared(shape, tile, flat, packed)
+        beyond = shape.tensors["ln_out.weight"].offset - shape.tensors["layers.0.ln1.weight"].offset
+        steps = np.int32(beyond // layers), np.int32(places["head.weight"] // 4 // layers)
+        for name in (name for name in places if name.startswith(("layers.0.", "head"))):
+            t, count = shape.tensors[name], 1 if name.startswith("head") else layers
+            self._launch(
+                "prepare.cu",
+                "pack_matrix",
+                (self._elements(packed_bytes(t.shape) // 4)[0], count),
+                flat[t.offset :],
+                packed[places[name] :],
+                *map(np.int32, t.shape),
+                *steps,
+            )
+        return Prepared(shape, tile, flat, packed, self.device.holds(weights))
 
     def forward(self, model, tokens, states):
         shape, tokens = model.shape, _bytes(tokens)
@@ -267,14 +281,15 @@ class CupyBackend:
         branches = self._draw_branches(model, draw)
         row_bytes = kept_columns(shape)["row"] + _vote_row(shape, draw.stations) + 2 * VOCABULARY + 4 * d
         block = self._block(streams, length * row_bytes + 6 * shape.num_layers * d)
-        for at in range(0, streams if length else 0, block):
+        for at in range(0, streams if length else 0, max(1, block)):
             part = slice(at, at + block)
             read, begun = device.put(tokens[part]), device.put(states[part])
             kept, fine, ended = self._keep(model, read, begun)
             cast = _Cast(read, kept, fine, shifts, votes, totals, score, first_row + at)
             self._credit(model, branches, cast)
             after.append(device.get(ended))
-        return Votes(device.get(votes), np.concatenate(after), device.get(totals), int(device.get(score)[0]))
+        votes = votes if model.held else device.get(votes)
+        return Votes(votes, np.concatenate(after), device.get(totals), int(device.get(score)[0]))
 
     def _keep(self, model, tokens, states):
         """Read a block's text: what every byte leaves, the reader's logits in 1/4096 bit, and the states after."""
@@ -402,23 +417,26 @@ class CupyBackend:
 
     def update_rows(self, layout, master, squares, votes, step, step_size):
         device, size, rows = self.device, layout.parameters, layout.rows
-        moved = device.put(_checked(master, np.int32, (size,), "master"))
-        held = device.put(_checked(squares, np.int64, (rows,), "squares"))
+        moved = self._given(master, np.int32, (size,), "master")
+        mean_squares = self._given(squares, np.int64, (rows,), "squares")
+        (starts,) = self._table(_row_starts, layout)
         weights = device.empty((size,), np.int8)
         self._launch(
             "rows.cu",
             "move_rows",
             self._elements(32 * rows),
             moved,
-            held,
-            device.put(_checked(votes, np.int32, (size,), "votes")),
-            device.put(layout.row_starts),
+            mean_squares,
+            self._given(votes, np.int32, (size,), "votes"),
+            starts,
             weights,
             np.int32(rows),
             np.int32(min(WINDOW, step + 1)),
             np.int64(step_size),
         )
-        master[...], squares[...] = device.get(moved), device.get(held)
+        if device.holds(master):
+            return weights
+        master[...], squares[...] = device.get(moved), device.get(mean_squares)
         return device.get(weights)
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
@@ -512,6 +530,11 @@ def _joined(results: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 def _key(noise: Noise | Draw):
     return tuple(np.uint32(word) for word in key_words(noise.seed))
+
+
+def _row_starts(layout) -> tuple[np.ndarray]:
+    """Where rows begin, as a table."""
+    return (layout.row_starts,)
 
 
 def _vote_row(shape: Shape, stations: tuple[str, ...]) -> int:

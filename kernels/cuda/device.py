@@ -70,6 +70,10 @@ class CupyDevice:
             out.set(np.ascontiguousarray(array))
         return out
 
+    def holds(self, array) -> bool:
+        """Whether an array is a device's."""
+        return isinstance(array, self._cupy.ndarray)
+
     def get(self, array) -> np.ndarray:
         """A copy in host memory; waits for all that was launched. Large ones lie in pinned memory: faster."""
         with self.on():

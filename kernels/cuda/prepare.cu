@@ -1,10 +1,13 @@
 // Before members run: matrices in the order the tensor cores read them, and the members' sign bits.
 #include "arithmetic.cuh"
 
-// A matrix in the order the tensor cores read it.
+// A matrix of every layer in the order the tensor cores read it. Grid: (elements, layers).
 // W (N, K) int8 -> [N / 16][K / 32][lane][4] words: one 16-byte load a lane is B for 16 outputs and 32 inputs
 // (mma.cuh). K = 16 is padded with zero weights, so what an activation row holds there does not matter.
-extern "C" __global__ void pack_matrix(const int8 *weights, uint32 *packed, int outputs, int inputs) {
+// layer_weights, layer_words : from one layer's to the next's
+extern "C" __global__ void pack_matrix(const int8 *weights, uint32 *packed, int outputs, int inputs, int layer_weights,
+                                       int layer_words) {
+  weights += (int64)blockIdx.y * layer_weights, packed += (int64)blockIdx.y * layer_words;
   // Widths are powers of two.
   const int k_tiles = (inputs + 31) / 32, k_bits = 31 - __clz(k_tiles), words = outputs / 16 * k_tiles * 128;
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < words; i += gridDim.x * blockDim.x) {
