@@ -7,7 +7,7 @@ import ctypes
 import os
 import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -244,11 +244,8 @@ class NumbaBackend:
     def start_threads(self) -> None:
         """Make what the threads need to share work; again in a forked process, which has none of them."""
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
-        self._team = aligned((team.WORDS,), np.int64)
-        self._team[:] = 0
-        self._team[team.YIELD] = team.yield_address()
-        self._helpers: dict[int, Future] = {}
-        self._numbers = [threading.Lock() for _ in range(self.threads + 1)]  # of threads, one is enough for each
+        self._team, self._helpers = team.new_words(), []
+        weakref.finalize(self, team.dismiss, self._team, self._helpers)  # also at the interpreter's end
         self._lock = threading.Lock()  # one leads; what ``cast_votes`` keeps is used by one call
 
     def share(self, structure: np.ndarray, *phases) -> None:
@@ -258,21 +255,11 @@ class NumbaBackend:
         phases : of each the task and how many there are
         """
         helpers = min(self.threads, max(count for _, count in phases)) - 1
-        if helpers > 0 and not self._helpers:
-            self._help(1)  # compiled here, not in a thread that nobody waits for
-        for thread in range(1, helpers + 1):
-            if thread not in self._helpers or self._helpers[thread].done():
-                self._helpers[thread] = self._pool.submit(self._help, thread)
+        if helpers > len(self._helpers):
+            team.look_out.compile(team.HELPER)  # here, not in a thread that nobody waits for
+            team.add_helpers(self._team, self._helpers, helpers)
+        team.wake(self._helpers[: max(0, helpers)])
         team.lead(_at(self._team), np.array([(team.task_address(task), n) for task, n in phases]), _at(structure))
-
-    def _help(self, thread: int) -> None:
-        """Take tasks, until there are none for a while."""
-        # An interrupted ``share`` may have asked twice: two threads of one number would use the same buffers
-        if self._numbers[thread].acquire(blocking=False):
-            try:
-                team.look_out(_at(self._team), thread)
-            finally:
-                self._numbers[thread].release()
 
     def run(self, function, tasks):
         """function(*task) for all tasks; their results in order. The calling thread is one of the threads.

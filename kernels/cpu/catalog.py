@@ -15,7 +15,7 @@ from numba.core.dispatcher import Dispatcher
 from egg.kernels.arithmetic import STATIONS, sampling_weights
 from egg.kernels.audit import Code, elf_functions
 from egg.kernels.backend import Adapter, Choice, Draw, Noise
-from egg.kernels.cpu import adapters, noise
+from egg.kernels.cpu import adapters, noise, team
 from egg.kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
@@ -135,7 +135,7 @@ def compile_all(backend) -> None:
     encoder, logits = Encoder(), np.zeros((1, 2, 256), np.int8)
     encoder.put(logits, np.ones((1, 2), np.uint8))
     Decoder(encoder.finish()).take(logits[:, 0])
-    backend._help(1)  # which one thread alone has no need of
+    team.look_out.compile(team.HELPER)  # which one thread alone has no need of
     for d in (64, 16):
         shape = Shape(d, 1)
         weights = np.ones(shape.parameters, np.int8)

@@ -12,20 +12,22 @@ through Python would wait for its lock. The leader takes tasks too, and waits fo
 
 import ctypes
 import sys
+import threading
 from functools import cache
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
 from egg.kernels.cpu import simd
-from egg.kernels.cpu.simd import I32, I64, call, define, load_long
+from egg.kernels.cpu.simd import I32, I64, aligned, call, define, load_long
 from egg.kernels.cpu.structures import JIT
 
-OPEN, NEXT, BUSY, TASKS, FUNCTION, ARGUMENTS, YIELD, WORDS = 0, 8, 16, 24, 25, 26, 27, 32
+OPEN, NEXT, BUSY, TASKS, FUNCTION, ARGUMENTS, YIELD, LEAVE, WORDS = 0, 8, 16, 24, 25, 26, 27, 28, 32
 LOOKS = 10_000  # that a helper takes before it sleeps: a quarter of a millisecond
 PATIENCE = 256  # looks between offers of the core to another thread
-TASK = (types.int64,) * 3
+TASK, HELPER = (types.int64,) * 3, (types.int64,) * 2
 WORD = I64.as_pointer()
 
 
@@ -86,6 +88,51 @@ def yield_address() -> int:
     else:
         function = ctypes.CDLL(None).sched_yield
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def new_words() -> np.ndarray:
+    """The words of a team without tasks."""
+    words = aligned((WORDS,), np.int64)
+    words[:] = 0
+    words[YIELD] = yield_address()
+    return words
+
+
+# A signal's exception may come between any two lines of Python. So helpers sleep at plain locks: a future, or an event,
+# keeps its lock for ever when it is interrupted, and whoever waits for it at the interpreter's end waits for ever too.
+
+
+def add_helpers(words: np.ndarray, helpers: list, count: int) -> None:
+    """Start threads until there are so many helpers: of each the thread, and the lock that it sleeps at."""
+    for number in range(len(helpers) + 1, count + 1):
+        asleep = threading.Lock()
+        asleep.acquire()
+        thread = threading.Thread(target=_help, args=(words, asleep, number), daemon=True)
+        helpers.append((thread, asleep))  # first: no two have one number, as they would use the same buffers
+        thread.start()
+
+
+def wake(helpers: list) -> None:
+    """Have helpers look out; those that do so will once more."""
+    for _, asleep in helpers:
+        if asleep.locked():
+            asleep.release()
+
+
+def dismiss(words: np.ndarray, helpers: list) -> None:
+    """Have helpers end, before the code that they run goes."""
+    words[LEAVE] = 1
+    wake(helpers)
+    for thread, _ in helpers:
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(1)
+
+
+def _help(words, asleep, number):
+    asleep.acquire()
+    while not words[LEAVE]:
+        look_out(words.ctypes.data, number)
+        asleep.acquire()
 
 
 @njit(**JIT)
