@@ -2,6 +2,11 @@
 
 import itertools
 import math
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -397,3 +402,100 @@ def test_compiling_is_told_where_nothing_is_compiled_yet(monkeypatch, tmp_path):
     (compiled / "some.nbi").touch()
     get_backend("numba", notify=notices.append)
     assert len(notices) == 3
+
+
+# --- threads that share tasks ------------------------------------------------------------------------
+
+
+def test_threads_may_call_at_once_and_backends_may_go():
+    """A backend's helpers still look out for work when nobody holds the backend any more; callers wait in turn."""
+    pytest.importorskip("numba")
+    shape, rng = Shape(16, 1), np.random.default_rng(3)
+    weights, step = weights_of(shape, rng, 16), drawn_step(shape, rng, 64, 4, 16)
+    expected = REFERENCE.cast_votes(REFERENCE.prepare(shape, weights), *step)
+    for _ in range(20):
+        fast = get_backend("numba", threads=3)
+        with ThreadPoolExecutor(4) as pool:
+            for model in pool.map(fast.prepare, [shape] * 8, [weights] * 8):
+                for got in pool.map(fast.cast_votes, [model] * 8, *([part] * 8 for part in step)):
+                    assert got.score == expected.score
+                    np.testing.assert_array_equal(got.states, expected.states)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_forked_in_the_middle_of_a_step_takes_steps():
+    """It has none of the threads, nor the one that would release the lock."""
+    pytest.importorskip("numba")
+    shape, rng = Shape(16, 1), np.random.default_rng(4)
+    fast, step = get_backend("numba", threads=3), drawn_step(shape, rng, 64, 4, 16)
+    model = fast.prepare(shape, weights_of(shape, rng, 16))
+    expected = fast.cast_votes(model, *step)
+    votes = expected.votes.copy()
+
+    def check():
+        got = fast.cast_votes(model, *step)
+        helped = [thread for thread, _ in fast._helpers if thread.is_alive()]
+        os._exit(0 if len(helped) == 2 and np.array_equal(got.votes, votes) else 1)
+
+    child = multiprocessing.get_context("fork").Process(target=check)
+    with fast._lock:
+        child.start()
+    child.join(60)
+    child.kill()
+    assert child.exitcode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_thousands_of_tiny_steps_are_the_same(threads):
+    """Helpers come late, find nothing, fall asleep and wake; a step is interrupted; still all numbers are equal."""
+    pytest.importorskip("numba")
+    shape, rng = Shape(16, 1), np.random.default_rng(threads)
+    alone, fast = get_backend("numba", threads=1), get_backend("numba", threads=threads)
+    trained = [(b, np.zeros(shape.parameters, np.int32), np.zeros(shape.rows, np.int64)) for b in (alone, fast)]
+    weights, interrupted, inside = [weights_of(shape, rng, 16)] * 2, 0, False
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_):
+        nonlocal inside
+        if inside:
+            inside = False
+            raise Interrupted
+
+    if hasattr(signal, "setitimer"):
+        before = signal.signal(signal.SIGALRM, interrupt)
+    for number in range(3000):
+        text, states, draw = drawn_step(shape, rng, int(rng.integers(1, 40)) if number % 50 == 0 else 24, 4, 16)
+        if hasattr(signal, "setitimer") and number % 5 == 0:
+            try:
+                inside = True
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1e-3))
+                fast.cast_votes(fast.prepare(shape, weights[1]), text, states, draw)
+                inside = False
+            except Interrupted:
+                interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if number % 100 == 0:
+            time.sleep(0.002)
+        scores = []
+        for i, (b, master, squares) in enumerate(trained):
+            votes = b.cast_votes(b.prepare(shape, weights[i]), text, states, draw)
+            weights[i] = b.update_rows(shape, master, squares, votes.votes, number, 1 << 20)
+            scores.append((votes.score, votes.states.tobytes(), votes.totals.tobytes()))
+        assert scores[0] == scores[1]
+        np.testing.assert_array_equal(*weights)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, before)
+        assert interrupted
+
+
+def test_what_moves_in_place_must_lie_in_place():
+    pytest.importorskip("numba")
+    shape, fast = Shape(16, 1), get_backend("numba", threads=1)
+    votes, squares = np.zeros(shape.parameters, np.int32), np.zeros(shape.rows, np.int64)
+    for master in (np.zeros(shape.parameters, np.int64), np.zeros((shape.parameters, 2), np.int32)[:, 0]):
+        with pytest.raises(ValueError, match="contiguous int32"):
+            fast.update_rows(shape, master, squares, votes, 0, 0)

@@ -3,12 +3,13 @@
 Threads only ever add integers into places of their own, so the results do not depend on their number.
 """
 
-import itertools
+import ctypes
 import os
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,20 +21,21 @@ from egg.kernels.arithmetic import (
     exp2_table,
     log2_thresholds,
     normal_table,
-    product_shift,
     surprise_table,
 )
 from egg.kernels.backend import Likelihoods, Noise, Votes
 from egg.kernels.cpu import (
-    branches,
+    adapted,
     forward,
     full_rank,
     gaussian_votes,
     layers,
     likelihood,
-    pack,
     pair_votes,
+    stations,
     structures,
+    tasks,
+    team,
     writing,
 )
 from egg.kernels.cpu import votes as vote_kernels
@@ -42,7 +44,6 @@ from egg.kernels.cpu.isa import InstructionSet
 from egg.kernels.cpu.noise import factor_buffers, place_factors, summed_noise
 from egg.kernels.cpu.reciprocal import reciprocals
 from egg.kernels.cpu.simd import aligned
-from egg.kernels.cpu.stations import prepare_moves, vote_through, work_bytes
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
 from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS, GAUSSIAN_NOISE, key_words
@@ -70,10 +71,9 @@ class Places(NamedTuple):
 
     panels: np.ndarray  # (panels, 4) int64, see pack.py
     sums: int  # row sums of all matrices
-    offsets: np.ndarray  # (tensors,) int64
-    starts: np.ndarray  # (tensors,) int64
-    a: np.ndarray  # (tensors,) int64
-    b: np.ndarray  # (tensors,) int64
+    arrays: tuple  # (tensors,) int64 each: offset, start, a, b of ``structures.Model``
+    panels_at: int
+    addresses: tuple[int, ...]
 
 
 @cache
@@ -89,14 +89,10 @@ def _places(shape: Shape) -> Places:
         first = range(0, outputs, width)
         panels += [(t.offset + n * inputs, width, inputs, sums + n) for n in first]
         sums += outputs
-    return Places(
-        np.array(panels, np.int64),
-        sums,
-        np.array([t.offset for t in tensors], np.int64),
-        starts,
-        np.array([t.a >> 3 for t in tensors], np.int64),
-        np.array([t.b >> 3 for t in tensors], np.int64),
-    )
+    panels = np.array(panels, np.int64)
+    columns = zip(*((t.offset, int(starts[t.number]), t.a >> 3, t.b >> 3) for t in tensors), strict=True)
+    arrays = tuple(np.array(column, np.int64) for column in columns)
+    return Places(panels, sums, arrays, _at(panels), tuple(map(_at, arrays)))
 
 
 def _columns(shape: Shape) -> tuple[int, int]:
@@ -148,35 +144,15 @@ def _panels(tensor, v: int, x: int, source: int, bias: int, inputs: int | None =
     ]
 
 
-@cache
-def _row_stretches(layout: Shape | AdapterShape, parts: int) -> list[tuple[int, int]]:
-    """Stretches of rows that have about as many weights."""
-    ends = np.searchsorted(layout.row_starts, [layout.parameters * i // parts for i in range(parts + 1)])
-    return list(itertools.pairwise(ends.tolist()))
-
-
-class Plan:
-    """Products of votes: what ``votes.sum_panels`` takes, how many numbers they make, and how threads share them."""
-
-    def __init__(self, rows: list[tuple], size: int, parts: int):
-        self.rows, self.size = np.array(rows, np.int64).reshape(-1, 7), size
-        # Stretches that cost about the same
-        cost = np.cumsum([0, *(self.rows[:, vote_kernels.OUTPUTS] * self.rows[:, vote_kernels.INPUTS])])
-        ends = np.searchsorted(cost, [cost[-1] * i // parts for i in range(parts + 1)])
-        self.stretches = list(itertools.pairwise(ends.tolist()))
-
-
-@cache
-def _plan(shape: Shape, with_up: bool, parts: int) -> Plan:
-    """The votes' products of a model."""
+def _plan(shape: Shape, with_up: bool) -> tuple[np.ndarray, int]:
+    """Products of votes: what ``votes.sum_panels`` takes, and how many numbers they make."""
     rows = []
     for name, (v, x) in _voters(shape, with_up).items():
         rows += _panels(shape.tensors[name], v, x, 0, -1)
-    return Plan(rows, shape.parameters, parts)
+    return np.array(rows, np.int64), shape.parameters
 
 
-@cache
-def _adapter_plan(layout: AdapterShape, parts: int) -> Plan:
+def _adapter_plan(layout: AdapterShape) -> tuple[np.ndarray, int]:
     """The same of an adapter's factors B, with ranks filled up to 16."""
     voters, rows, at = _voters(layout.base), [], 0
     for m, name in enumerate(layout.matrices):
@@ -184,10 +160,9 @@ def _adapter_plan(layout: AdapterShape, parts: int) -> Plan:
             tensor = layout.tensors[name + ".B"]
             rows += _panels(tensor, voters[name][0], RANKS * m, 1, -1, RANKS, at)
             at += tensor.shape[0] * RANKS
-    return Plan(rows, at, parts)
+    return np.array(rows, np.int64).reshape(-1, 7), at
 
 
-@cache
 def _vector_places(shape: Shape) -> list[slice]:
     """Places of gains and biases in the flat vector, in the order of their votes."""
     of_a_layer = "ln1.weight", "ln2.weight", "gru.b_f", "gru.b_h"
@@ -236,6 +211,18 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+_backends = weakref.WeakSet()
+
+
+def _start_threads_again() -> None:
+    for backend in _backends:
+        backend.start_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_threads_again)
+
+
 class NumbaBackend:
     """See ``egg.kernels.backend`` for what each call takes and returns."""
 
@@ -244,12 +231,34 @@ class NumbaBackend:
     def __init__(self, instruction_set: InstructionSet, threads: int | None = None):
         self.threads = threads or available_cores()
         self.description = f"Numba, {instruction_set.description}, {self.threads} threads"
-        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         logarithms = (log2_thresholds(n).astype(np.int64) for n in (16, 256))
         self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
         self.tables = structures.Tables(*map(_at, self._table_arrays))
         self._local = threading.local()  # each thread's blocks
-        self._buffers: dict = {}  # large arrays, kept from step to step: fresh pages cost more than their use
+        self._step: Any = None  # of the last ``cast_votes``: fresh pages cost more than their use
+        self._buffers: dict = {}
+        self.start_threads()
+        _backends.add(self)
+
+    def start_threads(self) -> None:
+        """Make what the threads need to share work; again in a forked process, which has none of them."""
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+        self._team, self._helpers = team.new_words(), []
+        weakref.finalize(self, team.dismiss, self._team, self._helpers)  # also at the interpreter's end
+        self._lock = threading.Lock()  # one leads; what ``cast_votes`` keeps is used by one call
+
+    def share(self, structure: np.ndarray, *phases) -> None:
+        """Phases of tasks, one after another, on all threads. The caller holds the lock.
+
+        structure : int64, what the tasks share, see tasks.py
+        phases : of each the task and how many there are
+        """
+        helpers = min(self.threads, max(count for _, count in phases)) - 1
+        if helpers > len(self._helpers):
+            team.look_out.compile(team.HELPER)  # here, not in a thread that nobody waits for
+            team.add_helpers(self._team, self._helpers, helpers)
+        team.wake(self._helpers[: max(0, helpers)])
+        team.lead(_at(self._team), np.array([(team.task_address(task), n) for task, n in phases]), _at(structure))
 
     def run(self, function, tasks):
         """function(*task) for all tasks; their results in order. The calling thread is one of the threads.
@@ -281,50 +290,49 @@ class NumbaBackend:
 
     def prepare(self, shape, weights, adapter=None):
         places = _places(shape)
-        weights = np.ascontiguousarray(weights)
+        weights = np.ascontiguousarray(weights, np.int8)
         packed = aligned((shape.parameters,), np.int8)
         packed[:] = weights
         starts = np.empty(places.sums, np.int32)
-
-        def pack_some(first, last):
-            pack.pack_panels(weights, places.panels, first, last, packed, starts)
-
-        most = LARGE * len(places.panels) // shape.parameters
-        self.run(pack_some, self.spread(len(places.panels), most))
-        arrays = (packed, starts, places.offsets, places.starts, places.a, places.b)
-        model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays))
+        call = structures.Packing(_at(weights), places.panels_at, _at(packed), _at(starts))
+        with self._lock:
+            self.share(_words(call), (tasks.pack_panel, len(places.panels)))
+        arrays = (packed, starts)
+        model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays), *places.addresses)
         if adapter is None:
             return Prepared(shape, weights, model, arrays)
         model, more = widen(model, shape, weights, adapter)
         return Prepared(shape, weights, model, arrays + more, adapter.shape)
 
-    def block(self, shape, members, length, *, text=1, moved=False, credited=False, stations=False, adapter=None):
+    def block(self, shape, members, length, *, text=1, moved=False, adapter=None):
         """A block of members, see ``structures.Block``; each thread keeps the buffers of the last few.
 
         text : members that read one row of text
         moved : whether they have directions of their own
-        credited : whether they leave behind what votes need
-        stations : and what stations need
         """
         kept = self._local.__dict__.setdefault("blocks", {})
-        key = shape, members, length, text, moved, credited, stations, adapter
+        key = shape, members, length, text, moved, adapter
         if key in kept:
             kept[key] = kept.pop(key)  # the latest: whoever has two blocks keeps both
         else:
             if len(kept) == 4:
                 kept.pop(next(iter(kept)))
-            kept[key] = self._new_block(*key)
+            kept[key] = self.new_block(*key)
         return kept[key][0]
 
-    def _new_block(self, shape, members, length, text, moved, credited, stations, adapter):
-        """A block and the arrays that must live as long."""
+    def new_block(self, shape, members, length, text, moved, adapter, credited=False, with_stations=False):
+        """A block and the arrays that must live as long.
+
+        credited : whether its members leave behind what votes need
+        with_stations : and what stations need
+        """
         d, layers = shape.hidden_size, shape.num_layers
         padded, stride = -(-members // 4) * 4, max(64, d)
         seen, bytes_ = (padded, length) if credited else (0, 0)
         words = -(-(adapter or shape).sign_words // 64) * 64
         wide_row = _wide_row(shape) if adapter else 0
-        scratch = 4 * (VOCABULARY + 2 * d + 64 * layers) + 128 * shape.vote_kinds(stations)
-        planes = structures.SAVED_FOR_STATIONS if stations else structures.SAVED
+        scratch = 4 * (VOCABULARY + 2 * d + 64 * layers) + 128 * shape.vote_kinds(with_stations)
+        planes = structures.SAVED_FOR_STATIONS if with_stations else structures.SAVED
         arrays = (
             _filled((structures.BUFFERS, padded, stride), np.uint8),
             _filled((padded, 4 * stride), np.uint8),
@@ -337,12 +345,12 @@ class NumbaBackend:
             aligned((bytes_, layers, planes, seen, stride), np.int8),
             aligned((bytes_, seen, stride), np.int32),
             aligned((scratch,), np.uint8),
-            aligned((work_bytes(layers, padded, stride) if stations else 0,), np.uint8),
+            aligned((stations.work_bytes(layers, padded, stride) if with_stations else 0,), np.uint8),
         )
         addresses = [_at(array) for array in arrays]
         addresses.insert(8, planes)
         addresses.insert(6, wide_row)
-        block = structures.Block(members, padded, stride, length, text, 4 * words, *addresses, *[0] * 5)
+        block = structures.Block(members, padded, 0, stride, length, text, 4 * words, *addresses, *[0] * 4)
         return block, arrays
 
     def _noise(self, layout, plain, noise, stream, block):
@@ -373,17 +381,21 @@ class NumbaBackend:
             each += _wide_row(shape)
         return min(128, max(16, BLOCK_BYTES // each // 16 * 16))
 
-    def spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
-        """Cut 0..items into nearly equal stretches, a multiple of the threads if that leaves each ``least`` items.
+    def parts(self, items: int, most: int, least: int | None = None) -> int:
+        """Nearly equal parts to cut 0..items into, a multiple of the threads if that leaves each ``least`` items.
 
-        most : items a stretch should have at most; least : none: as many
+        most : items a part should have at most; least : none: as many
         """
         most = max(1, most)
-        blocks = -(-items // most)
+        parts = -(-items // most)
         if items >= self.threads * min(most, least or most):
-            blocks = -(-blocks // self.threads) * self.threads
-        blocks = min(items, blocks)
-        return [(items * i // blocks, items * (i + 1) // blocks) for i in range(blocks)]
+            parts = -(-parts // self.threads) * self.threads
+        return min(items, parts)
+
+    def spread(self, items: int, most: int, least: int | None = None) -> list[tuple[int, int]]:
+        """The beginnings and ends of these parts."""
+        parts = self.parts(items, most, least)
+        return [(items * i // parts, items * (i + 1) // parts) for i in range(parts)]
 
     def forward(self, model, tokens, states):
         return self._read(model, structures.UNMOVED, tokens, states)
@@ -500,101 +512,51 @@ class NumbaBackend:
         return scores, states_out
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
-        shape, packed, layout = model.shape, model.model, model.adapter
-        streams, length = len(tokens), tokens.shape[1] - 1
-        d, kinds, with_stations = shape.hidden_size, len(draw.shifts), bool(draw.stations)
-        v_columns, x_columns = _columns(shape)
-        if with_stations:
-            v_columns, x_columns = v_columns + 4 * d * shape.num_layers, x_columns + d * shape.num_layers
-        fours = -(-streams // 4)
-        quads = fours * length
-        v = self.buffer("v", (quads * v_columns,), np.int32)
-        x = self.buffer("x", (quads * x_columns,), np.int32)
-        places = {"quads": quads, "v": _at(v), "x": _at(x)}
-        if layout is not None:
-            packed = packed._replace(members=KEEPS)
-            z = self.buffer("z", (quads * RANKS * len(layout.matrices),), np.int32)
-            places["z"] = _at(z)
-        branches_, _kept = self._branches(model, draw)
-        rows = self.buffer("embedding", (streams, length, d), np.int8)
-        states = np.ascontiguousarray(states)  # kernels go by addresses
-        states_out = np.empty_like(states)
-        stretches = self.spread(fours, self.members_per_block(shape, layout) // 4, 1)
-        vectors = self.buffer("vectors", (len(stretches), 1 + 4 * shape.num_layers, d), np.int32)
-        totals = np.empty((len(stretches), kinds), np.int64)
-        vote = vote_through if with_stations else branches.vote_along
-
-        def read(begin, end, vectors, totals):
-            first, last = 4 * begin, min(4 * end, streams)
-            block = self.block(shape, last - first, length, credited=True, stations=with_stations, adapter=layout)
-            block = block._replace(quad=begin * length, **places)
-            score = branches.read_and_credit(
-                packed,
-                structures.UNMOVED,
-                self.tables,
-                block,
-                branches_,
-                tokens,
-                states,
-                states_out,
-                first,
-                first_row,
-                vectors,
+        shape, layout = model.shape, model.adapter
+        # Kernels go by addresses
+        tokens, states = np.ascontiguousarray(tokens, np.uint8), np.ascontiguousarray(states, np.int8)
+        states_out, weights = np.empty_like(states), model.weights
+        packed = _words(model.model if layout is None else model.model._replace(members=KEEPS))
+        key = shape, layout, len(tokens), tokens.shape[1] - 1, draw.branches, draw.stations
+        with self._lock:
+            if self._step is None or self._step.key != key:
+                self._step = None  # its memory comes first
+                self._step = Casting(self, *key)
+            step = self._step
+            step.shifts[:] = draw.shifts
+            call = step.call._replace(
+                model=_at(packed),
+                text=_at(tokens),
+                states=_at(states),
+                states_out=_at(states_out),
+                first_row=first_row,
+                key_0=key_words(draw.seed)[0],
+                key_1=key_words(draw.seed)[1],
+                step=draw.step,
+                weights=_at(weights),
+                head=_at(weights) + shape.tensors["head.weight"].offset,
             )
-            vote(packed, block, branches_, tokens, first, rows, vectors, totals)
-            return score
+            self.share(_words(call), *step.phases)
+            votes = step.votes if layout is None else _without_filling(layout, step.votes)
+            return Votes(votes, states_out, step.totals.sum(0), int(step.scores.sum()))
 
-        tasks = [(*s, vectors[i], totals[i]) for i, s in enumerate(stretches)]
-        score = sum(self.run(read, tasks))
-        votes = self._sum_votes(model, places, rows, tokens, vectors, draw.stations)
-        return Votes(votes, states_out, totals.sum(0), score)
+    def phases(self, layout, on, parts, panels, d, matrices):
+        """The tasks of ``cast_votes`` and how many there are; and the task of votes that follows each that reads.
 
-    def _branches(self, prepared, draw) -> tuple[structures.BranchParameters, tuple]:
-        """The step's branches, and the arrays that must live as long."""
-        shape = prepared.shape
-        d, count = shape.hidden_size, draw.branches
-        signs = self.buffer("signs", (d,), np.int32)
-        by_row = self.buffer("rows", (count,), np.int64)
-        moves = self.buffer("moves", (VOCABULARY // 2, count), np.int32)
-        words = self.buffer("branch words", (max(192, d),), np.uint32)
-        key = key_words(draw.seed)
-        turns = self.buffer("turns", (d,), np.int32)
-        place = branches.draw_turns(*key, draw.step, 0, words, signs, turns)
-        branches.draw_rows(*key, draw.step, d, words, by_row)
-        head = prepared.weights[-VOCABULARY * d :].reshape(VOCABULARY, d)
-        transformed = self.buffer("transformed", (VOCABULARY, d), np.int32)
-        m = branches.prepare_branches(head, signs, turns, by_row, transformed, moves)
-        width = d.bit_length() - 1
-        fewer = width - (count.bit_length() - 1)
-        shift = product_shift(d) + width // 2 - 11 - m - fewer
-        shifts = np.ascontiguousarray(draw.shifts, np.int64)
-        arrays = (moves, by_row, signs, turns[by_row], shifts)
-        of_stations, more = self._stations(prepared, draw, signs, turns, words)
-        arguments = (*map(_at, arrays), *of_stations[:3], _at(turns), place, *of_stations[3:])
-        return structures.BranchParameters(count, shift, *arguments), (*arrays, *more)
-
-    def _stations(self, prepared, draw, signs, turns, words) -> tuple[tuple, tuple]:
-        """What a step's stations add to its branches, and the arrays that must live as long."""
-        shape, on = prepared.shape, sum(structures.ON[name] for name in draw.stations)
-        if not on:
-            return (0,) * 6, ()
-        d = shape.hidden_size
-        moves = self.buffer("station moves", (shape.parameters,), np.int8)
-        shifts = self.buffer("station shifts", (len(shape.tensors),), np.int64)
-        wide_signs = self.buffer("wide signs", (4 * d,), np.int32)
-        wide_turns = self.buffer("wide turns", (4 * d,), np.int32)
-        place = branches.draw_turns(*key_words(draw.seed), draw.step, 1, words, wide_signs, wide_turns)
-        views, moved = shape.views(prepared.weights), shape.views(moves)
-
-        def prepare(name):
-            transformed = self._scratch(views[name].shape, np.int32)
-            by = (signs, turns) if views[name].shape[1] == d else (wide_signs, wide_turns)
-            shifts[shape.tensors[name].number] = prepare_moves(views[name], *by, transformed, moved[name].reshape(-1))
-
-        names = [name for station in draw.stations for name in READ_BY[station]]
-        self.run(prepare, [(f"layers.{layer}.{name}",) for layer in range(shape.num_layers) for name in names])
-        arrays = (moves, shifts, wide_signs, wide_turns)
-        return (on, _at(moves), _at(shifts), _at(wide_signs), _at(wide_turns), place), arrays
+        on : names of stations, which read so many matrices
+        parts : of the readers
+        panels : of the votes' products
+        """
+        head_parts = VOCABULARY // tasks.HEAD_ROWS
+        phases = [(tasks.draw_branches, 2 if on else 1), (tasks.transform_head, head_parts)]
+        phases += [(tasks.prepare_head, head_parts)]
+        if on:
+            phases += [(stations.prepare_station, matrices)]
+        if layout is None:
+            phases += [(tasks.read_and_vote, parts), (tasks.sum_part, panels + d // 16 + 1)]
+        else:
+            phases += [(adapted.read_and_vote_adapted, parts), (tasks.sum_panel, panels)]
+        return phases, stations.vote_stations if on else tasks.vote_wire
 
     def _scratch(self, shape, dtype) -> np.ndarray:
         """An array of this thread, left over from call to call."""
@@ -602,29 +564,6 @@ class NumbaBackend:
         if (shape, dtype) not in kept:
             kept[shape, dtype] = aligned(shape, dtype)
         return kept[shape, dtype]
-
-    def _sum_votes(self, prepared, places, rows, tokens, vectors, on) -> np.ndarray:
-        """The votes' products: each thread owns panels of outputs, and columns of the embedding."""
-        shape, layout = prepared.shape, prepared.adapter
-        plan = _plan(shape, "middle" in on, self.threads) if layout is None else _adapter_plan(layout, self.threads)
-        votes = self._buffers.get(("votes", layout or shape, on))
-        if votes is None:  # what is never voted on stays zero
-            votes = self._buffers["votes", layout or shape, on] = np.zeros(plan.size, np.int32)
-        v, x, z, quads = places["v"], places["x"], places.get("z", 0), places["quads"]
-        d = shape.hidden_size
-
-        def add(first, last, begin, end):
-            vote_kernels.sum_panels(plan.rows, first, last, v, x, z, quads, votes, 0)
-            if layout is None:
-                vote_kernels.sum_embedding(votes, d, tokens, begin, end, rows)
-
-        columns = itertools.pairwise(d // 16 * i // self.threads * 16 for i in range(self.threads + 1))
-        self.run(add, [(*panels, *some) for panels, some in zip(plan.stretches, columns, strict=True)])
-        if layout is None:
-            for place, sums in zip(_vector_places(shape), vectors.sum(0), strict=True):
-                votes[place] = sums
-            return votes
-        return _without_filling(layout, votes)
 
     def read_adapter_pairs(self, model, tokens, states, noise):
         packed = model.model._replace(members=MOVES, shift=4 - noise.sigma_shift)
@@ -735,13 +674,14 @@ class NumbaBackend:
         self.run(cast, list(shape.tensors.items()))
 
     def update_rows(self, layout, master, squares, votes, step, step_size):
-        weights = np.empty(layout.parameters, np.int8)
-        starts = layout.row_starts
-
-        def move(first, last):
-            vote_kernels.move_rows(master, squares, votes, starts, first, last, step, step_size, weights)
-
-        self.run(move, _row_stretches(layout, 1 if layout.parameters < LARGE // 4 else self.threads))
+        weights, votes = np.empty(layout.parameters, np.int8), np.ascontiguousarray(votes, np.int32)
+        for moved, dtype in ((master, np.int32), (squares, np.int64)):  # kernels go by addresses
+            if moved.dtype != dtype or not moved.flags.c_contiguous or not moved.flags.writeable:
+                raise ValueError(f"masters and squares are moved in place: they must be contiguous {dtype.__name__}")
+        arrays = layout.row_starts, master, squares, votes, weights
+        call = structures.Moving(layout.parameters, layout.rows, *map(_at, arrays), step, step_size)
+        with self._lock:
+            self.share(_words(call), (tasks.move_some, -(-layout.rows // tasks.UPDATED_ROWS)))
         return weights
 
     def update_master(self, layout, master, votes, multiplier):
@@ -763,6 +703,71 @@ class NumbaBackend:
         return out
 
 
+class Casting:
+    """What ``cast_votes`` keeps from step to step: large arrays, and what follows from the sizes alone."""
+
+    def __init__(self, backend, shape, layout, streams, length, count, on):
+        self.key = shape, layout, streams, length, count, on
+        d, layers, names = shape.hidden_size, shape.num_layers, [n for station in on for n in READ_BY[station]]
+        fours = -(-streams // 4)
+        quads = fours * length
+        parts = backend.parts(fours, backend.members_per_block(shape, layout) // 4, 1)
+        slots = min(parts, backend.threads)
+        kinds = shape.vote_kinds(bool(on))
+        v_columns, x_columns = _columns(shape)
+        if on:
+            v_columns, x_columns = v_columns + 4 * d * layers, x_columns + d * layers
+        plan, size = _plan(shape, "middle" in on) if layout is None else _adapter_plan(layout)
+        tensors = [shape.tensors[f"layers.{layer}.{name}"] for layer in range(layers) for name in names]
+        self.shifts, self.totals = np.empty(kinds, np.int64), np.empty((parts, kinds), np.int64)
+        self.scores, self.votes = np.empty(parts, np.int64), np.zeros(size, np.int32)  # what is never voted on stays
+        noise = _words(structures.UNMOVED)
+        v, x = aligned((quads * v_columns,), np.int32), aligned((quads * x_columns,), np.int32)
+        z = aligned((quads * RANKS * len(layout.matrices) if layout else 0,), np.int32)
+        members = 4 * -(-fours // max(1, parts))
+        made = [backend.new_block(shape, members, length, 1, False, layout, True, bool(on)) for _ in range(slots)]
+        blocks = np.array([b._replace(quads=quads, v=_at(v), x=_at(x), z=_at(z)) for b, _ in made], np.int64)
+        of_draw = {
+            "moves": aligned((VOCABULARY // 2, count), np.int32),
+            "rows": np.empty(count, np.int64),
+            "signs": aligned((d,), np.int32),
+            "turns": aligned((count,), np.int32),
+            "shifts": self.shifts,
+            "station_moves": aligned((shape.parameters if on else 0,), np.int8),
+            "station_shifts": np.empty(len(shape.tensors), np.int64),
+            "all_turns": aligned((d,), np.int32),
+            "wide_signs": aligned((4 * d,), np.int32),
+            "wide_turns": aligned((4 * d,), np.int32),
+        }
+        draw = {"count": count, "stations": sum(structures.ON[name] for name in on)}
+        draw |= {name: _at(array) for name, array in of_draw.items()}
+        draw = _words(draw.get(name, 0) for name in structures.BranchParameters._fields)
+        of_call = {
+            "noise": noise,
+            "tables": _words(backend.tables),
+            "blocks": blocks,
+            "draw": draw,
+            "words": aligned((2, max(tasks.WORDS, d)), np.uint32),
+            "transformed": aligned((VOCABULARY, d), np.int32),
+            "magnitudes": np.empty(VOCABULARY // tasks.HEAD_ROWS, np.int64),
+            "stations": np.array([(t.number, t.offset, *t.shape) for t in tensors], np.int64),
+            "scratch": aligned((backend.threads if on else 0, 4 * d * d), np.int32),
+            "rows": aligned((streams, length, d), np.int8),
+            "vectors": aligned((parts, 1 + 4 * layers, d), np.int32),
+            "totals": self.totals,
+            "scores": self.scores,
+            "plan": plan,
+            "places": np.array([place.start for place in _vector_places(shape)], np.int64),
+            "votes": self.votes,
+        }
+        call = {"slots": slots, "streams": streams, "length": length, "parts": parts, "kinds": kinds}
+        self.phases, vote = backend.phases(layout, on, parts, len(plan), d, len(tensors))
+        call |= {"panels": len(plan), "size": size, "vote": team.task_address(vote)}
+        call |= {name: _at(array) for name, array in of_call.items()}
+        self.call = structures.Step(*(call.get(name, 0) for name in structures.Step._fields))
+        self.arrays = v, x, z, made, of_draw, of_call  # must live as long
+
+
 def _wide_row(shape: Shape) -> int:
     """Bytes of a product's input with a z of the highest rank appended, for the widest product."""
     inputs = 4 * shape.hidden_size
@@ -776,6 +781,14 @@ def _filled(shape, dtype):
     return out
 
 
+def _words(numbers) -> np.ndarray:
+    """A structure in memory."""
+    return np.array(tuple(numbers), np.int64)
+
+
 def _at(array: np.ndarray) -> int:
     """The array's address."""
-    return array.ctypes.data
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a quarter of the time of the other
+    except (TypeError, ValueError):  # one that is read-only, or empty
+        return array.ctypes.data

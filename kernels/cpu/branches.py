@@ -15,7 +15,7 @@ logarithms are taken side by side. The credit of all K branches is one fast Wals
 import numpy as np
 from numba import njit
 
-from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, BRANCH_MEAN, LIMIT
+from egg.kernels.arithmetic import BRANCH_BITS, BRANCH_LIMIT, LIMIT
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.credit import (
     deposit,
@@ -26,7 +26,6 @@ from egg.kernels.cpu.credit import (
     pass_norm,
     round_shift,
     sum_magnitudes,
-    transform_rows,
     vector_at,
     walsh_hadamard,
 )
@@ -105,21 +104,17 @@ def draw_rows(key_0, key_1, step, d, words, rows):
 
 
 @njit(**JIT)
-def prepare_branches(head, signs, turns, rows, transformed, moves):
-    """What the branches of a step add to the logits.
+def prepare_moves(transformed, m, rows, first, last, moves):
+    """What the branches of a step add to the logits first..last.
 
-    head : (256, D) int8
-    signs : (D,) int32, s
-    turns : (D,) int32, H[k][r]
+    transformed : (256, D) int32, R; replaced
+    m : what it is shifted by
     rows : (K,) int64, Hadamard rows of the branches
-    transformed : (256, D) int32, written: R
     moves : (128, K) int32, written: of logits 2 v and 2 v + 1
-    returns : m
     """
-    d, count = head.shape[1], len(rows)
-    m = transform_rows(head, signs, turns, BRANCH_MEAN, transformed)
+    d, count = transformed.shape[1], len(rows)
     most = splat(BRANCH_LIMIT << BRANCH_BITS)
-    for v in range(256):
+    for v in range(first, last):
         at = address(transformed) + 4 * d * v
         # |R| << 9 < 2**26 where m is negative: the mean bounds no single R
         for j in range(0, d, 16):
@@ -128,7 +123,6 @@ def prepare_branches(head, signs, turns, rows, transformed, moves):
         if v & 1:
             for k in range(count):
                 moves[v >> 1, k] = (transformed[v, rows[k]] << 16) | (transformed[v - 1, rows[k]] & 0xFFFF)
-    return m
 
 
 @njit(**JIT)
@@ -216,7 +210,7 @@ def vote_along(model, block, draw, tokens, row, rows_out, vectors, totals):
     """After ``read_and_credit``: along the wire, from its end to its beginning, votes of all that writes to it.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
-    rows_out : (streams, T, D) int8, written: votes on the embedding's rows
+    rows_out : address of (streams, T, D) int8, written: votes on the embedding's rows
     vectors : (1 + 4 L, D) int32: votes on the biases are added
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
@@ -236,7 +230,7 @@ def vote_four(model, block, draw, tokens, row, first, rows_out, vectors):
     """The same of four readers, whose votes share words, last byte first; the wire's credit is replaced on its way.
 
     tokens : (streams, T + 1) uint8
-    rows_out : (streams, T, D) int8, written
+    rows_out : address of (streams, T, D) int8, written
     vectors : (1 + 4 L, D) int32, added to
     """
     d, layers, length = model.hidden_size, model.num_layers, block.length
@@ -301,7 +295,7 @@ def vote_four(model, block, draw, tokens, row, first, rows_out, vectors):
                 wire = load_i32(block.wire + 4 * ((t * block.padded + i) * block.stride + j))
                 of_rows = of_rows + absolute(wire)
                 vote = narrow(wire, kind_shift(draw, st.EMBEDDING_KIND))
-                store_i8(address(rows_out) + ((row + i) * length + t) * d + j, vote)
+                store_i8(rows_out + ((row + i) * length + t) * d + j, vote)
             add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), of_rows)
 
 

@@ -15,25 +15,27 @@ from numba.core.dispatcher import Dispatcher
 from egg.kernels.arithmetic import STATIONS, sampling_weights
 from egg.kernels.audit import Code, elf_functions
 from egg.kernels.backend import Adapter, Choice, Draw, Noise
-from egg.kernels.cpu import adapters, noise
+from egg.kernels.cpu import adapters, noise, team
 from egg.kernels.layout import AdapterShape, BackendError, Shape
 
 PATHS = {
     name: path
     for path, names in {
-        "forward": "pack forward layers tiles structures adapters branches.read_and_credit",
+        "forward": "pack forward layers tiles structures adapters adapted tasks team branches.read_and_credit",
         "perturbation": "signs noise full_rank forward.project forward.vector branches.draw_turns branches.draw_rows "
-        "branches.prepare_branches stations.prepare_moves credit.transform_rows pair_votes.draw_directions "
+        "branches.prepare_moves stations.prepare_moves stations.prepare_station credit.transform_rows "
+        "credit.move_shift pair_votes.draw_directions tasks.draw_branches tasks.transform_head tasks.prepare_head "
         "gaussian_votes.draw_gaussian structures.direction_of "
         "structures.gain structures.side structures.embedding_sign structures.a_signs structures.b_signs "
         "adapters.factor_signs",
         "score": "score likelihood branches.score_reader",
         "credit": "branches credit stations",
         "vote": "votes pair_votes gaussian_votes full_rank.sum_signs credit.cast credit.deposit credit.narrow "
-        "branches.vote_along branches.vote_four branches.as_vote stations.vote_through",
+        "branches.vote_along branches.vote_four branches.as_vote stations.vote_through stations.vote_stations "
+        "tasks.vote_wire tasks.sum_panel tasks.sum_part",
         "coding": "coder",
         "sampling": "writing",
-        "update": "votes.integer_root votes.divided votes.move_rows votes.move_master votes.move_signs",
+        "update": "votes.integer_root votes.divided votes.move_rows votes.move_master votes.move_signs tasks.move_some",
     }.items()
     for name in names.split()
 }
@@ -133,6 +135,7 @@ def compile_all(backend) -> None:
     encoder, logits = Encoder(), np.zeros((1, 2, 256), np.int8)
     encoder.put(logits, np.ones((1, 2), np.uint8))
     Decoder(encoder.finish()).take(logits[:, 0])
+    team.look_out.compile(team.HELPER)  # which one thread alone has no need of
     for d in (64, 16):
         shape = Shape(d, 1)
         weights = np.ones(shape.parameters, np.int8)

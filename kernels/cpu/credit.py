@@ -60,17 +60,16 @@ def bit_length(v):
 
 
 @njit(**JIT)
-def transform_rows(weights, signs, turns, most, transformed):
-    """What branches do to a matrix's outputs, and what that is shifted by so that less than ``most`` is left of it.
+def transform_rows(weights, signs, turns, first, last, transformed):
+    """What branches do to a matrix's outputs first..last; returns the sum of its magnitudes.
 
     weights : (N, K) int8
     signs, turns : (K,) int32, s and H[k][r]
     transformed : (N, K) int32, written: R
-    returns : m
     """
-    outputs, inputs = weights.shape
+    inputs = weights.shape[1]
     magnitude = 0
-    for n in range(outputs):
+    for n in range(first, last):
         at, source = address(transformed) + 4 * inputs * n, address(weights) + inputs * n
         for k in range(0, inputs, 16):
             store_i32(at + 4 * k, load_i8(source + k) * load_i32(address(signs) + 4 * k))
@@ -81,7 +80,13 @@ def transform_rows(weights, signs, turns, most, transformed):
             store_i32(at + 4 * k, effect)
             sums = sums + absolute(effect)
         magnitude += total(sums)
-    mean = magnitude // (outputs * inputs)
+    return magnitude
+
+
+@njit(**JIT)
+def move_shift(magnitude, size, most):
+    """m, what the moves of ``size`` outputs are shifted by so that less than ``most`` is left of the mean."""
+    mean = magnitude // size
     if mean >= most:
         return bit_length(mean // most)
     return 1 - bit_length(most // max(1, mean))

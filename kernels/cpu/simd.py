@@ -398,6 +398,7 @@ load_long = define(lambda b, at: load(b, at, I64), types.int64, types.int64)
 leading_zeros = define(lambda b, v: call(b, "llvm.ctlz.i64", I64, v, I1(0)), types.int64, types.int64)
 store_byte = define(lambda b, at, v: store(b, b.trunc(v, I8), at), types.void, types.int64, types.int64)
 store_word = define(lambda b, at, v: store(b, b.trunc(v, I32), at), types.void, types.int64, types.int64)
+store_long = define(lambda b, at, v: store(b, v, at), types.void, types.int64, types.int64)
 
 
 # --- operations on i16x32: what stays within 16 bits, at twice the lanes ----------------------------------------------

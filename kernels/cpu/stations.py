@@ -26,6 +26,7 @@ from egg.kernels.cpu.credit import (
     kind_shift,
     limit,
     magnitudes,
+    move_shift,
     narrow,
     pass_norm,
     round_shift,
@@ -47,10 +48,12 @@ from egg.kernels.cpu.simd import (
     splat,
     store_i8,
     store_i32,
+    store_long,
     store_word,
     total,
 )
-from egg.kernels.cpu.structures import JIT, OFFSET, product_shift, quad_at, saved_at, tensor_at
+from egg.kernels.cpu.structures import JIT, OFFSET, array_at, load_as, product_shift, quad_at, saved_at, tensor_at
+from egg.kernels.cpu.tasks import what_votes
 from egg.kernels.cpu.tiles import COLUMNS, ROWS, narrow_station_tile, station_tile
 
 
@@ -70,7 +73,8 @@ def prepare_moves(weights, signs, turns, transformed, moves):
     returns : m
     """
     outputs, inputs = weights.shape
-    m = transform_rows(weights, signs, turns, STATION_MEAN, transformed)
+    magnitude = transform_rows(weights, signs, turns, 0, outputs, transformed)
+    m = move_shift(magnitude, outputs * inputs, STATION_MEAN)
     width = min(64, inputs)
     low = splat(255)
     for n in range(0, outputs, 4):
@@ -338,7 +342,7 @@ def vote_through(model, block, draw, tokens, row, rows_out, vectors, totals):
     """In place of ``branches.vote_along``: through the stations as well, last byte first, votes of all that feeds them.
 
     tokens : (streams, T + 1) uint8, the block's beginning at ``row``
-    rows_out : (streams, T, D) int8, written: votes on the embedding's rows
+    rows_out : address of (streams, T, D) int8, written: votes on the embedding's rows
     vectors : (1 + 4 L, D) int32, added to
     totals : (kinds,) int64, written: sums of the credits' magnitudes
     """
@@ -353,9 +357,35 @@ def vote_through(model, block, draw, tokens, row, rows_out, vectors, totals):
             credit_gru(model, block, draw, t, layer, tokens, row, vectors)
         for i in range(block.members):
             wire_at = block.wire + 4 * (t * block.padded + i) * stride
-            to = address(rows_out) + ((row + i) * length + t) * d
+            to = rows_out + ((row + i) * length + t) * d
             for j in range(0, d, 16):
                 wire = load_i32(wire_at + 4 * j)
                 add_magnitudes(magnitudes(block, model, st.EMBEDDING_KIND), wire)
                 store_i8(to + j, narrow(wire, shift))
     sum_magnitudes(model, block, totals)
+
+
+@njit(**JIT)
+def prepare_station(arguments, thread, i):
+    """A task: how the branches of one of the stations' matrices move its outputs."""
+    call = load_as(st.Step, arguments)
+    draw, d = load_as(st.BranchParameters, call.draw), load_as(st.Model, call.model).hidden_size
+    tensor, at, outputs, inputs = array_at(call.stations, (i + 1, 4), np.int64)[i]
+    wide = inputs > d
+    m = prepare_moves(
+        array_at(call.weights + at, (outputs, inputs), np.int8),
+        array_at(draw.wide_signs if wide else draw.signs, (inputs,), np.int32),
+        array_at(draw.wide_turns if wide else draw.all_turns, (inputs,), np.int32),
+        array_at(call.scratch + 16 * d * d * thread, (outputs, inputs), np.int32),
+        array_at(draw.station_moves + at, (outputs * inputs,), np.int8),
+    )
+    store_long(draw.station_shifts + 8 * tensor, m)
+
+
+@njit(**JIT)
+def vote_stations(arguments, thread, i):
+    """A task: votes of part i through the stations."""
+    call = load_as(st.Step, arguments)
+    block, draw, text, row, vectors = what_votes(call, thread, i)
+    totals = array_at(call.totals + 8 * call.kinds * i, (call.kinds,), np.int64)
+    vote_through(load_as(st.Model, call.model), block, draw, text, row, call.rows, vectors, totals)

@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
-from numba import njit
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
 from egg.kernels.arithmetic import STATIONS
-from egg.kernels.cpu.simd import instruction_set, leading_zeros, load_long, load_word, offset
+from egg.kernels.cpu.simd import I64, define, instruction_set, leading_zeros, load, load_long, load_word, offset
 
 OFFSET = offset()  # of the bytes of a matrix input, see simd.py
 
@@ -94,8 +96,11 @@ UNMOVED = NoiseParameters(CLEAN, 0, 0, 0, 0, 0, 0)
 class BranchParameters(NamedTuple):
     """What all readers of a step share: their branches, and how credit is narrowed."""
 
-    count: int  # K
+    # written by tasks:
     credit_shift: int
+    place: int  # r
+    wide_place: int
+    count: int  # K
     moves: int  # (128, K, 2) int16: M, in 1/4096 bit
     rows: int  # (K,) int64: numbers of the branches' Hadamard rows
     signs: int  # (D,) int32: s
@@ -106,17 +111,18 @@ class BranchParameters(NamedTuple):
     station_moves: int  # (parameters,) int8: M of each matrix, where the matrix lies in the flat vector
     station_shifts: int  # (tensors,) int64: m
     all_turns: int  # (D,) int32: H[k][r]
-    place: int  # r
     wide_signs: int  # (4 D,) int32: s
     wide_turns: int  # (4 D,) int32
-    wide_place: int
 
 
 class Block(NamedTuple):
     """A block's buffers, and how its members map to rows of text."""
 
+    # written by tasks:
     members: int
     padded: int  # members rounded up to whole tiles
+    quad: int  # the first of its quads
+    # the same for all tasks:
     stride: int
     length: int  # T
     text_share: int  # members that read one row of text
@@ -139,10 +145,97 @@ class Block(NamedTuple):
     work: int  # of stations, see stations.py
     # what they leave for the votes' products, see votes.py; quads are rows of four members at one byte
     quads: int  # of the whole step
-    quad: int  # the block's first
     v: int  # int32: outputs, a byte a member
     x: int  # int32: inputs, likewise, offset
     z: int  # (M, quads, 16) int32: an adapter's z, likewise
+
+
+class Packing(NamedTuple):
+    """What the tasks of ``prepare`` share; addresses."""
+
+    weights: int  # (parameters,) int8
+    panels: int  # (panels, 4) int64, see pack.py
+    packed: int
+    starts: int
+
+
+class Step(NamedTuple):
+    """What the tasks of ``cast_votes`` share; addresses."""
+
+    model: int  # Model or AdaptedModel
+    noise: int
+    tables: int
+    blocks: int  # (slots,) Block
+    slots: int
+    draw: int  # BranchParameters
+    streams: int
+    length: int  # T
+    text: int  # (streams, T + 1) uint8
+    states: int  # (streams, L, D) int8
+    states_out: int
+    first_row: int
+    # of the branches:
+    key_0: int
+    key_1: int
+    step: int
+    weights: int  # (parameters,) int8
+    head: int  # (256, D) int8
+    words: int  # uint32
+    transformed: int  # (256, D) int32: R
+    magnitudes: int  # (16,) int64
+    stations: int  # (matrices, 4) int64: number of the tensor, where it begins, outputs, inputs
+    scratch: int  # (threads, 4 D D) int32
+    # of the readers:
+    parts: int  # blocks of readers
+    vote: int  # task that follows
+    rows: int  # (streams, T, D) int8: votes on the embedding's rows
+    vectors: int  # (parts, 1 + 4 L, D) int32
+    kinds: int
+    totals: int  # (parts, kinds) int64
+    scores: int  # (parts,) int64
+    # of the sums:
+    plan: int  # (panels, 7) int64, see votes.py
+    panels: int
+    places: int  # (1 + 4 L,) int64: where the vectors lie in votes
+    votes: int  # int32
+    size: int
+
+
+class Moving(NamedTuple):
+    """What the tasks of ``update_rows`` share; addresses."""
+
+    parameters: int
+    rows: int
+    starts: int  # (rows + 1,) int64
+    master: int  # (parameters,) int32
+    squares: int  # (rows,) int64
+    votes: int  # (parameters,) int32
+    weights: int  # (parameters,) int8
+    step: int
+    step_size: int
+
+
+@intrinsic
+def load_as(typing_context, structure, at):
+    """The structure at an address."""
+    kind = types.NamedUniTuple(types.int64, len(structure.instance_class._fields), structure.instance_class)
+
+    def codegen(context, b, _, values):
+        loaded = ir.Constant(context.get_value_type(kind), ir.Undefined)
+        for i in range(kind.count):
+            loaded = b.insert_value(loaded, load(b, b.add(values[1], I64(8 * i)), I64), i)
+        return loaded
+
+    return kind(structure, types.int64), codegen
+
+
+pointer = define(lambda b, at: b.inttoptr(at, ir.IntType(8).as_pointer()), types.voidptr, types.int64)
+
+
+@njit(**JIT)
+def array_at(at, shape, dtype):
+    """The array that begins at an address."""
+    return carray(pointer(at), shape, dtype)
 
 
 X, IN, PAST, PRODUCT_1, PRODUCT_2, GATE = range(6)  # buffers in Block.bytes
