@@ -415,7 +415,7 @@ def test_threads_may_call_at_once_and_backends_may_go():
     expected = REFERENCE.cast_votes(REFERENCE.prepare(shape, weights), *step)
     for _ in range(20):
         fast = get_backend("numba", threads=3)
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(4) as pool:  # of callers
             for model in pool.map(fast.prepare, [shape] * 8, [weights] * 8):
                 for got in pool.map(fast.cast_votes, [model] * 8, *([part] * 8 for part in step)):
                     assert got.score == expected.score
@@ -435,11 +435,11 @@ def test_a_process_forked_in_the_middle_of_a_step_takes_steps():
 
     def check():
         got = fast.cast_votes(model, *step)
-        helped = [thread for thread, _ in fast._helpers if thread.is_alive()]
+        helped = [helper for helper in fast._team.helpers if helper.thread.is_alive()]
         os._exit(0 if len(helped) == 2 and np.array_equal(got.votes, votes) else 1)
 
     child = multiprocessing.get_context("fork").Process(target=check)
-    with fast._lock:
+    with fast._team.lock:
         child.start()
     child.join(60)
     child.kill()
@@ -473,7 +473,9 @@ def test_thousands_of_tiny_steps_are_the_same(threads):
             try:
                 inside = True
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1e-3))
-                fast.cast_votes(fast.prepare(shape, weights[1]), text, states, draw)
+                model = fast.prepare(shape, weights[1])
+                fast.cast_votes(model, text, states, draw)
+                fast.forward(model, text, states)
                 inside = False
             except Interrupted:
                 interrupted += 1
@@ -485,6 +487,7 @@ def test_thousands_of_tiny_steps_are_the_same(threads):
             votes = b.cast_votes(b.prepare(shape, weights[i]), text, states, draw)
             weights[i] = b.update_rows(shape, master, squares, votes.votes, number, 1 << 20)
             scores.append((votes.score, votes.states.tobytes(), votes.totals.tobytes()))
+            scores[i] += tuple(part.tobytes() for part in b.forward(b.prepare(shape, weights[i]), text, states))
         assert scores[0] == scores[1]
         np.testing.assert_array_equal(*weights)
     if hasattr(signal, "setitimer"):

@@ -7,7 +7,6 @@ import ctypes
 import os
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -35,7 +34,6 @@ from egg.kernels.cpu import (
     stations,
     structures,
     tasks,
-    team,
     writing,
 )
 from egg.kernels.cpu import votes as vote_kernels
@@ -44,6 +42,7 @@ from egg.kernels.cpu.isa import InstructionSet
 from egg.kernels.cpu.noise import factor_buffers, place_factors, summed_noise
 from egg.kernels.cpu.reciprocal import reciprocals
 from egg.kernels.cpu.simd import aligned
+from egg.kernels.cpu.team import Team, task_address
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
 from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS, GAUSSIAN_NOISE, key_words
@@ -242,44 +241,7 @@ class NumbaBackend:
 
     def start_threads(self) -> None:
         """Make what the threads need to share work; again in a forked process, which has none of them."""
-        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
-        self._team, self._helpers = team.new_words(), []
-        weakref.finalize(self, team.dismiss, self._team, self._helpers)  # also at the interpreter's end
-        self._lock = threading.Lock()  # one leads; what ``cast_votes`` keeps is used by one call
-
-    def share(self, structure: np.ndarray, *phases) -> None:
-        """Phases of tasks, one after another, on all threads. The caller holds the lock.
-
-        structure : int64, what the tasks share, see tasks.py
-        phases : of each the task and how many there are
-        """
-        helpers = min(self.threads, max(count for _, count in phases)) - 1
-        if helpers > len(self._helpers):
-            team.look_out.compile(team.HELPER)  # here, not in a thread that nobody waits for
-            team.add_helpers(self._team, self._helpers, helpers)
-        team.wake(self._helpers[: max(0, helpers)])
-        team.lead(_at(self._team), np.array([(team.task_address(task), n) for task, n in phases]), _at(structure))
-
-    def run(self, function, tasks):
-        """function(*task) for all tasks; their results in order. The calling thread is one of the threads.
-
-        It takes tasks too, as waking a thread and waiting for it cost more than a short task.
-        """
-        if self._pool is None or len(tasks) == 1:
-            return [function(*task) for task in tasks]
-        results, waiting = [None] * len(tasks), iter(range(len(tasks)))  # the interpreter lock guards the iterator
-
-        def work():
-            for i in waiting:
-                results[i] = function(*tasks[i])
-
-        helpers = [self._pool.submit(work) for _ in range(min(self.threads, len(tasks)) - 1)]
-        try:
-            work()
-        finally:  # one that has not begun finds nothing left
-            for helper in [h for h in helpers if not h.cancel()]:
-                helper.result()
-        return results
+        self._team = Team(self.threads)
 
     def buffer(self, name, shape, dtype) -> np.ndarray:
         """An array kept under a name until another shape is asked for; its contents are left over."""
@@ -295,8 +257,8 @@ class NumbaBackend:
         packed[:] = weights
         starts = np.empty(places.sums, np.int32)
         call = structures.Packing(_at(weights), places.panels_at, _at(packed), _at(starts))
-        with self._lock:
-            self.share(_words(call), (tasks.pack_panel, len(places.panels)))
+        with self._team.lock:
+            self._team.share(_words(call), (tasks.pack_panel, len(places.panels)))
         arrays = (packed, starts)
         model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays), *places.addresses)
         if adapter is None:
@@ -424,7 +386,7 @@ class NumbaBackend:
                 likelihood.measure(logits, tokens, begin, first, shares, self.tables, totals, below, scores)
 
         if totals.size:
-            self.run(run, self.spread(sequences, most, 1 if few else ROWS))
+            self._team.run(run, self.spread(sequences, most, 1 if few else ROWS))
         return Likelihoods(totals, below, scores, states_out)
 
     def _few(self, length: int) -> int:
@@ -461,7 +423,7 @@ class NumbaBackend:
             writing.write_sequences(packed, drawing, self.tables, block, *by, *room, *moving)
 
         if drawn.size:
-            self.run(run, self.spread(len(numbers), most, ROWS))
+            self._team.run(run, self.spread(len(numbers), most, ROWS))
         return drawn, logits, states
 
     def _read(self, prepared, plain, tokens, states, noise=None):
@@ -487,7 +449,7 @@ class NumbaBackend:
             forward.run_sequences(model, own, self.tables, block, tokens, states, states_out, unit * first, logits)
 
         most = self.members_per_block(shape, adapter, moved=moved) // unit
-        self.run(run, self.spread(len(tokens) // unit, most, 1 if few else ROWS // unit))
+        self._team.run(run, self.spread(len(tokens) // unit, most, 1 if few else ROWS // unit))
         return logits, states_out
 
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
@@ -508,7 +470,7 @@ class NumbaBackend:
             )
 
         most = self.members_per_block(shape, moved=_direction_bytes(shape, noise)) // 2
-        self.run(run, self.spread(len(tokens), most, ROWS))
+        self._team.run(run, self.spread(len(tokens), most, ROWS))
         return scores, states_out
 
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
@@ -518,7 +480,7 @@ class NumbaBackend:
         states_out, weights = np.empty_like(states), model.weights
         packed = _words(model.model if layout is None else model.model._replace(members=KEEPS))
         key = shape, layout, len(tokens), tokens.shape[1] - 1, draw.branches, draw.stations
-        with self._lock:
+        with self._team.lock:
             if self._step is None or self._step.key != key:
                 self._step = None  # its memory comes first
                 self._step = Casting(self, *key)
@@ -536,7 +498,7 @@ class NumbaBackend:
                 weights=_at(weights),
                 head=_at(weights) + shape.tensors["head.weight"].offset,
             )
-            self.share(_words(call), *step.phases)
+            self._team.share(_words(call), *step.phases)
             votes = step.votes if layout is None else _without_filling(layout, step.votes)
             return Votes(votes, states_out, step.totals.sum(0), int(step.scores.sum()))
 
@@ -578,7 +540,7 @@ class NumbaBackend:
             words = np.empty(64, np.uint32)
             full_rank.add_signs(weights, direction, noise.step, *key, amount, first, last, words)
 
-        self.run(add, self.spread(-(-weights.size // full_rank.CHUNK), LARGE // full_rank.CHUNK))
+        self._team.run(add, self.spread(-(-weights.size // full_rank.CHUNK), LARGE // full_rank.CHUNK))
 
     def cast_full_rank_votes(self, parameters, fitness, noise):
         key, fitness = key_words(noise.seed), np.asarray(fitness, np.int64)
@@ -589,7 +551,7 @@ class NumbaBackend:
             full_rank.sum_signs(fitness, noise.step, *key, first, last, words, sums, votes)
 
         chunks = -(-parameters // full_rank.CHUNK)
-        self.run(cast, self.spread(chunks, -(-chunks // self.threads), 1))
+        self._team.run(cast, self.spread(chunks, -(-chunks // self.threads), 1))
         return votes
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
@@ -641,8 +603,8 @@ class NumbaBackend:
             plan = _panels(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
             vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z[0], 1)
 
-        self.run(draw, self.spread(len(numbers), 64))
-        self.run(cast, [(tensor,) for tensor in shape.tensors.values()])
+        self._team.run(draw, self.spread(len(numbers), 64))
+        self._team.run(cast, [(tensor,) for tensor in shape.tensors.values()])
 
     def _cast_gaussian(self, shape, z, vectors, numbers, factors, noise, parts):
         """The same of Gaussian directions, in parts; those of vectors are added to ``vectors``, int64."""
@@ -670,8 +632,8 @@ class NumbaBackend:
                 gaussian_votes.pack_gaussian(rows, at.a, f, part, 0, outputs, v)
                 vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, sums, 1)
 
-        self.run(draw, self.spread(len(numbers), 64))
-        self.run(cast, list(shape.tensors.items()))
+        self._team.run(draw, self.spread(len(numbers), 64))
+        self._team.run(cast, list(shape.tensors.items()))
 
     def update_rows(self, layout, master, squares, votes, step, step_size):
         weights, votes = np.empty(layout.parameters, np.int8), np.ascontiguousarray(votes, np.int32)
@@ -680,8 +642,8 @@ class NumbaBackend:
                 raise ValueError(f"masters and squares are moved in place: they must be contiguous {dtype.__name__}")
         arrays = layout.row_starts, master, squares, votes, weights
         call = structures.Moving(layout.parameters, layout.rows, *map(_at, arrays), step, step_size)
-        with self._lock:
-            self.share(_words(call), (tasks.move_some, -(-layout.rows // tasks.UPDATED_ROWS)))
+        with self._team.lock:
+            self._team.share(_words(call), (tasks.move_some, -(-layout.rows // tasks.UPDATED_ROWS)))
         return weights
 
     def update_master(self, layout, master, votes, multiplier):
@@ -690,7 +652,7 @@ class NumbaBackend:
         def move(first, last):
             vote_kernels.move_master(master, votes, multiplier, weights, first, last)
 
-        self.run(move, self.spread(layout.parameters, LARGE))
+        self._team.run(move, self.spread(layout.parameters, LARGE))
         return weights
 
     def update_signs(self, weights, votes, threshold):
@@ -699,7 +661,7 @@ class NumbaBackend:
         def move(first, last):
             vote_kernels.move_signs(weights, votes, int(threshold), out, first, last)
 
-        self.run(move, self.spread(len(weights), LARGE))
+        self._team.run(move, self.spread(len(weights), LARGE))
         return out
 
 
@@ -762,7 +724,7 @@ class Casting:
         }
         call = {"slots": slots, "streams": streams, "length": length, "parts": parts, "kinds": kinds}
         self.phases, vote = backend.phases(layout, on, parts, len(plan), d, len(tensors))
-        call |= {"panels": len(plan), "size": size, "vote": team.task_address(vote)}
+        call |= {"panels": len(plan), "size": size, "vote": task_address(vote)}
         call |= {name: _at(array) for name, array in of_call.items()}
         self.call = structures.Step(*(call.get(name, 0) for name in structures.Step._fields))
         self.arrays = v, x, z, made, of_draw, of_call  # must live as long

@@ -99,7 +99,8 @@ def kernels(backend) -> dict[str, Kernel]:
     from egg.kernels.cpu import coder
 
     entries = {}
-    for kind, where in ((type(backend), module), (coder.Encoder, coder), (coder.Decoder, coder)):
+    roots = (type(backend), module), (team.Team, team), (coder.Encoder, coder), (coder.Decoder, coder)
+    for kind, where in roots:
         for dispatcher in referred(kind, vars(where)):
             entries[_name(dispatcher)] = dispatcher
     found, callers, waiting = dict(entries), {}, list(entries.values())

@@ -8,6 +8,7 @@ from numba.core import event
 from numba.core.dispatcher import Dispatcher
 
 from egg.kernels.cpu import backend as module
+from egg.kernels.cpu import team
 
 KERNELS = "egg.kernels.cpu."
 OPTIONAL = ("noise", "gaussian_votes")  # modules of what few calls need, see ``watching``
@@ -59,7 +60,7 @@ def needed_kernels(calls: Collection[str], without: Collection[str], also: Colle
     from egg.kernels.cpu.catalog import referred  # with much that only inspection needs
 
     methods, without = vars(module.NumbaBackend), {*without, *OPTIONAL} - {*also}
-    waiting: list = [methods[name] for name in calls]
+    waiting: list = [*(methods[name] for name in calls), *referred(team.Team, vars(team))]
     known, found = set(), set()
     while waiting:
         one = waiting.pop()

@@ -1,11 +1,13 @@
-"""Threads that share tasks in compiled code: one leads, and helpers look out for what it has for them.
+"""Threads that share tasks: one leads, and helpers look out for what it has for them.
 
 A step of a small model takes half a millisecond, and to wake a thread a twentieth of one, several times a step. So a
-helper looks out for a fraction of a millisecond before it sleeps; and tasks are functions at an address, as a call
-through Python would wait for its lock. The leader takes tasks too, and waits for no helper that has taken none.
+helper looks out for a fraction of a millisecond before it sleeps; and the tasks of a step are functions at an address,
+as a call through Python would wait for its lock. The leader takes tasks too, and waits for no helper that has taken
+none.
 
     team    (WORDS,) int64, in cache lines of eight: OPEN whether there are tasks to take, NEXT the number of the next,
-            BUSY the helpers that may have one, TASKS and what follows what they are
+            BUSY the helpers that may have one, CALLED how often helpers were called back to Python, FUNCTION and
+            what follows what the tasks are
     task    a kernel (arguments, thread, i): address of the call's structure, number of the thread (the leader's is 0),
             and of the task
 """
@@ -13,6 +15,8 @@ through Python would wait for its lock. The leader takes tasks too, and waits fo
 import ctypes
 import sys
 import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -24,10 +28,10 @@ from egg.kernels.cpu import simd
 from egg.kernels.cpu.simd import I32, I64, aligned, call, define, load_long
 from egg.kernels.cpu.structures import JIT
 
-OPEN, NEXT, BUSY, TASKS, FUNCTION, ARGUMENTS, YIELD, LEAVE, WORDS = 0, 8, 16, 24, 25, 26, 27, 28, 32
-LOOKS = 10_000  # that a helper takes before it sleeps: a quarter of a millisecond
-PATIENCE = 256  # looks between offers of the core to another thread
-TASK, HELPER = (types.int64,) * 3, (types.int64,) * 2
+OPEN, NEXT, BUSY, CALLED, FUNCTION, ARGUMENTS, TASKS, SLEEP, NAP, WORDS = 0, 8, 16, 24, 32, 33, 34, 35, 36, 40
+LOOKS = 2_000  # that a helper takes before it sleeps, and the leader before it naps: a twentieth of a millisecond
+NAP_MICROSECONDS = 20
+TASK, HELPER = (types.int64,) * 3, (types.int64,) * 3
 WORD = I64.as_pointer()
 
 
@@ -36,9 +40,9 @@ def _pause(b):
         call(b, "llvm.x86.sse2.pause", ir.VoidType())
 
 
-def _call_yield(b, function):
-    kind = ir.FunctionType(I32, [])
-    b.call(b.inttoptr(function, kind.as_pointer()), [])
+def _call_sleep(b, function, duration):
+    kind = ir.FunctionType(I32, [I32])
+    b.call(b.inttoptr(function, kind.as_pointer()), [b.trunc(duration, I32)])
 
 
 add_atomic = define(
@@ -51,7 +55,7 @@ store_atomic = define(
     types.int64,
     types.int64,
 )
-call_yield = define(_call_yield, types.void, types.int64)
+call_sleep = define(_call_sleep, types.void, types.int64, types.int64)
 
 
 @intrinsic
@@ -81,66 +85,137 @@ def task_address(kernel) -> int:
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
-def yield_address() -> int:
-    """Of the system's function that offers the core to another thread."""
-    if sys.platform == "win32":
-        function = ctypes.WinDLL("kernel32").SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
 def new_words() -> np.ndarray:
     """The words of a team without tasks."""
     words = aligned((WORDS,), np.int64)
     words[:] = 0
-    words[YIELD] = yield_address()
+    # The system's function that sleeps; on Windows, which sleeps for a millisecond at least, it lets others go first
+    sleep = ctypes.WinDLL("kernel32").Sleep if sys.platform == "win32" else ctypes.CDLL(None).usleep
+    words[SLEEP] = ctypes.cast(sleep, ctypes.c_void_p).value or 0
+    words[NAP] = 0 if sys.platform == "win32" else NAP_MICROSECONDS
     return words
 
 
-# A signal's exception may come between any two lines of Python. So helpers sleep at plain locks: a future, or an event,
-# keeps its lock for ever when it is interrupted, and whoever waits for it at the interpreter's end waits for ever too.
+class Helper:
+    """A thread beside the leader's."""
+
+    # A signal's exception may come between any two lines of Python. So helpers sleep at plain locks: a future, or an
+    # event, keeps its lock for ever when it is interrupted, and whoever waits for it at the interpreter's end waits for
+    # ever too.
+
+    def __init__(self, words: np.ndarray, number: int):
+        self.asleep = threading.Lock()
+        self.asleep.acquire()
+        self.calls: list = []  # what it is asked for next: a function, and the lock that it opens when it has run
+        self.leaves = False
+        self.thread = threading.Thread(target=self._help, args=(words, number), daemon=True)
+
+    def wake(self) -> None:
+        """Have it look out; if it does so, it will once more."""
+        if self.asleep.locked():
+            self.asleep.release()
+
+    def _help(self, words, number):
+        seen = 0  # calls, of all helpers
+        while True:
+            self.asleep.acquire()
+            looking = True
+            while looking and not self.leaves:
+                look_out(words.ctypes.data, number, seen)
+                before, seen = seen, words[CALLED]
+                looking = before != seen
+                if self.calls:
+                    looking = self._answer()
+            if self.leaves:
+                return
+
+    def _answer(self) -> bool:
+        """Run what it is asked for, unless the leader has done it meanwhile."""
+        try:
+            function, done = self.calls.pop()
+        except IndexError:
+            return False
+        try:
+            function()
+        finally:
+            done.release()
+        return True
 
 
-def add_helpers(words: np.ndarray, helpers: list, count: int) -> None:
-    """Start threads until there are so many helpers: of each the thread, and the lock that it sleeps at."""
-    for number in range(len(helpers) + 1, count + 1):
-        asleep = threading.Lock()
-        asleep.acquire()
-        thread = threading.Thread(target=_help, args=(words, asleep, number), daemon=True)
-        helpers.append((thread, asleep))  # first: no two have one number, as they would use the same buffers
-        thread.start()
+class Team:
+    """The threads of a backend. One thread leads at a time: ``lock`` is the leader's, who takes it around ``share``."""
+
+    def __init__(self, threads: int):
+        self.threads, self.words, self.helpers = threads, new_words(), []
+        self.lock = threading.Lock()
+        weakref.finalize(self, _dismiss, self.helpers)  # also at the interpreter's end
+
+    def some(self, count: int) -> list[Helper]:
+        """So many helpers, at most one less than threads; started, if need be."""
+        count = min(count, self.threads - 1)
+        if count > len(self.helpers):
+            look_out.compile(HELPER)  # here, not in a thread that nobody waits for
+        while count > len(self.helpers):
+            helper = Helper(self.words, len(self.helpers) + 1)
+            self.helpers.append(helper)  # first: no two have one number, as they would use the same buffers
+            helper.thread.start()
+        return self.helpers[: max(0, count)]
+
+    def share(self, structure: np.ndarray, *phases) -> None:
+        """Phases of tasks, one after another, on all threads. The caller holds the lock.
+
+        structure : int64, what the tasks share, see tasks.py
+        phases : of each the task and how many there are
+        """
+        for helper in self.some(max(count for _, count in phases) - 1):
+            helper.wake()
+        of_tasks = np.array([(task_address(task), n) for task, n in phases])
+        lead(self.words.ctypes.data, of_tasks, structure.ctypes.data)
+
+    def run(self, function: Callable, tasks: Sequence[Iterable]) -> list:
+        """function(*task) for all tasks, which go through Python; their results in order."""
+        if self.threads == 1 or len(tasks) < 2:
+            return [function(*task) for task in tasks]
+        results, waiting, errors = [None] * len(tasks), iter(range(len(tasks))), []  # one takes a number at a time
+
+        def work():
+            try:
+                for i in waiting:
+                    results[i] = function(*tasks[i])
+            except BaseException as error:  # the leader raises it
+                errors.append(error)
+
+        with self.lock:
+            asked = []
+            try:
+                for helper in self.some(len(tasks) - 1):
+                    done = threading.Lock()
+                    done.acquire()
+                    helper.calls.append((work, done))
+                    asked.append((helper, done))
+                self.words[CALLED] += 1
+                for helper, _ in asked:
+                    helper.wake()
+                work()
+            finally:
+                for helper, done in asked:
+                    try:
+                        helper.calls.pop()  # it has not begun
+                    except IndexError:
+                        done.acquire()
+        if errors:
+            raise errors[0]
+        return results
 
 
-def wake(helpers: list) -> None:
-    """Have helpers look out; those that do so will once more."""
-    for _, asleep in helpers:
-        if asleep.locked():
-            asleep.release()
-
-
-def dismiss(words: np.ndarray, helpers: list) -> None:
+def _dismiss(helpers: list[Helper]) -> None:
     """Have helpers end, before the code that they run goes."""
-    words[LEAVE] = 1
-    wake(helpers)
-    for thread, _ in helpers:
-        if thread.is_alive() and thread is not threading.current_thread():
-            thread.join(1)
-
-
-def _help(words, asleep, number):
-    asleep.acquire()
-    while not words[LEAVE]:
-        look_out(words.ctypes.data, number)
-        asleep.acquire()
-
-
-@njit(**JIT)
-def wait_a_little(team, waited):
-    """One look more: sometimes another thread gets the core, as the one that is waited for may need it."""
-    pause()
-    if waited & (PATIENCE - 1) == PATIENCE - 1:
-        call_yield(load_long(team + 8 * YIELD))
+    for helper in helpers:
+        helper.leaves = True
+        helper.wake()
+    for helper in helpers:
+        if helper.thread.is_alive() and helper.thread is not threading.current_thread():
+            helper.thread.join(1)
 
 
 @njit(**JIT)
@@ -155,10 +230,13 @@ def take_tasks(team, thread):
 
 
 @njit(**JIT)
-def look_out(team, thread):
-    """A helper: take tasks whenever there are some, until there have been none for long."""
+def look_out(team, thread, seen):
+    """A helper: take tasks whenever there are some, until there have been none for long, or helpers are called.
+
+    seen : calls that it knows of
+    """
     waited = 0
-    while waited < LOOKS:
+    while waited < LOOKS and load_atomic(team + 8 * CALLED) == seen:
         waited += 1
         if load_atomic(team + 8 * OPEN):
             # In this order: the leader closes, and then waits for whoever is busy
@@ -167,7 +245,7 @@ def look_out(team, thread):
                 take_tasks(team, thread)
                 waited = 0
             add_atomic(team + 8 * BUSY, -1)
-        wait_a_little(team, waited)
+        pause()
 
 
 @njit(**JIT)
@@ -192,4 +270,7 @@ def lead(team, phases, arguments):
         waited = 0
         while load_atomic(team + 8 * BUSY):
             waited += 1
-            wait_a_little(team, waited)
+            if waited < LOOKS:
+                pause()
+            else:  # the helper may be waiting for a core: it gets this one
+                call_sleep(load_long(team + 8 * SLEEP), load_long(team + 8 * NAP))
