@@ -235,6 +235,7 @@ class NumbaBackend:
         self.tables = structures.Tables(*map(_at, self._table_arrays))
         self._local = threading.local()  # each thread's blocks
         self._step: Any = None  # of the last ``cast_votes``: fresh pages cost more than their use
+        self._readings: dict = {}
         self._buffers: dict = {}
         self.start_threads()
         _backends.add(self)
@@ -360,7 +361,40 @@ class NumbaBackend:
         return [(items * i // parts, items * (i + 1) // parts) for i in range(parts)]
 
     def forward(self, model, tokens, states):
-        return self._read(model, structures.UNMOVED, tokens, states)
+        shape, layout, (sequences, length) = model.shape, model.adapter, tokens.shape
+        if sequences < max(1, self._few(length) * self.threads):
+            return self._read(model, structures.UNMOVED, tokens, states)
+        tokens, states = np.ascontiguousarray(tokens, np.uint8), np.ascontiguousarray(states, np.int8)
+        states_out, logits = np.empty_like(states), np.empty((sequences, length, VOCABULARY), np.int8)
+        model_words = _words(model.model)
+        with self._team.lock:
+            call = self._reading(shape, layout, sequences, length)._replace(
+                model=_at(model_words),
+                text=_at(tokens),
+                states=_at(states),
+                states_out=_at(states_out),
+                logits=_at(logits),
+            )
+            task = tasks.read_part if layout is None else adapted.read_part_adapted
+            self._team.share(_words(call), (task, call.parts))
+        return logits, states_out
+
+    def _reading(self, *key) -> structures.Reading:
+        """What ``forward`` shares with its tasks, as far as sizes determine it; that of the last few sizes is kept."""
+        if key in self._readings:
+            self._readings[key] = self._readings.pop(key)
+        else:
+            if len(self._readings) == 4:
+                self._readings.pop(next(iter(self._readings)))
+            shape, layout, sequences, length = key
+            fours = -(-sequences // ROWS)
+            parts = self.parts(fours, self.members_per_block(shape, layout) // ROWS, 1)
+            slots, members = min(parts, self.threads), ROWS * -(-fours // parts)
+            made = [self.new_block(shape, members, length, 1, False, layout) for _ in range(slots)]
+            arrays = _words(structures.UNMOVED), _words(self.tables), np.array([block for block, _ in made], np.int64)
+            call = structures.Reading(0, *map(_at, arrays), slots, sequences, length, parts, 0, 0, 0, 0)
+            self._readings[key] = call, arrays, made
+        return self._readings[key][0]
 
     def score(self, model, tokens, states):
         shape, packed, adapter = model.shape, model.model, model.adapter

@@ -159,6 +159,23 @@ class Packing(NamedTuple):
     starts: int
 
 
+class Reading(NamedTuple):
+    """What the tasks of ``forward`` share; addresses."""
+
+    model: int  # Model or AdaptedModel
+    noise: int
+    tables: int
+    blocks: int  # (slots,) Block
+    slots: int
+    streams: int
+    length: int  # T
+    parts: int  # blocks of sequences
+    text: int  # (streams, T) uint8
+    states: int  # (streams, L, D) int8
+    states_out: int
+    logits: int  # (streams, T, 256) int8
+
+
 class Step(NamedTuple):
     """What the tasks of ``cast_votes`` share; addresses."""
 

@@ -10,7 +10,7 @@ from egg.kernels.arithmetic import BRANCH_MEAN, VOCABULARY
 from egg.kernels.cpu import structures as st
 from egg.kernels.cpu.branches import draw_rows, draw_turns, prepare_moves, read_and_credit, vote_along
 from egg.kernels.cpu.credit import move_shift, transform_rows
-from egg.kernels.cpu.forward import log2_of
+from egg.kernels.cpu.forward import log2_of, run_sequences
 from egg.kernels.cpu.pack import pack_panels
 from egg.kernels.cpu.simd import load_i32, load_long, splat, store_i32, store_long, store_word
 from egg.kernels.cpu.structures import JIT, array_at, load_as, product_shift
@@ -113,6 +113,32 @@ def readers_of(call, i):
 
 
 @njit(**JIT)
+def states_of(call):
+    """The states of all readers, before and after."""
+    model = load_as(st.Model, call.model)
+    size = call.streams, model.num_layers, model.hidden_size
+    return array_at(call.states, size, np.int8), array_at(call.states_out, size, np.int8)
+
+
+@njit(**JIT)
+def open_block(call, thread, i):
+    """The block of part i, made ready, and its first reader."""
+    first, end = readers_of(call, i)
+    return take_block(block_at(call, thread, i), end - first, (first >> 2) * call.length), first
+
+
+@njit(**JIT)
+def read_part(arguments, thread, i):
+    """Part i of sequences, from text to logits."""
+    call = load_as(st.Reading, arguments)
+    model, noise = load_as(st.Model, call.model), load_as(st.NoiseParameters, call.noise)
+    block, first = open_block(call, thread, i)
+    text = array_at(call.text, (call.streams, call.length), np.uint8)
+    logits = array_at(call.logits, (call.streams, call.length, VOCABULARY), np.int8)
+    run_sequences(model, noise, load_as(st.Tables, call.tables), block, text, *states_of(call), first, logits)
+
+
+@njit(**JIT)
 def what_votes(call, thread, i):
     """Of part i: block, branches, all rows of text, the first reader, votes on vectors."""
     model = load_as(st.Model, call.model)
@@ -129,17 +155,8 @@ def what_votes(call, thread, i):
 @njit(**JIT)
 def open_readers(call, thread, i):
     """The same, the block being made ready."""
-    first, end = readers_of(call, i)
-    take_block(block_at(call, thread, i), end - first, (first >> 2) * call.length)
+    open_block(call, thread, i)
     return what_votes(call, thread, i)
-
-
-@njit(**JIT)
-def states_of(call):
-    """The states of all readers, before and after."""
-    model = load_as(st.Model, call.model)
-    size = call.streams, model.num_layers, model.hidden_size
-    return array_at(call.states, size, np.int8), array_at(call.states_out, size, np.int8)
 
 
 @njit(**JIT)

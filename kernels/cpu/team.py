@@ -29,7 +29,7 @@ from egg.kernels.cpu.simd import I32, I64, aligned, call, define, load_long
 from egg.kernels.cpu.structures import JIT
 
 OPEN, NEXT, BUSY, CALLED, FUNCTION, ARGUMENTS, TASKS, SLEEP, NAP, WORDS = 0, 8, 16, 24, 32, 33, 34, 35, 36, 40
-LOOKS = 2_000  # that a helper takes before it sleeps, and the leader before it naps: a twentieth of a millisecond
+LOOKS = 4_000  # that a helper takes before it sleeps, and the leader before it naps: a tenth of a millisecond
 NAP_MICROSECONDS = 20
 TASK, HELPER = (types.int64,) * 3, (types.int64,) * 3
 WORD = I64.as_pointer()
