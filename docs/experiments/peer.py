@@ -21,6 +21,8 @@ from backprop import Model, functional, nn, torch
 from egg.bench.cases import Case, make_job
 from egg.kernels import Shape, get_backend
 
+REST = 0.5  # seconds between turns: OpenMP's threads keep a core for a while after PyTorch's last step
+
 
 def torch_step(options, readers, compiled):
     """A function that takes one step of training, on text drawn beforehand."""
@@ -86,6 +88,7 @@ def main():
     for _ in range(options.turns):
         for key, step in steps.items():
             found[key].append(seconds(step, options.seconds))
+            time.sleep(REST)
     rates = {
         (name, readers): [readers * options.length / f(s) for f in (statistics.median, max, min)]
         for (name, readers), s in found.items()

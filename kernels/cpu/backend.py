@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -234,7 +234,8 @@ class NumbaBackend:
         self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
         self.tables = structures.Tables(*map(_at, self._table_arrays))
         self._local = threading.local()  # each thread's blocks
-        self._step: Any = None  # of the last ``cast_votes``: fresh pages cost more than their use
+        # Of the last sizes of ``cast_votes`` and ``forward``: fresh pages cost more than their use
+        self._steps: dict = {}
         self._readings: dict = {}
         self._buffers: dict = {}
         self.start_threads()
@@ -515,10 +516,11 @@ class NumbaBackend:
         packed = _words(model.model if layout is None else model.model._replace(members=KEEPS))
         key = shape, layout, len(tokens), tokens.shape[1] - 1, draw.branches, draw.stations
         with self._team.lock:
-            if self._step is None or self._step.key != key:
-                self._step = None  # its memory comes first
-                self._step = Casting(self, *key)
-            step = self._step
+            if key not in self._steps:
+                if len(self._steps) == 2:
+                    self._steps.pop(next(iter(self._steps)))  # its memory comes first
+                self._steps[key] = Casting(self, *key)
+            step = self._steps[key] = self._steps.pop(key)
             step.shifts[:] = draw.shifts
             call = step.call._replace(
                 model=_at(packed),
@@ -703,7 +705,6 @@ class Casting:
     """What ``cast_votes`` keeps from step to step: large arrays, and what follows from the sizes alone."""
 
     def __init__(self, backend, shape, layout, streams, length, count, on):
-        self.key = shape, layout, streams, length, count, on
         d, layers, names = shape.hidden_size, shape.num_layers, [n for station in on for n in READ_BY[station]]
         fours = -(-streams // 4)
         quads = fours * length
