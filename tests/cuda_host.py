@@ -38,14 +38,15 @@ class HostDevice:
 
     def __init__(self, folder: Path, *, shared_limit=227 << 10, multiprocessors=2, free=1 << 30):
         self.folder, self.shared_limit, self.multiprocessors = folder, shared_limit, multiprocessors
-        self._free, self._libraries, self.carried = free, {}, 0
+        self._free, self._libraries = free, {}
+        self.brought = self.taken = 0  # bytes
 
     def free_bytes(self):
         return self._free
 
     def put(self, array):
         assert not self.holds(array)
-        self.carried += array.nbytes
+        self.brought += array.nbytes
         return np.array(array, order="C").view(Held)
 
     def holds(self, array):
@@ -53,7 +54,7 @@ class HostDevice:
 
     def get(self, array):
         assert self.holds(array)
-        self.carried += array.nbytes
+        self.taken += array.nbytes
         return np.array(array, order="C", subok=False)
 
     def empty(self, shape, dtype):
