@@ -6,6 +6,7 @@ import re
 import sys
 import types
 import weakref
+from pathlib import Path
 
 import cuda_host
 import numpy as np
@@ -18,6 +19,7 @@ from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.evolution.recipes import evolution as begin
 from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend, reference
 from egg.kernels.arithmetic import STATIONS
+from egg.kernels.backend import Backend
 from egg.kernels.cuda import backend as cuda_backend
 from egg.kernels.cuda import compiler, peak, sources
 from egg.kernels.cuda.backend import CupyBackend
@@ -263,6 +265,20 @@ def test_an_adapter_is_refused_in_one_line(host):
         host.prepare(shape, np.zeros(shape.parameters, np.int8), adapter)
 
 
+def test_the_documented_calls_are_all_that_there_are(host):
+    """The table of docs/cuda.md names each call of the protocol, and those are refused that it says are."""
+    page = (Path(__file__).parent.parent / "docs/cuda.md").read_text(encoding="utf-8")
+    calls = {call for call in vars(Backend) if not call.startswith("_")}
+    rows = re.findall(r"(?m)^\| (.+) \| (supported|as|refused)\b", page)
+    named = {word: kind for words, kind in reversed(rows) for word in re.findall(r"`(\w+)`", words)}
+    assert calls <= set(named)
+    refused = {call for call in calls if named[call] == "refused"}
+    assert len(refused) == 3
+    for call in refused:
+        with pytest.raises(BackendError, match="choose --backend numba"):
+            getattr(host, call)()
+
+
 class Two(Alone):
     """One of two ranks as far as it can tell, which has all of the readers; arrays that it exchanges are NumPy's."""
 
@@ -290,13 +306,20 @@ STEPS = {
 }
 
 
-def carried_by_a_step(config: EvolutionConfig, shape: Shape) -> tuple[int, int]:
-    """Bytes that come to the device and back: text, shifts or fitness; totals and a score, or members' scores."""
+def carried(device, call, *arguments):
+    """The call's result, the bytes that it brings to the device, and those of each array that it takes back."""
+    device.brought.clear(), device.taken.clear()
+    result = call(*arguments)
+    return result, sum(device.brought), device.taken.copy()
+
+
+def carried_by_a_step(config: EvolutionConfig, shape: Shape) -> tuple[int, list[int]]:
+    """Text and shifts, and back totals and a score; or text and fitness, and back members' scores."""
     if config.recipe == "paper":
         pairs = config.population_size // 2
-        return pairs * (config.seq_len + 1) + pairs, 4 * 2 * pairs
+        return pairs * (config.seq_len + 1) + pairs, [4 * 2 * pairs]
     kinds = shape.vote_kinds(bool(config.station_names))
-    return config.streams * (config.seq_len + 1) + 4 * kinds, 8 * (kinds + 1)
+    return config.streams * (config.seq_len + 1) + 4 * kinds, [8 * (kinds + 1)]
 
 
 @pytest.mark.parametrize("ranks", [ALONE, Two()], ids=["alone", "two"])
@@ -305,12 +328,10 @@ def test_what_evolves_stays_on_the_device(host, run, ranks):
     """A step carries text and a few numbers; masters, votes, weights and states stay, and are as on the CPU."""
     config = Config("", *STEPS[run])
     theirs, ours = begin(config, REFERENCE, TEXT), begin(config, host, TEXT, ranks)
-    device, expected_bytes = host.device, carried_by_a_step(config.resolved().evolution, theirs.shape)
     for step in range(3):
-        brought, taken = device.brought, device.taken
-        expected, found = theirs.step(), ours.step()
+        expected, (found, *bytes_carried) = theirs.step(), carried(host.device, ours.step)
         if step and ranks is ALONE:  # the first brings tables, and the order of the streams
-            assert (device.brought - brought, device.taken - taken) == expected_bytes
+            assert tuple(bytes_carried) == carried_by_a_step(config.resolved().evolution, theirs.shape)
         assert found == expected
     assert found.changed_share == expected.changed_share and found.clipped_share == expected.clipped_share
     np.testing.assert_array_equal(found.before, expected.before)
@@ -332,22 +353,19 @@ def test_a_model_that_learns_stays_on_the_device(host):
     shape, rng = Shape(16, 1), np.random.default_rng(0)
     weights, tokens = weights_of(shape, rng, 16), text_of(rng, 3, 13)
     backends, states = (REFERENCE, host), [np.zeros((3, 1, 16), np.int8)] * 2
-    states[1], device = host.hold(states[1]), host.device
-    learners = [Learner(Network(backend, shape, weights), 1 << 12) for backend in backends]
+    states[1], kinds = host.hold(states[1]), shape.vote_kinds(stations=True)
+    reference, learner = (Learner(Network(backend, shape, weights), 1 << 12) for backend in backends)
     for at in range(0, 12, 4):
-        chunk, kinds = tokens[:, at : at + 5], shape.vote_kinds(stations=True)
-        brought, taken = device.brought, device.taken
-        (expected, theirs), (found, ours) = (
-            learner.forward(chunk[:, :-1], before) for learner, before in zip(learners, states, strict=True)
-        )
-        assert (device.brought - brought, device.taken - taken) == (3 * 4, 3 * 4 * 256)
+        chunk = tokens[:, at : at + 5]
+        expected, theirs = reference.forward(chunk[:, :-1], states[0])
+        (found, ours), *bytes_carried = carried(host.device, learner.forward, chunk[:, :-1], states[1])
+        assert bytes_carried == [3 * 4, [3 * 4 * 256]]
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(host.fetch(ours), theirs)
-        brought, taken = device.brought, device.taken
-        for learner, before in zip(learners, states, strict=True):
-            learner.learn(chunk, before)
+        reference.learn(chunk, states[0])
+        _, *bytes_carried = carried(host.device, learner.learn, chunk, states[1])
         if at:  # the first brings tables
-            assert (device.brought - brought, device.taken - taken) == (3 * 5 + 4 * kinds, 8 * (kinds + 1))
+            assert bytes_carried == [3 * 5 + 4 * kinds, [8 * (kinds + 1)]]
         states = [theirs, ours]
 
 
