@@ -109,8 +109,8 @@ class BranchEvolution(Evolution):
             order = np.argsort(keys, kind="stable")
             self._order = rounds, order, hold(self.backend, order)
         _, order, held = self._order
-        mine = slice(turn * each, (turn + 1) * each)
-        return order[mine], held[mine], rounds
+        now = slice(turn * each, (turn + 1) * each)
+        return order[now], held[now], rounds
 
     def state(self):
         """The arrays of a checkpoint, by name."""
