@@ -255,8 +255,10 @@ class Backend(Protocol):
 class Resident(Protocol):
     """A backend on a device, where arrays can stay from call to call; the CPU's arrays are there already.
 
-    ``prepare`` and ``update_rows`` take held arrays in place of NumPy's. What they were given held they leave so:
-    ``cast_votes`` of a model of held weights returns held votes, ``update_rows`` of held masters held weights.
+    Its calls take held arrays in place of NumPy's weights, states, masters, squares, votes and fitness, and leave held
+    what they were given so: of held states the states after, of a model of held weights the votes, of held fitness the
+    votes of pairs, of held masters or weights the weights. Text, logits, scores and totals are NumPy's always. A held
+    array has a shape, and slices along its first axis.
     """
 
     def hold(self, array: np.ndarray) -> Any:
@@ -265,6 +267,14 @@ class Resident(Protocol):
 
     def fetch(self, held: Any) -> np.ndarray:
         """A copy in the host's memory, when all that was begun is done; a NumPy array is returned as it is."""
+        ...
+
+    def take_rows(self, held: Any, rows: Any) -> Any:
+        """A held copy of these rows; see the function of this name."""
+        ...
+
+    def put_rows(self, held: Any, rows: Any, values: Any) -> None:
+        """Replace these rows; see the function of this name."""
         ...
 
 
@@ -276,3 +286,25 @@ def hold(backend: Backend, array: np.ndarray) -> Any:
 def fetch(backend: Backend, held: Any) -> np.ndarray:
     """What ``hold`` or a call has left where a backend computes, as a NumPy array."""
     return backend.fetch(held) if isinstance(backend, Resident) else held
+
+
+def take_rows(backend: Backend, held: Any, rows: Any) -> Any:
+    """A copy of some rows of a held array, held.
+
+    held : (n, ...) int8, rows of a multiple of four bytes
+    rows : (k,) int64, held: which, 0 to n - 1
+    returns : (k, ...) int8
+    """
+    return backend.take_rows(held, rows) if isinstance(backend, Resident) else held[rows]
+
+
+def put_rows(backend: Backend, held: Any, rows: Any, values: Any) -> None:
+    """Replace some rows of a held array, in place.
+
+    held, rows : as for ``take_rows``, no row twice
+    values : (k, ...) int8, held or NumPy's
+    """
+    if isinstance(backend, Resident):
+        backend.put_rows(held, rows, values)
+    else:
+        held[rows] = values

@@ -32,20 +32,21 @@ class Held(np.ndarray):
 
 
 class HostDevice:
-    """Stands in for egg.kernels.cuda.device.CupyDevice, and counts the bytes that come and go."""
+    """Stands in for egg.kernels.cuda.device.CupyDevice, and notes the bytes of every array that comes or goes."""
 
     description = "CUDA sources on the CPU"
 
     def __init__(self, folder: Path, *, shared_limit=227 << 10, multiprocessors=2, free=1 << 30):
         self.folder, self.shared_limit, self.multiprocessors = folder, shared_limit, multiprocessors
-        self._free, self._libraries, self.carried = free, {}, 0
+        self._free, self._libraries = free, {}
+        self.brought, self.taken = [], []
 
     def free_bytes(self):
         return self._free
 
     def put(self, array):
         assert not self.holds(array)
-        self.carried += array.nbytes
+        self.brought.append(array.nbytes)
         return np.array(array, order="C").view(Held)
 
     def holds(self, array):
@@ -53,7 +54,7 @@ class HostDevice:
 
     def get(self, array):
         assert self.holds(array)
-        self.carried += array.nbytes
+        self.taken.append(array.nbytes)
         return np.array(array, order="C", subok=False)
 
     def empty(self, shape, dtype):

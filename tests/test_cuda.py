@@ -6,6 +6,7 @@ import re
 import sys
 import types
 import weakref
+from pathlib import Path
 
 import cuda_host
 import numpy as np
@@ -18,11 +19,18 @@ from egg.config import Config, EvolutionConfig, ModelConfig
 from egg.evolution.recipes import evolution as begin
 from egg.kernels import Adapter, AdapterShape, BackendError, Noise, Shape, get_backend, reference
 from egg.kernels.arithmetic import STATIONS
+from egg.kernels.backend import Backend
 from egg.kernels.cuda import backend as cuda_backend
 from egg.kernels.cuda import compiler, peak, sources
 from egg.kernels.cuda.backend import CupyBackend
 from egg.kernels.cuda.device import CupyDevice
 from egg.kernels.cuda.sources import FEW, KERNELS, SHAPED, Tile, defines, source, tile_for
+from egg.model import compress as compress_module
+from egg.model.compress import compress, decompress, read_packed
+from egg.model.learner import Learner
+from egg.model.network import Network
+from egg.model.sample import Sampling, generate
+from egg.ranks.distributed import ALONE, Alone
 from egg.training.corpus import CorpusText
 
 REFERENCE = get_backend("numpy")
@@ -257,27 +265,121 @@ def test_an_adapter_is_refused_in_one_line(host):
         host.prepare(shape, np.zeros(shape.parameters, np.int8), adapter)
 
 
-def test_masters_votes_and_weights_stay_on_the_device(host):
-    """A step brings text and states, and takes back states and a few numbers; what is evolved, is as on the CPU."""
-    config = Config(model=ModelConfig(64, 1), evolution=EvolutionConfig(streams=2, seq_len=2, schedule_tokens=99))
-    theirs, ours = (begin(config, backend, CorpusText(synthetic.corpus(60))) for backend in (REFERENCE, host))
-    states = 2 * 64  # bytes
-    for step in range(2):
-        expected, before = theirs.step(), host.device.carried
-        found, carried = ours.step(), host.device.carried - before
-        if step:  # the first brings tables
-            assert carried < 2 * states + 100
-            assert found.changed_share == expected.changed_share and found.clipped_share == expected.clipped_share
-            np.testing.assert_array_equal(found.before, expected.before)
-            np.testing.assert_array_equal(found.after, expected.after)
-    expected, state = theirs.state(), ours.state()
-    for name, array in expected.items():
+def test_the_documented_calls_are_all_that_there_are(host):
+    """The table of docs/cuda.md names each call of the protocol, and those are refused that it says are."""
+    page = (Path(__file__).parent.parent / "docs/cuda.md").read_text(encoding="utf-8")
+    calls = {call for call in vars(Backend) if not call.startswith("_")}
+    rows = re.findall(r"(?m)^\| (.+) \| (supported|as|refused)\b", page)
+    named = {word: kind for words, kind in reversed(rows) for word in re.findall(r"`(\w+)`", words)}
+    assert calls <= set(named)
+    refused = {call for call in calls if named[call] == "refused"}
+    assert len(refused) == 3
+    for call in refused:
+        with pytest.raises(BackendError, match="choose --backend numba"):
+            getattr(host, call)()
+
+
+class Two(Alone):
+    """One of two ranks as far as it can tell, which has all of the readers; arrays that it exchanges are NumPy's."""
+
+    size = 2
+
+    def add(self, votes, *numbers):
+        assert type(votes) is np.ndarray
+        return numbers
+
+    def all_gather(self, rows, items):
+        assert type(rows) is np.ndarray
+        return rows
+
+
+TEXT = CorpusText(synthetic.corpus(60))
+NANO = ModelConfig(16, 2)
+STEPS = {
+    "egg": (ModelConfig(64, 1), EvolutionConfig(streams=2, seq_len=2, schedule_tokens=99)),
+    "stations": (NANO, EvolutionConfig(streams=3, seq_len=2, credit="stations", stations="all", schedule_tokens=99)),
+    "paper": (NANO, EvolutionConfig(recipe="paper", population_size=12, seq_len=3)),
+    "paper-rank": (
+        NANO,
+        EvolutionConfig(recipe="paper", population_size=8, seq_len=2, noise="gaussian", rank=4, fitness="rank"),
+    ),
+}
+
+
+def carried(device, call, *arguments):
+    """The call's result, the bytes that it brings to the device, and those of each array that it takes back."""
+    device.brought.clear(), device.taken.clear()
+    result = call(*arguments)
+    return result, sum(device.brought), device.taken.copy()
+
+
+def carried_by_a_step(config: EvolutionConfig, shape: Shape) -> tuple[int, list[int]]:
+    """Text and shifts, and back totals and a score; or text and fitness, and back members' scores."""
+    if config.recipe == "paper":
+        pairs = config.population_size // 2
+        return pairs * (config.seq_len + 1) + pairs, [4 * 2 * pairs]
+    kinds = shape.vote_kinds(bool(config.station_names))
+    return config.streams * (config.seq_len + 1) + 4 * kinds, [8 * (kinds + 1)]
+
+
+@pytest.mark.parametrize("ranks", [ALONE, Two()], ids=["alone", "two"])
+@pytest.mark.parametrize("run", STEPS)
+def test_what_evolves_stays_on_the_device(host, run, ranks):
+    """A step carries text and a few numbers; masters, votes, weights and states stay, and are as on the CPU."""
+    config = Config("", *STEPS[run])
+    theirs, ours = begin(config, REFERENCE, TEXT), begin(config, host, TEXT, ranks)
+    for step in range(3):
+        expected, (found, *bytes_carried) = theirs.step(), carried(host.device, ours.step)
+        if step and ranks is ALONE:  # the first brings tables, and the order of the streams
+            assert tuple(bytes_carried) == carried_by_a_step(config.resolved().evolution, theirs.shape)
+        assert found == expected
+    assert found.changed_share == expected.changed_share and found.clipped_share == expected.clipped_share
+    np.testing.assert_array_equal(found.before, expected.before)
+    np.testing.assert_array_equal(found.after, expected.after)
+    state = ours.state()
+    for name, array in theirs.state().items():
         assert type(state[name]) is np.ndarray
         np.testing.assert_array_equal(state[name], array)
-    ours.load_state(expected)
-    theirs.step(), ours.step()
-    np.testing.assert_array_equal(ours.weights, theirs.weights)
-    assert type(ours.weights) is np.ndarray
+    begun = begin(config, host, TEXT, ranks)
+    begun.load_state({name: array.copy() for name, array in state.items()})
+    theirs.step(), begun.step()
+    assert type(begun.weights) is np.ndarray
+    np.testing.assert_array_equal(begun.weights, theirs.weights)
+    np.testing.assert_array_equal(begun.state()["states"], theirs.state()["states"])
+
+
+def test_a_model_that_learns_stays_on_the_device(host):
+    """Compression brings text, and takes back logits and a few numbers."""
+    shape, rng = Shape(16, 1), np.random.default_rng(0)
+    weights, tokens = weights_of(shape, rng, 16), text_of(rng, 3, 13)
+    backends, states = (REFERENCE, host), [np.zeros((3, 1, 16), np.int8)] * 2
+    states[1], kinds = host.hold(states[1]), shape.vote_kinds(stations=True)
+    reference, learner = (Learner(Network(backend, shape, weights), 1 << 12) for backend in backends)
+    for at in range(0, 12, 4):
+        chunk = tokens[:, at : at + 5]
+        expected, theirs = reference.forward(chunk[:, :-1], states[0])
+        (found, ours), *bytes_carried = carried(host.device, learner.forward, chunk[:, :-1], states[1])
+        assert bytes_carried == [3 * 4, [3 * 4 * 256]]
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(host.fetch(ours), theirs)
+        reference.learn(chunk, states[0])
+        _, *bytes_carried = carried(host.device, learner.learn, chunk, states[1])
+        if at:  # the first brings tables
+            assert bytes_carried == [3 * 5 + 4 * kinds, [8 * (kinds + 1)]]
+        states = [theirs, ours]
+
+
+def test_a_file_that_learns_is_the_same_from_the_device(host, monkeypatch):
+    monkeypatch.setattr(compress_module, "CHUNK", 8)
+    monkeypatch.setattr(compress_module, "LEARNED_SEGMENT", 1)
+    shape, rng = Shape(16, 1), np.random.default_rng(0)
+    weights = weights_of(shape, rng, 30)
+    ours, theirs = (Network(backend, shape, weights) for backend in (host, REFERENCE))
+    text = b"".join(generate(theirs, b"", Sampling(length=40, temperature=0.25, count=2)))[:53]
+    packed = compress(ours, text, step_size=1 << 12, streams=2)
+    assert packed == compress(theirs, text, step_size=1 << 12, streams=2)
+    opened = read_packed(packed, "FILE")
+    assert opened.streams == 2 and decompress(ours, opened, model_name="MODEL") == text
 
 
 PAPER = [run for run in PINNED if run.startswith("paper")]

@@ -11,6 +11,7 @@ import pytest
 
 import egg as package
 from egg.kernels import Draw, Shape, get_backend
+from egg.kernels.backend import hold
 from egg.kernels.tiered import TieredBackend
 from egg.model import hub
 from egg.model.digest import digest
@@ -136,7 +137,7 @@ def test_the_first_bytes_do_not_wait_for_the_compiler(tiny):
     backend = TieredBackend(load, 10 * shape.parameters, threads=1)
     model = backend.prepare(shape, weights)
     tokens = np.arange(1, 25, dtype=np.uint8).reshape(1, 24)
-    states = np.zeros((1, 1, 16), np.int8)
+    states = hold(backend, np.zeros((1, 1, 16), np.int8))
     expected = plain.forward(plain.prepare(shape, weights), tokens, states)
     found = []
     for t in range(24):

@@ -114,6 +114,10 @@ class Evolution(ABC):
         """The model as it is now."""
         return Network(self.backend, self.shape, self.weights)
 
+    def _to_exchange(self, held: Any) -> Any:
+        """A held array as the ranks exchange it, NumPy's; as it is where there is one rank."""
+        return held if self.ranks.size == 1 else fetch(self.backend, held)
+
     def step(self) -> StepReport:
         """Read the next chunk of text, and move the weights."""
         before = self._held

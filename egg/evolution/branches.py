@@ -6,7 +6,7 @@ import numpy as np
 
 from egg.evolution.base import Evolution, Text
 from egg.kernels.arithmetic import FINE, LIMIT, MASTER_BITS, VOCABULARY, VOTE_LIMIT, first_shifts, next_shifts
-from egg.kernels.backend import Backend, Draw, Votes, fetch, hold
+from egg.kernels.backend import Backend, Draw, Votes, fetch, hold, put_rows, take_rows
 from egg.kernels.layout import Shape
 from egg.kernels.philox import STREAM_ORDER, words
 from egg.model.state import STEP, Form
@@ -25,10 +25,11 @@ class BranchEvolution(Evolution):
         # Both in 2**-16 int8 steps.
         self._first_step = round(c.step_size * (1 << STEP_BITS))
         self._last_step = round(self._first_step * c.final_step_share)
-        self.states = np.zeros((len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8)
+        states = np.zeros((len(self.starts), self.shape.num_layers, self.shape.hidden_size), np.int8)
+        self.states = hold(backend, states)
         self.shifts = first_shifts(self.shape.num_layers, bool(c.station_names))
         self._credits = self.shape.credits(c.tokens_per_step, bool(c.station_names))
-        self._order: tuple[int, Any] = (-1, None)
+        self._order: tuple[int, Any, Any] = (-1, None, None)
         self.begin_from(self.weights)
 
     def begin_from(self, weights: np.ndarray) -> None:
@@ -64,21 +65,23 @@ class BranchEvolution(Evolution):
 
     def _step(self):
         c, step_size = self.config, self.step_size()
-        streams, rounds = self._turn()
-        cast = self._cast(streams, rounds)
-        votes = cast.votes if self.ranks.size == 1 else fetch(self.backend, cast.votes)
+        streams, held, rounds = self._turn()
+        cast = self._cast(streams, held, rounds)
+        votes = self._to_exchange(cast.votes)
         score, *totals = self.ranks.add(votes, int(cast.score), *cast.totals.tolist())
-        self.states[streams] = self.ranks.all_gather(cast.states, c.streams)
+        states = self.ranks.all_gather(self._to_exchange(cast.states), c.streams)
+        put_rows(self.backend, self.states, held, states)
         self.shifts = next_shifts(self.shifts, totals, self._credits)
         self.weights = self.backend.update_rows(
             self.layout, self.master, self.squares, votes, self.step_number, step_size
         )
         return -score / (FINE * c.tokens_per_step), step_size / (1 << STEP_BITS)
 
-    def _cast(self, streams: np.ndarray, rounds: int) -> Votes:
+    def _cast(self, streams: np.ndarray, held: Any, rounds: int) -> Votes:
         """This rank's votes in the coming step.
 
         streams : (B,) int64, whose turn it is
+        held : the same, held
         rounds : turns that each has had
         """
         c, share = self.config, self.ranks.share(self.config.streams)
@@ -92,25 +95,28 @@ class BranchEvolution(Evolution):
         return self.backend.cast_votes(
             model,
             tokens,
-            self.states[mine],
+            take_rows(self.backend, self.states, held[share]),
             Draw(c.seed, self.step_number, c.branches, self.shifts, c.station_names),
             first_row=c.streams * self.step_number + share.start,
         )
 
-    def _turn(self) -> tuple[np.ndarray, int]:
-        """The streams whose turn it is, and how many turns each had before."""
+    def _turn(self) -> tuple[np.ndarray, Any, int]:
+        """The streams whose turn it is, the same held, and how many turns each had before."""
         each = self.config.streams
         rounds, turn = divmod(self.step_number, len(self.starts) // each)
         if self._order[0] != rounds:
             keys = words(self.config.seed, STREAM_ORDER, 0, rounds, len(self.starts))
-            self._order = rounds, np.argsort(keys, kind="stable")
-        return self._order[1][turn * each : (turn + 1) * each], rounds
+            order = np.argsort(keys, kind="stable")
+            self._order = rounds, order, hold(self.backend, order)
+        _, order, held = self._order
+        now = slice(turn * each, (turn + 1) * each)
+        return order[now], held[now], rounds
 
     def state(self):
         """The arrays of a checkpoint, by name."""
         return {
             "step": np.array([self.step_number], np.int64),
-            "states": self.states,
+            "states": fetch(self.backend, self.states),
             "master": fetch(self.backend, self.master),
             "squares": fetch(self.backend, self.squares),
             "shifts": self.shifts,
@@ -121,7 +127,7 @@ class BranchEvolution(Evolution):
             name: self.ranks.broadcast(state.get(name), form.shape, form.dtype).copy() for name, form in layout.items()
         }
         self.step_number = int(same["step"][0])
-        self.states, self.shifts = same["states"], same["shifts"]
+        self.states, self.shifts = hold(self.backend, same["states"]), same["shifts"]
         self.master, self.squares = self._hold(same["master"]), self._hold(same["squares"])
         half = 1 << (MASTER_BITS - 1)
         self.weights = self._hold(((same["master"] + half) >> MASTER_BITS).astype(np.int8))

@@ -7,7 +7,7 @@ import numpy as np
 from egg.evolution.base import Evolution, Text
 from egg.evolution.reward import pair_fitness
 from egg.kernels.arithmetic import LIMIT, SIXTEENTHS, round_div
-from egg.kernels.backend import Backend, Noise
+from egg.kernels.backend import Backend, Noise, fetch, hold
 from egg.kernels.layout import Shape
 from egg.model.state import STEP, Form
 from egg.optimizer import moving_share, sign_threshold
@@ -25,7 +25,8 @@ class PaperEvolution(Evolution):
         self.pairs = self.config.population_size // 2
         mine = ranks.share(self.pairs)  # no other rank needs the states of these
         layers = self.shape.num_layers, self.shape.hidden_size
-        self.states = np.zeros((2 * (mine.stop - mine.start), *layers), np.int8)
+        self.states = hold(backend, np.zeros((2 * (mine.stop - mine.start), *layers), np.int8))
+        self.weights = hold(backend, self.weights)
 
     @property
     def description(self):
@@ -46,15 +47,17 @@ class PaperEvolution(Evolution):
         texts = np.arange(share.start, share.stop) // (c.group_size // 2)  # of each pair
         tokens = self.text.read(self.starts[texts] + self.step_number * c.seq_len, c.seq_len + 1)
         noise, first = self.noise, {"first_pair": share.start}
-        scores, self.states = self.backend.run_pairs(self.network.prepared, tokens, self.states, noise, **first)
+        model = self.backend.prepare(self.shape, self._held)
+        scores, self.states = self.backend.run_pairs(model, tokens, self.states, noise, **first)
         fitness, spread = self._fitness(scores)
         # Exchanging fitness alone would do, with every rank casting all votes: from a few hundred pairs on that takes
         # longer than this sum (docs/scaling.md).
-        votes = self.backend.cast_pair_votes(self.shape, fitness, noise, **first)
+        cast = self.backend.cast_pair_votes(self.shape, hold(self.backend, fitness), noise, **first)
+        votes = self._to_exchange(cast)
         (score,) = self.ranks.add(votes, int(scores.sum(dtype=np.int64)))
         of_a_term = noise.root * (TERM if noise.gaussian and c.use_clt else 1)
         threshold = sign_threshold(moving_share(c.alpha, c.alpha_decay, self.step_number), spread * of_a_term)
-        self.weights = self.backend.update_signs(self.weights, votes, threshold)
+        self.weights = self.backend.update_signs(self._held, votes, threshold)
         return -score / (SIXTEENTHS * c.tokens_per_step), None
 
     def _fitness(self, scores: np.ndarray) -> tuple[np.ndarray, int]:
@@ -79,17 +82,17 @@ class PaperEvolution(Evolution):
 
     def state(self):
         """The arrays of a checkpoint, by name."""
-        states = self.ranks.gather(_by_pairs(self.states), self.pairs)
+        states = self.ranks.gather(_by_pairs(fetch(self.backend, self.states)), self.pairs)
         return {"step": np.array([self.step_number], np.int64), "states": _by_members(states), "weights": self.weights}
 
     def _load(self, state, layout):
         def same(name: str) -> np.ndarray:
             return self.ranks.broadcast(state.get(name), layout[name].shape, layout[name].dtype)
 
-        self.step_number, self.weights = int(same("step")[0]), same("weights").copy()
+        self.step_number, self.weights = int(same("step")[0]), hold(self.backend, same("weights").copy())
         states = _by_pairs(state["states"]) if state else None
         row = 2, self.shape.num_layers, self.shape.hidden_size
-        self.states = _by_members(self.ranks.scatter(states, self.pairs, row)).copy()
+        self.states = hold(self.backend, _by_members(self.ranks.scatter(states, self.pairs, row)).copy())
 
     @staticmethod
     def stream_count(config, text_size):

@@ -82,6 +82,6 @@ class SubspaceEvolution(BranchEvolution):
         weights[self.voted] = clip8(weights[self.voted] + moves)
         return Network(self.backend, self.shape, weights)
 
-    def _cast(self, streams, rounds):
-        cast = super()._cast(streams, rounds)
+    def _cast(self, streams, held, rounds):
+        cast = super()._cast(streams, held, rounds)
         return replace(cast, votes=self.projection.votes(cast.votes[self.voted]))

@@ -10,7 +10,7 @@ from egg.kernels.cuda import compiler, sass, sources
 
 SHAPE = Shape(256, 6)  # of the model that the kernels are compiled for
 PATHS = {
-    "prepare.pack_matrix": "forward",
+    "prepare": "forward",
     "prepare.draw_signs": "perturbation",
     "prepare.draw_sign_factors": "perturbation",
     "prepare.draw_gaussian_factors": "perturbation",

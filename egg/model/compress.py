@@ -16,6 +16,7 @@ import numpy as np
 
 from egg.errors import EggError
 from egg.kernels import get_coder
+from egg.kernels.backend import hold
 from egg.model.digest import adapter_digest, digest
 from egg.model.learner import Learner
 from egg.model.network import Network
@@ -80,9 +81,10 @@ def compress(
     encoder = get_coder(network.backend).Encoder()
     data = np.frombuffer(text, np.uint8)
     sizes, starts = _segments(len(text), streams)
-    states = network.zero_states(streams)
+    states = hold(network.backend, network.zero_states(streams))
     before = np.zeros((streams, 1), np.uint8)  # each begins as a document does, after a NUL
-    network, learner = _learning(network, step_size)
+    learner = _learner(network, step_size)
+    reader = learner or network
     length = CHUNK if learner else max(1, ROWS // streams)
     # While the model reads a piece, another thread codes the one before.
     with ThreadPoolExecutor(1) as coding:
@@ -95,9 +97,9 @@ def compress(
             targets = data[starts[:active, None] + np.arange(at, end)]
             tokens = np.concatenate([before[:active], targets], 1)
             states = states[:active]
-            logits, after = network.forward(tokens[:, :-1], states)
+            logits, after = reader.forward(tokens[:, :-1], states)
             if learner and end - at == CHUNK:
-                network = learner.learn(tokens, states)
+                learner.learn(tokens, states)
             before, states, at = targets[:, -1:], after, end
             waiting.append(coding.submit(encoder.put, logits, targets))
             if len(waiting) > 2:
@@ -191,20 +193,21 @@ def _decode(network: Network | None, packed: Packed, model_name: str, read: Call
     decoder = get_coder(network.backend).Decoder(packed.code)
     data = np.empty(size, np.uint8)
     sizes, starts = _segments(size, streams)
-    states = first_states = network.zero_states(streams)
+    states = first_states = hold(network.backend, network.zero_states(streams))
     before, reported = np.zeros((streams, 1), np.uint8), 0
-    network, learner = _learning(network, packed.step_size)
+    learner = _learner(network, packed.step_size)
+    reader = learner or network
     chunk = np.zeros((streams, CHUNK + 1), np.uint8)
     for at in range(sizes[0]):
         active = streams if at < sizes[-1] else int(np.count_nonzero(sizes > at))
-        logits, states = network.forward(before[:active], states[:active])
+        logits, states = reader.forward(before[:active], states[:active])
         taken = decoder.take(logits[:, 0])
         data[starts[:active] + at] = taken
         before = taken[:, None]
         if learner:
             chunk[:active, at % CHUNK + 1] = taken
             if at % CHUNK == CHUNK - 1 and at < sizes[-1]:
-                network = learner.learn(chunk, first_states)
+                learner.learn(chunk, first_states)
                 first_states, chunk[:, 0] = states, taken
         if read and at % 1024 == 1023:
             read(1024 * streams)
@@ -214,12 +217,10 @@ def _decode(network: Network | None, packed: Packed, model_name: str, read: Call
     return data.tobytes()
 
 
-def _learning(network: Network, step_size: int) -> tuple[Network, Learner | None]:
-    """The network that reads first, and who moves its weights; None: nobody."""
-    if not step_size:
-        return network, None
-    network = network.merged()  # all weights move, which is worth more than an adapter's factors alone
-    return network, Learner(network, step_size)
+def _learner(network: Network, step_size: int) -> Learner | None:
+    """Who moves the model's weights; None: nobody."""
+    # All weights move, which is worth more than an adapter's factors alone.
+    return Learner(network.merged(), step_size) if step_size else None
 
 
 def read_packed(content: bytes, name: str) -> Packed:

@@ -190,6 +190,25 @@ class CupyBackend:
             return array
         return self.device.put(_checked(array, dtype, shape, what))
 
+    def _left(self, array, given):
+        """An array of the device's as a caller gets it who gave ``given``: held where that was."""
+        return array if self.device.holds(given) else self.device.get(array)
+
+    def take_rows(self, held, rows):
+        out = self.device.empty((len(rows), *held.shape[1:]), held.dtype)
+        self._move_rows("take_rows", held, rows, out)
+        return out
+
+    def put_rows(self, held, rows, values):
+        values = self._given(values, held.dtype, (len(rows), *held.shape[1:]), "rows")
+        self._move_rows("put_rows", held, rows, values)
+
+    def _move_rows(self, kernel, held, rows, others):
+        words, rest = divmod(held.nbytes // len(held), 4)
+        assert not rest and rows.dtype == np.int64
+        if len(rows):
+            self._launch("prepare.cu", kernel, (len(rows), 1), held, rows, others, np.int32(words))
+
     # --- the calls ------------------------------------------------------------------------------------
 
     def add_full_rank(self, *arguments, **settings) -> NoReturn:
@@ -224,18 +243,15 @@ class CupyBackend:
 
     def forward(self, model, tokens, states):
         shape, tokens = model.shape, _bytes(tokens)
-        layers = (shape.num_layers, shape.hidden_size)
-        states = _checked(states, np.int8, (len(tokens), *layers), "states")
+        states_in, after = self._states(shape, states, len(tokens))
         if tokens.size == 0:
-            return np.empty((*tokens.shape, VOCABULARY), np.int8), states.copy()
-        results, length = [], tokens.shape[1]
-        each = length * (VOCABULARY + 1) + 2 * shape.num_layers * shape.hidden_size
-        block = self._block(len(tokens), each, model.tile.members)
+            return np.empty((*tokens.shape, VOCABULARY), np.int8), self._left(states_in, states)
+        logits, length = [], tokens.shape[1]
+        block = self._block(len(tokens), length * (VOCABULARY + 1), model.tile.members)
         for at in range(0, len(tokens), block):
             part = slice(at, at + block)
             read = self.device.put(tokens[part])
             members = len(read)
-            after = self.device.empty((members, *layers), np.int8)
             out = self.device.empty((members, length, VOCABULARY), np.int8)
             self._forward(
                 model,
@@ -243,13 +259,18 @@ class CupyBackend:
                 members,
                 read,
                 np.int32(length),
-                self.device.put(states[part]),
-                after,
+                states_in[part],
+                after[part],
                 out,
                 np.int64(members),
             )
-            results.append((self.device.get(out), self.device.get(after)))
-        return _joined(results)
+            logits.append(self.device.get(out))
+        return logits[0] if len(logits) == 1 else np.concatenate(logits), self._left(after, states)
+
+    def _states(self, shape, states, members):
+        """Members' states on the device, and room for those after."""
+        every = members, shape.num_layers, shape.hidden_size
+        return self._given(states, np.int8, every, "states"), self.device.empty(every, np.int8)
 
     def score(self, model, tokens, states):
         logits, after = self.forward(model, np.ascontiguousarray(tokens[:, :-1]), states)
@@ -261,12 +282,11 @@ class CupyBackend:
     def run_pairs(self, model, tokens, states, noise, *, first_pair=0):
         tokens = _bytes(tokens)
         shape, pairs, length = model.shape, len(tokens), tokens.shape[1] - 1
-        layers = (shape.num_layers, shape.hidden_size)
-        states = _checked(states, np.int8, (2 * pairs, *layers), "states")
+        states_in, after = self._states(shape, states, 2 * pairs)
         if pairs == 0 or length == 0:
-            return np.zeros(2 * pairs, np.int32), states.copy()
-        results, vector_columns = [], (4 * shape.num_layers + 1) * shape.hidden_size
-        each = 4 * shape.num_layers * shape.hidden_size + length + 16
+            return np.zeros(2 * pairs, np.int32), self._left(states_in, states)
+        scores = self.device.empty((2 * pairs,), np.int32)
+        each, vector_columns = length + 1, (4 * shape.num_layers + 1) * shape.hidden_size
         if _bits_alone(noise):
             each += 4 * sign_words(shape)
         else:
@@ -277,8 +297,6 @@ class CupyBackend:
             read = self.device.put(tokens[at : at + block])
             count = len(read)
             members = slice(2 * at, 2 * (at + count))
-            after = self.device.empty((2 * count, *layers), np.int8)
-            sums = self.device.empty((2 * count,), np.int32)
             if _bits_alone(noise):
                 kernel = "forward_pairs"
                 drawn = (self._draw(shape, count, first_pair + at, noise),)
@@ -295,15 +313,14 @@ class CupyBackend:
                 *drawn,
                 read,
                 np.int32(length),
-                self.device.put(states[members]),
-                after,
-                sums,
+                states_in[members],
+                after[members],
+                scores[members],
                 np.int64(2 * count),
                 *map(np.int32, settings),
                 gaussian=noise.gaussian,
             )
-            results.append((self.device.get(sums), self.device.get(after)))
-        return _joined(results)
+        return self.device.get(scores), self._left(after, states)
 
     def _directions(self, model, count, first, noise):
         """What moves a block's members, and the settings of it: ``Directions`` of tile.cuh."""
@@ -335,36 +352,36 @@ class CupyBackend:
     def cast_votes(self, model, tokens, states, draw, *, first_row=0):
         device, shape, tokens = self.device, model.shape, _bytes(tokens)
         streams, length = len(tokens), tokens.shape[1] - 1
-        layers, d = (shape.num_layers, shape.hidden_size), shape.hidden_size
-        states = _checked(states, np.int8, (streams, *layers), "states")
+        states_in, after = self._states(shape, states, streams)
         kinds = shape.vote_kinds(bool(draw.stations))
         shifts = device.put(_checked(draw.shifts, np.int64, (kinds,), "shifts").astype(np.int32))
-        votes, totals = device.zeros((shape.parameters,), np.int32), device.zeros((kinds,), np.int64)
-        score, after = device.zeros((1,), np.int64), [np.empty((0, *layers), np.int8)]
+        votes, numbers = device.zeros((shape.parameters,), np.int32), device.zeros((kinds + 1,), np.int64)
         branches = self._draw_branches(model, draw)
-        row_bytes = kept_columns(shape)["row"] + _vote_row(shape, draw.stations) + 2 * VOCABULARY + 4 * d
-        block = self._block(streams, length * row_bytes + 6 * shape.num_layers * d)
+        row_bytes, credit = kept_columns(shape)["row"] + _vote_row(shape, draw.stations), 4 * shape.hidden_size
+        block = self._block(streams, length * (row_bytes + 2 * VOCABULARY + credit) + shape.num_layers * credit)
         for at in range(0, streams if length else 0, max(1, block)):
             part = slice(at, at + block)
-            read, begun = device.put(tokens[part]), device.put(states[part])
-            kept, fine, ended = self._keep(model, read, begun)
-            cast = _Cast(read, kept, fine, shifts, votes, totals, score, first_row + at)
+            read = device.put(tokens[part])
+            kept, fine = self._keep(model, read, states_in[part], after[part])
+            cast = _Cast(read, kept, fine, shifts, votes, numbers[:kinds], numbers[kinds:], first_row + at)
             self._credit(model, branches, cast)
-            after.append(device.get(ended))
+        *totals, score = device.get(numbers)
         votes = votes if model.held else device.get(votes)
-        return Votes(votes, np.concatenate(after), device.get(totals), int(device.get(score)[0]))
+        return Votes(votes, self._left(after, states), np.array(totals), int(score))
 
-    def _keep(self, model, tokens, states):
-        """Read a block's text: what every byte leaves, the reader's logits in 1/4096 bit, and the states after."""
+    def _keep(self, model, tokens, states, after):
+        """Read a block's text: what every byte leaves, and the reader's logits in 1/4096 bit.
+
+        after : the states after, written
+        """
         device, shape, (readers, length) = self.device, model.shape, tokens.shape
         length -= 1
         kept = device.empty((readers * length, kept_columns(shape)["row"]), np.int8)
         fine = device.empty((readers * length, VOCABULARY), np.int16)
-        after = device.empty(states.shape, np.int8)
         self._forward(
             model, "forward_kept", readers, tokens, np.int32(length), states, after, kept, fine, np.int64(readers)
         )
-        return kept, fine, after
+        return kept, fine
 
     def _draw_branches(self, model, draw):
         """A step's branches of the wire on the device: see branches.cu."""
@@ -503,17 +520,22 @@ class CupyBackend:
         return device.get(weights)
 
     def cast_pair_votes(self, shape, fitness, noise, *, first_pair=0):
+        given = self._given(fitness, np.int8, (len(fitness),), "fitness")
+        votes = self.device.zeros((shape.parameters,), np.int64)
+        cast = self._cast_sign_votes if _bits_alone(noise) else self._cast_factor_votes
+        cast(shape, given, noise, first_pair, votes)
+        return self._left(votes, fitness)
+
+    def _cast_sign_votes(self, shape, fitness, noise, first_pair, votes):
+        """Add to (parameters,) int64 votes where directions are bits: sums of all pairs, which int32 holds."""
         device, pairs = self.device, len(fitness)
-        fitness = _checked(fitness, np.int8, (pairs,), "fitness")
-        if not _bits_alone(noise):
-            return self._cast_factor_votes(shape, fitness, noise, first_pair)
-        votes = device.zeros((shape.parameters,), np.int32)
+        sums = device.zeros((shape.parameters,), np.int32)
         matrices, vectors, stretches = self._table(pair_tables, shape)
         v_columns = sum(t.shape[0] for t in shape.tensors.values())
         x_columns = sum(t.shape[1] for t in shape.tensors.values() if len(t.shape) == 2)
         block = max(1, self._block(pairs, 4 * sign_words(shape) + v_columns + x_columns))
         for at in range(0, pairs, block):
-            part = device.put(fitness[at : at + block])
+            part = fitness[at : at + block]
             rows = len(part)
             words = self._draw(shape, rows, first_pair + at, noise)
             v = device.empty((rows, v_columns), np.int8)
@@ -531,45 +553,45 @@ class CupyBackend:
                 np.int32(v_columns),
                 np.int32(x_columns),
             )
-            self._sum("sum_matrices", matrices, (v, x), votes, rows, threads=128)
-            self._sum("sum_vectors", vectors, (v,), votes, rows)
-        return device.get(votes).astype(np.int64)
+            self._sum("sum_matrices", matrices, (v, x), sums, rows, threads=128)
+            self._sum("sum_vectors", vectors, (v,), sums, rows)
+        self._add(sums, votes, 1)
 
-    def _cast_factor_votes(self, shape, fitness, noise, first_pair):
-        """(parameters,) int64 where rank is not 1 or factors are Gaussian: sums of blocks, which int32 holds."""
-        device, d, rank, width = self.device, shape.hidden_size, noise.rank, factor_width(shape, noise.gaussian)
-        votes = np.zeros(shape.parameters, np.int64)
+    def _cast_factor_votes(self, shape, fitness, noise, first_pair, votes):
+        """The same where rank is not 1 or factors are Gaussian: sums of blocks, which int32 holds."""
+        d, rank, width = shape.hidden_size, noise.rank, factor_width(shape, noise.gaussian)
         matrices, places = self._table(factor_tables, shape, noise.gaussian)
-        moved = device.zeros((len(places) * d,), np.int64)
         table = self._table(_normal if noise.use_clt else _normal_signs)
         kinds = ((1, 1), (2, 128)) if noise.gaussian and noise.use_clt else ((0, 1),)  # LOW, HIGH; WHOLE of pairs.cu
         block = max(1, min(self._block(len(fitness), 2 * rank * width), MOST_ROWS // rank))
         for at in range(0, len(fitness), block):
-            part = device.put(fitness[at : at + block])
+            part = fitness[at : at + block]
             pairs = len(part)
             factors = self._draw_factors(shape, pairs, first_pair + at, noise, table)
             for kind, scale in kinds:
-                votes += scale * self._sum_weighed(shape, matrices, factors, part, kind).astype(np.int64)
+                self._add(self._sum_weighed(shape, matrices, factors, part, kind), votes, scale)
             size, slices = self._slices(pairs, len(places))
-            counts = map(np.int32, (pairs, size, rank * width, d))
+            counts = map(np.int32, (pairs, size, rank * width, d, noise.root))
             grid = len(places), slices
-            self._launch("pairs.cu", "sum_pair_vectors", grid, factors, part, places, moved, *counts)
+            self._launch("pairs.cu", "sum_pair_vectors", grid, factors, part, places, votes, *counts)
             del factors  # before the next block's
-        vectors = (t for t in shape.tensors.values() if len(t.shape) == 1)
-        for tensor, of in zip(vectors, device.get(moved).reshape(-1, d), strict=True):
-            votes[tensor.slice] = noise.root * of
-        return votes
+
+    def _add(self, sums, votes, scale):
+        """Add int32 sums to int64 votes."""
+        count = len(votes)
+        scaled = sums, votes, np.int64(scale), np.int64(count)
+        self._launch("votes.cu", "add_sums", self._elements(count), *scaled)
 
     def _sum_weighed(self, shape, matrices, factors, fitness, kind):
         """(parameters,) int32: a block's votes on matrices, or a part of them."""
         pairs, rank, width = factors.shape
-        votes = self.device.zeros((shape.parameters,), np.int32)
+        sums = self.device.zeros((shape.parameters,), np.int32)
         v = self.device.empty((pairs * rank, width), np.int8)
         weighed = factors, fitness, v, np.int32(rank * width), np.int32(kind)
         self._launch("pairs.cu", "weigh_factors", (pairs, 1), *weighed)
         rows = v, factors.reshape(pairs * rank, width)
-        self._sum("sum_matrices", matrices, rows, votes, pairs * rank, threads=128)
-        return self.device.get(votes)
+        self._sum("sum_matrices", matrices, rows, sums, pairs * rank, threads=128)
+        return sums
 
     def _table(self, tables, *of):
         """Where votes lie, on the device: 64 x 64 tiles of the matrices, vectors, and where the signs of pairs go."""
@@ -608,25 +630,19 @@ class CupyBackend:
         return device.get(weights)
 
     def update_signs(self, weights, votes, threshold):
-        moved = self.device.put(_checked(weights, np.int8, weights.shape, "weights"))
+        size = weights.shape
+        moved = self.device.empty(size, np.int8)
         self._launch(
             "update.cu",
             "move_signs",
             self._elements(len(weights)),
+            self._given(weights, np.int8, size, "weights"),
+            self._given(votes, np.int64, size, "votes"),
             moved,
-            self.device.put(_checked(votes, np.int64, weights.shape, "votes")),
             np.int64(threshold),
             np.int64(len(weights)),
         )
-        return self.device.get(moved)
-
-
-def _joined(results: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays of blocks as those of all; of a single block as they are, large as they may be."""
-    if len(results) == 1:
-        return results[0]
-    outputs, states = zip(*results, strict=True)
-    return np.concatenate(outputs), np.concatenate(states)
+        return self._left(moved, weights)
 
 
 def _key(noise: Noise | Draw):

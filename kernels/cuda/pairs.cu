@@ -55,16 +55,16 @@ extern "C" __global__ void weigh_factors(const int8 *factors, const int8 *fitnes
   }
 }
 
-// Votes on gains and biases: z += f e.
-// Grid: (vectors, slices of pairs), one thread a column. z : (columns,) int64, added to
+// Votes on gains and biases: z += root f e.
+// Grid: (vectors, slices of pairs), one thread a column. z : (parameters,) int64, added to
 extern "C" __global__ void sum_pair_vectors(const int8 *factors, const int8 *fitness, const int *places, uint64 *z,
-                                            int pairs, int slice, int pair_width, int size) {
+                                            int pairs, int slice, int pair_width, int size, int root) {
   const VectorPlace place = ((const VectorPlace *)places)[blockIdx.x];
   const int begin = blockIdx.y * slice, end = min(pairs, begin + slice);
   for (int i = threadIdx.x; i < size; i += blockDim.x) {
     int64 sum = 0;
     for (int64 pair = begin; pair < end; pair++)
       sum += fitness[pair] * vector_factor(factors + pair * pair_width, place, i);
-    atomicAdd(z + place.column + i, uint64(sum));
+    atomicAdd(z + place.weight + i, uint64(root * sum));
   }
 }

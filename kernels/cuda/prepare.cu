@@ -1,4 +1,5 @@
-// Before members run: matrices in the order the tensor cores read them, and the members' sign bits.
+// Before members run: matrices in the order the tensor cores read them, the members' sign bits, and the states of the
+// streams whose turn it is.
 #include "arithmetic.cuh"
 
 // A matrix of every layer in the order the tensor cores read it. Grid: (elements, layers).
@@ -67,4 +68,17 @@ extern "C" __global__ void draw_gaussian_factors(int8 *factors, int count, int w
                                                  const int8 *table) {
   draw_factors<8>(factors, count, width, log_rank, first, directions, GAUSSIAN_NOISE, step, key_0, key_1,
                   [=](const Words &drawn, int i) { return int(table[drawn.word[i >> 1] >> (16 * (i & 1)) & 0xFFFF]); });
+}
+
+// Some rows of those that are held: out[i] = held[rows[i]].
+// Grid: rows. rows : (rows,) int64    held : (n, words) uint32    out : (rows, words) uint32
+extern "C" __global__ void take_rows(const uint32 *held, const int64 *rows, uint32 *out, int words) {
+  held += rows[blockIdx.x] * words, out += (int64)blockIdx.x * words;
+  for (int i = threadIdx.x; i < words; i += blockDim.x) out[i] = held[i];
+}
+
+// The reverse, after members ran: held[rows[i]] = values[i], no row twice.
+extern "C" __global__ void put_rows(uint32 *held, const int64 *rows, const uint32 *values, int words) {
+  held += rows[blockIdx.x] * words, values += (int64)blockIdx.x * words;
+  for (int i = threadIdx.x; i < words; i += blockDim.x) held[i] = values[i];
 }

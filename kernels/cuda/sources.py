@@ -9,9 +9,9 @@ from egg.kernels.layout import BackendError, Shape
 
 FOLDER = Path(__file__).parent
 KERNELS = {
-    "prepare.cu": ("pack_matrix", "draw_signs", "draw_sign_factors", "draw_gaussian_factors"),
+    "prepare.cu": ("pack_matrix", "draw_signs", "draw_sign_factors", "draw_gaussian_factors", "take_rows", "put_rows"),
     "forward.cu": ("forward_clean", "forward_pairs", "forward_ranks", "forward_kept"),
-    "votes.cu": ("sum_matrices", "sum_vectors"),
+    "votes.cu": ("sum_matrices", "sum_vectors", "add_sums"),
     "pairs.cu": ("expand_signs", "move_vectors", "weigh_factors", "sum_pair_vectors"),
     "update.cu": ("move_master", "move_signs"),
     "branches.cu": ("draw_branches", "measure_moves", "move_logits", "measure_stations", "move_stations"),

@@ -15,10 +15,11 @@ extern "C" __global__ void move_master(int16 *master, const int64 *votes, int64 
 }
 
 // Recipe paper: weights move by sign(votes) where 16 |votes| >= threshold.
-extern "C" __global__ void move_signs(int8 *weights, const int64 *votes, int64 threshold, int64 count) {
+extern "C" __global__ void move_signs(const int8 *weights, const int64 *votes, int8 *moved, int64 threshold,
+                                      int64 count) {
 #pragma unroll 1
   for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < count; i += (int64)gridDim.x * blockDim.x) {
     const int64 z = votes[i], size = z < 0 ? -z : z;
-    if (z != 0 && 16 * size >= threshold) weights[i] = int8(clip8(weights[i] + (z > 0 ? 1 : -1)));
+    moved[i] = int8(clip8(weights[i] + (16 * size < threshold ? 0 : (z > 0) - (z < 0))));
   }
 }

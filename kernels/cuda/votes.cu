@@ -79,6 +79,13 @@ sum_matrices(const int8 *v, const int8 *x, const int *places, int *z, int rows, 
     }
 }
 
+// Sums of a block of rows, or a part of them, added to those of all: z += scale * sums.
+extern "C" __global__ void add_sums(const int *sums, int64 *z, int64 scale, int64 count) {
+#pragma unroll 1
+  for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < count; i += (int64)gridDim.x * blockDim.x)
+    z[i] += scale * sums[i];
+}
+
 // Votes on vectors: z[at + n] += sum of v over rows.
 // Grid: (places, slices of rows), one thread a column. places : (places, 3) int32 v_column, outputs, z offset
 extern "C" __global__ void sum_vectors(const int8 *v, const int *places, int *z, int rows, int slice, int v_columns) {
