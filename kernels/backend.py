@@ -5,8 +5,9 @@ their definition, docs/arithmetic.md the text.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from math import isqrt
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 
@@ -278,14 +279,23 @@ class Resident(Protocol):
         ...
 
 
+@cache
+def _stays_on_device(kind: type) -> bool:
+    return issubclass(kind, Resident)
+
+
+def _is_resident(backend: Any) -> TypeGuard[Resident]:
+    return _stays_on_device(type(backend))  # the check of a protocol takes ten times as long
+
+
 def hold(backend: Backend, array: np.ndarray) -> Any:
     """The array where a backend computes: on the CPU itself."""
-    return backend.hold(array) if isinstance(backend, Resident) else array
+    return backend.hold(array) if _is_resident(backend) else array
 
 
 def fetch(backend: Backend, held: Any) -> np.ndarray:
     """What ``hold`` or a call has left where a backend computes, as a NumPy array."""
-    return backend.fetch(held) if isinstance(backend, Resident) else held
+    return backend.fetch(held) if _is_resident(backend) else held
 
 
 def take_rows(backend: Backend, held: Any, rows: Any) -> Any:
@@ -295,7 +305,7 @@ def take_rows(backend: Backend, held: Any, rows: Any) -> Any:
     rows : (k,) int64, held: which, 0 to n - 1
     returns : (k, ...) int8
     """
-    return backend.take_rows(held, rows) if isinstance(backend, Resident) else held[rows]
+    return backend.take_rows(held, rows) if _is_resident(backend) else held[rows]
 
 
 def put_rows(backend: Backend, held: Any, rows: Any, values: Any) -> None:
@@ -304,7 +314,7 @@ def put_rows(backend: Backend, held: Any, rows: Any, values: Any) -> None:
     held, rows : as for ``take_rows``, no row twice
     values : (k, ...) int8, held or NumPy's
     """
-    if isinstance(backend, Resident):
+    if _is_resident(backend):
         backend.put_rows(held, rows, values)
     else:
         held[rows] = values

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from egg.kernels.backend import Adapter, Backend, Choice, Likelihoods, Resident
+from egg.kernels.backend import Adapter, Backend, Choice, Likelihoods
 from egg.kernels.layout import Shape
 from egg.kernels.reference import NumpyBackend
 
@@ -70,7 +70,7 @@ class TieredBackend:
         return self.second, model.second
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or hasattr(Resident, name):  # what copying and pickling ask for; auto has no device
+        if name.startswith("_"):  # what copying and pickling ask for
             raise AttributeError(name)
         call = getattr(self.second, name)
         return lambda *arguments, **options: call(

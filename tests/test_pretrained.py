@@ -153,7 +153,7 @@ def test_the_other_calls_are_left_to_the_second_backend(tiny):
     shape, weights = tiny
     plain, backend = get_backend("numpy"), get_backend("auto", tiered=True, threads=1)
     tokens, states = np.arange(36, dtype=np.uint8).reshape(4, 9), np.zeros((4, 1, 16), np.int8)
-    draw = Draw(5, 1, 16, np.zeros(16, np.int64))
+    draw = Draw(5, 1, 16, np.zeros(shape.vote_kinds(), np.int64))
     votes = [b.cast_votes(b.prepare(shape, weights), tokens, states, draw) for b in (plain, backend)]
     np.testing.assert_array_equal(*(v.votes for v in votes))
     assert votes[0].score == votes[1].score

@@ -3,7 +3,6 @@
 Threads only ever add integers into places of their own, so the results do not depend on their number.
 """
 
-import ctypes
 import os
 import threading
 import weakref
@@ -41,7 +40,7 @@ from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
 from egg.kernels.cpu.isa import InstructionSet
 from egg.kernels.cpu.noise import factor_buffers, place_factors, summed_noise
 from egg.kernels.cpu.reciprocal import reciprocals
-from egg.kernels.cpu.simd import aligned
+from egg.kernels.cpu.simd import aligned, pointer_to
 from egg.kernels.cpu.team import Team, task_address
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
@@ -91,7 +90,7 @@ def _places(shape: Shape) -> Places:
     panels = np.array(panels, np.int64)
     columns = zip(*((t.offset, int(starts[t.number]), t.a >> 3, t.b >> 3) for t in tensors), strict=True)
     arrays = tuple(np.array(column, np.int64) for column in columns)
-    return Places(panels, sums, arrays, _at(panels), tuple(map(_at, arrays)))
+    return Places(panels, sums, arrays, pointer_to(panels), tuple(map(pointer_to, arrays)))
 
 
 def _columns(shape: Shape) -> tuple[int, int]:
@@ -232,7 +231,7 @@ class NumbaBackend:
         self.description = f"Numba, {instruction_set.description}, {self.threads} threads"
         logarithms = (log2_thresholds(n).astype(np.int64) for n in (16, 256))
         self._table_arrays = (exp2_table()[-16:].copy(), *logarithms, *reciprocals())
-        self.tables = structures.Tables(*map(_at, self._table_arrays))
+        self.tables = structures.Tables(*map(pointer_to, self._table_arrays))
         self._local = threading.local()  # each thread's blocks
         # Of the last sizes of ``cast_votes`` and ``forward``: fresh pages cost more than their use
         self._steps: dict = {}
@@ -258,11 +257,11 @@ class NumbaBackend:
         packed = aligned((shape.parameters,), np.int8)
         packed[:] = weights
         starts = np.empty(places.sums, np.int32)
-        call = structures.Packing(_at(weights), places.panels_at, _at(packed), _at(starts))
+        call = structures.Packing(pointer_to(weights), places.panels_at, pointer_to(packed), pointer_to(starts))
         with self._team.lock:
             self._team.share(_words(call), (tasks.pack_panel, len(places.panels)))
         arrays = (packed, starts)
-        model = structures.Model(shape.hidden_size, shape.num_layers, *map(_at, arrays), *places.addresses)
+        model = structures.Model(shape.hidden_size, shape.num_layers, *map(pointer_to, arrays), *places.addresses)
         if adapter is None:
             return Prepared(shape, weights, model, arrays)
         model, more = widen(model, shape, weights, adapter)
@@ -311,7 +310,7 @@ class NumbaBackend:
             aligned((scratch,), np.uint8),
             aligned((stations.work_bytes(layers, padded, stride) if with_stations else 0,), np.uint8),
         )
-        addresses = [_at(array) for array in arrays]
+        addresses = [pointer_to(array) for array in arrays]
         addresses.insert(8, planes)
         addresses.insert(6, wide_row)
         block = structures.Block(members, padded, 0, stride, length, text, 4 * words, *addresses, *[0] * 4)
@@ -370,11 +369,11 @@ class NumbaBackend:
         model_words = _words(model.model)
         with self._team.lock:
             call = self._reading(shape, layout, sequences, length)._replace(
-                model=_at(model_words),
-                text=_at(tokens),
-                states=_at(states),
-                states_out=_at(states_out),
-                logits=_at(logits),
+                model=pointer_to(model_words),
+                text=pointer_to(tokens),
+                states=pointer_to(states),
+                states_out=pointer_to(states_out),
+                logits=pointer_to(logits),
             )
             task = tasks.read_part if layout is None else adapted.read_part_adapted
             self._team.share(_words(call), (task, call.parts))
@@ -393,7 +392,7 @@ class NumbaBackend:
             slots, members = min(parts, self.threads), ROWS * -(-fours // parts)
             made = [self.new_block(shape, members, length, 1, False, layout) for _ in range(slots)]
             arrays = _words(structures.UNMOVED), _words(self.tables), np.array([block for block, _ in made], np.int64)
-            call = structures.Reading(0, *map(_at, arrays), slots, sequences, length, parts, 0, 0, 0, 0)
+            call = structures.Reading(0, *map(pointer_to, arrays), slots, sequences, length, parts, 0, 0, 0, 0)
             self._readings[key] = call, arrays, made
         return self._readings[key][0]
 
@@ -523,16 +522,16 @@ class NumbaBackend:
             step = self._steps[key] = self._steps.pop(key)
             step.shifts[:] = draw.shifts
             call = step.call._replace(
-                model=_at(packed),
-                text=_at(tokens),
-                states=_at(states),
-                states_out=_at(states_out),
+                model=pointer_to(packed),
+                text=pointer_to(tokens),
+                states=pointer_to(states),
+                states_out=pointer_to(states_out),
                 first_row=first_row,
                 key_0=key_words(draw.seed)[0],
                 key_1=key_words(draw.seed)[1],
                 step=draw.step,
-                weights=_at(weights),
-                head=_at(weights) + shape.tensors["head.weight"].offset,
+                weights=pointer_to(weights),
+                head=pointer_to(weights) + shape.tensors["head.weight"].offset,
             )
             self._team.share(_words(call), *step.phases)
             votes = step.votes if layout is None else _without_filling(layout, step.votes)
@@ -637,7 +636,7 @@ class NumbaBackend:
             if inputs:
                 pair_votes.pack_signs(words, tensor.b >> 3, ones, structures.OFFSET, inputs, x)
             plan = _panels(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
-            vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, z[0], 1)
+            vote_kernels.sum_panels(np.array(plan), 0, len(plan), pointer_to(v), pointer_to(x), 0, quads, z[0], 1)
 
         self._team.run(draw, self.spread(len(numbers), 64))
         self._team.run(cast, [(tensor,) for tensor in shape.tensors.values()])
@@ -666,7 +665,7 @@ class NumbaBackend:
             plan = _panels(tensor, 0, 0, 0, -1)
             for part, sums in zip(parts, z, strict=True):
                 gaussian_votes.pack_gaussian(rows, at.a, f, part, 0, outputs, v)
-                vote_kernels.sum_panels(np.array(plan), 0, len(plan), _at(v), _at(x), 0, quads, sums, 1)
+                vote_kernels.sum_panels(np.array(plan), 0, len(plan), pointer_to(v), pointer_to(x), 0, quads, sums, 1)
 
         self._team.run(draw, self.spread(len(numbers), 64))
         self._team.run(cast, list(shape.tensors.items()))
@@ -677,7 +676,7 @@ class NumbaBackend:
             if moved.dtype != dtype or not moved.flags.c_contiguous or not moved.flags.writeable:
                 raise ValueError(f"masters and squares are moved in place: they must be contiguous {dtype.__name__}")
         arrays = layout.row_starts, master, squares, votes, weights
-        call = structures.Moving(layout.parameters, layout.rows, *map(_at, arrays), step, step_size)
+        call = structures.Moving(layout.parameters, layout.rows, *map(pointer_to, arrays), step, step_size)
         with self._team.lock:
             self._team.share(_words(call), (tasks.move_some, -(-layout.rows // tasks.UPDATED_ROWS)))
         return weights
@@ -723,7 +722,9 @@ class Casting:
         z = aligned((quads * RANKS * len(layout.matrices) if layout else 0,), np.int32)
         members = 4 * -(-fours // max(1, parts))
         made = [backend.new_block(shape, members, length, 1, False, layout, True, bool(on)) for _ in range(slots)]
-        blocks = np.array([b._replace(quads=quads, v=_at(v), x=_at(x), z=_at(z)) for b, _ in made], np.int64)
+        blocks = np.array(
+            [b._replace(quads=quads, v=pointer_to(v), x=pointer_to(x), z=pointer_to(z)) for b, _ in made], np.int64
+        )
         of_draw = {
             "moves": aligned((VOCABULARY // 2, count), np.int32),
             "rows": np.empty(count, np.int64),
@@ -737,7 +738,7 @@ class Casting:
             "wide_turns": aligned((4 * d,), np.int32),
         }
         draw = {"count": count, "stations": sum(structures.ON[name] for name in on)}
-        draw |= {name: _at(array) for name, array in of_draw.items()}
+        draw |= {name: pointer_to(array) for name, array in of_draw.items()}
         draw = _words(draw.get(name, 0) for name in structures.BranchParameters._fields)
         of_call = {
             "noise": noise,
@@ -760,7 +761,7 @@ class Casting:
         call = {"slots": slots, "streams": streams, "length": length, "parts": parts, "kinds": kinds}
         self.phases, vote = backend.phases(layout, on, parts, len(plan), d, len(tensors))
         call |= {"panels": len(plan), "size": size, "vote": task_address(vote)}
-        call |= {name: _at(array) for name, array in of_call.items()}
+        call |= {name: pointer_to(array) for name, array in of_call.items()}
         self.call = structures.Step(*(call.get(name, 0) for name in structures.Step._fields))
         self.arrays = v, x, z, made, of_draw, of_call  # must live as long
 
@@ -781,11 +782,3 @@ def _filled(shape, dtype):
 def _words(numbers) -> np.ndarray:
     """A structure in memory."""
     return np.array(tuple(numbers), np.int64)
-
-
-def _at(array: np.ndarray) -> int:
-    """The array's address."""
-    try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a quarter of the time of the other
-    except (TypeError, ValueError):  # one that is read-only, or empty
-        return array.ctypes.data

@@ -10,6 +10,7 @@ Addresses are int64; loads and stores need no alignment. A matrix input is kept 
 offset adds, 128 * sum(W), is taken off where an accumulator starts.
 """
 
+import ctypes
 import math
 import operator
 
@@ -649,3 +650,11 @@ def aligned(shape, dtype) -> np.ndarray:
     raw = np.empty(size + 64, np.uint8)
     at = -raw.ctypes.data % 64
     return raw[at : at + size].view(dtype).reshape(shape)
+
+
+def pointer_to(array: np.ndarray) -> int:
+    """The array's address."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a quarter of the time of the other
+    except (TypeError, ValueError):  # one that is read-only, or empty
+        return array.ctypes.data

@@ -25,7 +25,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from egg.kernels.cpu import simd
-from egg.kernels.cpu.simd import I32, I64, aligned, call, define, load_long
+from egg.kernels.cpu.simd import I32, I64, aligned, call, define, load_long, pointer_to
 from egg.kernels.cpu.structures import JIT
 
 OPEN, NEXT, BUSY, CALLED, FUNCTION, ARGUMENTS, TASKS, SLEEP, NAP, WORDS = 0, 8, 16, 24, 32, 33, 34, 35, 36, 40
@@ -170,7 +170,7 @@ class Team:
         for helper in self.some(max(count for _, count in phases) - 1):
             helper.wake()
         of_tasks = np.array([(task_address(task), n) for task, n in phases])
-        lead(self.words.ctypes.data, of_tasks, structure.ctypes.data)
+        lead(pointer_to(self.words), of_tasks, pointer_to(structure))
 
     def run(self, function: Callable, tasks: Sequence[Iterable]) -> list:
         """function(*task) for all tasks, which go through Python; their results in order."""
