@@ -14,7 +14,7 @@ from egg.evolution.branches import BranchEvolution
 from egg.evolution.subspace import SubspaceEvolution
 from egg.files import replace_file
 from egg.kernels import Adapter, AdapterShape, Backend, BackendError, Shape
-from egg.kernels.backend import Votes
+from egg.kernels.backend import Votes, fetch
 from egg.kernels.layout import SubspaceShape
 from egg.kernels.values import ArrayValue
 from egg.model import checkpoint, hub
@@ -75,9 +75,12 @@ class FineTuning(BranchEvolution):
 
     def _cast(self, *arguments) -> Votes:
         cast = super()._cast(*arguments)
+        if not self.frozen:
+            return cast
+        votes = fetch(self.backend, cast.votes)
         for place in self.frozen:
-            cast.votes[place] = 0
-        return cast
+            votes[place] = 0
+        return replace(cast, votes=votes)
 
 
 @dataclass(frozen=True)
