@@ -198,9 +198,9 @@ def test_branch_votes_equal(fast, hidden_size, num_layers):
 
 
 def test_branch_votes_in_tiny_blocks(fast, monkeypatch):
-    from egg.kernels.cpu import backend
+    from egg.kernels.cpu import memory
 
-    monkeypatch.setattr(backend, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(memory, "BLOCK_BYTES", 1)
     shape, rng = Shape(64, 1), np.random.default_rng(5)
     weights = weights_of(shape, rng, 16)
     for length, stations in ((3, ()), (21, ()), (4, STATIONS)):
@@ -415,7 +415,7 @@ def test_threads_may_call_at_once_and_backends_may_go():
     expected = REFERENCE.cast_votes(REFERENCE.prepare(shape, weights), *step)
     for _ in range(20):
         fast = get_backend("numba", threads=3)
-        with ThreadPoolExecutor(4) as pool:  # of callers
+        with ThreadPoolExecutor(4) as pool:
             for model in pool.map(fast.prepare, [shape] * 8, [weights] * 8):
                 for got in pool.map(fast.cast_votes, [model] * 8, *([part] * 8 for part in step)):
                     assert got.score == expected.score

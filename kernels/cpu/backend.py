@@ -6,22 +6,12 @@ Threads only ever add integers into places of their own, so the results do not d
 import os
 import threading
 import weakref
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from egg.kernels.arithmetic import (
-    READ_BY,
-    VOCABULARY,
-    VOTE_ROWS,
-    adapter_lift,
-    exp2_table,
-    log2_thresholds,
-    normal_table,
-    surprise_table,
-)
-from egg.kernels.backend import Likelihoods, Noise, Votes
+from egg.kernels.arithmetic import VOCABULARY, VOTE_ROWS, exp2_table, log2_thresholds, normal_table, surprise_table
+from egg.kernels.backend import Likelihoods, Votes
 from egg.kernels.cpu import (
     adapted,
     forward,
@@ -36,20 +26,29 @@ from egg.kernels.cpu import (
     writing,
 )
 from egg.kernels.cpu import votes as vote_kernels
-from egg.kernels.cpu.adapters import KEEPS, MOVES, RANKS, widen
+from egg.kernels.cpu.adapters import KEEPS, MOVES, widen
 from egg.kernels.cpu.isa import InstructionSet
-from egg.kernels.cpu.noise import factor_buffers, place_factors, summed_noise
+from egg.kernels.cpu.memory import Casting, as_words, members_per_block, new_block
+from egg.kernels.cpu.noise import factor_buffers, summed_noise
+from egg.kernels.cpu.places import (
+    direction_bytes,
+    factor_places,
+    gaussian_words,
+    is_bits,
+    panels_of,
+    tensor_places,
+    vector_places,
+    without_filling,
+)
 from egg.kernels.cpu.reciprocal import reciprocals
 from egg.kernels.cpu.simd import aligned, pointer_to
-from egg.kernels.cpu.team import Team, task_address
+from egg.kernels.cpu.team import Team
 from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import AdapterShape, Shape
 from egg.kernels.philox import ADAPTER_SIGNS, DIRECTION_SIGNS, GAUSSIAN_NOISE, key_words
 
 PAIR_ROWS = 512  # directions of recipe paper whose votes are summed at once: bounds memory
 LARGE = 1 << 18  # weights: work on fewer is not worth a second thread
-# Of a block's activations, states and signs: they stay in a core's second-level cache
-BLOCK_BYTES = 384 << 10
 STRETCH = 16  # bytes: so many of a few sequences are read layer by layer
 SCORED = 8  # bytes that a block reads before they are scored: their logits stay in that cache as well
 
@@ -62,144 +61,6 @@ class Prepared(NamedTuple):
     model: structures.Model  # or adapters.AdaptedModel
     arrays: tuple
     adapter: AdapterShape | None = None
-
-
-class Places(NamedTuple):
-    """Where the tensors of a shape lie, as the kernels look it up."""
-
-    panels: np.ndarray  # (panels, 4) int64, see pack.py
-    sums: int  # row sums of all matrices
-    arrays: tuple  # (tensors,) int64 each: offset, start, a, b of ``structures.Model``
-    panels_at: int
-    addresses: tuple[int, ...]
-
-
-@cache
-def _places(shape: Shape) -> Places:
-    tensors = list(shape.tensors.values())
-    panels, starts, sums = [], np.zeros(len(tensors), np.int64), 0
-    for t in tensors[1:]:  # the embedding is read by rows
-        if len(t.shape) == 1:
-            continue
-        starts[t.number] = sums
-        outputs, inputs = t.shape
-        width = min(64, outputs)
-        first = range(0, outputs, width)
-        panels += [(t.offset + n * inputs, width, inputs, sums + n) for n in first]
-        sums += outputs
-    panels = np.array(panels, np.int64)
-    columns = zip(*((t.offset, int(starts[t.number]), t.a >> 3, t.b >> 3) for t in tensors), strict=True)
-    arrays = tuple(np.array(column, np.int64) for column in columns)
-    return Places(panels, sums, arrays, pointer_to(panels), tuple(map(pointer_to, arrays)))
-
-
-def _columns(shape: Shape) -> tuple[int, int]:
-    """Columns of all outputs that vote and of all inputs, the head's last; those of stations follow."""
-    d, layers = shape.hidden_size, shape.num_layers
-    outputs = structures.LAYER_OUTPUTS * layers * d + VOCABULARY
-    return outputs, (structures.LAYER_INPUTS * layers + 1) * d
-
-
-# kind of matrix -> its output and its input among a layer's; w_up has a vote with a station alone
-_PLACES = {
-    "w_f": (structures.V_W_F, structures.X_U),
-    "u_f": (structures.V_U_F, structures.X_H),
-    "w_h": (structures.V_W_H, structures.X_U),
-    "u_h": (structures.V_U_H, structures.X_PAST),
-    "w_down": (structures.V_W_DOWN, structures.X_MID),
-}
-
-
-def _voters(shape: Shape, with_up: bool = False) -> dict[str, tuple[int, int]]:
-    """Matrices that are voted on -> columns before their outputs and before their inputs."""
-    d, found = shape.hidden_size, {}
-    for name in shape.matrices:
-        if name == "head.weight":
-            outputs, inputs = _columns(shape)
-            found[name] = outputs - VOCABULARY, inputs - d
-            continue
-        layer, kind = int(name.split(".")[1]), name.split(".")[-1]
-        if kind == "w_up" and with_up:
-            outputs, inputs = _columns(shape)
-            found[name] = outputs + 4 * d * layer, inputs + d * layer
-        if kind in _PLACES:
-            output, column = _PLACES[kind]
-            before = structures.LAYER_OUTPUTS * layer, structures.LAYER_INPUTS * layer
-            found[name] = (before[0] + output) * d, (before[1] + column) * d
-    return found
-
-
-def _panels(tensor, v: int, x: int, source: int, bias: int, inputs: int | None = None, z=None):
-    """Rows of a plan, see votes.py: one for each 64 of a tensor's outputs."""
-    outputs = tensor.shape[0]
-    if inputs is None:
-        inputs = tensor.shape[1] if len(tensor.shape) == 2 else 0
-    z = tensor.offset if z is None else z
-    width = min(64, outputs)
-    return [
-        (z + n * inputs, width, inputs, v + n, x, source, -1 if bias < 0 else bias + n)
-        for n in range(0, outputs, width)
-    ]
-
-
-def _plan(shape: Shape, with_up: bool) -> tuple[np.ndarray, int]:
-    """Products of votes: what ``votes.sum_panels`` takes, and how many numbers they make."""
-    rows = []
-    for name, (v, x) in _voters(shape, with_up).items():
-        rows += _panels(shape.tensors[name], v, x, 0, -1)
-    return np.array(rows, np.int64), shape.parameters
-
-
-def _adapter_plan(layout: AdapterShape) -> tuple[np.ndarray, int]:
-    """The same of an adapter's factors B, with ranks filled up to 16."""
-    voters, rows, at = _voters(layout.base), [], 0
-    for m, name in enumerate(layout.matrices):
-        if name in voters:
-            tensor = layout.tensors[name + ".B"]
-            rows += _panels(tensor, voters[name][0], RANKS * m, 1, -1, RANKS, at)
-            at += tensor.shape[0] * RANKS
-    return np.array(rows, np.int64).reshape(-1, 7), at
-
-
-def _vector_places(shape: Shape) -> list[slice]:
-    """Places of gains and biases in the flat vector, in the order of their votes."""
-    of_a_layer = "ln1.weight", "ln2.weight", "gru.b_f", "gru.b_h"
-    names = ["ln_out.weight", *(f"layers.{layer}.{name}" for layer in range(shape.num_layers) for name in of_a_layer)]
-    return [shape.tensors[name].slice for name in names]
-
-
-def _without_filling(layout: AdapterShape, filled: np.ndarray) -> np.ndarray:
-    """(parameters,) int32 of the sums with ranks filled up to 16; factors A have none."""
-    votes, voters, at = np.zeros(layout.parameters, np.int32), _voters(layout.base), 0
-    for name, z in layout.views(votes).items():
-        matrix, factor = name.rsplit(".", 1)
-        if factor == "B" and matrix in voters:
-            size = len(z) * RANKS
-            z[...] = filled[at : at + size].reshape(-1, RANKS)[:, : layout.rank]
-            at += size
-    return votes
-
-
-@cache
-def _factor_places(layout: Shape | AdapterShape, rank: int, gaussian: bool) -> tuple[np.ndarray, int, int]:
-    """See ``place_factors``; the array lives as long as the process."""
-    return place_factors(layout, rank, gaussian)
-
-
-def _is_bits(noise: Noise) -> bool:
-    return noise.rank == 1 and not noise.gaussian
-
-
-def _direction_bytes(layout: Shape | AdapterShape, noise: Noise) -> int:
-    """Of a member's directions, which as bytes its pair shares."""
-    if _is_bits(noise):
-        return 4 * layout.sign_words
-    return _factor_places(layout, noise.rank, noise.gaussian)[1] // 2
-
-
-def _gaussian_words(layout: Shape | AdapterShape) -> int:
-    """Words of one direction's Gaussian factors."""
-    return (layout.gaussian_halfwords + 1) // 2
 
 
 def available_cores() -> int:
@@ -252,14 +113,14 @@ class NumbaBackend:
         return kept
 
     def prepare(self, shape, weights, adapter=None):
-        places = _places(shape)
+        places = tensor_places(shape)
         weights = np.ascontiguousarray(weights, np.int8)
         packed = aligned((shape.parameters,), np.int8)
         packed[:] = weights
         starts = np.empty(places.sums, np.int32)
         call = structures.Packing(pointer_to(weights), places.panels_at, pointer_to(packed), pointer_to(starts))
         with self._team.lock:
-            self._team.share(_words(call), (tasks.pack_panel, len(places.panels)))
+            self._team.share(as_words(call), (tasks.pack_panel, len(places.panels)))
         arrays = (packed, starts)
         model = structures.Model(shape.hidden_size, shape.num_layers, *map(pointer_to, arrays), *places.addresses)
         if adapter is None:
@@ -280,50 +141,17 @@ class NumbaBackend:
         else:
             if len(kept) == 4:
                 kept.pop(next(iter(kept)))
-            kept[key] = self.new_block(*key)
+            kept[key] = new_block(*key)
         return kept[key][0]
-
-    def new_block(self, shape, members, length, text, moved, adapter, credited=False, with_stations=False):
-        """A block and the arrays that must live as long.
-
-        credited : whether its members leave behind what votes need
-        with_stations : and what stations need
-        """
-        d, layers = shape.hidden_size, shape.num_layers
-        padded, stride = -(-members // 4) * 4, max(64, d)
-        seen, bytes_ = (padded, length) if credited else (0, 0)
-        words = -(-(adapter or shape).sign_words // 64) * 64
-        wide_row = _wide_row(shape) if adapter else 0
-        scratch = 4 * (VOCABULARY + 2 * d + 64 * layers) + 128 * shape.vote_kinds(with_stations)
-        planes = structures.SAVED_FOR_STATIONS if with_stations else structures.SAVED
-        arrays = (
-            _filled((structures.BUFFERS, padded, stride), np.uint8),
-            _filled((padded, 4 * stride), np.uint8),
-            _filled((layers, padded, stride), np.uint8),
-            np.empty((padded, VOCABULARY), np.int8),
-            np.zeros((padded, 2), np.int32),
-            np.zeros((padded if moved else 0, words), np.uint32),
-            _filled((padded, wide_row), np.uint8),
-            aligned(((seen + 1) * VOCABULARY,), np.int16),
-            aligned((bytes_, layers, planes, seen, stride), np.int8),
-            aligned((bytes_, seen, stride), np.int32),
-            aligned((scratch,), np.uint8),
-            aligned((stations.work_bytes(layers, padded, stride) if with_stations else 0,), np.uint8),
-        )
-        addresses = [pointer_to(array) for array in arrays]
-        addresses.insert(8, planes)
-        addresses.insert(6, wide_row)
-        block = structures.Block(members, padded, 0, stride, length, text, 4 * words, *addresses, *[0] * 4)
-        return block, arrays
 
     def _noise(self, layout, plain, noise, stream, block):
         """A block's noise: signs of rank 1 are bits in the block, else each thread keeps factors as bytes."""
-        if _is_bits(noise):
+        if is_bits(noise):
             return plain
-        places = _factor_places(layout, noise.rank, noise.gaussian)
+        places = factor_places(layout, noise.rank, noise.gaussian)
         words = layout.sign_words
         if noise.gaussian:
-            words, stream = _gaussian_words(layout), GAUSSIAN_NOISE
+            words, stream = gaussian_words(layout), GAUSSIAN_NOISE
         kept = self._local.__dict__.setdefault("factors", {})
         key = layout, noise.rank, noise.gaussian, block.padded
         if key not in kept:
@@ -331,18 +159,6 @@ class NumbaBackend:
                 kept.clear()
             kept[key] = factor_buffers(places, block.padded, words)
         return summed_noise(plain, noise, places, stream, normal_table(), kept[key])
-
-    def members_per_block(self, shape, adapter=None, *, moved: int = 0) -> int:
-        """As many members as the second-level cache holds, at least 16, at most 128.
-
-        moved : bytes of a member's directions
-        """
-        stride = max(64, shape.hidden_size)
-        each = (structures.BUFFERS + 4 + shape.num_layers) * stride + 2 * VOCABULARY
-        each += moved
-        if adapter:
-            each += _wide_row(shape)
-        return min(128, max(16, BLOCK_BYTES // each // 16 * 16))
 
     def parts(self, items: int, most: int, least: int | None = None) -> int:
         """Nearly equal parts to cut 0..items into, a multiple of the threads if that leaves each ``least`` items.
@@ -366,7 +182,7 @@ class NumbaBackend:
             return self._read(model, structures.UNMOVED, tokens, states)
         tokens, states = np.ascontiguousarray(tokens, np.uint8), np.ascontiguousarray(states, np.int8)
         states_out, logits = np.empty_like(states), np.empty((sequences, length, VOCABULARY), np.int8)
-        model_words = _words(model.model)
+        model_words = as_words(model.model)
         with self._team.lock:
             call = self._reading(shape, layout, sequences, length)._replace(
                 model=pointer_to(model_words),
@@ -376,7 +192,7 @@ class NumbaBackend:
                 logits=pointer_to(logits),
             )
             task = tasks.read_part if layout is None else adapted.read_part_adapted
-            self._team.share(_words(call), (task, call.parts))
+            self._team.share(as_words(call), (task, call.parts))
         return logits, states_out
 
     def _reading(self, *key) -> structures.Reading:
@@ -388,10 +204,11 @@ class NumbaBackend:
                 self._readings.pop(next(iter(self._readings)))
             shape, layout, sequences, length = key
             fours = -(-sequences // ROWS)
-            parts = self.parts(fours, self.members_per_block(shape, layout) // ROWS, 1)
+            parts = self.parts(fours, members_per_block(shape, layout) // ROWS, 1)
             slots, members = min(parts, self.threads), ROWS * -(-fours // parts)
-            made = [self.new_block(shape, members, length, 1, False, layout) for _ in range(slots)]
-            arrays = _words(structures.UNMOVED), _words(self.tables), np.array([block for block, _ in made], np.int64)
+            made = [new_block(shape, members, length, 1, False, layout) for _ in range(slots)]
+            blocks = np.array([block for block, _ in made], np.int64)
+            arrays = as_words(structures.UNMOVED), as_words(self.tables), blocks
             call = structures.Reading(0, *map(pointer_to, arrays), slots, sequences, length, parts, 0, 0, 0, 0)
             self._readings[key] = call, arrays, made
         return self._readings[key][0]
@@ -402,7 +219,7 @@ class NumbaBackend:
         sequences, length = tokens.shape[0], tokens.shape[1] - 1
         totals, below, scores = (np.empty((sequences, length), t) for t in (np.uint64, np.uint8, np.int32))
         states_out = states.copy()
-        most, shares = self.members_per_block(shape, adapter), surprise_table()
+        most, shares = members_per_block(shape, adapter), surprise_table()
 
         few = self._few(length)
 
@@ -430,7 +247,7 @@ class NumbaBackend:
     def _read_few(self, prepared, tokens, first, states, logits):
         """A few sequences, from ``first`` on, in stretches; ``states`` are theirs alone, and move on."""
         members, length = len(states), tokens.shape[1]
-        span = self.members_per_block(prepared.shape, prepared.adapter) // members
+        span = members_per_block(prepared.shape, prepared.adapter) // members
         for begin in range(0, length, span):
             some = min(span, length - begin)
             wide = self.block(prepared.shape, members * some, 0, adapter=prepared.adapter)  # no block of another use
@@ -445,7 +262,7 @@ class NumbaBackend:
         numbers = np.array(numbers, np.int64)
         drawn = np.empty((len(numbers), len(positions)), np.uint8)
         weights = (np.empty(0) if choice.weights is None else choice.weights).astype(np.int64)
-        most, filled = self.members_per_block(shape, adapter), -(-len(positions) // 16) * 16
+        most, filled = members_per_block(shape, adapter), -(-len(positions) // 16) * 16
         key_0, key_1 = key_words(choice.seed)
         drawing = structures.UNMOVED._replace(key_0=key_0, key_1=key_1, step=positions.start)
 
@@ -468,7 +285,7 @@ class NumbaBackend:
         states_out = np.empty_like(states)
         if tokens.size == 0:
             return logits, states.copy()
-        unit, moved = (1, 0) if noise is None else (2, _direction_bytes(adapter, noise))
+        unit, moved = (1, 0) if noise is None else (2, direction_bytes(adapter, noise))
 
         few = self._few(tokens.shape[1]) if unit == 1 else 0
 
@@ -477,12 +294,12 @@ class NumbaBackend:
                 states_out[first:last] = states[first:last]
                 self._read_few(prepared, tokens, first, states_out[first:last], logits)
                 return
-            bits = noise is not None and _is_bits(noise)
+            bits = noise is not None and is_bits(noise)
             block = self.block(shape, unit * (last - first), tokens.shape[1], moved=bits, adapter=adapter)
             own = plain if noise is None else self._noise(adapter, plain, noise, ADAPTER_SIGNS, block)
             forward.run_sequences(model, own, self.tables, block, tokens, states, states_out, unit * first, logits)
 
-        most = self.members_per_block(shape, adapter, moved=moved) // unit
+        most = members_per_block(shape, adapter, moved=moved) // unit
         self._team.run(run, self.spread(len(tokens) // unit, most, 1 if few else ROWS // unit))
         return logits, states_out
 
@@ -497,13 +314,13 @@ class NumbaBackend:
         )
 
         def run(first, last):
-            block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=_is_bits(noise))
+            block = self.block(shape, 2 * (last - first), tokens.shape[1] - 1, text=2, moved=is_bits(noise))
             own = self._noise(shape, parameters, noise, DIRECTION_SIGNS, block)
             forward.run_pair_block(
                 packed, own, self.tables, block, tokens, states, states_out, first, first_pair, scores
             )
 
-        most = self.members_per_block(shape, moved=_direction_bytes(shape, noise)) // 2
+        most = members_per_block(shape, moved=direction_bytes(shape, noise)) // 2
         self._team.run(run, self.spread(len(tokens), most, ROWS))
         return scores, states_out
 
@@ -512,7 +329,7 @@ class NumbaBackend:
         # Kernels go by addresses
         tokens, states = np.ascontiguousarray(tokens, np.uint8), np.ascontiguousarray(states, np.int8)
         states_out, weights = np.empty_like(states), model.weights
-        packed = _words(model.model if layout is None else model.model._replace(members=KEEPS))
+        packed = as_words(model.model if layout is None else model.model._replace(members=KEEPS))
         key = shape, layout, len(tokens), tokens.shape[1] - 1, draw.branches, draw.stations
         with self._team.lock:
             if key not in self._steps:
@@ -533,8 +350,8 @@ class NumbaBackend:
                 weights=pointer_to(weights),
                 head=pointer_to(weights) + shape.tensors["head.weight"].offset,
             )
-            self._team.share(_words(call), *step.phases)
-            votes = step.votes if layout is None else _without_filling(layout, step.votes)
+            self._team.share(as_words(call), *step.phases)
+            votes = step.votes if layout is None else without_filling(layout, step.votes)
             return Votes(votes, states_out, step.totals.sum(0), int(step.scores.sum()))
 
     def phases(self, layout, on, parts, panels, d, matrices):
@@ -612,7 +429,7 @@ class NumbaBackend:
         if votes is None:
             return np.zeros(shape.parameters, np.int64)
         if noise.gaussian or noise.rank > 1:
-            for place in _vector_places(shape):
+            for place in vector_places(shape):
                 votes[place] = noise.root * (vectors if noise.gaussian else votes)[place]
         return votes
 
@@ -635,7 +452,7 @@ class NumbaBackend:
             pair_votes.pack_signs(words, tensor.a >> 3, f if inputs else first, 0, outputs, v)
             if inputs:
                 pair_votes.pack_signs(words, tensor.b >> 3, ones, structures.OFFSET, inputs, x)
-            plan = _panels(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
+            plan = panels_of(tensor, 0, 0, 0, -1 if inputs else tensor.offset)
             vote_kernels.sum_panels(np.array(plan), 0, len(plan), pointer_to(v), pointer_to(x), 0, quads, z[0], 1)
 
         self._team.run(draw, self.spread(len(numbers), 64))
@@ -646,7 +463,7 @@ class NumbaBackend:
         quads = -(-len(numbers) // 4)
         f, ones = np.zeros((2, 4 * quads), np.int64)
         f[: len(numbers)], ones[: len(numbers)] = factors, 1
-        rows = self.buffer("factors", (4 * quads, 2 * _gaussian_words(shape)), np.int8)
+        rows = self.buffer("factors", (4 * quads, 2 * gaussian_words(shape)), np.int8)
         table = normal_table() if noise.use_clt else np.sign(normal_table())
         key = key_words(noise.seed)
 
@@ -662,7 +479,7 @@ class NumbaBackend:
             outputs, inputs = tensor.shape
             v, x = np.empty(quads * outputs, np.int32), np.empty(quads * inputs, np.int32)
             gaussian_votes.pack_gaussian(rows, at.b, ones, gaussian_votes.WHOLE, structures.OFFSET, inputs, x)
-            plan = _panels(tensor, 0, 0, 0, -1)
+            plan = panels_of(tensor, 0, 0, 0, -1)
             for part, sums in zip(parts, z, strict=True):
                 gaussian_votes.pack_gaussian(rows, at.a, f, part, 0, outputs, v)
                 vote_kernels.sum_panels(np.array(plan), 0, len(plan), pointer_to(v), pointer_to(x), 0, quads, sums, 1)
@@ -678,7 +495,7 @@ class NumbaBackend:
         arrays = layout.row_starts, master, squares, votes, weights
         call = structures.Moving(layout.parameters, layout.rows, *map(pointer_to, arrays), step, step_size)
         with self._team.lock:
-            self._team.share(_words(call), (tasks.move_some, -(-layout.rows // tasks.UPDATED_ROWS)))
+            self._team.share(as_words(call), (tasks.move_some, -(-layout.rows // tasks.UPDATED_ROWS)))
         return weights
 
     def update_master(self, layout, master, votes, multiplier):
@@ -698,87 +515,3 @@ class NumbaBackend:
 
         self._team.run(move, self.spread(len(weights), LARGE))
         return out
-
-
-class Casting:
-    """What ``cast_votes`` keeps from step to step: large arrays, and what follows from the sizes alone."""
-
-    def __init__(self, backend, shape, layout, streams, length, count, on):
-        d, layers, names = shape.hidden_size, shape.num_layers, [n for station in on for n in READ_BY[station]]
-        fours = -(-streams // 4)
-        quads = fours * length
-        parts = backend.parts(fours, backend.members_per_block(shape, layout) // 4, 1)
-        slots = min(parts, backend.threads)
-        kinds = shape.vote_kinds(bool(on))
-        v_columns, x_columns = _columns(shape)
-        if on:
-            v_columns, x_columns = v_columns + 4 * d * layers, x_columns + d * layers
-        plan, size = _plan(shape, "middle" in on) if layout is None else _adapter_plan(layout)
-        tensors = [shape.tensors[f"layers.{layer}.{name}"] for layer in range(layers) for name in names]
-        self.shifts, self.totals = np.empty(kinds, np.int64), np.empty((parts, kinds), np.int64)
-        self.scores, self.votes = np.empty(parts, np.int64), np.zeros(size, np.int32)  # what is never voted on stays
-        noise = _words(structures.UNMOVED)
-        v, x = aligned((quads * v_columns,), np.int32), aligned((quads * x_columns,), np.int32)
-        z = aligned((quads * RANKS * len(layout.matrices) if layout else 0,), np.int32)
-        members = 4 * -(-fours // max(1, parts))
-        made = [backend.new_block(shape, members, length, 1, False, layout, True, bool(on)) for _ in range(slots)]
-        blocks = np.array(
-            [b._replace(quads=quads, v=pointer_to(v), x=pointer_to(x), z=pointer_to(z)) for b, _ in made], np.int64
-        )
-        of_draw = {
-            "moves": aligned((VOCABULARY // 2, count), np.int32),
-            "rows": np.empty(count, np.int64),
-            "signs": aligned((d,), np.int32),
-            "turns": aligned((count,), np.int32),
-            "shifts": self.shifts,
-            "station_moves": aligned((shape.parameters if on else 0,), np.int8),
-            "station_shifts": np.empty(len(shape.tensors), np.int64),
-            "all_turns": aligned((d,), np.int32),
-            "wide_signs": aligned((4 * d,), np.int32),
-            "wide_turns": aligned((4 * d,), np.int32),
-        }
-        draw = {"count": count, "stations": sum(structures.ON[name] for name in on)}
-        draw |= {name: pointer_to(array) for name, array in of_draw.items()}
-        draw = _words(draw.get(name, 0) for name in structures.BranchParameters._fields)
-        of_call = {
-            "noise": noise,
-            "tables": _words(backend.tables),
-            "blocks": blocks,
-            "draw": draw,
-            "words": aligned((2, max(tasks.WORDS, d)), np.uint32),
-            "transformed": aligned((VOCABULARY, d), np.int32),
-            "magnitudes": np.empty(VOCABULARY // tasks.HEAD_ROWS, np.int64),
-            "stations": np.array([(t.number, t.offset, *t.shape) for t in tensors], np.int64),
-            "scratch": aligned((backend.threads if on else 0, 4 * d * d), np.int32),
-            "rows": aligned((streams, length, d), np.int8),
-            "vectors": aligned((parts, 1 + 4 * layers, d), np.int32),
-            "totals": self.totals,
-            "scores": self.scores,
-            "plan": plan,
-            "places": np.array([place.start for place in _vector_places(shape)], np.int64),
-            "votes": self.votes,
-        }
-        call = {"slots": slots, "streams": streams, "length": length, "parts": parts, "kinds": kinds}
-        self.phases, vote = backend.phases(layout, on, parts, len(plan), d, len(tensors))
-        call |= {"panels": len(plan), "size": size, "vote": task_address(vote)}
-        call |= {name: pointer_to(array) for name, array in of_call.items()}
-        self.call = structures.Step(*(call.get(name, 0) for name in structures.Step._fields))
-        self.arrays = v, x, z, made, of_draw, of_call  # must live as long
-
-
-def _wide_row(shape: Shape) -> int:
-    """Bytes of a product's input with a z of the highest rank appended, for the widest product."""
-    inputs = 4 * shape.hidden_size
-    return inputs + (RANKS << adapter_lift(inputs)) + 64
-
-
-def _filled(shape, dtype):
-    """Offset bytes that mean zero."""
-    out = aligned(shape, dtype)
-    out[...] = structures.OFFSET
-    return out
-
-
-def _words(numbers) -> np.ndarray:
-    """A structure in memory."""
-    return np.array(tuple(numbers), np.int64)
