@@ -10,9 +10,12 @@ adapt() { # FOLDER CKPT... FLAGS...
 small=(--dimensions 4,64,256,1024,4096,8192,16384,32768,65536 --ranks 2,16 --whole "vectors,head;vectors,embedding,head,gru")
 adapt d90 $out/models/{16-1,64-1,64-2}-*/seed-? "${small[@]}"
 adapt d90-256 $out/models/256-2-*/seed-? --dimensions 1024,4096,16384,65536 --ranks 16 --whole vectors,head
-egg geometry $out/models/*/seed-1 --data stdlib --points 2048 --out $out/checkpoints
-python "$here/geometry.py" $out/first-steps --hidden-size 64 --num-layers 2 --tokens 1M
-python "$here/geometry.py" $out/spikes --hidden-size 64 --num-layers 1 --tokens 200k --every 4 --step-size 6 \
-    --schedule constant --points 1024
-egg train --preset quickstart --hidden-size 64 --num-layers 6 --tokens 1M --checkpoint-every 500 --keep all --out $out/64-6
-egg geometry $out/64-6/checkpoints/* --data stdlib --points 2048 --out $out/layers
+for seed in 1 2 3; do
+    egg geometry $out/models/*/seed-$seed --data stdlib --points 2048 --out $out/checkpoints-$seed
+    python "$here/geometry.py" $out/first-steps-$seed --hidden-size 64 --num-layers 2 --tokens 1M --seed $seed
+    python "$here/geometry.py" $out/spikes-$seed --hidden-size 64 --num-layers 1 --tokens 200k --every 4 --step-size 6 \
+        --schedule constant --points 1024 --seed $seed
+    egg train --preset quickstart --hidden-size 64 --num-layers 6 --tokens 1M --checkpoint-every 500 --keep all \
+        --seed $seed --out $out/64-6-$seed
+    egg geometry $out/64-6-$seed/checkpoints/* --data stdlib --points 2048 --out $out/layers-$seed
+done
