@@ -9,7 +9,8 @@ adapt() { # FOLDER CKPT... FLAGS...
 }
 small=(--dimensions 4,64,256,1024,4096,8192,16384,32768,65536 --ranks 2,16 --whole "vectors,head;vectors,embedding,head,gru")
 adapt d90 $out/models/{16-1,64-1,64-2}-*/seed-? "${small[@]}"
-adapt d90-256 $out/models/256-2-*/seed-? --dimensions 1024,4096,16384,65536 --ranks 16 --whole vectors,head
+adapt d90-256 $out/models/256-2-*/seed-? --dimensions 1024,4096,16384,65536,131072,262144 --ranks 16 \
+    --whole "vectors,head;vectors,embedding,head,gru"
 for seed in 1 2 3; do
     egg geometry $out/models/*/seed-$seed --data stdlib --points 2048 --out $out/checkpoints-$seed
     python "$here/geometry.py" $out/first-steps-$seed --hidden-size 64 --num-layers 2 --tokens 1M --seed $seed
