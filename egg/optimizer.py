@@ -18,7 +18,7 @@ LARGEST_STEP = 1 << STEP_BITS
 # Sixteenths of that step: credit -> hidden size -> with 1 layer, with 2, with more.
 STEP_FACTORS = {
     "wire": {16: (16, 16, 16), 64: (16, 16, 16), 256: (16, 16, 16), 1024: (16, 16, 16)},
-    "stations": {16: (16, 16, 16), 64: (24, 24, 24), 256: (12, 12, 12), 1024: (12, 12, 12)},
+    "stations": {16: (16, 16, 16), 64: (24, 24, 12), 256: (12, 12, 12), 1024: (12, 12, 12)},
 }
 NOMINAL_SPEED = 150_000_000_000  # multiply-accumulates a second: two cores of 2024
 

@@ -16,7 +16,7 @@ for seed in 1 2 3; do
     python "$here/geometry.py" $out/first-steps-$seed --hidden-size 64 --num-layers 2 --tokens 1M --seed $seed
     python "$here/geometry.py" $out/spikes-$seed --hidden-size 64 --num-layers 1 --tokens 200k --every 4 --step-size 6 \
         --schedule constant --points 1024 --seed $seed
-    egg train --preset quickstart --hidden-size 64 --num-layers 6 --tokens 1M --checkpoint-every 500 --keep all \
-        --seed $seed --out $out/64-6-$seed
+    egg train --preset quickstart --hidden-size 64 --num-layers 6 --tokens 1M --step-size 0.6 \
+        --checkpoint-every 500 --keep all --seed $seed --out $out/64-6-$seed
     egg geometry $out/64-6-$seed/checkpoints/* --data stdlib --points 2048 --out $out/layers-$seed
 done
