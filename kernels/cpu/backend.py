@@ -28,7 +28,7 @@ from egg.kernels.cpu import (
 from egg.kernels.cpu import votes as vote_kernels
 from egg.kernels.cpu.adapters import KEEPS, MOVES, widen
 from egg.kernels.cpu.isa import InstructionSet
-from egg.kernels.cpu.memory import Casting, as_words, members_per_block, new_block
+from egg.kernels.cpu.memory import Casting, as_words, blocks_of, members_per_block, new_block, recall
 from egg.kernels.cpu.noise import factor_buffers, summed_noise
 from egg.kernels.cpu.places import (
     direction_bytes,
@@ -136,13 +136,7 @@ class NumbaBackend:
         """
         kept = self._local.__dict__.setdefault("blocks", {})
         key = shape, members, length, text, moved, adapter
-        if key in kept:
-            kept[key] = kept.pop(key)  # the latest: whoever has two blocks keeps both
-        else:
-            if len(kept) == 4:
-                kept.pop(next(iter(kept)))
-            kept[key] = new_block(*key)
-        return kept[key][0]
+        return recall(kept, key, 4, new_block)[0]  # the latest: whoever has two blocks keeps both
 
     def _noise(self, layout, plain, noise, stream, block):
         """A block's noise: signs of rank 1 are bits in the block, else each thread keeps factors as bytes."""
@@ -154,11 +148,8 @@ class NumbaBackend:
             words, stream = gaussian_words(layout), GAUSSIAN_NOISE
         kept = self._local.__dict__.setdefault("factors", {})
         key = layout, noise.rank, noise.gaussian, block.padded
-        if key not in kept:
-            if len(kept) == 4:
-                kept.clear()
-            kept[key] = factor_buffers(places, block.padded, words)
-        return summed_noise(plain, noise, places, stream, normal_table(), kept[key])
+        buffers = recall(kept, key, 4, lambda *_: factor_buffers(places, block.padded, words))
+        return summed_noise(plain, noise, places, stream, normal_table(), buffers)
 
     def parts(self, items: int, most: int, least: int | None = None) -> int:
         """Nearly equal parts to cut 0..items into, a multiple of the threads if that leaves each ``least`` items.
@@ -197,21 +188,15 @@ class NumbaBackend:
 
     def _reading(self, *key) -> structures.Reading:
         """What ``forward`` shares with its tasks, as far as sizes determine it; that of the last few sizes is kept."""
-        if key in self._readings:
-            self._readings[key] = self._readings.pop(key)
-        else:
-            if len(self._readings) == 4:
-                self._readings.pop(next(iter(self._readings)))
-            shape, layout, sequences, length = key
-            fours = -(-sequences // ROWS)
-            parts = self.parts(fours, members_per_block(shape, layout) // ROWS, 1)
-            slots, members = min(parts, self.threads), ROWS * -(-fours // parts)
-            made = [new_block(shape, members, length, 1, False, layout) for _ in range(slots)]
-            blocks = np.array([block for block, _ in made], np.int64)
-            arrays = as_words(structures.UNMOVED), as_words(self.tables), blocks
-            call = structures.Reading(0, *map(pointer_to, arrays), slots, sequences, length, parts, 0, 0, 0, 0)
-            self._readings[key] = call, arrays, made
-        return self._readings[key][0]
+        return recall(self._readings, key, 4, self._new_reading)[0]
+
+    def _new_reading(self, shape, layout, sequences, length):
+        """The same, made, and the arrays that must live as long."""
+        parts, made = blocks_of(self, shape, layout, sequences, length)
+        blocks = np.array([block for block, _ in made], np.int64)
+        arrays = as_words(structures.UNMOVED), as_words(self.tables), blocks
+        call = structures.Reading(0, *map(pointer_to, arrays), len(made), sequences, length, parts, 0, 0, 0, 0)
+        return call, arrays, made
 
     def score(self, model, tokens, states):
         shape, packed, adapter = model.shape, model.model, model.adapter
@@ -332,11 +317,7 @@ class NumbaBackend:
         packed = as_words(model.model if layout is None else model.model._replace(members=KEEPS))
         key = shape, layout, len(tokens), tokens.shape[1] - 1, draw.branches, draw.stations
         with self._team.lock:
-            if key not in self._steps:
-                if len(self._steps) == 2:
-                    self._steps.pop(next(iter(self._steps)))  # its memory comes first
-                self._steps[key] = Casting(self, *key)
-            step = self._steps[key] = self._steps.pop(key)
+            step = recall(self._steps, key, 2, lambda *key: Casting(self, *key))
             step.shifts[:] = draw.shifts
             call = step.call._replace(
                 model=pointer_to(packed),

@@ -8,6 +8,7 @@ from egg.kernels.cpu.adapters import RANKS
 from egg.kernels.cpu.places import adapter_plan, columns, vector_places, vote_plan
 from egg.kernels.cpu.simd import aligned, pointer_to
 from egg.kernels.cpu.team import task_address
+from egg.kernels.cpu.tiles import ROWS
 from egg.kernels.layout import Shape
 
 # Of a block's activations, states and signs: they stay in a core's second-level cache
@@ -79,15 +80,36 @@ def new_block(shape, members, length, text, moved, adapter, credited=False, with
     return block, arrays
 
 
+def blocks_of(backend, shape, layout, streams, length, credited=False, with_stations=False):
+    """Parts to cut so many streams into, and blocks to read them with: one for each part, or for each thread if fewer.
+
+    returns : the number of parts, and ``new_block`` of every block
+    """
+    fours = -(-streams // ROWS)
+    parts = backend.parts(fours, members_per_block(shape, layout) // ROWS, 1)
+    members = ROWS * -(-fours // max(1, parts))
+    slots = range(min(parts, backend.threads))
+    return parts, [new_block(shape, members, length, 1, False, layout, credited, with_stations) for _ in slots]
+
+
+def recall(kept: dict, key, most: int, make):
+    """What is kept under a key, or else made of it; that of the ``most`` latest keys is kept."""
+    if key in kept:
+        kept[key] = kept.pop(key)
+    else:
+        if len(kept) == most:
+            kept.pop(next(iter(kept)))  # its memory comes first
+        kept[key] = make(*key)
+    return kept[key]
+
+
 class Casting:
     """What ``cast_votes`` keeps from step to step: large arrays, and what follows from the sizes alone."""
 
     def __init__(self, backend, shape, layout, streams, length, count, on):
         d, layers, names = shape.hidden_size, shape.num_layers, [n for station in on for n in READ_BY[station]]
-        fours = -(-streams // 4)
-        quads = fours * length
-        parts = backend.parts(fours, members_per_block(shape, layout) // 4, 1)
-        slots = min(parts, backend.threads)
+        quads = -(-streams // ROWS) * length
+        parts, made = blocks_of(backend, shape, layout, streams, length, True, bool(on))
         kinds = shape.vote_kinds(bool(on))
         v_columns, x_columns = columns(shape)
         if on:
@@ -99,8 +121,6 @@ class Casting:
         noise = as_words(structures.UNMOVED)
         v, x = aligned((quads * v_columns,), np.int32), aligned((quads * x_columns,), np.int32)
         z = aligned((quads * RANKS * len(layout.matrices) if layout else 0,), np.int32)
-        members = 4 * -(-fours // max(1, parts))
-        made = [new_block(shape, members, length, 1, False, layout, True, bool(on)) for _ in range(slots)]
         blocks = np.array(
             [b._replace(quads=quads, v=pointer_to(v), x=pointer_to(x), z=pointer_to(z)) for b, _ in made], np.int64
         )
@@ -137,7 +157,7 @@ class Casting:
             "places": np.array([place.start for place in vector_places(shape)], np.int64),
             "votes": self.votes,
         }
-        call = {"slots": slots, "streams": streams, "length": length, "parts": parts, "kinds": kinds}
+        call = {"slots": len(made), "streams": streams, "length": length, "parts": parts, "kinds": kinds}
         self.phases, vote = backend.phases(layout, on, parts, len(plan), d, len(tensors))
         call |= {"panels": len(plan), "size": size, "vote": task_address(vote)}
         call |= {name: pointer_to(array) for name, array in of_call.items()}

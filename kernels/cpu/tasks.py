@@ -192,7 +192,8 @@ def sum_panel(arguments, thread, panel):
 @njit(**JIT)
 def sum_part(arguments, thread, i):
     """The same, then columns of the embedding's votes, and at last those of vectors."""
-    call, model = load_as(st.Step, arguments), load_as(st.Model, load_as(st.Step, arguments).model)
+    call = load_as(st.Step, arguments)
+    model = load_as(st.Model, call.model)
     d, columns = model.hidden_size, i - call.panels
     if columns < 0:
         sum_panel(arguments, thread, i)
